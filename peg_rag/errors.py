@@ -1,0 +1,53 @@
+"""Every error a user can meet, so that one `except PegRagError` catches the library and nothing else.
+
+Each message says what was given, what was expected and the cure. The built-in parents (`ValueError`, `ImportError`, …)
+keep code that already guards against those working unchanged.
+"""
+
+
+class PegRagError(Exception):
+    """The parent of all errors raised on purpose by peg_rag."""
+
+
+class InvalidInput(PegRagError, ValueError):
+    """A value handed in by the caller cannot be used: wrong type, wrong range, wrong shape."""
+
+
+class MissingExtra(PegRagError, ImportError):
+    """An optional dependency is not installed; the message carries its pip line."""
+
+
+class ModelNotAvailable(PegRagError, OSError):
+    """The model cannot be found or reached; the message names the ways out."""
+
+
+class DamagedModel(PegRagError, ValueError):
+    """A model folder is there but unusable: a file is missing, truncated or of an unknown form."""
+
+
+class IndexMismatch(PegRagError, ValueError):
+    """The index on disk was made with another model, dimension, metric or tokenizer."""
+
+
+class DamagedIndex(PegRagError, OSError):
+    """The index's SQLite file cannot be read; the message names it."""
+
+
+class IndexBusy(PegRagError, TimeoutError):
+    """Another process holds the index for writing."""
+
+
+class UnsupportedSearch(PegRagError, NotImplementedError):
+    """The store behind a retriever cannot do the kind of search that was asked for."""
+
+
+class RecipeError(PegRagError, ValueError):
+    """A training recipe is contradictory or has an unknown key; the message gives the path of the key."""
+
+
+class DataError(PegRagError, ValueError):
+    """A data file cannot be used; the message names the file, the line and what was expected."""
+
+
+class TrainingError(PegRagError, RuntimeError):
+    """Training cannot go on (a loss that is not a number, a full disk); what was done is saved first."""

@@ -1,0 +1,20 @@
+"""Optional dependencies: imported when first used, and an error that carries the pip line when they are not there."""
+
+import importlib
+from types import ModuleType
+
+from peg_rag.errors import MissingExtra
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import and return `module`, which the extra `extra` of this package installs.
+
+    Raises:
+        MissingExtra: when the module, or something it needs, is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise MissingExtra(
+            f"'{error.name}' is not installed, and this needs it. Install it with: pip install 'peg-rag[{extra}]'"
+        ) from error
