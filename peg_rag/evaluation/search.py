@@ -1,0 +1,56 @@
+"""Exact nearest neighbours of many queries in one matrix product: what evaluation and mining search with.
+
+Why not an approximate index: a score must not move with an index's settings. Cost: rows x columns x dimension
+multiplications; 3,700 queries over 45,000 documents of 256 dimensions take about two seconds on two cores, and no more
+than 512 x `block` scores are held at a time.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from peg_rag.errors import InvalidInput
+
+ROWS = 512  # queries a block
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The nearest rows of a matrix: `indices` (n, k) int64 and `scores` (n, k) float32, best first."""
+
+    indices: np.ndarray
+    scores: np.ndarray
+
+
+def exact_search(queries: np.ndarray, documents: np.ndarray, k: int, *, block: int = 32_768) -> Neighbours:
+    """The `k` rows of `documents` (n_documents, dim) with the largest inner product for each row of `queries` (n, dim).
+
+    `k` is cut to the number of documents. Both sides are taken as float32.
+
+    Raises:
+        InvalidInput: the shapes do not fit or `k` is below 1.
+    """
+    if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
+        raise InvalidInput(f"queries {queries.shape} and documents {documents.shape} must be (n, dim) with one dim")
+    if k < 1:
+        raise InvalidInput(f"k must be at least 1, got {k}")
+    left, right = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (queries, documents))
+    k = min(k, len(documents))
+    found = Neighbours(np.empty((len(left), k), np.int64), np.empty((len(left), k), np.float32))
+    for start in range(0, len(left), ROWS):
+        rows = slice(start, start + ROWS)
+        scores, indices = _search_rows(left[rows], right, k, block)
+        found.scores[rows], found.indices[rows] = scores.numpy(), indices.numpy()
+    return found
+
+
+def _search_rows(rows: torch.Tensor, documents: torch.Tensor, k: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:
+    best_scores, best_indices = torch.empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64)
+    for start in range(0, len(documents), block):
+        scores = rows @ documents[start : start + block].T  # (rows, block)
+        top = scores.topk(min(k, scores.shape[1]), dim=1)
+        candidates = torch.cat([best_scores, top.values], dim=1)  # (rows, up to 2k)
+        best_scores, order = candidates.topk(min(k, candidates.shape[1]), dim=1)
+        best_indices = torch.cat([best_indices, top.indices + start], dim=1).gather(1, order)
+    return best_scores, best_indices
