@@ -1,0 +1,167 @@
+"""Transformers through torch: the reference backend, which every other one must equal.
+
+`dtype="auto"` is bfloat16 where the hardware multiplies it natively (AMX or AVX-512 BF16, CUDA from Ampere on): on a
+CPU with it a BERT-large runs two to four times faster than in float32 at a cosine above 0.999. The weights are loaded
+once, in that type; memory is the weights plus one batch of activations.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from peg_rag.errors import DamagedModel, InvalidInput
+from peg_rag.models import ModelSpec, weight_files
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Budgets where BERT-large is within a few per cent of its best rate (benchmarks/embed.py).
+_BATCH_TOKENS = {"cpu": 1024, "cuda": 32_768, "mps": 8_192}
+_WITHOUT_POOLER = ("bert", "roberta", "xlm-roberta", "ernie")
+
+
+class TorchBackend:
+    """An encoder-only transformer whose last layer is pooled into one vector a text."""
+
+    def __init__(self, spec: ModelSpec, *, device: str | None = None, dtype: str = "auto") -> None:
+        self.device = pick_device(device)
+        self.dtype = pick_dtype(dtype, self.device)
+        self.batch_tokens = _BATCH_TOKENS.get(torch.device(self.device).type, 8_192)
+        self._pooling = spec.pooling
+        self._model: Any = _load_model(spec, _DTYPES[self.dtype]).to(self.device)
+        self._pad = int(getattr(self._model.config, "pad_token_id", None) or 0)
+        self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
+
+    def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        if self._model is None:
+            raise InvalidInput("this backend is closed")
+        try:
+            with self._lock:
+                return self._forward(token_ids)
+        except torch.OutOfMemoryError:
+            if len(token_ids) == 1:
+                raise
+        torch.cuda.empty_cache()
+        self.batch_tokens = max(512, self.batch_tokens // 2)
+        logger.warning("out of memory on %s: the batch is halved", self.device)
+        half = len(token_ids) // 2
+        return np.concatenate([self.embed(token_ids[:half]), self.embed(token_ids[half:])])
+
+    def close(self) -> None:
+        with self._lock:
+            self._model = None
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _forward(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        longest = max(map(len, token_ids))
+        ids = torch.full((len(token_ids), longest), self._pad, dtype=torch.long)  # (rows, tokens)
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(token_ids):
+            ids[row, : len(tokens)] = torch.as_tensor(tokens)
+            mask[row, : len(tokens)] = 1
+        mask = mask.to(self.device)
+        states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
+        vectors: NDArray[np.float32] = pool(states, mask, self._pooling).float().cpu().numpy()
+        return vectors  # (rows, dimension)
+
+
+def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """Token states (rows, tokens, d) and their mask (rows, tokens; 1 for a token, padding on the right) → (rows, d)."""
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "lasttoken":
+        last = mask.sum(dim=1) - 1  # (rows,)
+        return states[torch.arange(len(states), device=states.device), last]
+    kept = mask[:, :, None].bool()
+    if pooling == "max":
+        return states.masked_fill(~kept, float("-inf")).amax(dim=1)
+    summed = states.float().masked_fill(~kept, 0.0).sum(dim=1)
+    return summed / mask.sum(dim=1, keepdim=True)
+
+
+def pick_device(device: str | None) -> str:
+    """The device asked for, else the best there is: cuda, mps, cpu."""
+    if device not in (None, "auto"):
+        try:
+            return str(torch.empty(0, device=torch.device(str(device))).device)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InvalidInput(f"device={device!r} cannot be used here ({reason}); 'cpu' always can") from error
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(dtype: str, device: str) -> str:
+    """The type asked for, else bfloat16 where the hardware multiplies it natively, else float32."""
+    name = str(dtype).removeprefix("torch.")
+    if name == "auto":
+        return "bfloat16" if _has_fast_bf16(device) else "float32"
+    if name not in _DTYPES:
+        raise InvalidInput(f"dtype={dtype!r}, but 'auto' or one of {', '.join(_DTYPES)} is expected")
+    return name
+
+
+def _has_fast_bf16(device: str) -> bool:
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if kind != "cpu":
+        return False
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    has_avx512 = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return bool(has_amx or has_avx512)
+
+
+def _load_model(spec: ModelSpec, dtype: torch.dtype) -> Any:
+    """Load the encoder; weights come from safetensors, or from a .bin read with `weights_only=True`."""
+    from transformers import AutoConfig, AutoModel
+
+    files = weight_files(spec.path)
+    try:
+        config = AutoConfig.from_pretrained(spec.path, trust_remote_code=False, local_files_only=True)
+        options = {"add_pooling_layer": False} if config.model_type in _WITHOUT_POOLER else {}
+        with _quiet_transformers():
+            model, report = AutoModel.from_pretrained(
+                spec.path,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=False,
+                local_files_only=True,
+                weights_only=True,
+                output_loading_info=True,
+                **options,
+            )
+    except Exception as error:  # whatever the file's damage makes the loader raise, the user needs the file's name
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DamagedModel(f"{files[0]} cannot be loaded as {spec.name}'s weights: {reason}") from error
+    missing = sorted(key for key in report["missing_keys"] if "pooler." not in key)
+    if missing:
+        raise DamagedModel(
+            f"{files[0]} lacks {len(missing)} of the model's tensors, which would be random: {', '.join(missing[:3])} …"
+        )
+    return model.eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No loading bar and no report on tensors that are left out on purpose; what matters is raised below."""
+    from transformers.utils import logging as noise
+
+    level, bars = noise.get_verbosity(), noise.is_progress_bar_enabled()
+    noise.set_verbosity_error()
+    noise.disable_progress_bar()
+    try:
+        yield
+    finally:
+        noise.set_verbosity(level)
+        if bars:
+            noise.enable_progress_bar()

@@ -1,0 +1,310 @@
+"""`PEGEncoder`: texts in, unit vectors out. The only place that runs a model for inference.
+
+Texts are tokenised once, sorted by token length and packed into batches of a token budget; the order is undone at the
+end, and texts that are equal are encoded once. Work goes in windows of a few thousand texts, so memory beyond the result
+stays bounded however long the corpus is. One encoder serves many threads: a tokenizer is never reconfigured after loading
+(that is what makes shared tokenizers fail with "Already borrowed") and a backend runs one batch at a time.
+"""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from peg_rag.backends import Backend, open_backend
+from peg_rag.batching import plan_batches
+from peg_rag.errors import DamagedModel, InvalidInput, PegRagError
+from peg_rag.models import ModelSpec, resolve
+from peg_rag.texts import check_texts, replace_unencodable
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["query", "document"]
+WINDOW_TEXTS = 8_192  # tokenised and length-sorted together
+CHARACTERS_PER_TOKEN = 16  # a text is read up to max_length times this; no language comes near it
+
+
+@dataclass
+class EncoderStats:
+    """What an encoder has done since it was made. Counts are of texts actually encoded, so repeats count once."""
+
+    texts: int = 0
+    tokens: int = 0
+    truncated: int = 0  # texts longer than max_length
+    blank: int = 0  # documents with nothing in them
+    replaced: int = 0  # texts with lone surrogates or NUL
+    seconds: float = 0.0  # spent encoding, tokenising included
+
+
+class PEGEncoder:
+    """Turns texts into unit vectors, with the model's own pooling and its own prompts for queries and documents.
+
+    Args:
+        model: a hub id, a folder or a bundled name (`peg-mini`); None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
+        pooling: `cls`, `mean`, `max` or `lasttoken`; None for what the model says (see `peg_rag.models`).
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None for the best there is.
+        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`.
+        backend: `auto`, `torch` (transformers) or `numpy` (static models).
+        batch_tokens: tokens in a batch, padding counted; None for the backend's own choice.
+        max_length: tokens kept of a text; None for the model's limit.
+        normalize: unit vectors (cosine is then the inner product). False leaves the pooled vectors as they are.
+        query_prompt, document_prompt: put before each text; None for the model's own.
+        truncate_dim: keep this many leading dimensions and normalise again (matryoshka models).
+        revision: a hub branch, tag or commit.
+
+    Raises:
+        ModelNotAvailable, DamagedModel: see `peg_rag.models.resolve`.
+        InvalidInput: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        pooling: str | None = None,
+        device: str | None = None,
+        dtype: str = "auto",
+        backend: str = "auto",
+        batch_tokens: int | None = None,
+        max_length: int | None = None,
+        normalize: bool = True,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        truncate_dim: int | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.spec: ModelSpec = resolve(
+            model,
+            pooling=pooling,
+            max_length=max_length,
+            query_prompt=query_prompt,
+            document_prompt=document_prompt,
+            revision=revision,
+        )
+        if truncate_dim is not None and not 1 <= truncate_dim <= self.spec.dimension:
+            raise InvalidInput(
+                f"truncate_dim={truncate_dim}, but {self.spec.name} has {self.spec.dimension} dimensions"
+            )
+        if batch_tokens is not None and batch_tokens < 1:
+            raise InvalidInput(f"batch_tokens={batch_tokens} must be 1 or more")
+        self.normalize = normalize
+        self.stats = EncoderStats()
+        self._truncate_dim = truncate_dim
+        self._batch_tokens = batch_tokens
+        self._backend_options = {"name": backend, "device": device, "dtype": dtype}
+        self._model: tuple[Tokenizer, Backend] | None = None
+        self._lock = threading.RLock()
+        self._warned: set[str] = set()
+        self._closed = False
+        self._loaded()
+
+    def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
+        """Vectors (n, dimension) of queries, the query prompt before each. A blank query is an error.
+
+        Raises:
+            InvalidInput: not a list of strings, or a blank query; the message names the index.
+        """
+        return self._encode(texts, "query", show_progress)
+
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
+        """Vectors (n, dimension) of documents, the document prompt before each.
+
+        A blank document gets a defined vector (that of an empty text) and a warning.
+
+        Raises:
+            InvalidInput: not a list of strings; the message names the index.
+        """
+        return self._encode(texts, "document", show_progress)
+
+    @property
+    def dimension(self) -> int:
+        """Length of a vector."""
+        return self._truncate_dim or self.spec.dimension
+
+    @property
+    def identity(self) -> str:
+        """Names the vector space: two encoders of one identity may share an index, others may not."""
+        prompts = self.spec.query_prompt + "\0" + self.spec.document_prompt
+        mark = "" if prompts == "\0" else "+" + hashlib.sha256(prompts.encode()).hexdigest()[:4]
+        name = self.spec.name.rsplit("/", 1)[-1]
+        return f"{name}@{self.spec.fingerprint}/{self.spec.pooling}/{self.dimension}{mark}"
+
+    @property
+    def device(self) -> str:
+        return self._loaded()[1].device
+
+    @property
+    def dtype(self) -> str:
+        return self._loaded()[1].dtype
+
+    @property
+    def backend_name(self) -> str:
+        return type(self._loaded()[1]).__name__.removesuffix("Backend").lower()
+
+    def close(self) -> None:
+        """Free the model's memory. A closed encoder refuses to encode."""
+        with self._lock:
+            self._closed = True
+            if self._model is not None:
+                self._model[1].close()
+            self._model = None
+
+    def __enter__(self) -> "PEGEncoder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"PEGEncoder({self.identity})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        transient = ("_model", "_lock", "_warned")
+        return {key: value for key, value in self.__dict__.items() if key not in transient}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._model, self._lock, self._warned = None, threading.RLock(), set()
+
+    def _loaded(self) -> "tuple[Tokenizer, Backend]":
+        """Tokenizer and backend, loaded now if this encoder came out of a pickle."""
+        with self._lock:
+            if self._closed:
+                raise PegRagError(f"this encoder of {self.spec.name} is closed; make a new one")
+            if self._model is None:
+                options = self._backend_options
+                backend = open_backend(
+                    str(options["name"]), self.spec, device=options["device"], dtype=str(options["dtype"])
+                )
+                self._model = load_tokenizer(self.spec), backend
+            return self._model
+
+    def _encode(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
+        checked = check_texts(texts, what="queries" if role == "query" else "documents")
+        self._note_blank(checked, role)
+        started = time.perf_counter()
+        prompt = self.spec.query_prompt if role == "query" else self.spec.document_prompt
+        places: dict[str, int] = {}  # text → row of its vector: equal texts are encoded once
+        rows = np.array([places.setdefault(text, len(places)) for text in checked], dtype=np.intp)
+        distinct = np.empty((len(places), self.dimension), dtype=np.float32)
+        with tqdm(total=len(places), desc=f"embed {role}s", unit="text", disable=not show_progress) as bar:
+            self._encode_distinct([self._prepare(text, prompt) for text in places], distinct, bar)
+        with self._lock:
+            self.stats.seconds += time.perf_counter() - started
+        return distinct if len(distinct) == len(rows) else distinct[rows]
+
+    def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], bar: Any) -> None:
+        """Encode window by window into `out` (n, dimension)."""
+        tokenizer, backend = self._loaded()
+        for start in range(0, len(texts), WINDOW_TEXTS):
+            window = texts[start : start + WINDOW_TEXTS]
+            tokens = self._tokenize(tokenizer, window)
+            budget = self._batch_tokens or backend.batch_tokens
+            for batch in plan_batches([len(row) for row in tokens], budget):
+                vectors = backend.embed([tokens[i] for i in batch])  # (rows, model dimension)
+                out[start + batch] = self._finish(vectors)
+                bar.update(len(batch))
+
+    def _prepare(self, text: str, prompt: str) -> str:
+        """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
+        limit = self.spec.max_length * CHARACTERS_PER_TOKEN
+        head = text[: limit + 1]
+        clean = replace_unencodable(head)
+        if clean != head:
+            self._note("replaced", "a text holds lone surrogates or NUL, which are replaced by U+FFFD")
+        return prompt + clean
+
+    def _tokenize(self, tokenizer: "Tokenizer", texts: list[str]) -> list[list[int]]:
+        limit = self.spec.max_length * CHARACTERS_PER_TOKEN
+        transformer = self.spec.kind == "transformer"
+        encodings: list[Encoding] = tokenizer.encode_batch_fast(texts, add_special_tokens=transformer)
+        rows = [encoding.ids for encoding in encodings]
+        long = sum(
+            len(text) > limit or (len(row) >= self.spec.max_length and bool(encoding.overflowing))
+            for text, row, encoding in zip(texts, rows, encodings, strict=True)
+        )
+        if long:
+            self._note(
+                "truncated",
+                f"a text is longer than max_length={self.spec.max_length} tokens; the rest of it is not embedded "
+                "(encoder.stats.truncated counts them). Split long documents into chunks first",
+                long,
+            )
+        blank = [0] if transformer else [_blank_id(tokenizer)]
+        with self._lock:
+            self.stats.texts += len(rows)
+            self.stats.tokens += sum(map(len, rows))
+        return [row or blank for row in rows]
+
+    def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cut to truncate_dim and normalise, (rows, dimension)."""
+        vectors = vectors[:, : self.dimension]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # (rows, 1)
+        if not np.isfinite(norms).all():
+            raise DamagedModel(
+                f"{self.spec.name} gave a vector that is not finite in {self.dtype}; its weights are damaged, "
+                "or the type is too narrow: try dtype='float32'"
+            )
+        return vectors / np.maximum(norms, 1e-12) if self.normalize else vectors
+
+    def _note_blank(self, texts: Iterable[str], role: Role) -> None:
+        blank = [i for i, text in enumerate(texts) if not text.strip()]
+        if not blank:
+            return
+        if role == "query":
+            raise InvalidInput(f"queries[{blank[0]}] is blank; a query must say something")
+        self._note("blank", f"documents[{blank[0]}] is blank; it gets the vector of an empty text", len(blank))
+
+    def _note(self, counter: str, message: str, count: int = 1) -> None:
+        """Count it in the stats, and warn the first time."""
+        with self._lock:
+            setattr(self.stats, counter, getattr(self.stats, counter) + count)
+            first = counter not in self._warned
+            self._warned.add(counter)
+        if first:
+            logger.warning("%s: %s. Further ones are only counted.", self.spec.name, message)
+
+
+def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
+    """The model's tokenizer, set to truncate at max_length and never to pad; not to be reconfigured afterwards.
+
+    Raises:
+        DamagedModel: the tokenizer's files are missing or unreadable.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        if spec.kind == "static":
+            file = next(spec.path.glob("**/tokenizer.json"), spec.path / "tokenizer.json")
+            tokenizer = Tokenizer.from_file(str(file))
+        else:
+            from transformers import AutoTokenizer
+
+            loaded = AutoTokenizer.from_pretrained(spec.path, trust_remote_code=False, local_files_only=True)
+            tokenizer = Tokenizer.from_str(loaded.backend_tokenizer.to_str())
+    except Exception as error:  # the loader raises what the damage makes it raise; the user needs the folder's name
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise DamagedModel(f"the tokenizer in {spec.path} cannot be loaded: {reason}") from error
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(spec.max_length)
+    return tokenizer
+
+
+def _blank_id(tokenizer: "Tokenizer") -> int:
+    """The token that stands for an empty text in a static model: the unknown token, else the first."""
+    for name in ("<unk>", "[UNK]"):
+        found = tokenizer.token_to_id(name)
+        if found is not None:
+            return int(found)
+    return 0

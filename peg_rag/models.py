@@ -1,0 +1,376 @@
+"""Which model: a hub id, a folder or a bundled name becomes a `ModelSpec` that says how its vectors are made.
+
+Why this exists: a hub folder without `modules.json` (PEG's own, for one) does not say how to pool, and the usual
+wrappers then take the mean although the model was trained with CLS; the vectors are wrong and nothing says so. Here
+pooling has one order of authority: the argument, the folder's `peg_rag.json`, sentence-transformers' `modules.json`, a
+small table of known ids, and last CLS with a logged warning. Costs a few small JSON reads; neither torch nor
+transformers is imported.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import struct
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from peg_rag.errors import DamagedModel, InvalidInput, ModelNotAvailable
+
+logger = logging.getLogger(__name__)
+
+Pooling = Literal["cls", "mean", "max", "lasttoken"]
+Kind = Literal["transformer", "static"]
+
+DEFAULT_MODEL = "TownsWu/PEG"
+BUNDLED = ("peg-mini",)
+CONFIG_FILE = "peg_rag.json"
+CONFIG_FORMAT = 1
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SMALL_FILES = ["*.json", "vocab.txt", "*.model", "merges.txt", "1_Pooling/*", "*_StaticEmbedding/*"]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model on disk and how its vectors are made.
+
+    Attributes:
+        name: the hub id, bundled name or folder name it goes by.
+        path: the folder that holds configuration, tokenizer and weights.
+        kind: `transformer`, or `static` (a tokenizer and one matrix of token vectors).
+        pooling: how token vectors become one text vector.
+        max_length: tokens kept of a text, special tokens included.
+        dimension: length of a text vector before any truncation.
+        query_prompt: put before every query.
+        document_prompt: put before every document.
+        revision: the hub commit, where known.
+        fingerprint: eight hex digits of the weights, so that two models of one name are told apart.
+    """
+
+    name: str
+    path: Path
+    kind: Kind
+    pooling: Pooling
+    max_length: int
+    dimension: int
+    query_prompt: str = ""
+    document_prompt: str = ""
+    revision: str | None = None
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What a model's card says of it and its folder may not."""
+
+    pooling: Pooling
+    query_prompt: str = ""
+    document_prompt: str = ""
+
+
+_BGE_ZH = "为这个句子生成表示以用于检索相关文章："
+_BGE_EN = "Represent this sentence for searching relevant passages: "
+_KNOWN: list[tuple[str, _Known]] = [
+    (r"TownsWu/PEG", _Known("cls")),
+    (r"BAAI/bge-(small|base|large)-zh.*", _Known("cls", query_prompt=_BGE_ZH)),
+    (r"BAAI/bge-(small|base|large)-en.*", _Known("cls", query_prompt=_BGE_EN)),
+    (r"BAAI/bge-.*", _Known("cls")),
+    (r"moka-ai/m3e-.*", _Known("mean")),
+    (r"thenlper/gte-.*-zh", _Known("cls")),
+    (r"thenlper/gte-.*", _Known("mean")),
+    (r"intfloat/(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?", _Known("mean", "query: ", "passage: ")),
+]
+
+
+def resolve(
+    model: str | Path | None = None,
+    *,
+    pooling: str | None = None,
+    max_length: int | None = None,
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    revision: str | None = None,
+) -> ModelSpec:
+    """Find a model and how its vectors are made.
+
+    Args:
+        model: a hub id, a folder or a bundled name; None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
+        pooling, max_length, query_prompt, document_prompt: override what the model says of itself.
+        revision: a hub branch, tag or commit.
+
+    Raises:
+        ModelNotAvailable: no such folder, or the hub cannot be reached. There is never a fall-back to another model.
+        DamagedModel: a file of the folder is missing, truncated or of an unknown form.
+        InvalidInput: an override is out of range.
+    """
+    name, path, commit = _locate(model, revision)
+    own = _own_config(path)
+    modules = _read_modules(path)
+    known = next((k for pattern, k in _KNOWN if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+    prompts = _folder_prompts(path, own)
+    kind = _kind(path, modules)
+    limit = _length_limit(path, own, kind)
+    if max_length is not None and not 3 <= max_length <= limit:
+        raise InvalidInput(f"max_length={max_length}, but {name} takes from 3 to {limit} tokens")
+    return ModelSpec(
+        name=name,
+        path=path,
+        kind=kind,
+        pooling=_pooling(name, kind, pooling, own, modules, known, path),
+        max_length=max_length or limit,
+        dimension=_dimension(path, kind),
+        query_prompt=_first(query_prompt, prompts.get("query"), known and known.query_prompt),
+        document_prompt=_first(
+            document_prompt, prompts.get("document"), prompts.get("passage"), known and known.document_prompt
+        ),
+        revision=commit,
+        fingerprint=_fingerprint(weight_files(path)),
+    )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files that hold a model folder's weights: safetensors (whole or in shards), else `pytorch_model.bin`.
+
+    Raises:
+        DamagedModel: none is there, or a safetensors file is truncated.
+    """
+    base = path
+    for folder in (path, *sorted(path.glob("*_StaticEmbedding"))):
+        if (folder / "model.safetensors").is_file():
+            base = folder
+            break
+    whole, index = base / "model.safetensors", base / "model.safetensors.index.json"
+    if whole.is_file():
+        found = [whole]
+    elif index.is_file():
+        found = [base / shard for shard in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+    elif (base / "pytorch_model.bin").is_file():
+        return [base / "pytorch_model.bin"]
+    else:
+        raise DamagedModel(
+            f"{path} holds no weights: model.safetensors, model.safetensors.index.json or pytorch_model.bin is expected"
+        )
+    for file in found:
+        safetensors_shapes(file)
+    return found
+
+
+def safetensors_shapes(file: Path) -> dict[str, list[int]]:
+    """Names and shapes of the tensors in a safetensors file, from its header alone.
+
+    Raises:
+        DamagedModel: the file is missing, truncated or not safetensors.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            (header_size,) = struct.unpack("<Q", stream.read(8))
+            if header_size > size:
+                raise ValueError("its header is longer than the file")
+            header = json.loads(stream.read(header_size))
+        tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+        end = 8 + header_size + max((value["data_offsets"][1] for value in tensors.values()), default=0)
+        if end != size:
+            raise ValueError(f"{size} bytes are there, {end} are expected")
+        return {key: value["shape"] for key, value in tensors.items()}
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        raise DamagedModel(
+            f"{file} is not a whole safetensors file ({error}); copy or download the model again"
+        ) from error
+
+
+def bundled_path(name: str) -> Path:
+    """Where a bundled model lies in the installed package."""
+    return Path(str(files("peg_rag") / "assets" / name))
+
+
+def _locate(model: str | Path | None, revision: str | None) -> tuple[str, Path, str | None]:
+    """→ (name, folder, hub commit)."""
+    asked = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
+    if asked in BUNDLED:
+        return asked, bundled_path(asked), None
+    folder = Path(asked).expanduser()
+    if folder.is_dir():
+        return folder.resolve().name, folder, None
+    if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(asked) or asked.startswith("."):
+        raise ModelNotAvailable(f"model {asked!r}: there is no such folder. {_ways_out()}")
+    path = _download(asked, revision)
+    return asked, path, path.name if path.parent.name == "snapshots" else revision
+
+
+def _download(hub_id: str, revision: str | None) -> Path:
+    """Fetch from the hub, or its local cache when it cannot be reached: safetensors if there, else the .bin."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    def fetch(*weights: str) -> Path:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_SMALL_FILES, *weights]))
+
+    try:
+        path = fetch("model*.safetensors")
+        return path if list(path.glob("model*.safetensors")) else fetch("pytorch_model.bin")
+    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotAvailable(
+            f"model {hub_id!r} is no folder here, is not in the local hub cache and could not be fetched from the hub "
+            f"({reason}). {_ways_out()}"
+        ) from error
+
+
+def _ways_out() -> str:
+    return (
+        "Two ways out: give the path of a local folder that holds the model (PEGEmbeddings(model='path/to/PEG') or "
+        "$PEG_RAG_MODEL), or use the small model that is bundled and needs no network (model='peg-mini'). "
+        "Vectors of different models do not mix: an index made with one cannot be searched with the other."
+    )
+
+
+def _own_config(path: Path) -> dict[str, Any]:
+    own = _read_json(path / CONFIG_FILE, missing={})
+    if own and own.get("format") != CONFIG_FORMAT:
+        raise DamagedModel(
+            f"{path / CONFIG_FILE} has format {own.get('format')!r}, this version of peg_rag reads {CONFIG_FORMAT}; "
+            "update peg_rag"
+        )
+    return cast(dict[str, Any], own)
+
+
+def _read_modules(path: Path) -> list[dict[str, Any]] | None:
+    """sentence-transformers' list of modules, or None where the folder has none."""
+    modules = _read_json(path / "modules.json", missing=None)
+    if modules is None:
+        return None
+    for module in modules:
+        if _module_name(module) not in ("Transformer", "Pooling", "Normalize", "StaticEmbedding"):
+            raise DamagedModel(
+                f"{path / 'modules.json'} asks for a {_module_name(module)} module, which peg_rag does not run; "
+                "Transformer, Pooling, Normalize and StaticEmbedding are known"
+            )
+    return cast(list[dict[str, Any]], modules)
+
+
+def _module_name(module: dict[str, Any]) -> str:
+    return str(module.get("type", "")).rsplit(".", 1)[-1]
+
+
+def _kind(path: Path, modules: list[dict[str, Any]] | None) -> Kind:
+    if modules is not None:
+        return "static" if any(_module_name(m) == "StaticEmbedding" for m in modules) else "transformer"
+    if (path / "config.json").is_file():
+        return "transformer"
+    raise DamagedModel(f"{path} is no model folder: it has neither config.json nor modules.json")
+
+
+def _pooling(
+    name: str,
+    kind: Kind,
+    asked: str | None,
+    own: dict[str, Any],
+    modules: list[dict[str, Any]] | None,
+    known: _Known | None,
+    path: Path,
+) -> Pooling:
+    if asked is not None and asked not in get_args(Pooling):
+        raise InvalidInput(f"pooling={asked!r}, but one of {', '.join(get_args(Pooling))} is expected")
+    if kind == "static":
+        if asked not in (None, "mean"):
+            raise InvalidInput(f"pooling={asked!r}, but {name} is a static model, which always takes the mean")
+        return "mean"
+    found = asked or own.get("pooling") or _modules_pooling(path, modules) or (known and known.pooling)
+    if found is None:
+        logger.warning(
+            "%s does not say how its token vectors are pooled; CLS is taken, as for PEG. If the model was trained "
+            "otherwise, pass pooling='mean' (or what its card says).",
+            name,
+        )
+        return "cls"
+    if found not in get_args(Pooling):
+        raise DamagedModel(f"{path} asks for pooling {found!r}; peg_rag knows {', '.join(get_args(Pooling))}")
+    return cast(Pooling, found)
+
+
+def _modules_pooling(path: Path, modules: list[dict[str, Any]] | None) -> str | None:
+    """The mode in sentence-transformers' pooling folder: `pooling_mode` (newer) or `pooling_mode_*` flags (older)."""
+    folder = next((m.get("path", "") for m in modules or [] if _module_name(m) == "Pooling"), None)
+    if folder is None:
+        return None
+    config = _read_json(path / folder / "config.json")
+    mode = config.get("pooling_mode")
+    if mode is None:
+        flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
+        names = [flag.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for flag in flags]
+        mode = "+".join(names) or "mean"
+    return "+".join(mode) if isinstance(mode, list) else str(mode)
+
+
+def _folder_prompts(path: Path, own: dict[str, Any]) -> dict[str, str]:
+    prompts = dict(_read_json(path / "config_sentence_transformers.json", missing={}).get("prompts") or {})
+    prompts = {role: text for role, text in prompts.items() if text}
+    for role in ("query", "document"):
+        if f"{role}_prompt" in own:
+            prompts[role] = own[f"{role}_prompt"]
+    return prompts
+
+
+def _length_limit(path: Path, own: dict[str, Any], kind: Kind) -> int:
+    """The smallest of the limits that the folder's files name; 512 where none does."""
+    config = _read_json(path / "config.json", missing={}) if kind == "transformer" else {}
+    positions = config.get("max_position_embeddings")
+    if positions and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        positions -= 2  # these start counting positions after the padding index
+    limits = [
+        own.get("max_length"),
+        _read_json(path / "sentence_bert_config.json", missing={}).get("max_seq_length"),
+        _read_json(path / "tokenizer_config.json", missing={}).get("model_max_length"),
+        positions,
+    ]
+    return min((int(limit) for limit in limits if limit and limit < 1_000_000), default=512)
+
+
+def _dimension(path: Path, kind: Kind) -> int:
+    if kind == "static":
+        file = weight_files(path)[0]
+        shape = safetensors_shapes(file).get("embedding.weight")
+        if shape is None or len(shape) != 2:
+            raise DamagedModel(f"{file} holds no two-dimensional tensor embedding.weight, which a static model needs")
+        return shape[1]
+    config = _read_json(path / "config.json")
+    size = next((config[key] for key in ("hidden_size", "dim", "d_model") if key in config), None)
+    if size is None:
+        raise DamagedModel(f"{path / 'config.json'} does not say hidden_size; is this a text encoder?")
+    return int(size)
+
+
+def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 4096) -> str:
+    """Eight hex digits from sizes and evenly spread samples: changed weights are noticed without reading gigabytes."""
+    digest = hashlib.sha256()
+    for file in weights:
+        size = file.stat().st_size
+        digest.update(str(size).encode())
+        with file.open("rb") as stream:
+            for i in range(samples):
+                stream.seek(size * i // samples)
+                digest.update(stream.read(sample_bytes))
+    return digest.hexdigest()[:8]
+
+
+_REQUIRED: Any = object()
+
+
+def _read_json(file: Path, missing: Any = _REQUIRED) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        if missing is not _REQUIRED:
+            return missing
+        raise DamagedModel(f"{file} is missing; copy or download the model again") from error
+    except (OSError, ValueError) as error:
+        raise DamagedModel(f"{file} is not readable JSON ({error}); copy or download the model again") from error
+
+
+def _first(*values: str | None) -> str:
+    """The first value that is given; an empty string counts as given."""
+    return next((value for value in values if value is not None), "")
