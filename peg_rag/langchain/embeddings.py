@@ -1,0 +1,56 @@
+"""`PEGEmbeddings`: the encoder as a LangChain `Embeddings`. Loads the model when made; `close()` frees it."""
+
+from pathlib import Path
+from typing import Any, Self
+
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables.config import run_in_executor
+from pydantic import Field
+
+from peg_rag.retriever import Encoder
+from peg_rag.settings import EncoderSettings
+
+
+class PEGEmbeddings(EncoderSettings, Embeddings):
+    """Text embeddings with the model's own pooling and separate prompts for queries and documents.
+
+    `PEGEmbeddings()` is `TownsWu/PEG` (or `$PEG_RAG_MODEL`); `PEGEmbeddings(model="peg-mini")` is the bundled model.
+    The async methods run in a thread, so they never block the event loop. It can be pickled: weights are loaded again.
+
+    Args:
+        model: a hub id, a folder or a bundled name.
+        Others: see `peg_rag.PEGEncoder`; `show_progress` draws a bar over documents.
+
+    Raises:
+        ModelNotAvailable, DamagedModel: the model cannot be found or opened.
+        InvalidInput: what is to be embedded is not a list of strings, or a query is blank.
+    """
+
+    model: str | Path | None = Field(default=None, description="A hub id, a folder or a bundled name.")
+
+    @classmethod
+    def from_encoder(cls, encoder: Encoder, *, show_progress: bool = False) -> Self:
+        """Embeddings over an encoder that is already loaded; several may share one."""
+        return cls.model_validate({"show_progress": show_progress}, context={"encoder": encoder})
+
+    def model_post_init(self, context: Any, /) -> None:
+        given = context.get("encoder") if isinstance(context, dict) else None
+        self._encoder = given if given is not None else self._load(self.model)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of documents, one list of floats for each."""
+        vectors: list[list[float]] = self._encoder.encode_documents(texts, show_progress=self.show_progress).tolist()
+        return vectors
+
+    def embed_queries(self, texts: list[str]) -> list[list[float]]:
+        """Vectors of many queries at once, one list of floats for each."""
+        vectors: list[list[float]] = self._encoder.encode_queries(texts).tolist()
+        return vectors
+
+    def embed_query(self, text: str) -> list[float]:
+        """The vector of one query."""
+        return self.embed_queries([text])[0]
+
+    async def aembed_queries(self, texts: list[str]) -> list[list[float]]:
+        """`embed_queries` in a thread."""
+        return await run_in_executor(None, self.embed_queries, texts)

@@ -1,0 +1,75 @@
+"""`EncoderSettings`: the dials of the encoder as both frameworks' embedding classes show them, declared once.
+
+A pydantic mixin. Pydantic comes with either framework and not with peg_rag, so only the adapters import this.
+"""
+
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from peg_rag.encoder import PEGEncoder
+from peg_rag.retriever import Encoder
+
+
+class EncoderSettings(BaseModel):
+    """Keyword arguments of `peg_rag.PEGEncoder`, and the encoder they make.
+
+    What changes the vectors is serialised; what only changes how they are computed is not.
+    """
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=(), arbitrary_types_allowed=True)
+
+    pooling: str | None = Field(default=None, description="cls, mean, max or lasttoken; None for what the model says.")
+    max_length: int | None = Field(default=None, description="Tokens kept of a text; None for the model's limit.")
+    normalize: bool = Field(default=True, description="Unit vectors.")
+    query_prompt: str | None = Field(default=None, description="Put before each query; None for the model's own.")
+    document_prompt: str | None = Field(default=None, description="Put before each document; None for the model's own.")
+    truncate_dim: int | None = Field(default=None, description="Keep this many leading dimensions.")
+    revision: str | None = Field(default=None, description="A hub branch, tag or commit.")
+
+    device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1, mps; None for the best.")
+    dtype: str = Field(default="auto", exclude=True, description="auto, float32, bfloat16 or float16.")
+    backend: str = Field(default="auto", exclude=True, description="What runs the model; auto chooses.")
+    batch_tokens: int | None = Field(default=None, exclude=True, description="Tokens in a batch, padding counted.")
+    show_progress: bool = Field(default=False, exclude=True, description="A progress bar over documents.")
+
+    _encoder: Encoder = PrivateAttr()
+
+    def _load(self, model: str | Path | None) -> PEGEncoder:
+        return PEGEncoder(
+            model,
+            pooling=self.pooling,
+            device=self.device,
+            dtype=self.dtype,
+            backend=self.backend,
+            batch_tokens=self.batch_tokens,
+            max_length=self.max_length,
+            normalize=self.normalize,
+            query_prompt=self.query_prompt,
+            document_prompt=self.document_prompt,
+            truncate_dim=self.truncate_dim,
+            revision=self.revision,
+        )
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that does the work."""
+        return self._encoder
+
+    @property
+    def identity(self) -> str:
+        """Names the vector space, for an index to record."""
+        return str(getattr(self._encoder, "identity", "unknown"))
+
+    def close(self) -> None:
+        """Free the model's memory. Embedding afterwards is an error."""
+        close: Any = getattr(self._encoder, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,87 @@
+"""LangChain: the standard suites, and the stores that `PEGEmbeddings` is used with."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import LetterEncoder
+from langchain_chroma import Chroma
+from langchain_core.documents import Document
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_tests.integration_tests import EmbeddingsIntegrationTests
+from langchain_tests.unit_tests import EmbeddingsUnitTests
+
+from peg_rag.errors import InvalidInput
+from peg_rag.langchain import PEGEmbeddings
+
+
+class TestUnit(EmbeddingsUnitTests):
+    @pytest.fixture(autouse=True)
+    def _model_folder(self, tiny_bert: Path) -> None:
+        self.folder = str(tiny_bert)
+
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        return PEGEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": self.folder}
+
+    @property
+    def init_from_env_params(self) -> tuple[dict[str, str], dict[str, Any], dict[str, Any]]:
+        return {"PEG_RAG_MODEL": self.folder}, {}, {"identity": PEGEmbeddings(model=self.folder).identity}
+
+
+class TestIntegration(EmbeddingsIntegrationTests):
+    @pytest.fixture(autouse=True)
+    def _model_folder(self, tiny_bert: Path) -> None:
+        self.folder = str(tiny_bert)
+
+    @property
+    def embeddings_class(self) -> type[Embeddings]:
+        return PEGEmbeddings
+
+    @property
+    def embedding_model_params(self) -> dict[str, Any]:
+        return {"model": self.folder}
+
+
+async def test_queries_in_one_call(letters: LetterEncoder) -> None:
+    embeddings = PEGEmbeddings.from_encoder(letters)
+    together = embeddings.embed_queries(["ab", "花呗"])
+    assert letters.calls == [("query", 2)]
+    assert together == [embeddings.embed_query("ab"), embeddings.embed_query("花呗")]
+    assert await embeddings.aembed_queries(["ab", "花呗"]) == together
+    assert embeddings.embed_queries([]) == []
+
+
+def test_a_bare_string_is_not_embedded_letter_by_letter(tiny_bert: Path) -> None:
+    with pytest.raises(InvalidInput, match="list of strings"):
+        PEGEmbeddings(model=tiny_bert).embed_queries("ab")  # type: ignore[arg-type]
+
+
+def test_in_memory_vector_store(letters: LetterEncoder) -> None:
+    store = InMemoryVectorStore.from_texts(["花呗", "银行卡", "理财"], PEGEmbeddings.from_encoder(letters))
+    assert [hit.page_content for hit in store.similarity_search("银行", k=1)] == ["银行卡"]
+    assert {role for role, _ in letters.calls} == {"query", "document"}
+
+
+def test_chroma_takes_more_than_its_batch_limit_in_one_call(letters: LetterEncoder, tmp_path: Path) -> None:
+    documents = [
+        Document(f"{chr(97 + i % 26) * 3} {i}", metadata={"number": i, "parity": "odd" if i % 2 else "even"})
+        for i in range(6_500)
+    ]
+    embeddings = PEGEmbeddings.from_encoder(letters)
+    settings: dict[str, Any] = {
+        "collection_name": "letters",
+        "persist_directory": str(tmp_path),
+        "collection_configuration": {"hnsw": {"space": "cosine"}},
+    }
+    Chroma.from_documents(documents, embeddings, **settings)
+    again = Chroma(embedding_function=embeddings, **settings)
+    assert again._collection.count() == 6_500
+    hits = again.similarity_search_with_relevance_scores("yzz", k=3, filter={"parity": "odd"})
+    assert all(hit.page_content.startswith("zzz") and hit.metadata["parity"] == "odd" for hit, _ in hits)
+    assert all(0 <= score <= 1 for _, score in hits)
