@@ -1,0 +1,91 @@
+"""What the verbs print with: results on stdout, everything else on stderr, Chinese widths counted by rich.
+
+Text out of documents is never read as markup and loses its control characters, so that no document can paint the
+terminal.
+"""
+
+import io
+import re
+import sys
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+stdout = Console(highlight=False)
+stderr = Console(highlight=False, stderr=True)
+
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
+_HIGHLIGHT = "bold yellow"
+
+
+def utf8_streams() -> None:
+    """Chinese must never stop the command: a terminal that cannot show a character shows a replacement."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def error(message: str) -> None:
+    stderr.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+
+
+def warn(message: str) -> None:
+    stderr.print(Text.assemble(("Warning: ", "bold yellow"), message), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text in one line, without control characters and direction overrides."""
+    return re.sub(r"\s+", " ", _CONTROL.sub(" ", text)).strip()
+
+
+def wrapped() -> bool:
+    """Whether lines are to be folded to a terminal's width; piped output keeps its lines whole."""
+    return stdout.is_terminal
+
+
+def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
+    """The part of a text around the first of `terms`, at most `cells` columns wide, with the terms highlighted."""
+    line = printable(text)
+    first = min((at for term in terms if (at := line.lower().find(term.lower())) >= 0), default=0)
+    start = max(0, first - cells // 8) if first > cells // 3 else 0
+    shown = Text(("…" if start else "") + line[start:])
+    shown.truncate(cells, overflow="ellipsis")
+    if terms:
+        shown.highlight_words(terms, style=_HIGHLIGHT, case_sensitive=False)
+    return shown
+
+
+class _Rate(ProgressColumn):
+    """Finished steps per second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} {self.unit}/s" if speed else "", style="progress.data.speed")
+
+
+def progress(unit: str) -> Progress:
+    """A progress bar on stderr that narrows with the terminal; nothing when stderr is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        _Rate(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not stderr.is_terminal,
+    )

@@ -1,0 +1,84 @@
+"""`peg-rag info`: which model would run, how it pools, on what, and the versions behind it."""
+
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from peg_rag.encoder import PEGEncoder
+
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "numpy",
+    "faiss-cpu",
+    "langchain-core",
+    "llama-index-core",
+    "chromadb",
+    "openvino",
+    "onnxruntime",
+)
+
+
+def info(
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="Hub id, folder or peg-mini. Default: $PEG_RAG_MODEL, TownsWu/PEG."),
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto or the name of a backend.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the model, its pooling and dimension, the backend it runs on, and versions."""
+    from rich.table import Table
+
+    from peg_rag.cli.console import stdout
+    from peg_rag.encoder import PEGEncoder
+
+    with PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder:
+        facts = _model_facts(encoder)
+    versions = {"python": platform.python_version(), "peg-rag": version("peg-rag")} | _versions()
+    if as_json:
+        print(json.dumps(facts | {"versions": versions}, ensure_ascii=False, indent=2))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name.replace("_", " "), "–" if value in (None, "") else str(value))
+    table.add_row("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
+    stdout.print(table)
+
+
+def _model_facts(encoder: "PEGEncoder") -> dict[str, str | int | None]:
+    spec = encoder.spec
+    return {
+        "model": spec.name,
+        "revision": spec.revision,
+        "folder": str(spec.path),
+        "kind": spec.kind,
+        "pooling": spec.pooling,
+        "dimension": encoder.dimension,
+        "max_length": spec.max_length,
+        "query_prompt": spec.query_prompt,
+        "document_prompt": spec.document_prompt,
+        "identity": encoder.identity,
+        "backend": encoder.backend_name,
+        "device": encoder.device,
+        "dtype": encoder.dtype,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # an extra that is not installed
+            continue
+    return found

@@ -1,0 +1,456 @@
+"""A folder of files → chunks in an index, and back in step after every change: new files in, deleted ones out.
+
+Why this exists: frameworks load documents but leave it to their users to notice that a file changed or went away, so
+deleted files go on answering. Here a ledger beside the index (`sources.db`, SQLite) records what every file was when it
+was indexed; only files whose content changed are read and embedded again.
+
+Order makes it safe against a crash at any moment: a file is entered in the ledger as unfinished *before* its chunks
+go into the index, its new chunks go in before its old ones leave, and it is marked finished last. So the ledger names
+every file that has chunks in the index, and the next run completes whatever was cut short.
+
+Costs one `stat` for an unchanged file; embedding dominates everything else.
+"""
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput, PegRagError
+from peg_rag.extras import require
+from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, Section, read_sections
+
+CHUNK_CHARACTERS = 400
+OVERLAP_CHARACTERS = 80
+LEDGER_FILE = "sources.db"
+_GROUP_CHUNKS = 2048  # chunks that are embedded and stored together
+_SLICE_CHUNKS = 128  # chunks between two reports of progress
+_TITLE_CHARACTERS = 100
+_FORMAT = "1"  # raised when reading or chunking changes, so that every file is read again
+
+# Tried in this order: paragraphs, lines, sentences, clauses, phrases, words, characters.
+SEPARATORS = (r"\n\n+", r"\n", r"(?:[。！？!?]|…+|\.\s)[”’」』）)\"]*", r"[；;]", r"[，,、：:]", r"\s", "")
+
+
+class DocumentEncoder(Protocol):
+    """The half of an encoder that ingestion needs."""
+
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]: ...
+
+
+class WritableIndex(Protocol):
+    """The part of `PEGIndex` that ingestion needs."""
+
+    def upsert(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        vectors: NDArray[np.float32],
+        metadatas: Sequence[dict[str, Any]] | None = None,
+    ) -> None: ...
+
+    def delete(self, ids: Sequence[str] | None = None, *, where: dict[str, Any] | None = None) -> int: ...
+
+    def count(self, where: dict[str, Any] | None = None) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a file as it is embedded, stored and found.
+
+    Attributes:
+        id: the same for the same text in the same file, whatever stands around it.
+        text: the section's title, where it has one, in a line of its own, then the piece.
+        metadata: `source` (path within the folder, the folder's name first), `version` (of the file), `chunk` (number
+            in the file, from 0), `start` (characters into the file's clean text) and, where known, `title`, `page`,
+            `row` and the fields of a row.
+    """
+
+    id: str
+    text: str
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How files are read and cut; changing any of it makes every file be read again.
+
+    Attributes:
+        characters: the longest chunk, its title not counted.
+        overlap: characters of a chunk that may be repeated at the start of the next.
+        text_column: see `readers.read_sections`.
+        max_file_bytes: larger files are refused.
+    """
+
+    characters: int = CHUNK_CHARACTERS
+    overlap: int = OVERLAP_CHARACTERS
+    text_column: str | None = None
+    max_file_bytes: int = MAX_FILE_BYTES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < self.characters:
+            raise InvalidInput(
+                f"chunks of {self.characters} characters with an overlap of {self.overlap}: "
+                "the overlap must be 0 or more and smaller than the chunk"
+            )
+
+    @property
+    def mark(self) -> str:
+        return f"{_FORMAT}/{self.characters}/{self.overlap}/{self.text_column or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that could not be read, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass(slots=True)
+class SyncReport:
+    """What one `sync` did; the lists hold sources."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+    ignored: int = 0  # files of kinds that are not read
+    chunks: int = 0  # embedded and stored
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a `sync` is: files looked at, files there are, chunks embedded so far."""
+
+    done: int
+    files: int
+    chunks: int
+
+
+def split(sections: Iterable[Section], source: str, version: str, chunking: Chunking | None = None) -> Iterator[Chunk]:
+    """Cut sections into chunks, at the strongest boundary that a chunk's length allows (Chinese ones included)."""
+    chunking = chunking or Chunking()
+    splitter = require("langchain_text_splitters", "ingest").RecursiveCharacterTextSplitter(
+        separators=list(SEPARATORS),
+        is_separator_regex=True,
+        keep_separator="end",
+        chunk_size=chunking.characters,
+        chunk_overlap=chunking.overlap,
+        add_start_index=True,
+    )
+    seen: dict[str, int] = {}
+    number = 0
+    for section in sections:
+        for piece in splitter.create_documents([section.text]):
+            text = f"{section.title[:_TITLE_CHARACTERS]}\n{piece.page_content}" if section.title else piece.page_content
+            repeat = seen[text] = seen.get(text, -1) + 1
+            metadata = {**section.fields, "source": source, "version": version, "chunk": number}
+            metadata["start"] = section.start + piece.metadata["start_index"]
+            metadata |= {k: v for k in ("title", "page", "row") if (v := getattr(section, k))}
+            yield Chunk(_digest(source, text, str(repeat))[:32], text, metadata)
+            number += 1
+
+
+def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], int]:
+    """The files under a folder that can be read, by source (`<folder's name>/<path within>`), and how many cannot.
+
+    Hidden files and folders are left out and symbolic links are not followed. A path to one file gives that file.
+
+    Raises:
+        InvalidInput: there is no such file or folder.
+    """
+    root = path.expanduser().resolve()
+    name = name or root.name
+    if root.is_file():
+        return {_storable(name): root}, 0
+    if not root.is_dir():
+        raise InvalidInput(f"{path}: there is no such file or folder")
+    found: dict[str, Path] = {}
+    ignored = 0
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in sorted(files):
+            full = Path(folder, file)
+            if file.startswith(".") or full.is_symlink() or not full.is_file():
+                continue
+            if full.suffix.lower() in SUFFIXES:
+                found[_storable(f"{name}/{full.relative_to(root).as_posix()}")] = full
+            else:
+                ignored += 1
+    return found, ignored
+
+
+def sync(
+    path: str | Path,
+    index: WritableIndex,
+    encoder: DocumentEncoder,
+    store: str | Path,
+    *,
+    name: str | None = None,
+    model: str | None = None,
+    chunking: Chunking | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> SyncReport:
+    """Bring an index in step with a folder (or one file): changed files are embedded again, deleted ones leave.
+
+    Files that cannot be read are reported and skipped; the version of such a file that was indexed earlier stays.
+    Other folders in the same store are not touched. Safe to interrupt: run it again.
+
+    Args:
+        store: the index's folder, where the ledger is kept.
+        name: what the folder is called in `source`, for two folders of one name; default its own name.
+        model: remembered with the store, for `model_of`.
+
+    Raises:
+        InvalidInput: no such folder, or the store holds another folder of that name.
+        IndexBusy: another process is syncing into this store.
+    """
+    started = time.perf_counter()
+    path, store, chunking = Path(path), Path(store), chunking or Chunking()
+    files, ignored = find_files(path, name)
+    report = SyncReport(ignored=ignored)
+    root = name or path.expanduser().resolve().name
+    with _ledger(store) as ledger:
+        ledger.claim(root, path.expanduser().resolve())
+        if model is not None:
+            ledger.set("model", model)
+        job = _Sync(index, encoder, ledger, root, chunking, report, on_progress, len(files))
+        job.remove(sorted(ledger.sources(root) - set(files)))
+        job.refresh(files)
+    report.seconds = time.perf_counter() - started
+    return report
+
+
+def model_of(store: str | Path) -> str | None:
+    """The model that a store was synced with, as it was given to `sync`; None for a store made otherwise."""
+    file = Path(store).resolve() / LEDGER_FILE
+    if not file.is_file():
+        return None
+    try:  # read only and without the lock: a store can be searched while it is synced
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
+            row = connection.execute("SELECT value FROM settings WHERE name = 'model'").fetchone()
+    except sqlite3.DatabaseError as error:
+        raise _damaged(file, error) from error
+    return str(row[0]) if row else None
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A file that was read and waits to be embedded."""
+
+    source: str
+    entry: "_Entry"
+    chunks: list[Chunk]
+    known: bool
+
+
+@dataclass(slots=True)
+class _Sync:
+    """The steps of one `sync`."""
+
+    index: WritableIndex
+    encoder: DocumentEncoder
+    ledger: "_Ledger"
+    root: str
+    chunking: Chunking
+    report: SyncReport
+    on_progress: Callable[[Progress], None]
+    files: int
+    done: int = 0
+
+    def remove(self, sources: list[str]) -> None:
+        """Take deleted files out of the index, then out of the ledger."""
+        for start in range(0, len(sources), 500):
+            some = sources[start : start + 500]
+            self.index.delete(where={"source": {"$in": some}})
+            self.ledger.forget(some)
+        self.report.removed = sources
+
+    def refresh(self, files: dict[str, Path]) -> None:
+        """Embed new and changed files, a group of chunks at a time."""
+        group: list[_Pending] = []
+        whole = self.index.count() >= self.ledger.chunks()  # else somebody emptied the index: count every file's chunks
+        for source, path in files.items():
+            try:
+                pending = self._read(source, path, whole)
+            except (PegRagError, OSError) as error:
+                self.report.failed.append(Failure(source, str(error)))
+                pending = None
+            if pending is not None:
+                group.append(pending)
+            self.done += 1
+            self._tell()
+            if sum(len(p.chunks) for p in group) >= _GROUP_CHUNKS:
+                self._store(group)
+                group = []
+        self._store(group)
+
+    def _read(self, source: str, path: Path, whole: bool) -> _Pending | None:
+        """The file's chunks, or None where the index already has them."""
+        known, state = self.ledger.get(source), path.stat()
+        entry = _Entry(state.st_size, state.st_mtime_ns, "", self.chunking.mark, 0)
+        if known and known.finished and known.mark == entry.mark and self._all_there(source, known, whole):
+            if (known.size, known.mtime_ns) == (entry.size, entry.mtime_ns):
+                self.report.unchanged.append(source)
+                return None
+            entry.sha256 = _file_digest(path)
+            if entry.sha256 == known.sha256:  # touched, not changed
+                entry.chunks = known.chunks
+                self.ledger.put(self.root, {source: entry})
+                self.report.unchanged.append(source)
+                return None
+        entry.sha256 = entry.sha256 or _file_digest(path)
+        sections = read_sections(path, text_column=self.chunking.text_column, max_bytes=self.chunking.max_file_bytes)
+        chunks = list(split(sections, source, _version(entry), self.chunking))
+        entry.chunks = len(chunks)
+        return _Pending(source, entry, chunks, known is not None)
+
+    def _all_there(self, source: str, known: "_Entry", whole: bool) -> bool:
+        return whole or self.index.count({"source": source}) == known.chunks
+
+    def _store(self, group: list[_Pending]) -> None:
+        """Announce, embed, insert, drop what was there before, confirm: in this order (see the module's docstring)."""
+        if not group:
+            return
+        self.ledger.put(self.root, {p.source: _Entry.unfinished() for p in group})
+        chunks = [chunk for p in group for chunk in p.chunks]
+        vectors = self._embed([chunk.text for chunk in chunks])  # (chunks, dimension)
+        self.index.upsert([c.id for c in chunks], [c.text for c in chunks], vectors, [c.metadata for c in chunks])
+        for p in group:
+            if p.known:
+                stale = [{"source": p.source}, {"version": {"$ne": _version(p.entry)}}]
+                self.index.delete(where={"$and": stale})
+            (self.report.changed if p.known else self.report.added).append(p.source)
+        self.ledger.put(self.root, {p.source: p.entry for p in group})
+
+    def _embed(self, texts: list[str]) -> NDArray[np.float32]:
+        parts = []
+        for start in range(0, len(texts), _SLICE_CHUNKS):
+            parts.append(self.encoder.encode_documents(texts[start : start + _SLICE_CHUNKS]))
+            self.report.chunks += len(parts[-1])
+            self._tell()
+        return np.concatenate(parts)
+
+    def _tell(self) -> None:
+        self.on_progress(Progress(self.done, self.files, self.report.chunks))
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A file as it was when it was indexed. An empty digest: its indexing was begun and not finished."""
+
+    size: int
+    mtime_ns: int
+    sha256: str
+    mark: str
+    chunks: int
+
+    @classmethod
+    def unfinished(cls) -> "_Entry":
+        return cls(0, 0, "", "", 0)
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.sha256)
+
+
+class _Ledger:
+    """The table of indexed files, and of the folders they came from."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._db.execute("PRAGMA synchronous = FULL")
+        with self._db:
+            self._db.execute("CREATE TABLE IF NOT EXISTS settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
+            self._db.execute("CREATE TABLE IF NOT EXISTS roots (name TEXT PRIMARY KEY, path TEXT NOT NULL) STRICT")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS files (source TEXT PRIMARY KEY, root TEXT NOT NULL, size INTEGER NOT NULL, "
+                "mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL, mark TEXT NOT NULL, chunks INTEGER NOT NULL) STRICT"
+            )
+
+    def set(self, name: str, value: str) -> None:
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
+
+    def claim(self, root: str, path: Path) -> None:
+        """Record where a folder lies. A folder that moved keeps its name; a second folder of that name is refused."""
+        row = self._db.execute("SELECT path FROM roots WHERE name = ?", (root,)).fetchone()
+        if row and row[0] != str(path) and Path(row[0]).exists():
+            raise InvalidInput(
+                f"this store already holds another {root!r}, from {row[0]}; give {path} a name of its own (--name)"
+            )
+        with self._db:
+            self._db.execute("INSERT OR REPLACE INTO roots VALUES (?, ?)", (root, str(path)))
+
+    def sources(self, root: str) -> set[str]:
+        return {row[0] for row in self._db.execute("SELECT source FROM files WHERE root = ?", (root,))}
+
+    def chunks(self) -> int:
+        return int(self._db.execute("SELECT coalesce(sum(chunks), 0) FROM files").fetchone()[0])
+
+    def get(self, source: str) -> _Entry | None:
+        row = self._db.execute(
+            "SELECT size, mtime_ns, sha256, mark, chunks FROM files WHERE source = ?", (source,)
+        ).fetchone()
+        return _Entry(*row) if row else None
+
+    def put(self, root: str, entries: dict[str, _Entry]) -> None:
+        rows = [(source, root, e.size, e.mtime_ns, e.sha256, e.mark, e.chunks) for source, e in entries.items()]
+        with self._db:
+            self._db.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def forget(self, sources: list[str]) -> None:
+        with self._db:
+            self._db.executemany("DELETE FROM files WHERE source = ?", [(source,) for source in sources])
+
+
+@contextmanager
+def _ledger(store: Path) -> Iterator[_Ledger]:
+    """The store's ledger, held by this process alone."""
+    from filelock import FileLock, Timeout
+
+    store.mkdir(parents=True, exist_ok=True)
+    file = store / LEDGER_FILE
+    try:
+        lock = FileLock(store / f".{LEDGER_FILE}.lock", timeout=5).acquire()
+    except Timeout as error:
+        raise IndexBusy(f"another process is indexing into {store}; wait for it to finish") from error
+    with lock, closing(sqlite3.connect(file)) as connection:
+        try:
+            ledger = _Ledger(connection)
+        except sqlite3.DatabaseError as error:
+            raise _damaged(file, error) from error
+        yield ledger
+
+
+def _damaged(file: Path, error: Exception) -> DamagedIndex:
+    return DamagedIndex(f"{file} cannot be read ({error}); delete it, and the next run indexes every file again")
+
+
+def _version(entry: _Entry) -> str:
+    return _digest(entry.sha256, entry.mark)[:16]
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _storable(name: str) -> str:
+    """A path as text: bytes of a file name that are no UTF-8 are written out, as `\\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
