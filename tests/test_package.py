@@ -1,0 +1,116 @@
+"""The package itself: light to import, honest about missing extras, whole when installed from its wheel."""
+
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+import peg_rag
+
+REPO = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+
+
+def python(code: str, *, executable: str = sys.executable, cwd: Path | None = None, check: bool = True):
+    return subprocess.run([executable, "-c", code], capture_output=True, text=True, check=check, cwd=cwd)
+
+
+def test_importing_peg_rag_is_light_and_fast():
+    code = (
+        "import sys, time; t = time.perf_counter(); import peg_rag; ms = (time.perf_counter() - t) * 1000; "
+        "heavy = {'torch', 'transformers', 'langchain_core', 'llama_index', 'numpy', 'faiss'} & set(sys.modules); "
+        "print(ms, sorted(heavy))"
+    )
+    runs = [python(code).stdout.split(maxsplit=1) for _ in range(5)]
+    assert all(heavy.strip() == "[]" for _, heavy in runs)
+    assert min(float(ms) for ms, _ in runs) <= 50
+
+
+def test_public_names_resolve_and_unknown_ones_do_not():
+    for name in peg_rag.__all__:
+        assert getattr(peg_rag, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
+        _ = peg_rag.Nonsense
+
+
+def test_the_version_is_one():
+    assert PROJECT["version"] == peg_rag.__version__
+
+
+@pytest.mark.parametrize(
+    ("missing", "statement", "extra"),
+    [
+        ("langchain_core", "from peg_rag import PEGEmbeddings", "langchain"),
+        ("llama_index", "from peg_rag.llama_index import PEGEmbedding", "llama-index"),
+        (
+            "faiss",
+            "import numpy as np; from peg_rag import PEGIndex; PEGIndex(None, dimension=2).upsert(['a'], ['b'],"
+            " np.eye(1, 2)); i = PEGIndex(None, dimension=2, kind='hnsw'); i.upsert(['a'], ['b'], np.eye(1, 2));"
+            " i.search(np.eye(1, 2)[0])",
+            "faiss",
+        ),
+        (
+            "markitdown",
+            "from pathlib import Path; import peg_rag.ingest as i; p = Path('x.html');"
+            " p.write_text('<p>hi</p>'); list(i.read_file(p, root=Path('.')))",
+            "ingest",
+        ),
+        ("ir_measures", "from peg_rag.evaluation import score; score({}, {})", "eval"),
+        (
+            "datasets",
+            "from peg_rag.training import Recipe, train; from peg_rag.training.data import load_sources",
+            "train",
+        ),
+        ("typer", "import sys; sys.argv = ['peg-rag', '--help']; from peg_rag.cli import main; main()", "cli"),
+    ],
+)
+def test_a_missing_extra_is_an_error_with_its_pip_line(tmp_path, missing, statement, extra):
+    assert extra in PROJECT["optional-dependencies"]
+    block = (
+        "import sys\n"
+        "class Block:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] == {missing!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Block())\n"
+    )
+    done = python(block + statement, cwd=tmp_path, check=False)
+    assert done.returncode != 0
+    assert f"pip install 'peg-rag[{extra}]'" in done.stderr + done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    subprocess.run([*command, str(REPO)], check=True, capture_output=True)
+    return next(folder.glob("*.whl"))
+
+
+ANSWERS = (
+    "from peg_rag import PEGEmbeddings; import peg_rag; "
+    "print(len(PEGEmbeddings(model='peg-mini').embed_documents(['如何更换花呗绑定银行卡'])[0]), peg_rag.__file__)"
+)
+
+
+def test_the_wheel_holds_all_it_needs(wheel, tmp_path):
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(command, check=True, capture_output=True)
+    done = python(f"import sys; sys.path.insert(0, {str(site)!r}); {ANSWERS}", cwd=tmp_path)
+    assert str(site) in done.stdout
+    assert (site / "peg_rag" / "py.typed").is_file()
+    assert not (site / "tests").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_answers_in_a_clean_environment(wheel, tmp_path):
+    venv.create(tmp_path / "env", with_pip=True)
+    executable = str(tmp_path / "env" / "bin" / "python")
+    constraints = str(REPO / "constraints.txt")
+    command = [executable, "-m", "pip", "install", "--quiet", "-c", constraints, f"{wheel}[langchain]"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert python(ANSWERS, executable=executable, cwd=tmp_path).stdout.startswith("256 ")
