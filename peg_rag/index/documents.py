@@ -1,0 +1,271 @@
+"""The SQLite file that is the truth of an index: text, metadata, vector and lexical postings, changed as one transaction.
+
+Every committed write survives a crash of the process or the machine (WAL with `synchronous=FULL`); everything else an
+index keeps - the vector file, arrays in memory - can be made again from here. Readers see one snapshot for a whole
+search and never block; one writer at a time, the next waits.
+
+A document version has an integer *key* that is never used twice: an update removes the old key and adds a new one. So
+whoever remembers the last key seen finds what is new by one range scan. Keys are grouped in blocks of `BLOCK`; a block
+row holds one length per key, 0 for a key that is gone.
+
+Cost: about 1 kB per document besides its text and vector, most of it postings. A write costs one fsync.
+"""
+
+import errno
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, PegRagError
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x50454731  # "PEG1"
+BLOCK = 8192
+READERS = 8
+
+SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    sequence INTEGER NOT NULL,    -- one more with every committed change
+    next_key INTEGER NOT NULL,
+    documents INTEGER NOT NULL,
+    generation INTEGER NOT NULL   -- of the vector file; 0 when there is none
+);
+CREATE TABLE documents (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, metadata TEXT NOT NULL);
+CREATE TABLE bodies (key INTEGER PRIMARY KEY, text TEXT NOT NULL, vector BLOB NOT NULL);
+CREATE TABLE blocks (block INTEGER PRIMARY KEY, lengths BLOB NOT NULL);
+CREATE TABLE postings (
+    block INTEGER NOT NULL, term TEXT NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (block, term)
+) WITHOUT ROWID;
+CREATE TABLE base (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    kind TEXT NOT NULL, size INTEGER NOT NULL, checksums BLOB NOT NULL, keys BLOB NOT NULL
+);
+INSERT INTO state VALUES (1, 0, 0, 0, 0);
+"""
+
+_BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+class Database:
+    """Connections to one SQLite file, or to one database in memory: many readers, one writer."""
+
+    def __init__(self, file: Path | None, *, read_only: bool = False, timeout_s: float = 10.0) -> None:
+        """Open, creating the schema in an empty file.
+
+        Args:
+            file: the SQLite file; None for a database in memory, which has one connection that all threads share.
+
+        Raises:
+            DamagedIndex: the file is not an SQLite file, or not an index.
+            IndexMismatch: the file was written by another version of the schema.
+            IndexBusy: another process holds the file longer than `timeout_s`.
+        """
+        self.file = file
+        self.read_only = read_only
+        self.timeout_s = timeout_s
+        self._idle: list[sqlite3.Connection] = []
+        self._slots = threading.BoundedSemaphore(1 if file is None else READERS)
+        self._one_writer = threading.Lock()
+        self._process = os.getpid()
+        self._closed = False
+        with self._translated():
+            self._prepare()
+
+    # -- transactions ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside one read transaction: every statement sees the same snapshot."""
+        with self._connection() as connection, self._translated():
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside one write transaction, committed at the end, rolled back on any error.
+
+        Raises:
+            IndexBusy: another thread or process keeps writing for longer than `timeout_s`.
+        """
+        if self.read_only:
+            raise PegRagError(f"the index at {self.name} was opened with read_only=True; open it without to write")
+        if not self._one_writer.acquire(timeout=self.timeout_s):
+            raise IndexBusy(f"another thread has been writing to {self.name} for more than {self.timeout_s} s")
+        try:
+            with self._connection() as connection, self._translated():
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                finally:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+        finally:
+            self._one_writer.release()
+
+    def close(self) -> None:
+        self._closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    @property
+    def name(self) -> str:
+        return str(self.file) if self.file else "memory"
+
+    # -- connections ----------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        if self._closed:
+            raise PegRagError(f"the index at {self.name} is closed; open it again with PEGIndex({self.name!r})")
+        if self._process != os.getpid():
+            self._after_fork()
+        if not self._slots.acquire(timeout=max(self.timeout_s, 60.0)):
+            raise IndexBusy(f"all {READERS} connections to {self.name} are in use")
+        connection = None
+        try:
+            with self._translated():
+                connection = self._idle.pop() if self._idle else self._connect()
+            yield connection
+        finally:
+            if connection is not None:
+                self._put_back(connection)
+            self._slots.release()
+
+    def _put_back(self, connection: sqlite3.Connection) -> None:
+        if self._closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
+
+    def _after_fork(self) -> None:
+        """SQLite connections must not cross a fork; the parent's are left alone, not closed."""
+        if self.file is None:
+            return
+        _abandoned.extend(self._idle)
+        self._idle = []
+        self._slots = threading.BoundedSemaphore(READERS)
+        self._one_writer = threading.Lock()
+        self._process = os.getpid()
+
+    def _connect(self) -> sqlite3.Connection:
+        if self.file is None:
+            target = ":memory:"
+        else:
+            target = f"{self.file.absolute().as_uri()}?mode={'ro' if self.read_only else 'rwc'}"
+        connection = sqlite3.connect(
+            target,
+            uri=self.file is not None,
+            timeout=self.timeout_s,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        for setting in ("synchronous=FULL", "cache_size=-32768", "temp_store=MEMORY", "trusted_schema=OFF"):
+            connection.execute(f"PRAGMA {setting}")
+        connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
+        return connection
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        with self._connection() as connection:
+            if not self._is_ready(connection):
+                self._create(connection)
+
+    def _is_ready(self, connection: sqlite3.Connection) -> bool:
+        """Whether this is an index of this schema; False for an empty file."""
+        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if application == APPLICATION_ID and version != SCHEMA_VERSION:
+            raise IndexMismatch(
+                f"{self.name} has schema version {version}, this peg_rag reads version {SCHEMA_VERSION}; "
+                "open it with the version that wrote it, or index the documents again"
+            )
+        if tables and application != APPLICATION_ID:
+            raise DamagedIndex(f"{self.name} is an SQLite file but not a peg_rag index; give another path")
+        return bool(tables)
+
+    def _create(self, connection: sqlite3.Connection) -> None:
+        if self.read_only:
+            raise DamagedIndex(f"{self.name} is empty, and read_only=True cannot create an index")
+        self._into_wal(connection)
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            if not self._is_ready(connection):  # another process may have been first
+                for statement in SCHEMA.split(";\n"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def _into_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to WAL; this one statement does not wait for others by itself, so it is tried again."""
+        give_up_at = time.monotonic() + self.timeout_s
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if _code(error) & 0xFF not in _BUSY or time.monotonic() > give_up_at:
+                    raise
+                time.sleep(0.02)
+
+    # -- errors ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: sqlite3.DatabaseError) -> Exception:
+        code = _code(error)
+        if code & 0xFF in _BUSY:
+            return IndexBusy(
+                f"another process has been writing to {self.name} for more than {self.timeout_s} s; "
+                "try again, or open the index with a larger timeout_s"
+            )
+        if code & 0xFF in _DAMAGED or code == _SHORT_READ:
+            return DamagedIndex(
+                f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
+            )
+        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            number = errno.ENOSPC if code & 0xFF == sqlite3.SQLITE_FULL else errno.EIO
+            return OSError(number, f"cannot write ({error}); the index is as it was before. Free some space", self.name)
+        if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            return OSError(errno.EACCES, f"cannot open or write the index ({error})", self.name)
+        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
+            return DamagedIndex(
+                f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
+            )
+        return error
+
+
+_abandoned: list[sqlite3.Connection] = []  # connections of a parent process: kept, as closing them would drop its locks
+
+
+def _code(error: sqlite3.DatabaseError) -> int:
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return -1 if code is None else code
+
+
+def in_chunks(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
+    """Pieces small enough for one SQL statement's parameters."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

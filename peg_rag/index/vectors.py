@@ -1,0 +1,373 @@
+"""The vectors of an index, searched by inner product: exact and memory-mapped by default, FAISS graphs and codes on request.
+
+`flat` is a plain matrix file that is mapped and multiplied: exact, and with BLAS about twice as fast for one query as
+`faiss.IndexFlatIP` (which scans on one core) and several times as fast for a batch. `hnsw` (graph) and `ivfpq`
+(inverted lists of product codes) are FAISS indexes; the first keeps full vectors and is fast and accurate, the second
+is about thirty times smaller and its candidates are scored again with the stored vectors.
+
+A file is written once, under a temporary name, and never changed: rows that come later are held in memory by
+`store.py`, rows that go are masked. SQLite keeps its size and checksums, and it can be built again from there at any time.
+
+Cost: 4 bytes per number in the file (`flat`, `hnsw`); checking a file reads it once, about 2 GB/s per core.
+"""
+
+import mmap
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from peg_rag.errors import DamagedIndex, InvalidInput
+from peg_rag.extras import require
+
+Kind = Literal["flat", "hnsw", "ivfpq"]
+Storage = Literal["float32", "float16", "int8"]
+KINDS = ("flat", "hnsw", "ivfpq")
+STORAGES = ("float32", "float16", "int8")
+
+CHECKED_BYTES = 16 << 20  # one checksum per so many bytes
+SUFFIX = {"flat": ".f32", "hnsw": ".faiss", "ivfpq": ".faiss"}
+HNSW_LINKS = 32
+HNSW_EF_SEARCH = 128
+
+
+# -- checking and storing vectors -----------------------------------------------------------------------------------
+
+
+def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> np.ndarray:
+    """(n, dimension) float32 rows of length 1.
+
+    Raises:
+        InvalidInput: not a matrix of numbers, another dimension, or a row that holds NaN or infinity or only zeros;
+            the message names the row.
+    """
+    try:
+        rows = np.asarray(vectors, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(f"{what}s must be an (n, dimension) matrix of numbers: {error}") from error
+    if rows.size == 0 and rows.ndim < 2:
+        rows = rows.reshape(0, dimension or 0)
+    if rows.ndim != 2:
+        raise InvalidInput(f"{what}s must be an (n, dimension) matrix, not an array of shape {rows.shape}")
+    if len(rows) and dimension is not None and rows.shape[1] != dimension:
+        raise InvalidInput(
+            f"{what} 0 has {rows.shape[1]} dimensions, the index has {dimension}; "
+            "use the model that made the index, or make a new index"
+        )
+    _check_finite(rows, what)
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    if len(zero := np.flatnonzero(lengths == 0)):
+        raise InvalidInput(f"{what} {zero[0]} is all zeros: it has no direction, so no cosine can be computed with it")
+    return (rows / lengths[:, None]).astype(np.float32)
+
+
+def _check_finite(rows: np.ndarray, what: str) -> None:
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise InvalidInput(f"{what} {row} holds NaN or infinity; check the model's output for that text")
+
+
+def to_blobs(rows: np.ndarray, storage: Storage) -> Iterator[bytes]:
+    """Unit rows as stored bytes. int8 rows carry a float32 scale in front of their numbers."""
+    if storage == "int8":
+        scales = np.abs(rows).max(axis=1, keepdims=True) / 127
+        codes = np.rint(rows / scales).astype(np.int8)
+        return (s.tobytes() + c.tobytes() for s, c in zip(scales.astype("<f4"), codes, strict=True))
+    return (row.tobytes() for row in rows.astype("<f4" if storage == "float32" else "<f2"))
+
+
+def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> np.ndarray:
+    """(n, dimension) float32 rows, of length 1 again after the rounding of float16 and int8.
+
+    Raises:
+        DamagedIndex: a blob of another length.
+    """
+    size = {"float32": 4 * dimension, "float16": 2 * dimension, "int8": 4 + dimension}[storage]
+    if any(len(blob) != size for blob in blobs):
+        raise DamagedIndex(f"a stored vector is not {size} bytes long; restore the index from a copy")
+    raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), size)
+    if storage == "float32":
+        return raw.view("<f4").astype(np.float32, copy=False)
+    rows = (raw[:, 4:].view(np.int8) if storage == "int8" else raw.view("<f2")).astype(np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+
+# -- exact search ---------------------------------------------------------------------------------------------------
+
+
+def best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Places of the k largest of (n,) scores, best first, the earlier of equals first; -inf is never among them."""
+    if k < len(scores):
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        places = np.flatnonzero(scores >= least) if least > -np.inf else np.flatnonzero(scores > -np.inf)
+    else:
+        places = np.flatnonzero(scores > -np.inf)
+    return places[np.argsort(-scores[places], kind="stable")[:k]]
+
+
+def exact(matrix: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Inner products of queries with the allowed rows.
+
+    Args:
+        allowed: (n,) bool, or None for all rows.
+
+    Returns:
+        (queries, m) scores and the (m,) rows they belong to, None when m = n.
+    """
+    if allowed is None:
+        return queries @ matrix.T, None  # (queries, n)
+    rows = np.flatnonzero(allowed)
+    if len(rows) * 4 < len(matrix):
+        return queries @ matrix[rows].T, rows
+    scores = queries @ matrix.T
+    scores[:, ~allowed] = -np.inf
+    return scores, None
+
+
+# -- the vector file ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The rows of one generation of the vector file, mapped (or in memory), never changed.
+
+    Attributes:
+        kind: how it is searched.
+        keys: (n,) int64 document keys, ascending.
+        matrix: (n, dimension) float32 unit rows; None for `ivfpq`.
+        graph: the FAISS index; None for `flat`.
+    """
+
+    kind: Kind
+    keys: np.ndarray
+    matrix: np.ndarray | None
+    graph: Any = None
+
+    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None, fetch: "Fetch") -> list["Found"]:
+        """The k best allowed rows for each of (queries, dimension) unit rows, best first.
+
+        Args:
+            allowed: (n,) bool, or None for all rows.
+            fetch: reads stored vectors by key, for the kind that keeps none.
+        """
+        if k <= 0 or not len(self.keys):
+            return [Found.nothing()] * len(queries)
+        if self.graph is not None and (allowed is None or np.count_nonzero(allowed) > self._exact_limit()):
+            return self._approximate(queries, k, allowed, fetch)
+        if self.matrix is None:
+            rows = np.flatnonzero(allowed)
+            return _top(queries @ fetch(self.keys[rows]).T, rows, k)
+        return _top(*exact(self.matrix, queries, allowed), k)
+
+    def vectors(self, rows: np.ndarray, fetch: "Fetch") -> np.ndarray:
+        """(len(rows), dimension) float32 unit rows."""
+        return fetch(self.keys[rows]) if self.matrix is None else self.matrix[rows]
+
+    def _exact_limit(self) -> int:
+        """So few allowed rows are multiplied directly: faster than the graph and always right."""
+        return 4096 if self.matrix is None else max(4096, len(self.keys) // 10)
+
+    def _approximate(self, queries: np.ndarray, k: int, allowed: np.ndarray | None, fetch: "Fetch") -> list["Found"]:
+        wanted = k if self.kind == "hnsw" else max(4 * k, 100)
+        share = 1.0 if allowed is None else np.count_nonzero(allowed) / len(allowed)
+        # FAISS keeps only pointers to the selector and its bits: both names must live until the search is over.
+        bits = None if allowed is None else np.packbits(allowed, bitorder="little")
+        selector = None if bits is None else _faiss().IDSelectorBitmap(bits)
+        _, found = self.graph.search(
+            queries, min(wanted, len(self.keys)), params=self._parameters(wanted, share, selector)
+        )
+        return [self._scored(query, rows[rows >= 0], k, fetch) for query, rows in zip(queries, found, strict=True)]
+
+    def _parameters(self, wanted: int, share: float, selector: Any) -> Any:
+        """Search wider when a filter lets only a share of what is visited through."""
+        faiss = _faiss()
+        more = {} if selector is None else {"sel": selector}
+        if self.kind == "hnsw":
+            return faiss.SearchParametersHNSW(efSearch=int(max(HNSW_EF_SEARCH, 2 * wanted) / max(share, 0.1)), **more)
+        probes = int(max(32, self.graph.nlist // 16) / max(share, 0.1))
+        return faiss.SearchParametersIVF(nprobe=min(probes, self.graph.nlist), **more)
+
+    def _scored(self, query: np.ndarray, rows: np.ndarray, k: int, fetch: "Fetch") -> "Found":
+        rows = np.sort(rows)
+        return _top(query[None] @ self.vectors(rows, fetch).T, rows, k)[0]
+
+
+Fetch = Callable[[np.ndarray], np.ndarray]  # (n,) keys -> (n, dimension) stored vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """(m,) rows and their (m,) scores, best first."""
+
+    rows: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def nothing(cls) -> "Found":
+        return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+
+
+def _top(scores: np.ndarray, rows: np.ndarray | None, k: int) -> list[Found]:
+    places = [best(line, k) for line in scores]
+    return [Found(p if rows is None else rows[p], line[p]) for p, line in zip(places, scores, strict=True)]
+
+
+# -- making and opening the file ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What SQLite remembers about a vector file, so that any other content is noticed."""
+
+    kind: Kind
+    size: int
+    checksums: bytes
+    keys: bytes  # int64, ascending
+
+    def rows(self) -> np.ndarray:
+        return np.frombuffer(self.keys, dtype="<i8")
+
+
+Chunks = Iterable[tuple[np.ndarray, np.ndarray]]  # (n,) keys and (n, dimension) rows, keys ascending
+
+
+def build(kind: Kind, dimension: int, total: int, chunks: Chunks) -> Base:
+    """Build a base in memory. `ivfpq` needs some rows to learn codes from: with fewer than 5,000 it is flat."""
+    if kind == "flat" or (kind == "ivfpq" and total < 5_000):
+        keys, rows = _stacked(chunks, dimension)
+        return Base("flat", keys, rows)
+    graph = _new_graph(kind, dimension, total)
+    all_keys: list[np.ndarray] = []
+    for keys, rows in _trained(graph, chunks):
+        graph.add(rows)
+        all_keys.append(keys)
+    return _faiss_base(kind, np.concatenate([np.empty(0, dtype=np.int64), *all_keys]), graph)
+
+
+def write(kind: Kind, dimension: int, total: int, chunks: Chunks, file: Path) -> Stamp:
+    """Write a vector file as a whole or not at all: temporary name, fsync, rename, fsync of the folder."""
+    part = file.with_name(file.name + ".part")
+    if kind == "flat" or (kind == "ivfpq" and total < 5_000):
+        kind, keys = "flat", _write_matrix(chunks, part)
+    else:
+        base = build(kind, dimension, total, chunks)
+        keys = base.keys
+        _faiss().write_index(base.graph, str(part))
+    with part.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    stamp = Stamp(kind, part.stat().st_size, checksums(part), keys.astype("<i8").tobytes())
+    part.replace(file)
+    sync_folder(file.parent)
+    return stamp
+
+
+def load(file: Path, stamp: Stamp, dimension: int) -> Base:
+    """Map a vector file after checking that it is the one SQLite knows.
+
+    Raises:
+        DamagedIndex: missing, of another size or content; it can be built again.
+    """
+    try:
+        size = file.stat().st_size
+        if size != stamp.size:
+            raise DamagedIndex(f"{file} has {size} bytes, {stamp.size} were written")
+        if checksums(file) != stamp.checksums:
+            raise DamagedIndex(f"{file} has other content than was written")
+        keys = stamp.rows()
+        if stamp.kind == "flat":
+            matrix = np.memmap(file, dtype="<f4", mode="r", shape=(len(keys), dimension)) if len(keys) else None
+            return Base(
+                "flat", keys, np.empty((0, dimension), np.float32) if matrix is None else matrix.view(np.ndarray)
+            )
+        return _faiss_base(stamp.kind, keys, _faiss().read_index(str(file), _faiss().IO_FLAG_MMAP_IFC))
+    except (OSError, RuntimeError) as error:
+        raise error if isinstance(error, DamagedIndex) else DamagedIndex(f"{file} cannot be read: {error}") from error
+
+
+def checksums(file: Path) -> bytes:
+    """CRC-32 of every `CHECKED_BYTES` of a file, on all cores."""
+    size = file.stat().st_size
+    if not size:
+        return b""
+    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with memoryview(mapped) as view, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            codes = list(pool.map(lambda start: _crc(view, start), range(0, size, CHECKED_BYTES)))
+    return np.array(codes, dtype="<u4").tobytes()
+
+
+def _crc(view: memoryview, start: int) -> int:
+    with view[start : start + CHECKED_BYTES] as piece:
+        return zlib.crc32(piece)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename last; not every system can, and then there is nothing to do."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _faiss() -> Any:
+    return require("faiss", "faiss")
+
+
+def _stacked(chunks: Chunks, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(np.empty(0, dtype=np.int64), np.empty((0, dimension), dtype=np.float32)), *chunks]
+    return np.concatenate([keys for keys, _ in pairs]), np.concatenate([rows for _, rows in pairs])
+
+
+def _write_matrix(chunks: Chunks, part: Path) -> np.ndarray:
+    written = [np.empty(0, dtype=np.int64)]
+    with part.open("wb") as handle:
+        for keys, rows in chunks:
+            handle.write(np.ascontiguousarray(rows, dtype="<f4").data)
+            written.append(keys)
+    return np.concatenate(written)
+
+
+def _new_graph(kind: Kind, dimension: int, total: int) -> Any:
+    faiss = _faiss()
+    if kind == "hnsw":
+        return faiss.IndexHNSWFlat(dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
+    lists = int(min(max(4 * total**0.5, 16), total / 39))
+    codes = next(m for m in range(max(dimension // 8, 1), 0, -1) if dimension % m == 0)
+    return faiss.index_factory(dimension, f"IVF{lists},PQ{codes}x8", faiss.METRIC_INNER_PRODUCT)
+
+
+def _trained(graph: Any, chunks: Chunks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Train on the first rows where the kind needs it, then hand on all chunks."""
+    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    enough = 0 if graph.is_trained else 64 * graph.nlist
+    for chunk in chunks:
+        if graph.is_trained:
+            yield chunk
+            continue
+        waiting.append(chunk)
+        if sum(len(keys) for keys, _ in waiting) >= enough:
+            graph.train(np.concatenate([rows for _, rows in waiting]))
+            yield from waiting
+            waiting = []
+    if waiting:
+        graph.train(np.concatenate([rows for _, rows in waiting]))
+        yield from waiting
+
+
+def _faiss_base(kind: Kind, keys: np.ndarray, graph: Any) -> Base:
+    matrix = None
+    if kind == "hnsw":
+        storage = _faiss().downcast_index(graph.storage)
+        if len(keys):
+            matrix = _faiss().rev_swig_ptr(storage.get_xb(), len(keys) * graph.d).reshape(len(keys), graph.d)
+        else:
+            matrix = np.empty((0, graph.d), dtype=np.float32)
+    return Base(kind, keys, matrix, graph)
