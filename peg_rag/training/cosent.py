@@ -1,0 +1,71 @@
+"""CoSENT: a ranking loss for graded pairs, where similarity has degrees and there is no one right answer.
+
+For pairs with cosines s and grades y, `log(1 + Σ_{y_i > y_j} e^{(s_j − s_i)/τ})`: every pair of pairs that stands in the
+wrong order costs (Su, 2022, https://kexue.fm/archives/8847). Sorted by grade the double sum is a running log-sum-exp, so
+a batch of b pairs costs O(b log b) and never a b × b matrix.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from peg_rag.errors import InvalidInput, TrainingError
+from peg_rag.training.loss import LossMetrics, LossResult, cosines
+from peg_rag.training.ranks import Ranks
+
+
+def cosent_loss(similarities: Tensor, grades: Tensor, scale: float = 20.0) -> Tensor:
+    """The loss of cosines (b,) whose order should follow `grades` (b,); a scalar with a graph.
+
+    Pairs of equal grade are not compared; a batch of one grade only has loss 0.
+    """
+    if similarities.ndim != 1 or similarities.shape != grades.shape:
+        raise InvalidInput(f"similarities {tuple(similarities.shape)} and grades {tuple(grades.shape)} must be (b,) both")
+    order = torch.argsort(grades)
+    sorted_grades, logits = grades[order], similarities[order] * scale  # (b,)
+    lower = torch.searchsorted(sorted_grades, sorted_grades)  # (b,) how many pairs have a lower grade
+    graded = lower > 0
+    if not bool(graded.any()):
+        return similarities.sum() * 0.0
+    below = torch.logcumsumexp(logits, 0)[lower[graded] - 1]  # log Σ over pairs of lower grade
+    return functional.softplus(torch.logsumexp(below - logits[graded], 0))
+
+
+class CosentObjective:
+    """CoSENT over the pairs of all ranks, as an objective of `CachedStep`; `labels` are (b,) grades."""
+
+    def __init__(self, scale: float = 20.0) -> None:
+        if not scale > 0:
+            raise InvalidInput(f"scale={scale} must be more than 0")
+        self.scale = scale
+
+    def __call__(self, queries: Tensor, documents: Tensor, labels: Tensor, progress: float) -> LossResult:
+        """First and second sentences (b, d) each → loss and gradients. `progress` plays no part."""
+        ranks = Ranks()
+        with torch.enable_grad():
+            left, right = queries.detach().requires_grad_(), documents.detach().requires_grad_()
+            mine = functional.cosine_similarity(left.float(), right.float())  # (b,)
+            everyones, grades = ranks.gather(mine.detach()).requires_grad_(), ranks.gather(labels)
+            loss = cosent_loss(everyones, grades, self.scale)
+        if not bool(loss.isfinite()):
+            raise TrainingError("the loss is not finite: a vector holds NaN or infinity, on this or another rank")
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert everyones.grad is not None
+        mine.backward(everyones.grad[ranks.mine(mine)])  # type: ignore[no-untyped-call]
+        assert left.grad is not None
+        assert right.grad is not None
+        return LossResult(loss.detach(), left.grad, right.grad, loss.new_zeros(()), self._metrics(loss, everyones, grades))
+
+    def _metrics(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
+        best = float(similarities.detach()[grades == grades.max()].mean())
+        order = float(torch.corrcoef(torch.stack([similarities.detach().double(), grades.double()]))[0, 1])
+        return LossMetrics(float(loss.detach()), order, best, 0.0, 0.0, 0.0, 1.0 / self.scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to remember."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""

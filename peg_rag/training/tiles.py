@@ -1,0 +1,299 @@
+"""Softmax cross-entropy over rows × columns of cosines, one tile at a time: the arithmetic behind `loss.tiled_loss`.
+
+Row tile by row tile: a forward pass over the columns gathers each row's log-sum-exp; then each column tile's
+probabilities turn into gradients that are added to two buffers. Scores are one matrix product, gradients two; all else
+is a few passes over a tile that lies in cache. Costs per row and column, d dimensions: 6·d operations when a row tile's
+scores are kept between the passes, 8·d when they are computed again.
+
+The loss of row i with own candidates o (column 0 the positive p) and shared columns j:
+`(1−ε)·(−log p_p) + ε·mean over unmasked candidates of (−log p)`, ε the label smoothing. A row's positive may also stand
+among the shared columns; it is then one of the hidden cells.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+KEPT_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tile:
+    """How large a piece of the score matrix is held at a time.
+
+    rows, columns: of one tile. keep: hold a row tile's scores over all columns between its two passes, which saves a
+    quarter of the arithmetic for rows × columns of memory; otherwise they are computed twice.
+    """
+
+    rows: int
+    columns: int
+    keep: bool
+
+    @classmethod
+    def automatic(cls, columns: int, device: torch.device) -> "Tile":
+        """A tile that lives in a CPU's second-level cache or fills a GPU; kept while a row tile's scores are small."""
+        rows, width = (256, 1024) if device.type == "cpu" else (4096, 8192)
+        return cls(rows=rows, columns=width, keep=rows * columns * 4 <= KEPT_BYTES.get(device.type, 0))
+
+
+@dataclass
+class Prefix:
+    """The first dimensions of some vectors at unit length, (n, dim), and the gradient that gathers on them, (n, dim)."""
+
+    unit: Tensor
+    norms: Tensor
+    gradient: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor, dim: int) -> "Prefix":
+        """Normalise the first `dim` of `vectors` (n, d) in float32 or better; a zero vector stays zero."""
+        part = vectors[:, :dim].to(torch.promote_types(vectors.dtype, torch.float32))
+        norms = torch.linalg.vector_norm(part, dim=1, keepdim=True)  # (n, 1)
+        norms.masked_fill_(norms == 0, 1.0)
+        unit = part / norms
+        return cls(unit, norms, torch.zeros_like(unit))
+
+    def raw_gradient(self) -> Tensor:
+        """The gradient on the vectors as they were given, (g − (g·u)u) / ‖x‖, made in place of the other."""
+        along = torch.linalg.vecdot(self.gradient, self.unit).unsqueeze_(1)  # (n, 1)
+        return self.gradient.addcmul_(self.unit, along, value=-1.0).div_(self.norms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logits:
+    """What becomes of cosines: frozen for the step, alike for all tiles, passes and ranks.
+
+    scale: 1/τ. strength: added to it for negatives, without gradient. t: of the curricular strategy; None for the others.
+    margin: a negative is hard above the positive's cosine minus this. smoothing: of the labels. learned: whether the
+    gradient of `scale` is wanted. false_margin, false_ratio: above s_p − margin, or ratio·s_p, a candidate is no negative.
+    """
+
+    scale: float
+    strength: float
+    t: float | None
+    margin: float
+    smoothing: float
+    learned: bool
+    false_margin: float | None
+    false_ratio: float | None
+
+    @property
+    def factor(self) -> float:
+        """Turns cosines of negatives into the scores that tiles hold."""
+        return self.scale + self.strength
+
+    def hard_above(self, positives: Tensor) -> Tensor:
+        """The score (r, 1) above which a negative is hard."""
+        return (self.factor * (positives - self.margin)).unsqueeze(1)
+
+    def false_above(self, positives: Tensor) -> Tensor | None:
+        """The score (r, 1) above which a candidate is no negative; None where that is off."""
+        limits = []
+        if self.false_margin is not None:
+            limits.append(positives - self.false_margin)
+        if self.false_ratio is not None:
+            limits.append(positives * self.false_ratio)
+        return self.factor * torch.stack(limits).amin(0).unsqueeze(1) if limits else None
+
+    def adjust(self, scores: Tensor, hard_above: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Scores (r, c) → logits (r, c) and their slope over scores (None: 1). Hidden cells, −inf, stay hidden."""
+        if self.t is None:
+            return scores, None
+        hard, cosines = scores > hard_above, scores / self.scale
+        reduced = scores * (self.t + cosines).clamp_(min=0.0)
+        slope = torch.where(self.t + cosines > 0, self.t + 2.0 * cosines, 0.0)
+        return torch.where(hard, reduced, scores), torch.where(hard, slope, 1.0)
+
+
+class Answers:
+    """Which (row id, column id) pairs are answers, and so no negatives: a sparse set of cells, joined per row tile."""
+
+    def __init__(self, row_ids: Tensor, column_ids: Tensor, pairs: Tensor) -> None:
+        """row_ids: (b,), column_ids: (m,), pairs: (k, 2), all int64 of any value."""
+        self._left, self._right = pairs[:, 0].unique(), pairs[:, 1].unique()
+        self._keys = (_code(pairs[:, 0], self._left) * len(self._right) + _code(pairs[:, 1], self._right)).unique()
+        self._rows = _code(row_ids, self._left)  # (b,)
+        self._columns, self._order = _code(column_ids, self._right).sort()  # (m,)
+
+    def cells(self, rows: slice, width: int) -> list[tuple[Tensor, Tensor]]:
+        """The hidden cells of a row tile, as (row, column) index pairs within each column tile of `width`."""
+        lefts, rights = self._keys // len(self._right), self._keys % len(self._right)
+        wanted = self._rows[rows]
+        row, key = _expand(torch.searchsorted(lefts, wanted), torch.searchsorted(lefts, wanted, right=True))
+        answer = rights[key]
+        first, last = torch.searchsorted(self._columns, answer), torch.searchsorted(self._columns, answer, right=True)
+        entry, place = _expand(first, last)
+        columns, order = self._order[place].sort()
+        starts = torch.arange(0, len(self._order), width, device=columns.device)
+        cuts = torch.searchsorted(columns, starts[1:]).tolist()
+        tiles = zip(row[entry][order].tensor_split(cuts), columns.tensor_split(cuts), starts.tolist(), strict=True)
+        return [(r, c - start) for r, c, start in tiles]
+
+    def among(self, ids: Tensor) -> Tensor:
+        """(b, h) bool: whether the column with this id, (b, h), answers its row."""
+        columns = _code(ids, self._right)
+        return torch.isin(self._rows[:, None] * len(self._right) + columns, self._keys) & (columns >= 0)
+
+
+def _code(ids: Tensor, vocabulary: Tensor) -> Tensor:
+    """The place of each id in the sorted vocabulary, −1 where it is not in it."""
+    place = torch.searchsorted(vocabulary, ids.contiguous()).clamp_(max=len(vocabulary) - 1)
+    return torch.where(vocabulary[place] == ids, place, -1)
+
+
+def _expand(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """All (i, p) with first[i] ≤ p < last[i], as two vectors."""
+    counts = last - first
+    which = torch.repeat_interleave(counts)
+    offset = torch.arange(len(which), device=first.device) - (counts.cumsum(0) - counts)[which]
+    return which, first[which] + offset
+
+
+@dataclass
+class Direction:
+    """One softmax per row, over its own candidates and over columns that all rows share.
+
+    rows: (b, d). own: vectors that `own_index` (b, 1 + h) points into, column 0 the positive. own_hidden: (b, h) bool.
+    columns: (m, d). answers: the cells of rows × columns that are no negatives. weights: (b,), sum 1 over all ranks.
+    """
+
+    rows: Prefix
+    own: Prefix
+    own_index: Tensor
+    own_hidden: Tensor
+    columns: Prefix
+    answers: Answers
+    weights: Tensor
+
+
+@dataclass
+class Sums:
+    """What a direction adds up over its rows, each a scalar in float64; `loss` weighted, the others counts."""
+
+    loss: Tensor
+    scale_gradient: Tensor
+    correct: Tensor
+    hard: Tensor
+    masked: Tensor
+    candidates: Tensor
+    positives: Tensor
+
+
+def contrast(direction: Direction, logits: Logits, tile: Tile) -> Sums:
+    """Add the gradients of the direction's loss to its three prefixes and return what its rows add up to."""
+    rows, columns = len(direction.rows.unit), len(direction.columns.unit)
+    width = columns if tile.keep else min(tile.columns, columns)
+    buffer = direction.columns.unit.new_empty(min(tile.rows, rows), width)  # the only scores there are
+    parts = []
+    for start in range(0, rows, tile.rows):
+        some = slice(start, min(start + tile.rows, rows))
+        parts.append(_row_tile(_RowTile(direction, some, logits), direction, some, tile, buffer[: some.stop - start]))
+    return Sums(*torch.stack(parts).sum(0))
+
+
+def _row_tile(state: "_RowTile", direction: Direction, rows: slice, tile: Tile, buffer: Tensor) -> Tensor:
+    columns, hidden = direction.columns, direction.answers.cells(rows, tile.columns)
+
+    def scores(number: int, compute: bool) -> tuple[slice, Tensor]:
+        start = number * tile.columns
+        some = slice(start, min(start + tile.columns, len(columns.unit)))
+        out = buffer[:, some] if tile.keep else buffer[:, : some.stop - start]  # (r, c)
+        return some, state.score(columns.unit[some], hidden[number], out) if compute else out
+
+    for number in range(len(hidden)):
+        state.see(scores(number, compute=True)[1])
+    for number in range(len(hidden)):
+        some, seen = scores(number, compute=not tile.keep)
+        gradient = state.gradient(seen)  # (r, c)
+        state.row_gradient.addmm_(gradient, columns.unit[some])
+        columns.gradient[some].addmm_(gradient.T, state.rows_scaled)
+    return state.finish(direction, rows)
+
+
+class _RowTile:
+    """Some rows' own candidates, and running statistics over the shared columns seen so far."""
+
+    def __init__(self, direction: Direction, rows: slice, logits: Logits) -> None:
+        self.logits, self.weights = logits, direction.weights[rows]
+        self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
+        self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
+        self.rows_scaled, self.rows_factor = self.unit * logits.scale, self.unit * logits.factor  # (r, d)
+        self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines
+        self.hard_above, self.false_above = logits.hard_above(self.positives), logits.false_above(self.positives)
+        self.own_scores = torch.einsum("rd,rhd->rh", self.rows_factor, self.own[:, 1:])  # (r, h)
+        self._hide(self.own_scores.masked_fill_(direction.own_hidden[rows], -math.inf))
+        self.lse = self.positives * logits.scale  # (r,)
+        self.best = torch.full_like(self.lse, -math.inf)  # (r,) the highest score of a negative
+        self.logit_sum, self.seen = self.lse.clone(), torch.ones_like(self.lse)  # (r,) over unmasked candidates
+        self.hard = torch.zeros_like(self.lse)  # (r,)
+        self.row_gradient = torch.zeros_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
+        self.scale_gradient = self.lse.new_zeros(())
+        if self.own_scores.shape[1]:
+            self.see(self.own_scores)
+
+    def _hide(self, scores: Tensor) -> Tensor:
+        return scores if self.false_above is None else scores.masked_fill_(scores > self.false_above, -math.inf)
+
+    def score(self, columns: Tensor, hidden: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
+        """Scores of the rows against columns (c, d), hidden cells at −inf, written to `out` (r, c)."""
+        torch.mm(self.rows_factor, columns.T, out=out)
+        if len(hidden[0]):
+            out[hidden] = -math.inf
+        return self._hide(out)
+
+    def see(self, scores: Tensor) -> None:
+        """Take a tile's scores (r, c) into the statistics."""
+        self.best = torch.maximum(self.best, scores.amax(1))
+        self.hard += (scores > self.hard_above).sum(1)
+        logits, _ = self.logits.adjust(scores, self.hard_above)
+        self.lse = torch.logaddexp(self.lse, logits.logsumexp(1))
+        unmasked = logits > -math.inf
+        self.seen += unmasked.sum(1)
+        if self.logits.smoothing:
+            self.logit_sum += torch.where(unmasked, logits, 0.0).sum(1)
+
+    def gradient(self, scores: Tensor) -> Tensor:
+        """∂loss/∂score of the tile's cells, (r, c); overwrites `scores`."""
+        logits, slope = self.logits.adjust(scores, self.hard_above)
+        smooth = self.logits.smoothing * self.weights / self.seen  # (r,)
+        unmasked = logits > -math.inf if self.logits.smoothing else None
+        scaled = torch.where(logits > -math.inf, logits, 0.0) if self._explicit_scale else None
+        gradient = logits.sub_((self.lse - self.weights.log()).unsqueeze(1)).exp_()
+        if unmasked is not None:
+            gradient.sub_(smooth.unsqueeze(1) * unmasked)
+        if scaled is not None:
+            self.scale_gradient += torch.sum(gradient * scaled) / self.logits.scale
+        return gradient if slope is None else gradient.mul_(slope)
+
+    @property
+    def _explicit_scale(self) -> bool:
+        """Curricular logits are not linear in the row, so Euler's theorem does not give the gradient of the scale."""
+        return self.logits.learned and self.logits.t is not None
+
+    def finish(self, direction: Direction, rows: slice) -> Tensor:
+        """Add the gradients of the rows and of their own candidates; return the sums of the rows, as `Sums` has them."""
+        smoothing, weights, logits = self.logits.smoothing, self.weights, self.positives * self.logits.scale
+        gradient = weights * ((logits - self.lse).exp() - (1.0 - smoothing) - smoothing / self.seen)  # (r,)
+        if self._explicit_scale:
+            self.scale_gradient += (gradient * self.positives).sum()
+        own = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
+        self.row_gradient += torch.einsum("rh,rhd->rd", own, self.own)
+        spread = own.unsqueeze(2) * self.rows_scaled.unsqueeze(1)  # (r, 1 + h, d)
+        direction.own.gradient.index_add_(0, self.own_index.clamp(min=0).flatten(), spread.flatten(0, 1))
+        direction.rows.gradient[rows].add_(self.row_gradient, alpha=self.logits.scale)
+        if not self._explicit_scale:
+            self.scale_gradient = torch.sum(self.row_gradient * self.unit)
+        return self._sums(direction, rows, logits)
+
+    def _sums(self, direction: Direction, rows: slice, logits: Tensor) -> Tensor:
+        smoothing = self.logits.smoothing
+        losses = self.lse - (1.0 - smoothing) * logits - smoothing * self.logit_sum / self.seen  # (r,)
+        negatives = self.seen - 1
+        total = len(direction.columns.unit) - 1 + (self.own_index[:, 1:] >= 0).sum(1)  # (r,) hidden ones included
+        correct = self.best < self.logits.factor * self.positives
+        columns = [self.weights * losses, correct, self.hard, total - negatives, negatives, self.positives]
+        sums = torch.stack([column.double().sum() for column in columns])
+        return torch.cat([sums[:1], self.scale_gradient.double().view(1), sums[1:]])
