@@ -1,0 +1,97 @@
+"""Each extra alone is enough for what it promises: everything installed beyond it is hidden from the import system."""
+
+import importlib.metadata as metadata
+import json
+import re
+import subprocess
+import sys
+from functools import cache
+
+import pytest
+from packaging.requirements import Requirement
+
+
+@cache
+def closure(extra: str) -> frozenset[str]:
+    """Names of the distributions that `peg-rag[extra]` installs, found by walking their metadata."""
+    found: set[str] = set()
+    waiting = [("peg-rag", extra)]
+    seen = set()
+    while waiting:
+        name, wanted = waiting.pop()
+        if (name, wanted) in seen:
+            continue
+        seen.add((name, wanted))
+        try:
+            requires = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        found.add(name)
+        for line in requires:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate({"extra": wanted}):
+                waiting += [(normal(need.name), e) for e in ("", *need.extras)]
+    return frozenset(found)
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def modules_of_distributions() -> dict[str, list[str]]:
+    return {module: [normal(d) for d in names] for module, names in metadata.packages_distributions().items()}
+
+
+def hidden_modules(extra: str) -> list[str]:
+    allowed = closure(extra) | {"pip", "setuptools"}
+    return sorted(m for m, owners in modules_of_distributions().items() if not allowed.intersection(owners))
+
+
+RUNNER = """
+import json, sys
+hidden = set(json.load(sys.stdin))
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in hidden:
+            raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+sys.meta_path.insert(0, Hide())
+import numpy as np
+"""
+
+EMBED = "vectors = {}; assert len(vectors[0]) == 256"
+PROMISES = {
+    "": "from peg_rag import PEGEncoder; " + EMBED.format("PEGEncoder('peg-mini').encode_documents(['花呗'])"),
+    "langchain": (
+        "from peg_rag import PEGEmbeddings; from peg_rag.langchain import PEGVectorStore, PEGRetriever\n"
+        + EMBED.format("PEGEmbeddings(model='peg-mini').embed_documents(['花呗'])")
+        + "\nstore = PEGVectorStore.from_texts(['花呗', '故宫'], PEGEmbeddings(model='peg-mini'))\n"
+        "assert PEGRetriever(vectorstore=store, k=1, search_type='hybrid').invoke('花呗')[0].page_content == '花呗'"
+    ),
+    "llama-index": (
+        "from peg_rag.llama_index import PEGEmbedding, PEGVectorStore\n"
+        + EMBED.format("[PEGEmbedding('peg-mini').get_text_embedding('花呗')]")
+    ),
+    "faiss": (
+        "from peg_rag import PEGIndex\n"
+        "index = PEGIndex(None, dimension=8, kind='hnsw'); index.upsert(['a'], ['b'], np.eye(1, 8))\n"
+        "assert index.search(np.eye(1, 8)[0], k=1)[0].id == 'a'"
+    ),
+    "ingest": (
+        "import pathlib, tempfile; from peg_rag.ingest import read_file\n"
+        "folder = pathlib.Path(tempfile.mkdtemp()); (folder / 'a.html').write_text('<p>报销需要发票</p>')\n"
+        "assert list(read_file(folder / 'a.html', root=folder))"
+    ),
+    "eval": "from peg_rag.evaluation import score; print(score)",
+    "train": "from peg_rag.training import Recipe, train, mine_hard_negatives; print(Recipe)",
+    "cli": "import sys; sys.argv = ['peg-rag', 'info', '--model', 'peg-mini']; from peg_rag.cli import main; main()",
+}
+
+
+@pytest.mark.parametrize("extra", PROMISES)
+def test_each_extra_alone_keeps_its_promise(extra):
+    hidden = hidden_modules(extra)
+    assert "pytest" in hidden
+    code = RUNNER + PROMISES[extra]
+    done = subprocess.run([sys.executable, "-c", code], input=json.dumps(hidden), capture_output=True, text=True)
+    assert done.returncode in (0, None), done.stderr[-2000:]
