@@ -141,6 +141,13 @@ class PEGEncoder:
         return f"{name}@{self.spec.fingerprint}/{self.spec.pooling}/{self.dimension}{mark}"
 
     @property
+    def fingerprint(self) -> str:
+        """Names everything a vector depends on, settings that keep the vector space included: the key of a cache."""
+        spec = self.spec
+        parts = (self.identity, spec.query_prompt, spec.document_prompt, spec.max_length, self.normalize, self.dtype)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    @property
     def device(self) -> str:
         return self._loaded()[1].device
 
