@@ -1,9 +1,9 @@
 """`CachedEncoder`: vectors that were computed once are read back, from a file that many processes may share.
 
 Why: evaluating, mining and re-indexing embed the same texts again and again. A vector is kept under a digest of
-everything it depends on (weights, pooling, prompts, length limit, type, role, text), so a changed setting never meets an
-old vector, and a query never gets the vector of an equal document. Costs 4 × dimension + 32 bytes on disk for each text,
-and about 10 µs to read one back. SQLite holds it: writes are atomic, readers do not wait for writers.
+everything it depends on (weights, pooling, prompts, length limit, type, role, text), so a changed setting never meets
+an old vector, and a query never gets the vector of an equal document. Costs 4 × dimension + 32 bytes on disk for each
+text, and about 10 µs to read one back. SQLite holds it: writes are atomic, readers do not wait for writers.
 """
 
 import hashlib
