@@ -1,0 +1,200 @@
+"""`PEGRetriever`: `peg_rag.Retriever` as a LangChain `BaseRetriever`, over any `VectorStore`.
+
+Callbacks always see the scores, in the metadata of the documents they are given; the caller sees them on request.
+`batch` encodes, searches and reranks all queries together, then reports each as its own run.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.cross_encoders import BaseCrossEncoder
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.config import get_config_list, run_in_executor
+from langchain_core.vectorstores import VectorStore
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from peg_rag.errors import PegRagError
+from peg_rag.hits import Hit
+from peg_rag.langchain.bridges import StoreSearcher, encoder_of
+from peg_rag.langchain.vectorstore import PEGVectorStore, document_of
+from peg_rag.retriever import Mode, Retriever, identity_of
+
+SearchType = Literal["similarity", "lexical", "hybrid", "mmr"]
+_MODES: dict[SearchType, Mode] = {"similarity": "dense", "lexical": "lexical", "hybrid": "hybrid", "mmr": "mmr"}
+
+
+class _Found(Document):
+    """A document as callbacks see it, with its scores; remembers the hit, so that the caller can have it without."""
+
+    _hit: Hit = PrivateAttr()
+
+    @classmethod
+    def of(cls, hit: Hit) -> "_Found":
+        found = cls(page_content=hit.text, id=hit.id or None, metadata=_with_scores(hit))
+        found._hit = hit
+        return found
+
+
+class PEGRetriever(BaseRetriever):
+    """Retrieves from any LangChain vector store; lexical and hybrid search need a `PEGVectorStore`.
+
+    `k`, `filter` and `search_type` are set here and can be changed in `invoke` and its kin.
+
+    Raises:
+        UnsupportedSearch: from `invoke`, when the store behind it cannot do the search type.
+        InvalidInput: from `invoke`, for a blank query; here, for a store without embeddings.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    vectorstore: VectorStore
+    k: int = Field(default=4, ge=0, description="Documents for a query.")
+    search_type: SearchType = Field(default="similarity", description="similarity, lexical, hybrid or mmr.")
+    filter: Any = Field(default=None, description="Metadata filter, in the store's language.")
+    score_threshold: float | None = Field(default=None, description="Documents scoring less are left out.")
+    weights: dict[str, float] | None = Field(default=None, description="For hybrid: what dense and lexical count.")
+    fusion: str | None = Field(default=None, description="For hybrid: rrf or convex.")
+    fetch_k: int | None = Field(default=None, description="Candidates for fusion, MMR and the reranker.")
+    lambda_mult: float = Field(default=0.5, ge=0, le=1, description="For mmr: 1 only relevance, 0 only difference.")
+    reranker: BaseCrossEncoder | None = Field(default=None, description="Scores the candidates again.")
+    with_scores: bool = Field(default=False, description="Put `score` and `scores` into the documents' metadata.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._assemble()
+        return self
+
+    def _assemble(self) -> Retriever:
+        """Made anew for each search, as fields may be assigned to; it holds nothing."""
+        store = self.vectorstore
+        return Retriever(
+            store.index if isinstance(store, PEGVectorStore) else StoreSearcher(store),
+            encoder_of(store.embeddings),
+            self.reranker,
+            k=self.k,
+            mode=_MODES[self.search_type],
+            where=self.filter,
+            threshold=self.score_threshold,
+            weights=self.weights,
+            fusion=self.fusion,
+            fetch_k=self.fetch_k,
+            diversity=1 - self.lambda_mult,
+        )
+
+    def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
+        """Documents for a query; `k`, `filter` and `search_type` may be given."""
+        return self._shown(super().invoke(input, config, **kwargs))
+
+    async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
+        """`invoke` off the event loop."""
+        return self._shown(await super().ainvoke(input, config, **kwargs))
+
+    def batch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """`invoke` for many queries, encoded and searched together."""
+        found = self._search_all(inputs, **kwargs)
+        outcomes: list[Any] = []
+        for query, each, hits in zip(inputs, get_config_list(config, len(inputs)), found, strict=True):
+            try:
+                outcomes.append(self.invoke(query, each, found=hits, **kwargs))
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                outcomes.append(error)
+        return outcomes
+
+    async def abatch(
+        self,
+        inputs: list[str],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[list[Document]]:
+        """`batch` off the event loop."""
+        found = await run_in_executor(None, self._search_all, inputs, **kwargs)
+        outcomes: list[Any] = []
+        for query, each, hits in zip(inputs, get_config_list(config, len(inputs)), found, strict=True):
+            try:
+                outcomes.append(await self.ainvoke(query, each, found=hits, **kwargs))
+            except Exception as error:
+                if not return_exceptions:
+                    raise
+                outcomes.append(error)
+        return outcomes
+
+    def _search_all(self, queries: list[str], **kwargs: Any) -> Sequence[list[Hit] | None]:
+        """Hits of each query; None for all when one is bad, so that each is tried, and fails, alone."""
+        try:
+            return self._search(queries, **kwargs)
+        except PegRagError:
+            return [None] * len(queries)
+
+    def _search(
+        self,
+        queries: list[str],
+        *,
+        k: int | None = None,
+        filter: Any = None,  # noqa: A002
+        search_type: SearchType | None = None,
+    ) -> list[list[Hit]]:
+        mode: Any = None if search_type is None else _MODES.get(search_type, search_type)
+        return self._assemble().retrieve_batch(queries, k=k, mode=mode, where=filter)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        filter: Any = None,  # noqa: A002
+        search_type: SearchType | None = None,
+        found: list[Hit] | None = None,
+    ) -> list[Document]:
+        hits = self._search([query], k=k, filter=filter, search_type=search_type)[0] if found is None else found
+        return [_Found.of(hit) for hit in hits]
+
+    async def _aget_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: AsyncCallbackManagerForRetrieverRun,
+        k: int | None = None,
+        filter: Any = None,  # noqa: A002
+        search_type: SearchType | None = None,
+        found: list[Hit] | None = None,
+    ) -> list[Document]:
+        settings = {"k": k, "filter": filter, "search_type": search_type, "found": found}
+        sync = run_manager.get_sync()
+        return await run_in_executor(None, self._get_relevant_documents, query, run_manager=sync, **settings)
+
+    def _shown(self, documents: list[Document]) -> list[Document]:
+        hits = [document._hit for document in documents if isinstance(document, _Found)]
+        if self.with_scores:
+            return [Document(hit.text, id=hit.id or None, metadata=_with_scores(hit)) for hit in hits]
+        return [document_of(hit) for hit in hits]
+
+    def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
+        embeddings = self.vectorstore.embeddings
+        model = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
+        return LangSmithRetrieverParams(
+            ls_retriever_name="peg",
+            ls_vector_store_provider=type(self.vectorstore).__name__,
+            ls_embedding_provider=type(embeddings).__name__,
+            ls_embedding_model=identity_of(encoder_of(embeddings)) if model is None else str(model),
+        )
+
+
+def _with_scores(hit: Hit) -> dict[str, Any]:
+    """The metadata and, under `score` and `scores`, what the hit is ordered by and its component scores."""
+    known = {} if hit.score != hit.score else {"score": float(hit.score)}  # a store without scores gives NaN
+    return {**hit.metadata, **known, "scores": dict(hit.scores)}
