@@ -1,8 +1,8 @@
 """CoSENT: a ranking loss for graded pairs, where similarity has degrees and there is no one right answer.
 
-For pairs with cosines s and grades y, `log(1 + Σ_{y_i > y_j} e^{(s_j − s_i)/τ})`: every pair of pairs that stands in the
-wrong order costs (Su, 2022, https://kexue.fm/archives/8847). Sorted by grade the double sum is a running log-sum-exp, so
-a batch of b pairs costs O(b log b) and never a b × b matrix.
+For pairs with cosines s and grades y, `log(1 + Σ_{y_i > y_j} e^{(s_j − s_i)/τ})`: every two pairs in the wrong order
+cost (Su, 2022, https://kexue.fm/archives/8847). Sorted by grade the double sum is a running log-sum-exp, so a batch of
+b pairs costs O(b log b) and never a b × b matrix.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.loss import LossMetrics, LossResult, cosines
+from peg_rag.training.loss import LossMetrics, LossResult
 from peg_rag.training.ranks import Ranks
 
 
@@ -22,7 +22,9 @@ def cosent_loss(similarities: Tensor, grades: Tensor, scale: float = 20.0) -> Te
     Pairs of equal grade are not compared; a batch of one grade only has loss 0.
     """
     if similarities.ndim != 1 or similarities.shape != grades.shape:
-        raise InvalidInput(f"similarities {tuple(similarities.shape)} and grades {tuple(grades.shape)} must be (b,) both")
+        raise InvalidInput(
+            f"similarities {tuple(similarities.shape)} and grades {tuple(grades.shape)} must be (b,) both"
+        )
     order = torch.argsort(grades)
     sorted_grades, logits = grades[order], similarities[order] * scale  # (b,)
     lower = torch.searchsorted(sorted_grades, sorted_grades)  # (b,) how many pairs have a lower grade
@@ -56,7 +58,9 @@ class CosentObjective:
         mine.backward(everyones.grad[ranks.mine(mine)])  # type: ignore[no-untyped-call]
         assert left.grad is not None
         assert right.grad is not None
-        return LossResult(loss.detach(), left.grad, right.grad, loss.new_zeros(()), self._metrics(loss, everyones, grades))
+        return LossResult(
+            loss.detach(), left.grad, right.grad, loss.new_zeros(()), self._metrics(loss, everyones, grades)
+        )
 
     def _metrics(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
         best = float(similarities.detach()[grades == grades.max()].mean())

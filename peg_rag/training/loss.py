@@ -99,9 +99,9 @@ class Pairs:
 class LossMetrics:
     """What a step reports, over all ranks.
 
-    loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity: mean
-    cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the progressive
-    margin. masked_share: share of candidates masked as false negatives. t: of the curricular strategy. temperature: τ.
+    loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity:
+    mean cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the
+    progressive margin. masked_share: share of candidates masked as false negatives. t: of the curricular strategy. temperature: τ.
     """
 
     loss: float
@@ -416,7 +416,8 @@ class _Step:
             t=self.progressive.t,
             temperature=1.0 / self.logits.scale,
         )
-        assert self.queries.gradient is not None and self.documents.gradient is not None
+        assert self.queries.gradient is not None
+        assert self.documents.gradient is not None
         return LossResult(loss, self.queries.gradient, self.documents.gradient, slope, metrics)
 
 
@@ -452,4 +453,5 @@ def _split(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]:
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
     """(n,) cosines of paired rows (n, d), in float32 or better; 0 for a zero vector."""
-    return torch.linalg.vecdot(Prefix.of(left, left.shape[1]).unit, Prefix.of(right, right.shape[1]).unit)
+    product: Tensor = torch.linalg.vecdot(Prefix.of(left, left.shape[1]).unit, Prefix.of(right, right.shape[1]).unit)
+    return product

@@ -9,9 +9,9 @@ a negative is
 * `static`: s/τ + strength·sg(s), with sg = no gradient: the weight e^(strength·s) of hardness-weighted contrastive
   learning (Lan et al. 2025, arXiv 2503.04812, eq. 5).
 * `linear`, `cosine`: the same, with a strength that grows from 0 along a line or a half cosine over the run.
-* `curricular`, after CurricularFace (Huang et al. 2020, arXiv 2004.00288): a negative is hard when s > s_p − margin, s_p
-  being the positive's cosine; a hard one becomes s·(t + s)/τ, t + s clamped at 0, with gradient through both factors.
-  t follows the mean of s_p, from 0: early on hard negatives count less than they would, later more.
+* `curricular`, after CurricularFace (Huang et al. 2020, arXiv 2004.00288): a negative is hard when s > s_p − margin,
+  s_p being the positive's cosine; a hard one becomes s·(t + s)/τ, t + s clamped at 0, with gradient through both
+  factors. t follows the mean of s_p, from 0: early on hard negatives count less than they would, later more.
 
 The state is a handful of floats: it costs one mean over the positives of a step and nothing else.
 """
@@ -34,8 +34,8 @@ class ProgressiveOptions:
     strategy: one of `none`, `static`, `linear`, `cosine`, `curricular`.
     strength: of `static`, and at the end of the run of `linear` and `cosine`; in logits per unit of cosine.
     margin: a negative is hard when its cosine exceeds the positive's minus this (`curricular`, and the hard share).
-    half_life: of the moving average behind t, as a fraction of the run. CurricularFace's 0.99 per step is a half-life of
-        69 steps; in a run of 100 steps that barely moves, hence the fraction.
+    half_life: of the moving average behind t, as a fraction of the run. CurricularFace's 0.99 per step is a half-life
+        of 69 steps; in a run of 100 steps that barely moves, hence the fraction.
     query_focus: exponent g of the query weights ((1 − s_p)/2)^(g·progress), scaled to mean 1: as training goes on, a
         query whose positive is near counts less. 0 turns them off.
     """

@@ -1,7 +1,7 @@
 """The few collectives a contrastive step needs, and nothing to wait for where there is one process.
 
-Per step and direction: one all-gather of the candidates' vectors, one reduce-scatter of their gradients; besides these a
-few integers and floats per row. Ranks may hold different numbers of rows: the shorter are padded for the transfer.
+Per step and direction: one all-gather of the candidates' vectors, one reduce-scatter of their gradients; besides these
+a few integers and floats per row. Ranks may hold different numbers of rows: the shorter are padded for the transfer.
 """
 
 import torch
@@ -41,15 +41,21 @@ class Ranks:
         if self.size == 1:
             return tensor
         sizes = self.sizes(rows, tensor.device)
-        parts = [_padded(part, max(sizes)) for part in tensor.split(sizes)]
+        parts = [_padded(part, max(sizes)) for part in torch.split(tensor, sizes)]
         mine = torch.empty_like(parts[0])
         dist.reduce_scatter(mine, parts)
         return mine[:rows]
 
     def number(self, tensor: Tensor) -> Tensor:
         """(n,) int64, a number for each of this rank's rows that no row of another rank has."""
-        before = sum(self.sizes(len(tensor), tensor.device)[: self.rank])
-        return before + torch.arange(len(tensor), device=tensor.device)
+        mine = self.mine(tensor)
+        return torch.arange(mine.start, mine.stop, device=tensor.device)
+
+    def mine(self, tensor: Tensor) -> slice:
+        """Where this rank's rows stand in what `gather` returns."""
+        sizes = self.sizes(len(tensor), tensor.device)
+        start = sum(sizes[: self.rank])
+        return slice(start, start + len(tensor))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over ranks."""

@@ -11,7 +11,6 @@ among the shared columns; it is then one of the hidden cells.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +40,7 @@ class Tile:
 
 @dataclass
 class Prefix:
-    """The first dimensions of some vectors at unit length, (n, dim), and the gradient that gathers on them, (n, dim)."""
+    """The first dimensions of some vectors at unit length, and the gradient that gathers on them, (n, dim) both."""
 
     unit: Tensor
     norms: Tensor
@@ -66,9 +65,10 @@ class Prefix:
 class Logits:
     """What becomes of cosines: frozen for the step, alike for all tiles, passes and ranks.
 
-    scale: 1/τ. strength: added to it for negatives, without gradient. t: of the curricular strategy; None for the others.
+    scale: 1/τ. strength: added to it for negatives, without gradient. t: of the curricular strategy, None for others.
     margin: a negative is hard above the positive's cosine minus this. smoothing: of the labels. learned: whether the
-    gradient of `scale` is wanted. false_margin, false_ratio: above s_p − margin, or ratio·s_p, a candidate is no negative.
+    gradient of `scale` is wanted. false_margin, false_ratio: a candidate above s_p − margin, or ratio·s_p, is no
+    negative.
     """
 
     scale: float
@@ -113,8 +113,8 @@ class Answers:
 
     def __init__(self, row_ids: Tensor, column_ids: Tensor, pairs: Tensor) -> None:
         """row_ids: (b,), column_ids: (m,), pairs: (k, 2), all int64 of any value."""
-        self._left, self._right = pairs[:, 0].unique(), pairs[:, 1].unique()
-        self._keys = (_code(pairs[:, 0], self._left) * len(self._right) + _code(pairs[:, 1], self._right)).unique()
+        self._left, self._right = (torch.unique(column) for column in pairs.unbind(1))
+        self._keys = torch.unique(_code(pairs[:, 0], self._left) * len(self._right) + _code(pairs[:, 1], self._right))
         self._rows = _code(row_ids, self._left)  # (b,)
         self._columns, self._order = _code(column_ids, self._right).sort()  # (m,)
 
@@ -274,7 +274,7 @@ class _RowTile:
         return self.logits.learned and self.logits.t is not None
 
     def finish(self, direction: Direction, rows: slice) -> Tensor:
-        """Add the gradients of the rows and of their own candidates; return the sums of the rows, as `Sums` has them."""
+        """Add the gradients of the rows and of their own candidates; return what the rows add up to, as in `Sums`."""
         smoothing, weights, logits = self.logits.smoothing, self.weights, self.positives * self.logits.scale
         gradient = weights * ((logits - self.lse).exp() - (1.0 - smoothing) - smoothing / self.seen)  # (r,)
         if self._explicit_scale:
