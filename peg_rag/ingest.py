@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from numpy.typing import NDArray
 from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput, PegRagError
 from peg_rag.extras import require
 from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, Section, read_sections
+
+if TYPE_CHECKING:
+    from peg_rag.index import PEGIndex
 
 CHUNK_CHARACTERS = 400
 OVERLAP_CHARACTERS = 80
@@ -44,22 +47,6 @@ class DocumentEncoder(Protocol):
     """The half of an encoder that ingestion needs."""
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]: ...
-
-
-class WritableIndex(Protocol):
-    """The part of `PEGIndex` that ingestion needs."""
-
-    def upsert(
-        self,
-        ids: Sequence[str],
-        texts: Sequence[str],
-        vectors: NDArray[np.float32],
-        metadatas: Sequence[dict[str, Any]] | None = None,
-    ) -> None: ...
-
-    def delete(self, ids: Sequence[str] | None = None, *, where: dict[str, Any] | None = None) -> int: ...
-
-    def count(self, where: dict[str, Any] | None = None) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +180,7 @@ def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], in
 
 def sync(
     path: str | Path,
-    index: WritableIndex,
+    index: "PEGIndex",
     encoder: DocumentEncoder,
     store: str | Path,
     *,
@@ -224,7 +211,7 @@ def sync(
     with _ledger(store) as ledger:
         ledger.claim(root, path.expanduser().resolve())
         if model is not None:
-            ledger.set("model", model)
+            ledger.remember("model", model)
         job = _Sync(index, encoder, ledger, root, chunking, report, on_progress, len(files))
         job.remove(sorted(ledger.sources(root) - set(files)))
         job.refresh(files)
@@ -259,7 +246,7 @@ class _Pending:
 class _Sync:
     """The steps of one `sync`."""
 
-    index: WritableIndex
+    index: "PEGIndex"
     encoder: DocumentEncoder
     ledger: "_Ledger"
     root: str
@@ -327,12 +314,19 @@ class _Sync:
         chunks = [chunk for p in group for chunk in p.chunks]
         vectors = self._embed([chunk.text for chunk in chunks])  # (chunks, dimension)
         self.index.upsert([c.id for c in chunks], [c.text for c in chunks], vectors, [c.metadata for c in chunks])
+        self._drop_stale({p.source: _version(p.entry) for p in group if p.known})
         for p in group:
-            if p.known:
-                stale = [{"source": p.source}, {"version": {"$ne": _version(p.entry)}}]
-                self.index.delete(where={"$and": stale})
             (self.report.changed if p.known else self.report.added).append(p.source)
         self.ledger.put(self.root, {p.source: p.entry for p in group})
+
+    def _drop_stale(self, versions: dict[str, str]) -> None:
+        """Take out the chunks of these sources that are not of the version given; one scan for all of them."""
+        if not versions:
+            return
+        found = self.index.get(where={"source": {"$in": list(versions)}})
+        stale = [r.id for r in found if r.metadata["version"] != versions[r.metadata["source"]]]
+        if stale:
+            self.index.delete(stale)
 
     def _embed(self, texts: list[str]) -> NDArray[np.float32]:
         parts = []
@@ -379,7 +373,7 @@ class _Ledger:
                 "mtime_ns INTEGER NOT NULL, sha256 TEXT NOT NULL, mark TEXT NOT NULL, chunks INTEGER NOT NULL) STRICT"
             )
 
-    def set(self, name: str, value: str) -> None:
+    def remember(self, name: str, value: str) -> None:
         with self._db:
             self._db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (name, value))
 

@@ -7,8 +7,10 @@ terminal.
 import io
 import re
 import sys
+from itertools import accumulate
 
-from rich.console import Console
+from rich.cells import chop_cells
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -48,9 +50,9 @@ def printable(text: str) -> str:
     return re.sub(r"\s+", " ", _CONTROL.sub(" ", text)).strip()
 
 
-def wrapped() -> bool:
-    """Whether lines are to be folded to a terminal's width; piped output keeps its lines whole."""
-    return stdout.is_terminal
+def show(what: RenderableType) -> None:
+    """Print on stdout, folded to a terminal's width; piped output keeps its lines whole."""
+    stdout.print(what, soft_wrap=not stdout.is_terminal)
 
 
 def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
@@ -65,25 +67,27 @@ def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
     return shown
 
 
-class _Rate(ProgressColumn):
-    """Finished steps per second."""
+def folded(text: Text, cells: int) -> Text:
+    """The text in lines of `cells` columns, cut anywhere: rich breaks lines at spaces, of which Chinese has few."""
+    lengths = [len(line) for line in chop_cells(text.plain, max(2, cells))]
+    return Text("\n").join(text.divide(accumulate(lengths[:-1])))
 
-    def __init__(self, unit: str) -> None:
-        super().__init__()
-        self.unit = unit
+
+class _Rate(ProgressColumn):
+    """Finished steps per second, in the unit the task was added with: `add_task(..., unit="texts")`."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {self.unit}/s" if speed else "", style="progress.data.speed")
+        return Text(f"{speed:,.0f} {task.fields.get('unit', '')}/s" if speed else "", style="progress.data.speed")
 
 
-def progress(unit: str) -> Progress:
-    """A progress bar on stderr that narrows with the terminal; nothing when stderr is no terminal."""
+def progress() -> Progress:
+    """Progress bars on stderr that narrow with the terminal; nothing when stderr is no terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        _Rate(unit),
+        _Rate(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=stderr,

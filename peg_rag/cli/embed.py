@@ -126,8 +126,8 @@ def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, line
     for _ in islice(records, done):
         pass
     encode = encoder.encode_documents if job.role == "document" else encoder.encode_queries
-    with progress("texts") as bars:
-        task = bars.add_task(f"embed ({job.identity.split('@')[0]})", total=lines, completed=done)
+    with progress() as bars:
+        task = bars.add_task(f"embed ({job.identity.split('@')[0]})", total=lines, completed=done, unit="texts")
         rows: list[int] = []
         texts: list[str] = []
         vectors: list[Any] = []

@@ -1,0 +1,74 @@
+"""`peg-rag ask kb "问题"`: the sentences of a store that answer a question, cited, or "not found"."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from peg_rag.answer import Answer
+
+
+def ask(
+    store: Annotated[Path, typer.Argument(help="A folder made by `peg-rag index`.")],
+    question: Annotated[str, typer.Argument(help="The question.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
+    mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0.0, max=1.0, help="Least confidence for an answer; the default is calibrated for peg-mini."),
+    ] = None,
+    sentences: Annotated[int, typer.Option(min=1, help="Most sentences to quote.")] = 3,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Default: the model the store was made with.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Answer a question with sentences of the documents (extractive: no language model). Exit code 3: not found."""
+    from peg_rag.answer import THRESHOLD, extract_answer
+    from peg_rag.cli import knowledge
+
+    limit = THRESHOLD if threshold is None else threshold
+    with knowledge.open_store(store, model) as (index, encoder):
+        hits = knowledge.find(index, encoder, question, k, mode)
+        answer = extract_answer(question, hits, encoder, threshold=limit, max_sentences=sentences, max_hits=k)
+    if as_json:
+        print(json.dumps(_as_json(answer), ensure_ascii=False, indent=2))
+    else:
+        _print(answer)
+    if not answer.found:
+        raise typer.Exit(3)
+
+
+def _print(answer: "Answer") -> None:
+    from rich.text import Text
+
+    from peg_rag.answer import NOT_FOUND
+    from peg_rag.cli.console import printable, show, stderr
+    from peg_rag.cli.knowledge import place
+
+    if not answer.found:
+        show(NOT_FOUND)
+    for sentence in answer.sentences:
+        show(Text.assemble(printable(sentence.text), (f" [{sentence.citation}]", "bold cyan")))
+    if answer.found:
+        show("")
+    for number, hit in enumerate(answer.sources, start=1):
+        show(Text.assemble((f"[{number}] ", "bold cyan"), (place(hit), "dim")))
+    stderr.print(f"extractive answer, confidence {answer.confidence:.2f}", style="dim")
+
+
+def _as_json(answer: "Answer") -> dict[str, object]:
+    from dataclasses import asdict
+
+    from peg_rag.cli.knowledge import as_json
+
+    return {
+        "question": answer.question,
+        "found": answer.found,
+        "answer": answer.text,
+        "confidence": answer.confidence,
+        "sentences": [asdict(sentence) for sentence in answer.sentences],
+        "sources": [as_json(hit) for hit in answer.sources],
+    }

@@ -1,0 +1,101 @@
+"""What `search` and `ask` share: opening a store with its own model, and printing a hit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from peg_rag.answer import subject_of
+from peg_rag.cli.console import excerpt, folded, printable, stdout
+from peg_rag.errors import InvalidInput
+from peg_rag.hits import Hit
+
+if TYPE_CHECKING:
+    from peg_rag.encoder import PEGEncoder
+    from peg_rag.index import PEGIndex
+    from peg_rag.index.store import Mode
+
+MODES = ("hybrid", "dense", "lexical")
+
+
+@contextmanager
+def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGEncoder]"]:
+    """The store, read only, and the encoder of its vectors: the one it was made with, unless another is named."""
+    from peg_rag.encoder import PEGEncoder
+    from peg_rag.index import PEGIndex
+    from peg_rag.ingest import model_of
+
+    if not store.is_dir():
+        raise InvalidInput(f"{store}: there is no store; make one with: peg-rag index DOCUMENTS --store {store}")
+    with (
+        PEGEncoder(model or model_of(store)) as encoder,
+        PEGIndex(store, identity=encoder.identity, read_only=True) as index,
+    ):
+        yield index, encoder
+
+
+def find(index: "PEGIndex", encoder: "PEGEncoder", query: str, k: int, mode: str) -> list[Hit]:
+    """The k best hits."""
+    checked = checked_mode(mode)
+    vector = None if mode == "lexical" else encoder.encode_queries([query])[0]  # (dimension,)
+    return index.search(vector, query, k=k, mode=checked)
+
+
+def checked_mode(mode: str) -> "Mode":
+    """A `--mode` as the index takes it."""
+    if mode not in MODES:
+        raise InvalidInput(f"--mode {mode}: one of {', '.join(MODES)} is expected")
+    return cast("Mode", mode)
+
+
+def place(hit: Hit) -> str:
+    """Where a hit stands: file, heading, page or row."""
+    known = hit.metadata
+    parts = [str(known.get("source") or hit.id), str(known.get("title") or "")]
+    parts += [f"p. {known['page']}"] if known.get("page") else []
+    parts += [f"row {known['row']}"] if known.get("row") else []
+    return printable(" · ".join(part for part in parts if part))
+
+
+def scores(hit: Hit) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in hit.scores.items() if name != "fused")
+
+
+def common_terms(query: str, text: str, least: int = 2) -> tuple[str, ...]:
+    """The longest stretches of the query, of at least `least` characters, that the text contains."""
+    low, found, at = text.lower(), [], 0
+    query = query.lower()
+    while at < len(query):
+        end = next((e for e in range(len(query), at + least - 1, -1) if query[at:e] in low and query[at:e].strip()), 0)
+        if end:
+            found.append(query[at:end].strip())
+        at = end or at + 1
+    return tuple(term for term in found if len(term) >= least)
+
+
+def shown_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = False) -> RenderableType:
+    """Rank, tick, score and place, the component scores behind them, and an excerpt of so many lines below."""
+    head = Text.assemble(
+        (f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"), (f"{hit.score:.4f}  ", "cyan"),
+        (place(hit), "bold"), ("  " + scores(hit), "dim"),
+    )  # fmt: skip
+    body = hit.text.removeprefix(f"{hit.metadata.get('title', '')}\n")
+    width = stdout.width - 5
+    shown = excerpt(body, common_terms(subject_of(query), body), lines * width)
+    if stdout.is_terminal:
+        return Group(head, Padding(folded(shown, width), (0, 0, 0, 5), expand=False))
+    return Text.assemble(head, "\n     ", shown)  # piped: one line, however long
+
+
+def as_json(hit: Hit) -> dict[str, Any]:
+    return {
+        "id": hit.id,
+        "score": hit.score,
+        "scores": dict(hit.scores),
+        "text": hit.text,
+        "metadata": dict(hit.metadata),
+    }

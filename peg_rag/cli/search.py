@@ -1,0 +1,36 @@
+"""`peg-rag search kb "问题"`: the best passages of a store, with where they stand and every score."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def search(
+    store: Annotated[Path, typer.Argument(help="A folder made by `peg-rag index`.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
+    mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Default: the model the store was made with.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each hit, in a line.")] = False,
+) -> None:
+    """Search a store."""
+    from peg_rag.cli import knowledge
+    from peg_rag.cli.console import show, stderr
+
+    with knowledge.open_store(store, model) as (index, encoder):
+        started = time.perf_counter()
+        hits = knowledge.find(index, encoder, query, k, mode)
+        elapsed_ms = 1000 * (time.perf_counter() - started)
+        documents = len(index)
+    if as_json:
+        for hit in hits:
+            print(json.dumps(knowledge.as_json(hit), ensure_ascii=False))
+        return
+    for rank, hit in enumerate(hits, start=1):
+        show(knowledge.shown_hit(rank, hit, query, lines=3))
+    stderr.print(f"{len(hits)} of {documents:,} chunks, {mode}, {elapsed_ms:.0f} ms", style="dim")
