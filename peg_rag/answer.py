@@ -212,7 +212,8 @@ def _confidence(candidates: list[_Candidate]) -> float:
     if not candidates:
         return 0.0
     features = _features(candidates)
-    return 1.0 / (1.0 + math.exp(-float(np.dot(_WEIGHTS, features) + _BIAS)))
+    logit = float(np.dot(_WEIGHTS, features) + _BIAS)
+    return 0.5 * (1.0 + math.tanh(0.5 * logit))
 
 
 _WEIGHTS = (6.0, 3.0)

@@ -37,6 +37,7 @@ LEDGER_FILE = "sources.db"
 _GROUP_CHUNKS = 2048  # chunks that are embedded and stored together
 _SLICE_CHUNKS = 128  # chunks between two reports of progress
 _TITLE_CHARACTERS = 100
+_LOCK_TIMEOUT_S = 5.0
 _FORMAT = "1"  # raised when reading or chunking changes, so that every file is read again
 
 # Tried in this order: paragraphs, lines, sentences, clauses, phrases, words, characters.
@@ -417,7 +418,7 @@ def _ledger(store: Path) -> Iterator[_Ledger]:
     store.mkdir(parents=True, exist_ok=True)
     file = store / LEDGER_FILE
     try:
-        lock = FileLock(store / f".{LEDGER_FILE}.lock", timeout=5).acquire()
+        lock = FileLock(store / f".{LEDGER_FILE}.lock", timeout=_LOCK_TIMEOUT_S).acquire()
     except Timeout as error:
         raise IndexBusy(f"another process is indexing into {store}; wait for it to finish") from error
     with lock, closing(sqlite3.connect(file)) as connection:

@@ -1,0 +1,347 @@
+"""A folder and its index stay in step: after any edits and after a crash at any step, `sync` equals a fresh start."""
+
+import os
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sample_files import docx, pdf
+
+from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput
+from peg_rag.index import PEGIndex
+from peg_rag.ingest import LEDGER_FILE, Chunking, Progress, find_files, model_of, split, sync
+from peg_rag.readers import Section
+
+
+@pytest.fixture
+def docs(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.md").write_text("# 报销\n\n需要发票。\n\n## 期限\n三十天。\n", encoding="utf-8")
+    (folder / "b.txt").write_text("住宿标准每晚四百元。", encoding="gb18030")
+    (folder / "sub" / "c.csv").write_text("text,年\n出差要申请。,2023\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "kb"
+
+
+@pytest.fixture
+def index(store: Path) -> Iterator[PEGIndex]:
+    with PEGIndex(store) as opened:
+        yield opened
+
+
+def contents(index: PEGIndex) -> dict[str, tuple[str, dict[str, Any]]]:
+    return {record.id: (record.text, dict(record.metadata)) for record in index.get(where={})}
+
+
+def fresh(docs: Path, letters: Any, store: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """What an index holds that has seen nothing but the folder as it is now."""
+    with PEGIndex(store) as index:
+        sync(docs, index, letters, store)
+        return contents(index)
+
+
+# -- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def test_chunks_end_at_sentences_and_know_their_place() -> None:
+    text = "第一句话说的是检索。第二句话说的是生成！第三句话说的是评测？第四句话，说的是训练；还有数据。"
+    chunks = list(split([Section(text, 100, "手册", page=3)], "a.pdf", "v", Chunking(25, 0)))
+    assert [c.text.removeprefix("手册\n") for c in chunks] == [
+        "第一句话说的是检索。第二句话说的是生成！",
+        "第三句话说的是评测？",
+        "第四句话，说的是训练；还有数据。",
+    ]
+    for number, chunk in enumerate(chunks):
+        start = chunk.metadata["start"] - 100
+        assert text[start:].startswith(chunk.text.removeprefix("手册\n"))
+        assert chunk.metadata | {"start": 0} == {
+            "source": "a.pdf", "version": "v", "chunk": number, "start": 0, "title": "手册", "page": 3,
+        }  # fmt: skip
+
+
+@given(st.text("检索生成。！？；，、 \nab.…”", max_size=400), st.integers(5, 60), st.integers(0, 4))
+def test_chunks_cover_the_text_and_keep_their_length(text: str, characters: int, overlap: int) -> None:
+    chunks = list(split([Section(text)], "a", "v", Chunking(characters, overlap)))
+    assert all(len(chunk.text) <= characters for chunk in chunks)
+    covered = set()
+    for chunk in chunks:
+        start = chunk.metadata["start"]
+        assert text[start : start + len(chunk.text)] == chunk.text
+        covered |= set(range(start, start + len(chunk.text)))
+    assert all(text[i].isspace() for i in set(range(len(text))) - covered)
+    assert len({chunk.id for chunk in chunks}) == len(chunks)
+
+
+def test_ids_do_not_change_when_text_is_put_before() -> None:
+    rest = [Section("甲" * 30), Section("乙" * 30)]
+    before = {c.text: c.id for c in split(rest, "a", "v1")}
+    after = {c.text: c.id for c in split([Section("新"), *rest], "a", "v2")}
+    assert before.items() <= after.items()
+    assert not set(before.values()) & {c.id for c in split(rest, "b", "v1")}
+
+
+def test_a_column_cannot_pass_itself_off_as_a_source() -> None:
+    [chunk] = split([Section("甲", fields={"source": "/etc/passwd", "年": 1})], "a.csv", "v")
+    assert chunk.metadata["source"] == "a.csv"
+    assert chunk.metadata["年"] == 1
+
+
+@pytest.mark.parametrize(("characters", "overlap"), [(100, 100), (100, -1), (0, 0)])
+def test_contradictory_chunking_is_refused(characters: int, overlap: int) -> None:
+    with pytest.raises(InvalidInput, match="overlap"):
+        Chunking(characters, overlap)
+
+
+# -- which files ------------------------------------------------------------------------------------------------------
+
+
+def test_hidden_files_links_and_other_kinds_stay_out(docs: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("秘密")
+    (docs / "link.txt").symlink_to(secret)
+    (docs / "linked").symlink_to(tmp_path, target_is_directory=True)
+    (docs / ".hidden.txt").write_text("x")
+    (docs / ".git").mkdir()
+    (docs / ".git" / "a.txt").write_text("x")
+    (docs / "x.exe").write_bytes(b"MZ")
+    os.mkfifo(docs / "pipe.txt")
+    found, ignored = find_files(docs)
+    assert sorted(found) == ["docs/a.md", "docs/b.txt", "docs/sub/c.csv"]
+    assert ignored == 1
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the file system refuses such names")
+def test_a_file_name_that_is_no_utf8_can_be_stored(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    Path(os.fsdecode(os.fsencode(docs) + b"/\xff.txt")).write_text("甲乙丙")
+    sync(docs, index, letters, store)
+    assert index.count({"source": "docs/\\xff.txt"}) == 1
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    with pytest.raises(InvalidInput, match="no such file or folder"):
+        sync(tmp_path / "gone", index, letters, store)
+
+
+# -- in step ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_every_kind_is_indexed(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    (docs / "d.docx").write_bytes(docx(["# 标题", "正文。"]))
+    (docs / "e.pdf").write_bytes(pdf([["第一页"], ["第二页"]]))
+    (docs / "f.html").write_text("<h1>题</h1><p>文字</p>", encoding="utf-8")
+    (docs / "g.jsonl").write_text('{"text": "一行"}\n', encoding="utf-8")
+    steps: list[Progress] = []
+    report = sync(docs, index, letters, store, on_progress=steps.append)
+    assert len(report.added) == 7
+    assert not report.failed
+    assert report.chunks == len(index) == 9
+    assert steps[-1] == Progress(7, 7, 9)
+    assert {(m["source"], m.get("page"), m.get("title")) for _, m in contents(index).values()} >= {
+        ("docs/e.pdf", 2, None),
+        ("docs/d.docx", None, "标题"),
+        ("docs/a.md", None, "报销 > 期限"),
+    }
+    assert index.search(text="住宿标准", k=1)[0].metadata["source"] == "docs/b.txt"
+
+
+def test_only_changed_files_are_embedded_again(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    sync(docs, index, letters, store)
+    letters.calls.clear()
+    assert sync(docs, index, letters, store).unchanged == ["docs/a.md", "docs/b.txt", "docs/sub/c.csv"]
+    os.utime(docs / "b.txt")  # touched, not changed
+    assert not sync(docs, index, letters, store).changed
+    assert letters.calls == []
+    (docs / "a.md").write_text("# 报销\n\n需要发票和审批单。\n", encoding="utf-8")
+    report = sync(docs, index, letters, store)
+    assert report.changed == ["docs/a.md"]
+    assert letters.calls == [("document", 1)]
+    texts = {text for text, _ in contents(index).values()}
+    assert "报销\n需要发票和审批单。" in texts
+    assert not any("三十天" in text or text.endswith("需要发票。") for text in texts)
+
+
+def test_deleted_files_leave(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    sync(docs, index, letters, store)
+    (docs / "a.md").unlink()
+    (docs / "b.txt").rename(docs / "b2.txt")
+    report = sync(docs, index, letters, store)
+    assert (report.removed, report.added) == (["docs/a.md", "docs/b.txt"], ["docs/b2.txt"])
+    assert {m["source"] for _, m in contents(index).values()} == {"docs/b2.txt", "docs/sub/c.csv"}
+
+
+def test_a_broken_file_is_reported_and_the_rest_goes_in(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    (docs / "bad.docx").write_bytes(b"PK\x03\x04")
+    (docs / "bad.txt").write_bytes(b"\x00\x01\x02")
+    report = sync(docs, index, letters, store)
+    assert [failure.source for failure in report.failed] == ["docs/bad.docx", "docs/bad.txt"]
+    assert len(report.added) == 3
+    (docs / "b.txt").write_bytes(b"")  # was good, is broken now: what was read of it stays
+    report = sync(docs, index, letters, store)
+    assert "docs/b.txt" in [failure.source for failure in report.failed]
+    assert index.count({"source": "docs/b.txt"}) == 1
+    (docs / "b.txt").write_text("住宿标准每晚五百元。", encoding="utf-8")
+    assert sync(docs, index, letters, store).changed == ["docs/b.txt"]
+
+
+def test_other_chunking_means_reading_everything_again(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    sync(docs, index, letters, store)
+    report = sync(docs, index, letters, store, chunking=Chunking(5, 0))
+    assert len(report.changed) == 3
+    assert all(len(text.split("\n")[-1]) <= 5 for text, _ in contents(index).values())
+
+
+def test_two_folders_share_a_store_and_two_of_one_name_do_not(
+    docs: Path, store: Path, index: PEGIndex, letters: Any, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "docs"
+    other.mkdir(parents=True)
+    (other / "a.md").write_text("甲乙丙", encoding="utf-8")
+    sync(docs, index, letters, store)
+    with pytest.raises(InvalidInput, match="name of its own"):
+        sync(other, index, letters, store)
+    sync(other, index, letters, store, name="others")
+    assert index.count({"source": "others/a.md"}) == 1
+    sync(docs / "b.txt", index, letters, store)  # one file is a folder of its own
+    assert index.count({"source": "b.txt"}) == 1
+    assert len(sync(docs, index, letters, store).unchanged) == 3
+    docs.rename(tmp_path / "moved")
+    (tmp_path / "moved").rename(tmp_path / "elsewhere")
+    assert len(sync(tmp_path / "elsewhere", index, letters, store, name="docs").unchanged) == 3
+
+
+def test_an_emptied_index_is_filled_again(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    sync(docs, index, letters, store)
+    index.clear()
+    assert len(sync(docs, index, letters, store).changed) == 3
+    index.delete(where={"source": "docs/b.txt"})
+    assert sync(docs, index, letters, store).changed == ["docs/b.txt"]
+    assert len(index) == 4
+
+
+def test_the_model_is_remembered(docs: Path, store: Path, index: PEGIndex, letters: Any, tmp_path: Path) -> None:
+    assert model_of(store) is None
+    sync(docs, index, letters, store, model="peg-mini")
+    assert model_of(store) == "peg-mini"
+
+
+def test_a_damaged_ledger_is_named(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    (store / LEDGER_FILE).write_bytes(b"not a database, " * 100)
+    for use in (lambda: sync(docs, index, letters, store), lambda: model_of(store)):
+        with pytest.raises(DamagedIndex, match=LEDGER_FILE):
+            use()
+
+
+def test_a_second_sync_waits_its_turn_or_says_so(
+    docs: Path, store: Path, index: PEGIndex, letters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from filelock import FileLock
+
+    monkeypatch.setattr("peg_rag.ingest._LOCK_TIMEOUT_S", 0.05)
+    with FileLock(store / f".{LEDGER_FILE}.lock"), pytest.raises(IndexBusy, match="another process"):
+        sync(docs, index, letters, store)
+
+
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["a.txt", "b.md", "sub/c.txt"]), st.sampled_from(["", "甲", "乙。丙。", "# 题\n甲", "\x00"])
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rounds=st.lists(EDITS, min_size=1, max_size=3))
+def test_after_any_edits_the_index_equals_a_fresh_one(
+    rounds: list[list[tuple[str, str]]], letters: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    base = tmp_path_factory.mktemp("edits")
+    docs = base / "docs"
+    (docs / "sub").mkdir(parents=True)
+    with PEGIndex(base / "kb") as index:
+        for number, edits in enumerate(rounds):
+            for name, text in edits:  # an empty text deletes the file
+                (docs / name).unlink(missing_ok=True)
+                if text:
+                    (docs / name).write_text(text, encoding="utf-8")
+            sync(docs, index, letters, base / "kb")
+            assert contents(index) == fresh(docs, letters, base / f"fresh{number}")
+
+
+# -- crashes ----------------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+def crash_at(step: int) -> Callable[[], None]:
+    """A function that raises when it is called for the step-th time."""
+    calls = iter(range(step + 1))
+
+    def tick() -> None:
+        if next(calls, None) == step:
+            raise Crash
+
+    return tick
+
+
+class FragileIndex:
+    """An index that crashes before or after its n-th write."""
+
+    def __init__(self, index: PEGIndex, tick: Callable[[], None]) -> None:
+        self._index, self._tick = index, tick
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._index, name)
+        if name not in ("upsert", "delete"):
+            return method
+
+        def fragile(*args: Any, **kwargs: Any) -> Any:
+            self._tick()
+            result = method(*args, **kwargs)
+            self._tick()
+            return result
+
+        return fragile
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_crash_at_any_step_is_healed_by_the_next_run(
+    step: int, docs: Path, store: Path, index: PEGIndex, letters: Any, tmp_path: Path
+) -> None:
+    sync(docs, index, letters, store)
+    (docs / "a.md").write_text("# 报销\n\n改过了。\n", encoding="utf-8")
+    (docs / "new.txt").write_text("新文件。", encoding="utf-8")
+    (docs / "b.txt").unlink()
+    fragile: Any = FragileIndex(index, crash_at(step))
+    with pytest.raises(Crash):
+        sync(docs, fragile, letters, store)
+    (docs / "new.txt").unlink()  # the hard case: chunks of a file that is gone before the next run
+    sync(docs, index, letters, store)
+    assert contents(index) == fresh(docs, letters, tmp_path / "fresh")
+
+
+def test_the_ledger_names_every_source_in_the_index_at_any_time(
+    docs: Path, store: Path, index: PEGIndex, letters: Any
+) -> None:
+    def compare() -> None:
+        with sqlite3.connect(store / LEDGER_FILE) as ledger:
+            known = {row[0] for row in ledger.execute("SELECT source FROM files")}
+        ledger.close()
+        assert {m["source"] for _, m in contents(index).values()} <= known
+
+    checked: Any = FragileIndex(index, compare)
+    for _ in range(2):
+        sync(docs, checked, letters, store)
+        (docs / "a.md").write_text("改", encoding="utf-8")
+        (docs / "b.txt").unlink(missing_ok=True)
