@@ -19,7 +19,8 @@ class PEGEmbeddings(EncoderSettings, Embeddings):
 
     Args:
         model: a hub id, a folder or a bundled name.
-        Others: see `peg_rag.PEGEncoder`; `show_progress` draws a bar over documents.
+        encoder: an encoder that is already loaded, to share it.
+        settings: see `peg_rag.PEGEncoder`; `show_progress` draws a bar over documents.
 
     Raises:
         ModelNotAvailable, DamagedModel: the model cannot be found or opened.
@@ -28,14 +29,15 @@ class PEGEmbeddings(EncoderSettings, Embeddings):
 
     model: str | Path | None = Field(default=None, description="A hub id, a folder or a bundled name.")
 
-    @classmethod
-    def from_encoder(cls, encoder: Encoder, *, show_progress: bool = False) -> Self:
-        """Embeddings over an encoder that is already loaded; several may share one."""
-        return cls.model_validate({"show_progress": show_progress}, context={"encoder": encoder})
+    def __init__(self, model: str | Path | None = None, *, encoder: Encoder | None = None, **settings: Any) -> None:
+        super().__init__(**{"model": model, **settings})
+        # Not in a validator, where pydantic would wrap the error.
+        self._encoder = encoder if encoder is not None else self._load(self.model)
 
-    def model_post_init(self, context: Any, /) -> None:
-        given = context.get("encoder") if isinstance(context, dict) else None
-        self._encoder = given if given is not None else self._load(self.model)
+    @classmethod
+    def from_encoder(cls, encoder: Encoder, **settings: Any) -> Self:
+        """Embeddings over an encoder that is already loaded; several may share one."""
+        return cls(encoder=encoder, **settings)
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of documents, one list of floats for each."""

@@ -5,7 +5,7 @@ Callbacks always see the scores, in the metadata of the documents they are given
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.cross_encoders import BaseCrossEncoder
@@ -14,7 +14,7 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, run_in_executor
 from langchain_core.vectorstores import VectorStore
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from peg_rag.errors import PegRagError
 from peg_rag.hits import Hit
@@ -44,8 +44,8 @@ class PEGRetriever(BaseRetriever):
     `k`, `filter` and `search_type` are set here and can be changed in `invoke` and its kin.
 
     Raises:
-        UnsupportedSearch: from `invoke`, when the store behind it cannot do the search type.
-        InvalidInput: from `invoke`, for a blank query; here, for a store without embeddings.
+        InvalidInput: the store has no embeddings; from `invoke`: the query is blank.
+        UnsupportedSearch: from `invoke`: the store behind it cannot do the search type.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -62,10 +62,9 @@ class PEGRetriever(BaseRetriever):
     reranker: BaseCrossEncoder | None = Field(default=None, description="Scores the candidates again.")
     with_scores: bool = Field(default=False, description="Put `score` and `scores` into the documents' metadata.")
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._assemble()
-        return self
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self._assemble()  # here and not in a validator, where pydantic would wrap the error
 
     def _assemble(self) -> Retriever:
         """Made anew for each search, as fields may be assigned to; it holds nothing."""

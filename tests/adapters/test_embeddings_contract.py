@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import pickle
+import shutil
 import threading
 import time
 import weakref
@@ -16,7 +18,7 @@ import pytest
 from conftest import LetterEncoder
 
 from peg_rag.encoder import PEGEncoder
-from peg_rag.errors import InvalidInput, ModelNotAvailable, PegRagError
+from peg_rag.errors import DamagedModel, InvalidInput, ModelNotAvailable, PegRagError
 from peg_rag.langchain import PEGEmbeddings
 from peg_rag.llama_index import PEGEmbedding
 
@@ -177,6 +179,16 @@ def test_unknown_settings_are_refused(adapter: Adapter, tiny_bert: Path) -> None
 def test_a_missing_model_is_an_error_not_another_model(adapter: Adapter, tmp_path: Path) -> None:
     with pytest.raises(ModelNotAvailable, match="nowhere"):
         adapter.open(tmp_path / "nowhere")
+
+
+def test_a_damaged_model_and_a_bad_setting_are_typed(adapter: Adapter, tiny_bert: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_bert, damaged)
+    os.truncate(damaged / "model.safetensors", 1_000)
+    with pytest.raises(DamagedModel, match=r"model\.safetensors"):
+        adapter.open(damaged)
+    with pytest.raises(InvalidInput, match="max_length=1"):
+        adapter.open(tiny_bert, max_length=1)
 
 
 def test_the_environment_names_the_default_model(

@@ -116,10 +116,8 @@ class Recorder(BaseCallbackHandler):
 
 async def test_settings_can_change_in_a_call(store: PEGVectorStore) -> None:
     retriever = PEGRetriever(vectorstore=store, k=2, filter={"number": {"$gte": 2}})
-    assert (
-        texts(retriever.invoke("银行卡绑定"))
-        == ["银行卡绑定", "花呗理财"][:1] + texts(retriever.invoke("银行卡绑定"))[1:]
-    )
+    assert len(retriever.invoke("花呗逾期还款")) == 2
+    assert "花呗逾期还款" not in texts(retriever.invoke("花呗逾期还款"))
     assert texts(retriever.invoke("花呗逾期还款", k=1, filter={"number": {"$lt": 2}})) == ["花呗逾期还款"]
     assert texts(await retriever.ainvoke("花呗逾期还款", k=1, filter={"number": {"$lt": 2}})) == ["花呗逾期还款"]
     assert texts(retriever.invoke("逾期", search_type="lexical", filter={})) == ["花呗逾期还款"]
@@ -136,7 +134,7 @@ def test_mistakes_are_refused(store: PEGVectorStore) -> None:
         PEGRetriever(vectorstore=store).invoke("花呗", search_type="sideways")
     with pytest.raises(TypeError, match="fliter"):
         PEGRetriever(vectorstore=store).invoke("花呗", fliter={})
-    with pytest.raises(ValueError, match="no embeddings"):
+    with pytest.raises(InvalidInput, match="no embeddings"):
         PEGRetriever(vectorstore=Chroma(collection_name="bare", embedding_function=None))
 
 
@@ -300,5 +298,5 @@ async def test_the_event_loop_keeps_turning(embeddings: PEGEmbeddings, store: PE
 
 def test_a_store_of_another_model_is_refused(store: PEGVectorStore, tiny_bert: Path) -> None:
     store._embedding = PEGEmbeddings(model=tiny_bert)
-    with pytest.raises((IndexMismatch, ValueError), match=r"letters.*tiny-bert"):
+    with pytest.raises(IndexMismatch, match=r"letters.*tiny-bert"):
         PEGRetriever(vectorstore=store)
