@@ -75,8 +75,8 @@ class ExtractiveChatModel(BaseChatModel):
         schemas = [convert_to_openai_tool(tool)["function"] for tool in tools]
         if len(schemas) != 1 or _argument(schemas[0]) is None:
             raise InvalidInput(
-                f"tools {[schema['name'] for schema in schemas]}: ExtractiveChatModel cannot choose among tools or fill "
-                "in arguments; bind one tool that takes one string (a question), or use a language model"
+                f"tools {[schema['name'] for schema in schemas]}: ExtractiveChatModel cannot choose among tools or "
+                "fill in arguments; bind one tool that takes one string (a question), or use a language model"
             )
         return self.bind(tools=schemas, **kwargs)
 
@@ -122,13 +122,12 @@ class ExtractiveChatModel(BaseChatModel):
 
 def _argument(schema: dict[str, Any]) -> str | None:
     """The name of the tool's one argument, if that is a string."""
-    arguments = schema.get("parameters", {}).get("properties", {})
-    ((name, kind),) = arguments.items() if len(arguments) == 1 else ((None, {}),)
-    return name if kind.get("type") == "string" else None
+    arguments = list(schema.get("parameters", {}).get("properties", {}).items())
+    return str(arguments[0][0]) if len(arguments) == 1 and arguments[0][1].get("type") == "string" else None
 
 
 def _call(schema: dict[str, Any], question: str) -> AIMessage:
-    call = tool_call(name=schema["name"], args={_argument(schema): question}, id=f"call_{uuid.uuid4().hex}")
+    call = tool_call(name=schema["name"], args={str(_argument(schema)): question}, id=f"call_{uuid.uuid4().hex}")
     return AIMessage("", tool_calls=[call], response_metadata={"extractive": True})
 
 

@@ -1,0 +1,78 @@
+"""`ExtractiveLLM`: an LLM that only quotes, so that a query engine runs where no language model does.
+
+Swap it for a real LLM and nothing else in the program changes. It makes no text up: an answer is sentences of the
+passages in the prompt, or "not found". Costs one encoding of the passages' sentences.
+"""
+
+import re
+from collections.abc import Generator
+from typing import Any
+
+from llama_index.core.base.llms.types import CompletionResponse, CompletionResponseGen, LLMMetadata
+from llama_index.core.llms import CustomLLM
+from llama_index.core.llms.callbacks import llm_completion_callback
+from pydantic import Field
+
+from peg_rag.answer import NOT_FOUND, THRESHOLD, extract_answer
+from peg_rag.errors import InvalidInput
+from peg_rag.llama_index.embedding import PEGEmbedding
+from peg_rag.passages import cited_sentences, numbered_passages, paragraphs
+
+# What LlamaIndex's question templates have in common: the context between two rules, then the query.
+_PROMPT = re.compile(r"(?s)^.*?\n-{6,}\n(.*)\n-{6,}\n.*?Query:[ \t]*(.*?)\s*\nAnswer:\s*$")
+# A node's metadata as it is put before its text: lines of `key: value` and a blank line.
+_METADATA = re.compile(r"^(?:[a-z_]+: .*\n)+\n", re.MULTILINE)
+
+
+class ExtractiveLLM(CustomLLM):
+    """Answers a prompt of LlamaIndex's question templates with sentences from its context, or says there is no answer.
+
+    It understands the templates that a query engine uses in `compact` mode (the default) and those of
+    `CitationQueryEngine`, whose `Source 1:` numbers it cites. `CompletionResponse.additional_kwargs` says `extractive`,
+    whether an answer was `found`, and the `confidence`.
+
+    Args:
+        embed_model: compares the question with the sentences; the one that the index uses will do.
+        threshold: least confidence for an answer, 0 to 1; see `peg_rag.answer`.
+
+    Raises:
+        InvalidInput: when the prompt is of another form (a chat, a refinement, a summary).
+    """
+
+    embed_model: PEGEmbedding = Field(exclude=True)
+    threshold: float = Field(default=THRESHOLD, ge=0, le=1)
+
+    @classmethod
+    def class_name(cls) -> str:
+        return "ExtractiveLLM"
+
+    @property
+    def metadata(self) -> LLMMetadata:
+        """A window so wide that all passages come in one prompt."""
+        return LLMMetadata(model_name="peg-rag-extractive", context_window=1_000_000, num_output=1024)
+
+    @llm_completion_callback()
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
+        """The sentences that answer the prompt's query, with their numbers."""
+        asked = _PROMPT.match(prompt)
+        if asked is None:
+            raise InvalidInput(
+                "this prompt is not one of LlamaIndex's question templates (context between two rules, then 'Query:' "
+                "and 'Answer:'), and ExtractiveLLM can only answer those; use a language model"
+            )
+        context, question = _METADATA.sub("", f"{asked[1]}\n"), asked[2]
+        passages = numbered_passages(context) or paragraphs(context)
+        encoder = self.embed_model.encoder
+        answer = extract_answer(question, passages, encoder, threshold=self.threshold, max_hits=len(passages))
+        about = {"extractive": True, "found": answer.found, "confidence": answer.confidence}
+        return CompletionResponse(text="".join(cited_sentences(answer)) or NOT_FOUND, additional_kwargs=about)
+
+    @llm_completion_callback()
+    def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
+        """`complete` in one piece: nothing is known before everything is."""
+
+        def pieces() -> Generator[CompletionResponse, None, None]:
+            whole = self.complete(prompt, formatted, **kwargs)
+            yield whole.model_copy(update={"delta": whole.text})
+
+        return pieces()
