@@ -1,4 +1,4 @@
-"""The SQLite file that is the truth of an index: text, metadata, vector and lexical postings, changed as one transaction.
+"""The SQLite file that is the truth of an index: texts, metadata, vectors and postings, changed in one transaction.
 
 Every committed write survives a crash of the process or the machine (WAL with `synchronous=FULL`); everything else an
 index keeps - the vector file, arrays in memory - can be made again from here. Readers see one snapshot for a whole
@@ -16,7 +16,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, PegRagError
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x50454731  # "PEG1"
-BLOCK = 8192
+BLOCK = 4096
 READERS = 8
 
 SCHEMA = """
@@ -40,11 +40,12 @@ CREATE TABLE documents (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, metada
 CREATE TABLE bodies (key INTEGER PRIMARY KEY, text TEXT NOT NULL, vector BLOB NOT NULL);
 CREATE TABLE blocks (block INTEGER PRIMARY KEY, lengths BLOB NOT NULL);
 CREATE TABLE postings (
-    block INTEGER NOT NULL, term TEXT NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (block, term)
+    block INTEGER NOT NULL, head TEXT NOT NULL, entries BLOB NOT NULL, PRIMARY KEY (block, head)
 ) WITHOUT ROWID;
 CREATE TABLE base (
     one INTEGER PRIMARY KEY CHECK (one = 1),
-    kind TEXT NOT NULL, size INTEGER NOT NULL, checksums BLOB NOT NULL, keys BLOB NOT NULL
+    kind TEXT NOT NULL, size INTEGER NOT NULL, checksums BLOB NOT NULL, keys BLOB NOT NULL,
+    next_key INTEGER NOT NULL     -- when the file was made
 );
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
 """
@@ -79,7 +80,7 @@ class Database:
         with self._translated():
             self._prepare()
 
-    # -- transactions ---------------------------------------------------------------------------------------------
+    # -- transactions -------------------------------------------------------------------------------------------------
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -123,7 +124,7 @@ class Database:
     def name(self) -> str:
         return str(self.file) if self.file else "memory"
 
-    # -- connections ----------------------------------------------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
@@ -171,12 +172,18 @@ class Database:
             isolation_level=None,
             check_same_thread=False,
         )
-        for setting in ("synchronous=FULL", "cache_size=-32768", "temp_store=MEMORY", "trusted_schema=OFF"):
+        for setting in (
+            "synchronous=FULL",
+            "cache_size=-32768",
+            "temp_store=MEMORY",
+            "trusted_schema=OFF",
+            "secure_delete=OFF",
+        ):
             connection.execute(f"PRAGMA {setting}")
         connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
         return connection
 
-    # -- opening --------------------------------------------------------------------------------------------------
+    # -- opening ------------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         with self._connection() as connection:
@@ -225,7 +232,7 @@ class Database:
                     raise
                 time.sleep(0.02)
 
-    # -- errors ---------------------------------------------------------------------------------------------------
+    # -- errors -------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -263,9 +270,3 @@ _abandoned: list[sqlite3.Connection] = []  # connections of a parent process: ke
 def _code(error: sqlite3.DatabaseError) -> int:
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return -1 if code is None else code
-
-
-def in_chunks(values: Sequence[str], size: int = 500) -> Iterator[Sequence[str]]:
-    """Pieces small enough for one SQL statement's parameters."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]

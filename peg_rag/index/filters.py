@@ -48,6 +48,11 @@ class Condition:
     sql: str
     parameters: tuple[Any, ...] = ()
 
+    @property
+    def always(self) -> bool:
+        """Whether this is the empty filter, which every document passes."""
+        return self.sql == "1"
+
     def negated(self) -> "Condition":
         return Condition(f"(NOT {self.sql})", self.parameters)
 

@@ -1,4 +1,4 @@
-"""The vectors of an index, searched by inner product: exact and memory-mapped by default, FAISS graphs and codes on request.
+"""The vectors of an index, searched by inner product: exact and memory-mapped by default, FAISS on request.
 
 `flat` is a plain matrix file that is mapped and multiplied: exact, and with BLAS about twice as fast for one query as
 `faiss.IndexFlatIP` (which scans on one core) and several times as fast for a batch. `hnsw` (graph) and `ivfpq`
@@ -6,7 +6,7 @@
 is about thirty times smaller and its candidates are scored again with the stored vectors.
 
 A file is written once, under a temporary name, and never changed: rows that come later are held in memory by
-`store.py`, rows that go are masked. SQLite keeps its size and checksums, and it can be built again from there at any time.
+`view.py`, rows that go are masked. SQLite keeps its size and checksums, and it can be built again from there any time.
 
 Cost: 4 bytes per number in the file (`flat`, `hnsw`); checking a file reads it once, about 2 GB/s per core.
 """
@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peg_rag.errors import DamagedIndex, InvalidInput
 from peg_rag.extras import require
 
+Array = NDArray[Any]
 Kind = Literal["flat", "hnsw", "ivfpq"]
 Storage = Literal["float32", "float16", "int8"]
 KINDS = ("flat", "hnsw", "ivfpq")
@@ -35,12 +37,13 @@ CHECKED_BYTES = 16 << 20  # one checksum per so many bytes
 SUFFIX = {"flat": ".f32", "hnsw": ".faiss", "ivfpq": ".faiss"}
 HNSW_LINKS = 32
 HNSW_EF_SEARCH = 128
+GATHERED_SHARE = 0.25  # fewer allowed rows than this are copied together and multiplied alone
 
 
-# -- checking and storing vectors -----------------------------------------------------------------------------------
+# -- checking and storing vectors -------------------------------------------------------------------------------------
 
 
-def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> np.ndarray:
+def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> Array:
     """(n, dimension) float32 rows of length 1.
 
     Raises:
@@ -64,17 +67,18 @@ def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> n
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     if len(zero := np.flatnonzero(lengths == 0)):
         raise InvalidInput(f"{what} {zero[0]} is all zeros: it has no direction, so no cosine can be computed with it")
-    return (rows / lengths[:, None]).astype(np.float32)
+    unit: Array = (rows / lengths[:, None]).astype(np.float32)
+    return unit
 
 
-def _check_finite(rows: np.ndarray, what: str) -> None:
+def _check_finite(rows: Array, what: str) -> None:
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InvalidInput(f"{what} {row} holds NaN or infinity; check the model's output for that text")
 
 
-def to_blobs(rows: np.ndarray, storage: Storage) -> Iterator[bytes]:
+def to_blobs(rows: Array, storage: Storage) -> Iterator[bytes]:
     """Unit rows as stored bytes. int8 rows carry a float32 scale in front of their numbers."""
     if storage == "int8":
         scales = np.abs(rows).max(axis=1, keepdims=True) / 127
@@ -83,7 +87,7 @@ def to_blobs(rows: np.ndarray, storage: Storage) -> Iterator[bytes]:
     return (row.tobytes() for row in rows.astype("<f4" if storage == "float32" else "<f2"))
 
 
-def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> np.ndarray:
+def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Array:
     """(n, dimension) float32 rows, of length 1 again after the rounding of float16 and int8.
 
     Raises:
@@ -96,13 +100,14 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> np.n
     if storage == "float32":
         return raw.view("<f4").astype(np.float32, copy=False)
     rows = (raw[:, 4:].view(np.int8) if storage == "int8" else raw.view("<f2")).astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    unit: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit
 
 
-# -- exact search ---------------------------------------------------------------------------------------------------
+# -- exact search -----------------------------------------------------------------------------------------------------
 
 
-def best(scores: np.ndarray, k: int) -> np.ndarray:
+def best(scores: Array, k: int) -> Array:
     """Places of the k largest of (n,) scores, best first, the earlier of equals first; -inf is never among them."""
     if k < len(scores):
         least = np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -112,26 +117,30 @@ def best(scores: np.ndarray, k: int) -> np.ndarray:
     return places[np.argsort(-scores[places], kind="stable")[:k]]
 
 
-def exact(matrix: np.ndarray, queries: np.ndarray, allowed: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Inner products of queries with the allowed rows.
+def nearest(matrix: Array, queries: Array, k: int, allowed: Array | None) -> list["Found"]:
+    """The k best allowed rows of an (n, dimension) matrix for each of (queries, dimension) unit rows, by multiplying.
 
     Args:
         allowed: (n,) bool, or None for all rows.
-
-    Returns:
-        (queries, m) scores and the (m,) rows they belong to, None when m = n.
     """
-    if allowed is None:
-        return queries @ matrix.T, None  # (queries, n)
-    rows = np.flatnonzero(allowed)
-    if len(rows) * 4 < len(matrix):
-        return queries @ matrix[rows].T, rows
-    scores = queries @ matrix.T
-    scores[:, ~allowed] = -np.inf
-    return scores, None
+    if k <= 0 or not len(matrix):
+        return [Found.nothing()] * len(queries)
+    rows = None if allowed is None else np.flatnonzero(allowed)
+    if rows is not None and len(rows) < GATHERED_SHARE * len(matrix):
+        return _top(queries @ matrix[rows].T, rows, k)
+    scores = queries @ matrix.T  # (queries, n)
+    if allowed is not None:
+        scores[:, ~allowed] = -np.inf
+    return _top(scores, None, k)
 
 
-# -- the vector file ------------------------------------------------------------------------------------------------
+def _top(scores: Array, rows: Array | None, k: int) -> list["Found"]:
+    """The k best of each line of (queries, m) scores, which belong to (m,) rows, or to rows 0 to m - 1."""
+    places = [best(line, k) for line in scores]
+    return [Found(p if rows is None else rows[p], line[p]) for p, line in zip(places, scores, strict=True)]
+
+
+# -- the vector file --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +155,15 @@ class Base:
     """
 
     kind: Kind
-    keys: np.ndarray
-    matrix: np.ndarray | None
+    keys: Array
+    matrix: Array | None
     graph: Any = None
 
-    def search(self, queries: np.ndarray, k: int, allowed: np.ndarray | None, fetch: "Fetch") -> list["Found"]:
+    @classmethod
+    def empty(cls) -> "Base":
+        return cls("flat", np.empty(0, dtype=np.int64), np.empty((0, 0), dtype=np.float32))
+
+    def search(self, queries: Array, k: int, allowed: Array | None, fetch: "Fetch") -> list["Found"]:
         """The k best allowed rows for each of (queries, dimension) unit rows, best first.
 
         Args:
@@ -161,12 +174,12 @@ class Base:
             return [Found.nothing()] * len(queries)
         if self.graph is not None and (allowed is None or np.count_nonzero(allowed) > self._exact_limit()):
             return self._approximate(queries, k, allowed, fetch)
-        if self.matrix is None:
-            rows = np.flatnonzero(allowed)
-            return _top(queries @ fetch(self.keys[rows]).T, rows, k)
-        return _top(*exact(self.matrix, queries, allowed), k)
+        if self.matrix is not None:
+            return nearest(self.matrix, queries, k, allowed)
+        rows = np.flatnonzero(np.ones(len(self.keys)) if allowed is None else allowed)
+        return _top(queries @ fetch(self.keys[rows]).T, rows, k)
 
-    def vectors(self, rows: np.ndarray, fetch: "Fetch") -> np.ndarray:
+    def vectors(self, rows: Array, fetch: "Fetch") -> Array:
         """(len(rows), dimension) float32 unit rows."""
         return fetch(self.keys[rows]) if self.matrix is None else self.matrix[rows]
 
@@ -174,7 +187,7 @@ class Base:
         """So few allowed rows are multiplied directly: faster than the graph and always right."""
         return 4096 if self.matrix is None else max(4096, len(self.keys) // 10)
 
-    def _approximate(self, queries: np.ndarray, k: int, allowed: np.ndarray | None, fetch: "Fetch") -> list["Found"]:
+    def _approximate(self, queries: Array, k: int, allowed: Array | None, fetch: "Fetch") -> list["Found"]:
         wanted = k if self.kind == "hnsw" else max(4 * k, 100)
         share = 1.0 if allowed is None else np.count_nonzero(allowed) / len(allowed)
         # FAISS keeps only pointers to the selector and its bits: both names must live until the search is over.
@@ -194,32 +207,27 @@ class Base:
         probes = int(max(32, self.graph.nlist // 16) / max(share, 0.1))
         return faiss.SearchParametersIVF(nprobe=min(probes, self.graph.nlist), **more)
 
-    def _scored(self, query: np.ndarray, rows: np.ndarray, k: int, fetch: "Fetch") -> "Found":
+    def _scored(self, query: Array, rows: Array, k: int, fetch: "Fetch") -> "Found":
         rows = np.sort(rows)
         return _top(query[None] @ self.vectors(rows, fetch).T, rows, k)[0]
 
 
-Fetch = Callable[[np.ndarray], np.ndarray]  # (n,) keys -> (n, dimension) stored vectors
+Fetch = Callable[[Array], Array]  # (n,) keys -> (n, dimension) stored vectors
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
     """(m,) rows and their (m,) scores, best first."""
 
-    rows: np.ndarray
-    scores: np.ndarray
+    rows: Array
+    scores: Array
 
     @classmethod
     def nothing(cls) -> "Found":
         return cls(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
 
 
-def _top(scores: np.ndarray, rows: np.ndarray | None, k: int) -> list[Found]:
-    places = [best(line, k) for line in scores]
-    return [Found(p if rows is None else rows[p], line[p]) for p, line in zip(places, scores, strict=True)]
-
-
-# -- making and opening the file ------------------------------------------------------------------------------------
+# -- making and opening the file --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +239,11 @@ class Stamp:
     checksums: bytes
     keys: bytes  # int64, ascending
 
-    def rows(self) -> np.ndarray:
+    def rows(self) -> Array:
         return np.frombuffer(self.keys, dtype="<i8")
 
 
-Chunks = Iterable[tuple[np.ndarray, np.ndarray]]  # (n,) keys and (n, dimension) rows, keys ascending
+Chunks = Iterable[tuple[Array, Array]]  # (n,) keys and (n, dimension) rows, keys ascending
 
 
 def build(kind: Kind, dimension: int, total: int, chunks: Chunks) -> Base:
@@ -244,7 +252,7 @@ def build(kind: Kind, dimension: int, total: int, chunks: Chunks) -> Base:
         keys, rows = _stacked(chunks, dimension)
         return Base("flat", keys, rows)
     graph = _new_graph(kind, dimension, total)
-    all_keys: list[np.ndarray] = []
+    all_keys: list[Array] = []
     for keys, rows in _trained(graph, chunks):
         graph.add(rows)
         all_keys.append(keys)
@@ -296,9 +304,13 @@ def checksums(file: Path) -> bytes:
     size = file.stat().st_size
     if not size:
         return b""
-    with file.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        with memoryview(mapped) as view, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            codes = list(pool.map(lambda start: _crc(view, start), range(0, size, CHECKED_BYTES)))
+    with (
+        file.open("rb") as handle,
+        mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as view,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+    ):
+        codes = list(pool.map(lambda start: _crc(view, start), range(0, size, CHECKED_BYTES)))
     return np.array(codes, dtype="<u4").tobytes()
 
 
@@ -321,12 +333,12 @@ def _faiss() -> Any:
     return require("faiss", "faiss")
 
 
-def _stacked(chunks: Chunks, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+def _stacked(chunks: Chunks, dimension: int) -> tuple[Array, Array]:
     pairs = [(np.empty(0, dtype=np.int64), np.empty((0, dimension), dtype=np.float32)), *chunks]
     return np.concatenate([keys for keys, _ in pairs]), np.concatenate([rows for _, rows in pairs])
 
 
-def _write_matrix(chunks: Chunks, part: Path) -> np.ndarray:
+def _write_matrix(chunks: Chunks, part: Path) -> Array:
     written = [np.empty(0, dtype=np.int64)]
     with part.open("wb") as handle:
         for keys, rows in chunks:
@@ -344,9 +356,9 @@ def _new_graph(kind: Kind, dimension: int, total: int) -> Any:
     return faiss.index_factory(dimension, f"IVF{lists},PQ{codes}x8", faiss.METRIC_INNER_PRODUCT)
 
 
-def _trained(graph: Any, chunks: Chunks) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _trained(graph: Any, chunks: Chunks) -> Iterator[tuple[Array, Array]]:
     """Train on the first rows where the kind needs it, then hand on all chunks."""
-    waiting: list[tuple[np.ndarray, np.ndarray]] = []
+    waiting: list[tuple[Array, Array]] = []
     enough = 0 if graph.is_trained else 64 * graph.nlist
     for chunk in chunks:
         if graph.is_trained:
@@ -362,7 +374,7 @@ def _trained(graph: Any, chunks: Chunks) -> Iterator[tuple[np.ndarray, np.ndarra
         yield from waiting
 
 
-def _faiss_base(kind: Kind, keys: np.ndarray, graph: Any) -> Base:
+def _faiss_base(kind: Kind, keys: Array, graph: Any) -> Base:
     matrix = None
     if kind == "hnsw":
         storage = _faiss().downcast_index(graph.storage)
