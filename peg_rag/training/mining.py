@@ -1,0 +1,415 @@
+"""Hard negatives: for every training pair, passages that a first model ranks high and that answer nothing.
+
+Why this exists: random negatives are told apart after a few hundred steps; what a model still confuses teaches it.
+The danger is the unlabelled right answer among them, so three nets catch those: equal texts, every known positive of
+the query (from all rows that ask it), and a margin below the positive's own score, absolute or relative (the
+positive-aware mining of NV-Retriever, arXiv 2407.15831, section 3.2). Costs one encoding of the corpus and the
+queries, an exact FAISS search (2·queries·corpus·dimension operations), and memory for one shard of vectors; every
+shard done stays on disk, so an interrupted run goes on where it stopped.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from peg_rag.errors import DataError, InvalidInput
+from peg_rag.extras import require
+from peg_rag.training.data import Ints, clean_text, read_lines, read_rows, text_key, write_atomically
+from peg_rag.training.recipe import Columns
+from peg_rag.training.sampling import mix
+
+logger = logging.getLogger(__name__)
+
+Floats = NDArray[np.float32]
+QUERY_BLOCK = 4_096
+TEXT_COLUMNS = ("text", "positive", "passage", "document")
+
+
+class Encoder(Protocol):
+    """What mining needs of an encoder; `PEGEncoder` is one."""
+
+    def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> Floats: ...
+
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> Floats: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MiningOptions:
+    """How negatives are chosen.
+
+    Attributes:
+        negatives: wanted for each pair; a pair may get fewer.
+        first_rank, last_rank: only candidates of these ranks (from 1, known positives not counted) are considered.
+        margin: a candidate must score below the positive's cosine less this; None switches it off.
+        relative_margin: a candidate must score below this share of the positive's cosine; None switches it off.
+        random: draw among the candidates instead of taking the best.
+        keep: negatives that the file gives come first.
+        seed: of the draw.
+    """
+
+    negatives: int = 5
+    first_rank: int = 1
+    last_rank: int = 100
+    margin: float | None = None
+    relative_margin: float | None = 0.95
+    random: bool = False
+    keep: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1:
+            raise InvalidInput(f"negatives={self.negatives} must be 1 or more")
+        if not 1 <= self.first_rank <= self.last_rank:
+            raise InvalidInput(
+                f"ranks {self.first_rank} to {self.last_rank} are no range; 1 <= first <= last is expected"
+            )
+
+
+@dataclass
+class MiningReport:
+    """What mining did: pairs read, negatives written, pairs with fewer than wanted, candidates refused by reason."""
+
+    pairs: int = 0
+    corpus: int = 0
+    negatives: int = 0
+    short: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """The pairs' texts and keys; negatives as the file gives them."""
+
+    queries: list[str]
+    positives: list[str]
+    negatives: list[list[str]]
+    query_keys: Ints
+    positive_keys: Ints
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """Distinct texts; the first `searched` may become negatives, the others are positives whose score is needed."""
+
+    texts: list[str]
+    keys: Ints
+    searched: int
+
+
+@dataclass
+class _Found:
+    """The best candidates of every pair so far: rows of the corpus (n, k), −1 for none, and cosines (n, k)."""
+
+    rows: NDArray[np.int32]
+    scores: Floats
+
+
+def mine_hard_negatives(
+    pairs: Path | Sequence[Path],
+    out: Path,
+    encoder: Encoder,
+    *,
+    corpus: Path | Sequence[Path] | None = None,
+    options: MiningOptions | None = None,
+    shard_rows: int = 100_000,
+    columns: Columns | None = None,
+    show_progress: bool = False,
+) -> MiningReport:
+    """Write the pairs with mined negatives to `out` (.jsonl, .jsonl.gz or .jsonl.zst).
+
+    Args:
+        pairs: files of query, positive and perhaps negatives, as for training.
+        encoder: the first model.
+        corpus: files whose rows have a column text, positive, passage or document, or .txt files of one text a line;
+            None for the positives and negatives of the pairs themselves.
+        shard_rows: corpus rows whose vectors are in memory at once.
+
+    An interrupted call, made again with the same arguments, goes on from the shards in `<out>.mining`.
+
+    Raises:
+        DataError: a file is missing or holds nothing usable.
+    """
+    options = options or MiningOptions()
+    read = _read_pairs(_paths(pairs), columns or Columns())
+    texts = _read_corpus(_paths(corpus) if corpus is not None else None, read)
+    work = _work_folder(out, read, texts, encoder, options, shard_rows)
+    bar = tqdm(total=len(texts.texts) + len(read.queries), desc="encode", unit="text", disable=not show_progress)
+    with bar:
+        queries = _vectors(work / "queries", read.queries, encoder.encode_queries, shard_rows, bar)
+        documents = _vectors(work / "documents", texts.texts, encoder.encode_documents, shard_rows, bar)
+    found = _search(work, queries, documents, texts.searched, options.last_rank + 64, show_progress)
+    report = MiningReport(len(read.queries), texts.searched)
+    _write(out, _choose(read, texts, queries, documents, found, options, report))
+    shutil.rmtree(work)
+    return report
+
+
+def _paths(paths: Path | Sequence[Path]) -> list[Path]:
+    return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+
+
+def _read_pairs(files: list[Path], columns: Columns) -> _Pairs:
+    queries: list[str] = []
+    positives: list[str] = []
+    negatives: list[list[str]] = []
+    for file in files:
+        before = len(queries)
+        for _, row in read_rows(file):
+            query = _text(row, columns.query)
+            positive = _text(row, columns.positive)
+            if query and positive:
+                queries.append(query)
+                positives.append(positive)
+                given = row.get(columns.negatives or "") if not isinstance(row, str) else None
+                negatives.append(
+                    [clean_text(t) for t in given if isinstance(t, str)] if isinstance(given, list) else []
+                )
+        if len(queries) == before:
+            raise DataError(f"{file} has no row with texts in {columns.query!r} and {columns.positive!r}")
+    return _Pairs(queries, positives, negatives, _keys(queries), _keys(positives))
+
+
+def _text(row: Any, column: str) -> str:
+    value = None if isinstance(row, str) else row.get(column)
+    return clean_text(value) if isinstance(value, str) else ""
+
+
+def _read_corpus(files: list[Path] | None, pairs: _Pairs) -> _Corpus:
+    own = [*pairs.positives, *(text for row in pairs.negatives for text in row)]
+    texts, keys = _distinct(own if files is None else (text for file in files for text in _corpus_texts(file)), set())
+    searched = len(texts)
+    if not searched:
+        raise DataError(
+            "the corpus has no text; give --corpus a file with a column text, positive, passage or document"
+        )
+    extra, extra_keys = _distinct(pairs.positives, set(keys))
+    return _Corpus(texts + extra, np.array(keys + extra_keys, dtype=np.int64), searched)
+
+
+def _corpus_texts(file: Path) -> Iterator[str]:
+    if ".txt" in file.suffixes:
+        yield from read_lines(file)
+        return
+    for _, row in read_rows(file):
+        if isinstance(row, str):
+            continue
+        title = _text(row, "title")
+        text = next((found for column in TEXT_COLUMNS if (found := _text(row, column))), "")
+        if text:
+            yield f"{title} {text}".strip()
+
+
+def _distinct(texts: Iterable[str], seen: set[int]) -> tuple[list[str], list[int]]:
+    chosen, keys = [], []
+    for text in texts:
+        key = text_key(text)
+        if key not in seen:
+            seen.add(key)
+            chosen.append(text)
+            keys.append(key)
+    return chosen, keys
+
+
+def _keys(texts: list[str]) -> Ints:
+    return np.fromiter(map(text_key, texts), dtype=np.int64, count=len(texts))
+
+
+def _work_folder(
+    out: Path, pairs: _Pairs, corpus: _Corpus, encoder: Encoder, options: MiningOptions, shard_rows: int
+) -> Path:
+    """Where shards lie. A folder of another call (other texts, encoder or shards) is emptied."""
+    digest = hashlib.blake2b(digest_size=12)
+    for keys in (pairs.query_keys, pairs.positive_keys, corpus.keys):
+        digest.update(keys.tobytes())
+    identity = getattr(encoder, "identity", type(encoder).__name__)
+    digest.update(json.dumps([identity, options.last_rank, shard_rows, corpus.searched]).encode())
+    work = out.with_name(f"{out.name}.mining")
+    mark = work / "call"
+    if mark.is_file() and mark.read_text() == digest.hexdigest():
+        logger.info("going on with %s", work)
+        return work
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    write_atomically(mark, digest.hexdigest().encode())
+    return work
+
+
+def _vectors(stem: Path, texts: list[str], encode: Any, shard_rows: int, bar: Any) -> list[Floats]:
+    """Vectors in shards of (shard_rows, dimension), mapped from disk; what is there already is not encoded again."""
+    shards = []
+    for number, start in enumerate(range(0, len(texts), shard_rows)):
+        file = stem.with_name(f"{stem.name}-{number}.npy")
+        rows = texts[start : start + shard_rows]
+        if not file.is_file():
+            part = file.with_suffix(".part")
+            shard = np.lib.format.open_memmap(part, "w+", np.float32, (len(rows), _dimension(encode)))
+            for place in range(0, len(rows), QUERY_BLOCK):
+                shard[place : place + QUERY_BLOCK] = encode(rows[place : place + QUERY_BLOCK])
+                bar.update(len(rows[place : place + QUERY_BLOCK]))
+            shard.flush()
+            part.replace(file)
+        else:
+            bar.update(len(rows))
+        shards.append(np.load(file, mmap_mode="r"))
+    return shards
+
+
+def _dimension(encode: Any) -> int:
+    return int(getattr(encode.__self__, "dimension", 0)) or int(encode(["维"]).shape[1])
+
+
+def _search(
+    work: Path, queries: list[Floats], documents: list[Floats], searched: int, k: int, show_progress: bool
+) -> _Found:
+    """The k best of the searched corpus rows for every query; what each shard adds is saved before the next begins."""
+    total = sum(map(len, queries))
+    k = min(k, searched)
+    done, found = _saved(work, total, k)
+    start = sum(len(shard) for shard in documents[:done])
+    with tqdm(total=len(documents), initial=done, desc="search", unit="shard", disable=not show_progress) as bar:
+        for number in range(done, len(documents)):
+            vectors = documents[number][: max(searched - start, 0)]
+            if len(vectors):
+                _search_shard(np.ascontiguousarray(vectors), start, queries, found)
+                _save(work, number + 1, found)
+            start += len(documents[number])
+            bar.update()
+    return found
+
+
+def _saved(work: Path, total: int, k: int) -> tuple[int, _Found]:
+    """Shards already searched, and what they gave."""
+    states = sorted(work.glob("found-*.npz"), key=lambda file: int(file.stem.split("-")[1]))
+    if states:
+        with np.load(states[-1]) as state:
+            return int(states[-1].stem.split("-")[1]), _Found(state["rows"], state["scores"])
+    return 0, _Found(np.full((total, k), -1, dtype=np.int32), np.full((total, k), -np.inf, dtype=np.float32))
+
+
+def _save(work: Path, number: int, found: _Found) -> None:
+    file = work / f"found-{number}.npz"
+    part = work / "found.part"
+    with part.open("wb") as stream:
+        np.savez(stream, rows=found.rows, scores=found.scores)
+    part.replace(file)
+    for older in work.glob("found-*.npz"):
+        if older != file:
+            older.unlink()
+
+
+def _search_shard(vectors: Floats, start: int, queries: list[Floats], found: _Found) -> None:
+    """Merge a shard's best rows into `found`."""
+    faiss = require("faiss", "train")
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    k = found.rows.shape[1]
+    place = 0
+    for shard in queries:
+        for block in range(0, len(shard), QUERY_BLOCK):
+            asked = np.ascontiguousarray(shard[block : block + QUERY_BLOCK])
+            scores, rows = index.search(asked, min(k, len(vectors)))  # (q, k) each
+            mine = slice(place, place + len(asked))
+            all_scores = np.concatenate([found.scores[mine], scores], axis=1)  # (q, up to 2k)
+            all_rows = np.concatenate([found.rows[mine], (rows + start).astype(np.int32)], axis=1)
+            order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
+            found.scores[mine] = np.take_along_axis(all_scores, order, axis=1)
+            found.rows[mine] = np.take_along_axis(all_rows, order, axis=1)
+            place += len(asked)
+
+
+def _choose(
+    pairs: _Pairs,
+    corpus: _Corpus,
+    queries: list[Floats],
+    documents: list[Floats],
+    found: _Found,
+    options: MiningOptions,
+    report: MiningReport,
+) -> Iterator[dict[str, Any]]:
+    """The rows of the output, negatives chosen."""
+    row_of = {key: row for row, key in enumerate(corpus.keys.tolist())}
+    known: dict[int, set[int]] = {}
+    for query_key, positive_key in zip(pairs.query_keys.tolist(), pairs.positive_keys.tolist(), strict=True):
+        known.setdefault(query_key, {query_key}).add(positive_key)
+    for i, query in enumerate(pairs.queries):
+        answers = known[int(pairs.query_keys[i])]
+        positive = float(_row(queries, i) @ _row(documents, row_of[int(pairs.positive_keys[i])]))
+        given = [text for text in pairs.negatives[i] if text_key(text) not in answers] if options.keep else []
+        mined = _mined(i, found, corpus, answers | {text_key(text) for text in given}, positive, options, report)
+        chosen = [*given, *(corpus.texts[row] for row in mined)][: max(options.negatives, len(given))]
+        report.negatives += len(chosen)
+        report.short += len(chosen) < options.negatives
+        yield {"query": query, "positive": pairs.positives[i], "negatives": chosen}
+
+
+def _mined(
+    pair: int,
+    found: _Found,
+    corpus: _Corpus,
+    excluded: set[int],
+    positive: float,
+    options: MiningOptions,
+    report: MiningReport,
+) -> list[int]:
+    """Rows of the corpus to be negatives of one pair, the hardest first."""
+    limits = [positive - options.margin] if options.margin is not None else []
+    limits += [positive * options.relative_margin] if options.relative_margin is not None and positive > 0 else []
+    limit = min(limits, default=np.inf)
+    kept, rank = [], 0
+    for row, score in zip(found.rows[pair].tolist(), found.scores[pair].tolist(), strict=True):
+        if row < 0 or rank >= options.last_rank:
+            break
+        if int(corpus.keys[row]) in excluded:
+            report.refused["known answer or given"] += 1
+            continue
+        rank += 1
+        if rank < options.first_rank:
+            continue
+        if score >= limit:
+            report.refused["too close to the positive"] += 1
+            continue
+        kept.append(row)
+    if options.random and kept:
+        order = np.argsort(mix(np.array(kept, dtype=np.uint64), options.seed, pair), kind="stable")
+        kept = [kept[place] for place in order]
+    return kept[: options.negatives]
+
+
+def _row(shards: list[Floats], row: int) -> Floats:
+    size = len(shards[0])
+    vector: Floats = shards[row // size][row % size]
+    return vector
+
+
+def _write(out: Path, rows: Iterator[dict[str, Any]]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(f"{out.name}.part")
+    with _open_for_writing(part, out.suffix) as stream:
+        for row in rows:
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.replace(out)
+
+
+def _open_for_writing(part: Path, suffix: str) -> Any:
+    import gzip
+
+    if suffix == ".gz":
+        return gzip.open(part, "wt", encoding="utf-8")
+    if suffix == ".zst":
+        return require("zstandard", "train").open(part, "wt", encoding="utf-8")
+    return part.open("w", encoding="utf-8")
+
+
+def describe(report: MiningReport) -> dict[str, Any]:
+    """The report as plain values."""
+    return {**asdict(report), "refused": dict(report.refused)}

@@ -1,0 +1,448 @@
+"""A recipe: everything that decides what a training run does, as one small YAML file.
+
+Why this exists: a run must be repeatable from what lies beside its weights, and a mistyped key must not cost a night.
+Unknown keys, wrong types and contradictions are refused before anything is loaded, with the path of the key and the
+cure; any key can be set from the command line (`--set stages.0.steps=100`). Costs nothing: no torch is imported.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from peg_rag.errors import RecipeError
+
+Objective = Literal["contrastive", "cosent"]
+Strategy = Literal["none", "static", "linear", "cosine", "curricular"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class Columns(_Options):
+    """Which column of a file holds what."""
+
+    query: str = "query"
+    positive: str = "positive"
+    negatives: str | None = "negatives"
+    """A list of strings (in CSV: as JSON). The column may be missing; None leaves it unread."""
+    label: str | None = "label"
+    label_is_grade: bool = False
+    """Pairs graded by similarity: every row must have a number as its label, and both texts may be the same."""
+
+
+class SourceOptions(_Options):
+    """One file of pairs, or several by a pattern."""
+
+    path: str
+    """.jsonl, .csv, .tsv (also .gz, .zst) or .parquet; `$VARIABLES` are expanded, `*` matches in the file name."""
+    exclude: list[str] = []
+    """Patterns of file names that `path` matches and that are left out."""
+    columns: Columns = Columns()
+    weight: float = Field(default=1.0, ge=0)
+    """Factor on the source's share, besides n ** alpha."""
+    minimum_label: float | None = None
+    """Rows with a smaller numeric label are left out; rows without one stay."""
+
+
+class DataOptions(_Options):
+    """The data mix of a stage."""
+
+    sources: list[SourceOptions] = Field(min_length=1)
+    alpha: float = Field(default=0.7, ge=0, le=1)
+    """A source of n rows is drawn ∝ n ** alpha: 1 by size, 0 all alike."""
+    mixing: Literal["one_source", "mixed"] = "one_source"
+    """Batches of one file at a time (harder negatives), or every row by itself."""
+    maximum_bad_share: float = Field(default=0.01, ge=0, le=1)
+    """A file with a larger share of unusable rows stops the run."""
+
+
+class ProgressiveOptions(_Options):
+    """How negatives and queries are weighted by difficulty as the stage goes on; see `peg_rag.training.progressive`."""
+
+    strategy: Strategy = "none"
+    strength: float = Field(default=5.0, ge=0)
+    """Of static, linear and cosine: added to a negative's logit per unit of its cosine (at the end, where it grows)."""
+    margin: float = 0.0
+    """A negative is hard when its cosine exceeds the positive's less this."""
+    half_life: float = Field(default=0.02, gt=0)
+    """Of curricular: half-life of the moving average t, as a share of the stage."""
+    query_focus: float = Field(default=0.0, ge=0)
+    """Easy queries count less as training goes on; 0 switches it off."""
+
+    @model_validator(mode="after")
+    def _no_idle_options(self) -> "ProgressiveOptions":
+        for option, users in {"strength": ("static", "linear", "cosine"), "half_life": ("curricular",)}.items():
+            if getattr(self, option) != type(self).model_fields[option].default and self.strategy not in users:
+                raise ValueError(
+                    f"{option} belongs to strategy {' or '.join(users)}, and strategy is {self.strategy}; "
+                    f"remove {option} or set strategy"
+                )
+        return self
+
+
+class LossOptions(_Options):
+    """The contrastive loss; see `peg_rag.training.loss`."""
+
+    temperature: float = Field(default=0.05, gt=0)
+    learn_temperature: bool = False
+    hard_negatives: Literal["shared", "own"] = "shared"
+    """Whether a query meets the hard negatives of the whole batch, or its own only."""
+    symmetric: bool = False
+    """Also rank the queries for each positive."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    mask_same_text: bool = True
+    """A candidate whose text is a known answer to the query's text, or that text itself, is no negative."""
+    false_negative_margin: float | None = None
+    """A candidate with a cosine above the positive's less this is taken for an answer and masked."""
+    false_negative_ratio: float | None = None
+    """A candidate with a cosine above this share of the positive's is taken for an answer and masked."""
+    matryoshka_dims: list[int] = []
+    """The loss is summed over these prefixes of the vectors; name the full length too. Empty: the whole vectors."""
+    progressive: ProgressiveOptions = ProgressiveOptions()
+
+
+class BatchOptions(_Options):
+    """What one optimiser step sees, over all ranks."""
+
+    queries: int = Field(ge=2)
+    negatives: int = Field(default=0, ge=0, le=64)
+    """Hard negatives for each query; a row with more gives this many at random, one with fewer gives what it has."""
+
+    @property
+    def documents(self) -> int:
+        """Documents encoded in one step, where every row has enough negatives."""
+        return self.queries * (1 + self.negatives)
+
+
+class OptimizerOptions(_Options):
+    """AdamW and its learning rate."""
+
+    learning_rate: float = Field(gt=0)
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm; null leaves them."""
+
+
+class MemoryOptions(_Options):
+    """Sizes that bound memory and change no result; null chooses them from free memory."""
+
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    """Tokens (padding counted) that the encoder takes at once."""
+    graphs: Literal["auto", "keep", "replay"] = "auto"
+    """Keep the activations of the whole batch, or encode it twice; auto keeps them where they fit."""
+    loss_tile: int | None = Field(default=None, ge=16)
+    """Rows of the score matrix that exist at once, with four times as many columns."""
+
+
+class StageOptions(_Options):
+    """One stage of training: data, batch, loss, steps."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    objective: Objective = "contrastive"
+    steps: int = Field(ge=1)
+    batch: BatchOptions
+    data: DataOptions
+    loss: LossOptions = LossOptions()
+    optimizer: OptimizerOptions
+    memory: MemoryOptions = MemoryOptions()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "StageOptions":
+        if self.optimizer.warmup_steps >= self.steps:
+            raise ValueError(
+                f"optimizer.warmup_steps={self.optimizer.warmup_steps} is not below steps={self.steps}: the learning "
+                "rate would never reach its height; lower warmup_steps"
+            )
+        if self.objective == "cosent":
+            self._check_cosent()
+        without = [s.path for s in self.data.sources if s.columns.negatives is None]
+        if self.batch.negatives and len(without) == len(self.data.sources):
+            raise ValueError(
+                f"batch.negatives={self.batch.negatives}, but no source reads any (columns.negatives is null); "
+                "set batch.negatives to 0 or name the column"
+            )
+        return self
+
+    def _check_cosent(self) -> None:
+        if self.batch.negatives:
+            raise ValueError(
+                "objective cosent compares graded pairs and takes no hard negatives; set batch.negatives to 0"
+            )
+        changed = self.loss.model_dump(exclude_defaults=True, exclude={"temperature"})
+        if changed:
+            raise ValueError(f"objective cosent uses loss.temperature only; remove loss.{min(changed)}")
+        for i, source in enumerate(self.data.sources):
+            if not source.columns.label_is_grade:
+                raise ValueError(
+                    f"objective cosent needs a grade in every row; set data.sources[{i}].columns.label_is_grade: true"
+                )
+
+    @property
+    def candidates_per_query(self) -> int:
+        """Documents that each query is ranked against in one step, its positive included.
+
+        With hard negatives of its own only, a query meets the batch's positives and its own negatives.
+        """
+        own = self.loss.hard_negatives == "own"
+        return self.batch.queries + self.batch.negatives if own else self.batch.documents
+
+
+class VocabularyOptions(_Options):
+    """A vocabulary learned from the first stage's texts; see `peg_rag.training.vocabulary`."""
+
+    size: int = Field(default=40_000, ge=100)
+    texts_per_file: int = Field(default=50_000, ge=1)
+    """At most this many texts of each file are counted."""
+    texts: list[str] = []
+    """Further text files, one text a line (.txt, also .gz, .zst)."""
+
+
+class StaticOptions(_Options):
+    """A new static model: one vector for each word, averaged."""
+
+    dimension: int = Field(default=256, ge=1)
+    vocabulary: VocabularyOptions = VocabularyOptions()
+
+
+class TransformerOptions(_Options):
+    """A new BERT with random weights, of any shape."""
+
+    hidden_size: int = Field(ge=8)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    intermediate_size: int | None = None
+    """None: four times the hidden size."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    tokenizer: str | None = None
+    """Folder or hub id whose tokenizer is used; None learns a vocabulary of characters from the first stage's texts."""
+    vocabulary: VocabularyOptions = VocabularyOptions(size=21_128)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "TransformerOptions":
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size={self.hidden_size} is no multiple of heads={self.heads}; change one of them")
+        return self
+
+
+class ModelOptions(_Options):
+    """What is trained: exactly one of `path`, `static`, `transformer`."""
+
+    path: str | None = None
+    """Hub id, folder or bundled name to start from."""
+    static: StaticOptions | None = None
+    transformer: TransformerOptions | None = None
+    pooling: Literal["cls", "mean", "max", "lasttoken"] | None = None
+    """None: what the model says of itself; CLS for a new transformer."""
+    max_length: int | None = Field(default=None, ge=3)
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "ModelOptions":
+        given = [name for name in ("path", "static", "transformer") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"{' and '.join(given) if given else 'none'} of path, static, transformer given; exactly one is "
+                "expected: where to start from, or the shape of a new model"
+            )
+        if self.static and self.pooling not in (None, "mean"):
+            raise ValueError(f"pooling is {self.pooling}, but a static model always takes the mean; remove pooling")
+        return self
+
+
+class ValidationOptions(_Options):
+    """The split that everything is chosen on: cut from the pairs by the query's text, never trained on."""
+
+    share: float = Field(default=0.01, ge=0, lt=0.5)
+    queries_per_source: int = Field(default=200, ge=1)
+    """At most this many queries of each file are scored (the others stay out of training all the same)."""
+    distractors: int = Field(default=5_000, ge=0)
+    """Training positives, over all files, that stand in the corpus besides the split's own documents."""
+
+
+class EvaluationOptions(_Options):
+    """When the model is scored while it trains."""
+
+    every_steps: int | None = Field(default=None, ge=1)
+    """None: at the end of each stage only."""
+    at_start: bool = False
+    beir: list[str] = []
+    """BEIR folders that are scored too; to report, not to choose on."""
+
+
+class CheckpointOptions(_Options):
+    every_steps: int | None = Field(default=None, ge=1)
+    """None: at the end of each stage, and when interrupted."""
+    keep: int = Field(default=2, ge=1)
+
+
+class LoggingOptions(_Options):
+    every_steps: int = Field(default=10, ge=1)
+    report_to: list[Literal["tensorboard", "wandb"]] = []
+    push_to_hub: str | None = None
+    """Hub id that each checkpoint is pushed to."""
+
+
+class Recipe(_Options):
+    """A whole training run. See train/README.md for a walk through one."""
+
+    output_dir: str
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    model: ModelOptions
+    stages: list[StageOptions] = Field(min_length=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+    """torch.compile the transformer."""
+    device: str | None = None
+    """None: the best there is; `cpu` keeps off the accelerator."""
+    data_workers: int = Field(default=0, ge=0)
+    """Processes that prepare batches ahead."""
+    cache_dir: str = "~/.cache/peg_rag/training"
+    validation: ValidationOptions = ValidationOptions()
+    evaluation: EvaluationOptions = EvaluationOptions()
+    checkpoints: CheckpointOptions = CheckpointOptions()
+    logging: LoggingOptions = LoggingOptions()
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "Recipe":
+        names = [stage.name for stage in self.stages]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two stages are called {sorted(repeated)[0]!r}; their checkpoints would mix: rename one")
+        dimension = self.model.static.dimension if self.model.static else None
+        dimension = self.model.transformer.hidden_size if self.model.transformer else dimension
+        for i, stage in enumerate(self.stages):
+            if dimension and (wrong := [d for d in stage.loss.matryoshka_dims if not 0 < d <= dimension]):
+                raise ValueError(
+                    f"stages[{i}].loss.matryoshka_dims has {wrong[0]}; the vectors have {dimension} dimensions"
+                )
+        return self
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "Recipe":
+        """Read a YAML file and apply `dotted.key=value` overrides; a stage goes by its number or its name.
+
+        Raises:
+            RecipeError: the file is missing or no YAML; a key is unknown, of the wrong type, or contradicts another.
+        """
+        path = Path(path)
+        try:
+            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise RecipeError(f"{path} is not there; give the path of a recipe (see train/recipes)") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RecipeError(f"{path} is no readable YAML: {error}") from error
+        return cls.parse(tree, overrides, name=str(path))
+
+    @classmethod
+    def parse(cls, tree: Any, overrides: Sequence[str] = (), *, name: str = "recipe") -> "Recipe":
+        """The same from a mapping that is already in memory."""
+        if not isinstance(tree, Mapping):
+            raise RecipeError(
+                f"{name} holds {type(tree).__name__}; a mapping with output_dir, model, stages is expected"
+            )
+        for override in overrides:
+            tree = _with_override(tree, override)
+        try:
+            return cls.model_validate(tree)
+        except ValidationError as error:
+            raise RecipeError(f"{name}: " + "; ".join(_explain(error))) from error
+
+    def dump(self) -> str:
+        """The recipe as YAML, defaults included."""
+        return yaml.safe_dump(self.model_dump(mode="json"), allow_unicode=True, sort_keys=False)
+
+
+def expand_path(path: str) -> Path:
+    """`$VARIABLES` and `~` expanded.
+
+    Raises:
+        RecipeError: a variable is not set.
+    """
+    expanded = os.path.expandvars(path)
+    if missing := re.search(r"\$\{?\w+", expanded):
+        raise RecipeError(f"{path}: the variable {missing[0]} is not set; set it, or give the path itself")
+    return Path(expanded).expanduser()
+
+
+def _with_override(tree: Mapping[str, Any], override: str) -> Mapping[str, Any]:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"--set {override!r}: key=value is expected, such as seed=1 or stages.0.steps=100")
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override!r}: the value is no YAML ({error})") from error
+    changed: Mapping[str, Any] = _put(tree, key.strip().split("."), parsed, key.strip())
+    return changed
+
+
+def _put(node: Any, parts: list[str], value: Any, key: str) -> Any:
+    """A copy of the node with the value at this place; missing mappings are made on the way."""
+    if not parts:
+        return value
+    if isinstance(node, list):
+        place = _list_place(node, parts[0], key)
+        return [_put(item, parts[1:], value, key) if i == place else item for i, item in enumerate(node)]
+    if node is not None and not isinstance(node, Mapping):
+        raise RecipeError(f"--set {key}: there is no {parts[0]!r} in {node!r}; remove it from the key")
+    node = dict(node or {})
+    node[parts[0]] = _put(node.get(parts[0]), parts[1:], value, key)
+    return node
+
+
+def _list_place(node: list[Any], part: str, key: str) -> int:
+    names = [str(item.get("name")) for item in node if isinstance(item, Mapping) and "name" in item]
+    if part in names:
+        return names.index(part)
+    if not part.isdigit() or int(part) >= len(node):
+        choice = f"0 to {len(node) - 1}" + (f" or {', '.join(names)}" if names else "")
+        raise RecipeError(f"--set {key}: {part!r} names no item of that list; {choice} is expected")
+    return int(part)
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors():
+        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"]).lstrip(".")
+        if fault["type"] == "extra_forbidden":
+            yield f"{path} is no known key; {_near(fault['loc'])}"
+        elif fault["type"] == "missing":
+            yield f"{path} is missing; add it"
+        elif fault["type"] == "value_error":
+            yield f"{path or 'recipe'}: {fault['ctx']['error']}"
+        else:
+            yield f"{path} is {fault['input']!r}: {fault['msg']}"
+
+
+def _near(location: tuple[int | str, ...]) -> str:
+    """What could have been meant by the last key of this path."""
+    known = sorted(_fields_at(Recipe, [part for part in location[:-1] if isinstance(part, str)]))
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+
+
+def _fields_at(model: type[BaseModel], parts: list[str]) -> list[str]:
+    for part in parts:
+        field = model.model_fields.get(part)
+        kinds = _models_in(field.annotation) if field else []
+        if not kinds:
+            return []
+        model = kinds[0]
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]

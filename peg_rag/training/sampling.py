@@ -1,0 +1,240 @@
+"""Which rows make up which batch: a pure function of the seed and the step.
+
+Why this exists: a run that is resumed must see the very batches it would have seen, on any number of ranks, and
+replaying a loader for 100,000 steps takes hours. Here nothing is remembered. A slot (a step, or one place of a mixed
+batch) is sent through a keyed permutation of all slots of the run, where it lands names its source and how many slots
+of that source came before; that number is a place in the source's own endless stream of shuffled epochs. Seeking to
+any step costs the same microseconds as going on. Every row of a source is thus used equally often, to within one,
+except where a batch would hold a text twice: such a row gives way to one drawn at random.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peg_rag.errors import DataError, InvalidInput
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+Mixing = Literal["one_source", "mixed"]
+
+ROUNDS = 6  # Feistel rounds; three make a pseudo-random permutation of a large domain, small domains need more
+SPARE_TRIES = 8  # random rows tried for each row that repeats a text, before the batch goes short
+_SPLIT_SALT = 0x5EED_0F_5A1D
+_GOLDEN, _MIX_1, _MIX_2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """What sampling knows of a source: its size, its weight and the keys of its texts.
+
+    Attributes:
+        name: for messages.
+        query_keys, positive_keys: one for each row that may be drawn, (n,) int64.
+        weight: factor on n ** alpha.
+    """
+
+    name: str
+    query_keys: Ints
+    positive_keys: Ints
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.query_keys)
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Rows of a batch: row `rows[i]` of source `sources[i]`, both (B,) int64."""
+
+    sources: Ints
+    rows: Ints
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def shard(self, rank: int, world: int) -> "PlannedBatch":
+        """One rank's consecutive part; up to world − 1 rows at the end are dropped, so that all are equally long."""
+        size = len(self) // world
+        part = slice(rank * size, (rank + 1) * size)
+        return PlannedBatch(self.sources[part], self.rows[part])
+
+
+class Permutation:
+    """Keyed permutations of 0…n−1 of which any part can be computed alone: a Feistel network with cycle walking.
+
+    Args:
+        n: size of the domain.
+        key: equal keys give equal permutations.
+    """
+
+    def __init__(self, n: int, *key: int) -> None:
+        if n < 1:
+            raise InvalidInput(f"a permutation of {n} items; 1 or more are expected")
+        self.n = n
+        self._half_bits = np.uint64(max(1, (max(n - 1, 1).bit_length() + 1) // 2))
+        self._half_mask = (np.uint64(1) << self._half_bits) - np.uint64(1)
+        self._round_keys = mix(np.arange(ROUNDS, dtype=np.uint64), *key)
+
+    def __call__(self, places: NDArray[np.integer], tweaks: NDArray[np.integer] | int = 0) -> Ints:
+        """Where these places go, (m,) → (m,). Each value of `tweaks` (m,) is a permutation of its own."""
+        values = np.asarray(places).astype(np.uint64)
+        tweak = np.broadcast_to(mix(np.atleast_1d(np.asarray(tweaks)).astype(np.uint64), 4), values.shape)
+        values = self._encrypt(values, tweak)
+        while (outside := values >= np.uint64(self.n)).any():  # the network's domain is a power of four: walk back in
+            values[outside] = self._encrypt(values[outside], tweak[outside])
+        return values.astype(np.int64)
+
+    def _encrypt(self, values: Words, tweak: Words) -> Words:
+        left, right = values >> self._half_bits, values & self._half_mask
+        for key in self._round_keys:
+            left, right = right, left ^ (_scramble(right ^ key ^ tweak) & self._half_mask)
+        return (left << self._half_bits) | right
+
+
+class BatchPlan:
+    """The batches of a stage.
+
+    Args:
+        sources: where rows come from.
+        batch: rows in a batch, over all ranks.
+        steps: batches in the stage; each source gets its share of them exactly, to within one.
+        alpha: a source of n rows has the share weight · n ** alpha. 1 is proportional to size, 0 gives all the same.
+        mixing: `one_source`: all rows of a batch are of one source (a smaller source gives a smaller batch);
+            `mixed`: every row is drawn by itself.
+        seed: equal seeds give equal batches.
+        distinct: no text stands twice in a batch, as query or as positive.
+
+    Raises:
+        DataError: there is no source, or one has no rows.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[SourceRows],
+        *,
+        batch: int,
+        steps: int,
+        alpha: float = 1.0,
+        mixing: Mixing = "one_source",
+        seed: int = 0,
+        distinct: bool = True,
+    ) -> None:
+        if not sources:
+            raise DataError("no source to sample from; name at least one in the stage's data.sources")
+        if empty := [source.name for source in sources if not len(source)]:
+            raise DataError(f"{', '.join(empty)}: no row is left to train on; leave the source out, or add rows")
+        self.sources, self.batch_size, self.steps, self.mixing, self.seed = sources, batch, steps, mixing, seed
+        self._distinct = distinct
+        self._slots = steps * (batch if mixing == "mixed" else 1)
+        counts = shares([len(s) for s in sources], [s.weight for s in sources], alpha, self._slots)
+        self.slot_counts = counts  # of each source, (sources,)
+        self._ends = np.cumsum(counts)
+        self._order = Permutation(self._slots, seed, 1)
+
+    def batch(self, step: int) -> PlannedBatch:
+        """The rows of batch `step`; after the last step the plan begins anew with other slots of the streams."""
+        if self.mixing == "one_source":
+            source, occurrence = self._place(np.array([step]))
+            size = min(self.batch_size, len(self.sources[int(source[0])]))
+            places = occurrence[0] * size + np.arange(size)
+            sources = np.full(size, source[0])
+        else:
+            sources, places = self._place(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        rows = self._stream_rows(sources, places)
+        return self._without_repeats(sources, rows, step) if self._distinct else PlannedBatch(sources, rows)
+
+    def _place(self, slots: Ints) -> tuple[Ints, Ints]:
+        """Slots (m,) → their source, and how many slots of that source come before in the plan's order, (m,) each."""
+        turn, slots = np.divmod(slots, self._slots)
+        landed = self._order(slots)
+        sources = np.searchsorted(self._ends, landed, side="right").astype(np.int64)
+        before = landed - (self._ends - self.slot_counts)[sources]
+        return sources, turn * self.slot_counts[sources] + before
+
+    def _stream_rows(self, sources: Ints, places: Ints) -> Ints:
+        """Place p of a source's stream is row π(p mod n) with one shuffle π for each epoch p // n."""
+        rows = np.empty_like(places)
+        for source in np.unique(sources):
+            mine = np.flatnonzero(sources == source)
+            epochs, within = np.divmod(places[mine], len(self.sources[source]))
+            rows[mine] = Permutation(len(self.sources[source]), self.seed, 2, int(source))(within, epochs)
+        return rows
+
+    def _without_repeats(self, sources: Ints, rows: Ints, step: int) -> PlannedBatch:
+        """Drop rows that repeat a text of an earlier one and draw random rows of the same source in their place."""
+        seen: set[int] = set()
+        fresh = self._fresh(sources, rows, seen)
+        repeats = sources[~fresh]
+        chosen_sources, chosen_rows = [sources[fresh]], [rows[fresh]]
+        for attempt in range(SPARE_TRIES):
+            if not len(repeats):
+                break
+            draws = mix(np.arange(len(repeats), dtype=np.uint64), self.seed, 3, step, attempt)
+            sizes = np.array([len(source) for source in self.sources], dtype=np.uint64)[repeats]
+            spare = (draws % sizes).astype(np.int64)
+            fresh = self._fresh(repeats, spare, seen)
+            chosen_sources.append(repeats[fresh])
+            chosen_rows.append(spare[fresh])
+            repeats = repeats[~fresh]
+        return PlannedBatch(np.concatenate(chosen_sources), np.concatenate(chosen_rows))
+
+    def _fresh(self, sources: Ints, rows: Ints, seen: set[int]) -> NDArray[np.bool_]:
+        """Which rows bring two texts not yet in `seen` (which they are added to), in order."""
+        fresh = np.zeros(len(rows), dtype=bool)
+        for i, (query, positive) in enumerate(zip(*self._keys(sources, rows), strict=True)):
+            if query not in seen and positive not in seen:
+                seen.add(query)
+                seen.add(positive)
+                fresh[i] = True
+        return fresh
+
+    def _keys(self, sources: Ints, rows: Ints) -> tuple[list[int], list[int]]:
+        queries, positives = np.empty_like(rows), np.empty_like(rows)
+        for source in np.unique(sources):
+            mine = sources == source
+            queries[mine] = self.sources[source].query_keys[rows[mine]]
+            positives[mine] = self.sources[source].positive_keys[rows[mine]]
+        return queries.tolist(), positives.tolist()
+
+
+def shares(sizes: Sequence[int], weights: Sequence[float], alpha: float, slots: int) -> Ints:
+    """How many of the slots each source gets: ∝ weight · n ** alpha, rounded by largest remainder, (sources,)."""
+    wanted = np.array(weights, dtype=np.float64) * np.array(sizes, dtype=np.float64) ** alpha
+    if not wanted.sum() > 0:
+        raise DataError("all sources have weight 0; give at least one a weight above 0")
+    exact = wanted / wanted.sum() * slots
+    counts = np.floor(exact).astype(np.int64)
+    left = np.argsort(-(exact - counts), kind="stable")[: slots - int(counts.sum())]
+    counts[left] += 1
+    return counts
+
+
+def in_validation(query_keys: Ints, share: float) -> NDArray[np.bool_]:
+    """Whether rows belong to the validation split. Only the query's text decides: neither seed, file nor order does."""
+    return mix(query_keys.view(np.uint64), _SPLIT_SALT) < np.uint64(min(int(share * 2.0**64), 2**64 - 1))
+
+
+def smallest_hashes(keys: Ints, count: int, *salt: int) -> Ints:
+    """Indices of the `count` keys with the smallest hash: a sample that does not depend on order or file."""
+    order: Ints = np.argsort(mix(keys.view(np.uint64), *salt), kind="stable")
+    return np.sort(order[:count])
+
+
+def mix(values: Words, *key: int) -> Words:
+    """Hash words under a key; what splitmix64 does, once for each part of the key."""
+    mixed = np.array(values, dtype=np.uint64)
+    for part in key:
+        mixed = _scramble(mixed ^ _scramble(np.array([part & 0xFFFF_FFFF_FFFF_FFFF], dtype=np.uint64)))
+    return mixed
+
+
+def _scramble(words: Words) -> Words:
+    """splitmix64's finaliser (Steele, Lea and Flood 2014): every bit in moves every bit out."""
+    words = words + _GOLDEN
+    words = (words ^ (words >> np.uint64(30))) * _MIX_1
+    words = (words ^ (words >> np.uint64(27))) * _MIX_2
+    return words ^ (words >> np.uint64(31))
