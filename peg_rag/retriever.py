@@ -61,9 +61,23 @@ class Reranker(Protocol):
         ...
 
 
-def identity_of(encoder: Any) -> str:
-    """The name of the encoder's vector space, `unknown` where it gives none."""
-    return str(getattr(encoder, "identity", None) or UNKNOWN)
+def identity_of(thing: Any) -> str:
+    """The name of the vector space an encoder makes or a searcher holds, `unknown` where it gives none."""
+    return str(getattr(thing, "identity", None) or UNKNOWN)
+
+
+def check_same_model(searcher: Any, encoder: Any) -> None:
+    """Refuse to compare vectors of two models, as far as both can be named.
+
+    Raises:
+        IndexMismatch: they are not the same.
+    """
+    made_by, asked_by = identity_of(searcher), identity_of(encoder)
+    if made_by != asked_by and UNKNOWN not in (made_by, asked_by):
+        raise IndexMismatch(
+            f"the documents' vectors were made by {made_by}, but queries would be encoded by {asked_by}; "
+            "open the index with the model that filled it, or index the documents again"
+        )
 
 
 @dataclass(frozen=True)
@@ -103,12 +117,7 @@ class Retriever:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidInput(f"mode {self.mode!r} is unknown; there are {', '.join(MODES)}")
-        made_by, asked_by = identity_of(self.searcher), identity_of(self.encoder)
-        if made_by != asked_by and UNKNOWN not in (made_by, asked_by):
-            raise IndexMismatch(
-                f"the documents' vectors were made by {made_by}, but queries would be encoded by {asked_by}; "
-                "open the index with the model that filled it, or index the documents again"
-            )
+        check_same_model(self.searcher, self.encoder)
 
     def retrieve(self, query: str, *, k: int | None = None, mode: Mode | None = None, where: Any = None) -> list[Hit]:
         """Hits for one query, best first. What is not given is as the retriever was made; `where={}` drops its filter.

@@ -5,5 +5,7 @@ from peg_rag.extras import require
 require("llama_index.core", "llama-index")
 
 from peg_rag.llama_index.embedding import PEGEmbedding  # noqa: E402
+from peg_rag.llama_index.retriever import PEGRetriever  # noqa: E402
+from peg_rag.llama_index.vector_store import PEGVectorStore  # noqa: E402
 
-__all__ = ["PEGEmbedding"]
+__all__ = ["PEGEmbedding", "PEGRetriever", "PEGVectorStore"]

@@ -1,0 +1,66 @@
+"""LlamaIndex's `MetadataFilters` in the index's own filter language."""
+
+from collections.abc import Callable
+from typing import Any
+
+from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+
+from peg_rag.errors import UnsupportedSearch
+
+Where = dict[str, Any]
+_SAME_MEANING = {
+    FilterOperator.EQ: "$eq",
+    FilterOperator.NE: "$ne",
+    FilterOperator.GT: "$gt",
+    FilterOperator.GTE: "$gte",
+    FilterOperator.LT: "$lt",
+    FilterOperator.LTE: "$lte",
+    FilterOperator.IN: "$in",
+    FilterOperator.NIN: "$nin",
+    FilterOperator.CONTAINS: "$contains",
+    FilterOperator.TEXT_MATCH: "$contains",
+}
+_OTHERS: dict[FilterOperator, Callable[[str, Any], Where]] = {
+    FilterOperator.ANY: lambda key, values: any_of([{key: {"$contains": value}} for value in values]),
+    FilterOperator.ALL: lambda key, values: all_of([{key: {"$contains": value}} for value in values]),
+    FilterOperator.IS_EMPTY: lambda key, _: any_of([{key: None}, {key: ""}, {key: []}]),
+}
+
+
+def where_of(filters: MetadataFilters | None) -> Where:
+    """The filter as a dict; {}, which matches everything, for none.
+
+    Raises:
+        UnsupportedSearch: an operator the index does not have (case-insensitive text match).
+    """
+    if filters is None or not filters.filters:
+        return {}
+    parts = [where_of(part) if isinstance(part, MetadataFilters) else _one(part) for part in filters.filters]
+    match filters.condition:
+        case FilterCondition.OR:
+            return any_of(parts)
+        case FilterCondition.NOT:  # none of them matches
+            return {"$not": any_of(parts)}
+        case _:
+            return all_of(parts)
+
+
+def all_of(parts: list[Where]) -> Where:
+    """What matches all parts; everything for none."""
+    return {"$and": parts} if len(parts) > 1 else parts[0] if parts else {}
+
+
+def any_of(parts: list[Where]) -> Where:
+    """What matches one part at least; nothing for none."""
+    return {"$or": parts} if parts else {"$not": {}}
+
+
+def _one(part: MetadataFilter) -> Where:
+    if part.operator in _SAME_MEANING:
+        return {part.key: {_SAME_MEANING[part.operator]: part.value}}
+    if part.operator in _OTHERS:
+        return _OTHERS[part.operator](part.key, part.value)
+    raise UnsupportedSearch(
+        f"the filter operator {part.operator.name} on {part.key!r} is not supported; there are "
+        + ", ".join(operator.name for operator in (*_SAME_MEANING, *_OTHERS))
+    )

@@ -1,0 +1,122 @@
+"""`PEGRetriever`: a query in, scored nodes out, over any LlamaIndex vector store that keeps text."""
+
+from typing import Any
+
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
+from llama_index.core.callbacks.base import CallbackManager
+from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
+
+from peg_rag.errors import InvalidInput, UnsupportedSearch
+from peg_rag.llama_index.vector_store import MODES, PEGVectorStore
+from peg_rag.retriever import check_same_model
+
+_LEXICAL = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
+
+
+class PEGRetriever(BaseRetriever):
+    """Retrieves in `default`, `hybrid`, `text_search` and `mmr` mode; hybrid and text search need a `PEGVectorStore`.
+
+    A `QueryBundle` that has an embedding keeps it; one with `custom_embedding_strs` gets the mean of theirs. The async
+    methods never block the event loop. To rerank, put postprocessors into the query engine, as with any retriever.
+
+    Args:
+        vector_store: where the nodes are.
+        embed_model: makes the query vectors.
+        similarity_top_k: nodes for a query.
+        mode: how to search.
+        filters: metadata filters, applied before the search.
+        alpha: for hybrid: from 0 (only BM25 counts) to 1 (only the vectors count); None for equal weights.
+        mmr_threshold: for MMR: 1 looks only at relevance, 0 only at difference; None for a half.
+        doc_ids: look only at nodes made from these documents.
+        vector_store_kwargs: further arguments of the store's `query`.
+
+    Raises:
+        IndexMismatch: the store's vectors were made by another model.
+        UnsupportedSearch: the store has no lexical side, and the mode needs one.
+        InvalidInput: the store keeps no text; or, from `retrieve`, the query is blank.
+    """
+
+    def __init__(
+        self,
+        vector_store: BasePydanticVectorStore,
+        embed_model: BaseEmbedding,
+        *,
+        similarity_top_k: int = DEFAULT_SIMILARITY_TOP_K,
+        mode: VectorStoreQueryMode | str = VectorStoreQueryMode.DEFAULT,
+        filters: MetadataFilters | None = None,
+        alpha: float | None = None,
+        mmr_threshold: float | None = None,
+        doc_ids: list[str] | None = None,
+        vector_store_kwargs: dict[str, Any] | None = None,
+        callback_manager: CallbackManager | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self._mode = _checked_mode(mode, vector_store)
+        check_same_model(vector_store, embed_model)
+        self._vector_store = vector_store
+        self._embed_model = embed_model
+        self._similarity_top_k = similarity_top_k
+        self._filters = filters
+        self._alpha = alpha
+        self._mmr_threshold = mmr_threshold
+        self._doc_ids = doc_ids
+        self._kwargs = vector_store_kwargs or {}
+        super().__init__(callback_manager=callback_manager, verbose=verbose)
+
+    def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        embedding = query_bundle.embedding
+        if embedding is None and self._mode not in _LEXICAL:
+            embedding = self._embed_model.get_agg_embedding_from_queries(_strings(query_bundle))
+        return _scored(self._vector_store.query(self._query(query_bundle, embedding), **self._kwargs))
+
+    async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
+        embedding = query_bundle.embedding
+        if embedding is None and self._mode not in _LEXICAL:
+            embedding = await self._embed_model.aget_agg_embedding_from_queries(_strings(query_bundle))
+        return _scored(await self._vector_store.aquery(self._query(query_bundle, embedding), **self._kwargs))
+
+    def _query(self, bundle: QueryBundle, embedding: Embedding | None) -> VectorStoreQuery:
+        return VectorStoreQuery(
+            query_embedding=embedding,
+            query_str=bundle.query_str,
+            similarity_top_k=self._similarity_top_k,
+            mode=self._mode,
+            filters=self._filters,
+            alpha=self._alpha,
+            mmr_threshold=self._mmr_threshold,
+            doc_ids=self._doc_ids,
+        )
+
+
+def _checked_mode(mode: VectorStoreQueryMode | str, store: BasePydanticVectorStore) -> VectorStoreQueryMode:
+    name = type(store).__name__
+    known = [each.value for each in MODES]
+    if mode not in known:
+        raise InvalidInput(f"mode {mode!r} is unknown; there are {', '.join(known)}")
+    checked = VectorStoreQueryMode(mode)
+    if not store.stores_text:
+        raise InvalidInput(f"{name} keeps no text; use VectorStoreIndex.as_retriever(), which reads it from a docstore")
+    if MODES[checked] in ("lexical", "hybrid") and not isinstance(store, PEGVectorStore):
+        raise UnsupportedSearch(
+            f"{name} is not known to have a lexical side for {checked.value} search; PEGVectorStore has"
+        )
+    return checked
+
+
+def _strings(bundle: QueryBundle) -> list[str]:
+    return bundle.embedding_strs or [bundle.query_str]  # a blank query is left to the encoder to refuse
+
+
+def _scored(result: VectorStoreQueryResult) -> list[NodeWithScore]:
+    nodes = list(result.nodes or [])
+    scores: list[float | None] = list(result.similarities) if result.similarities is not None else [None] * len(nodes)
+    return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]
