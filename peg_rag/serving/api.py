@@ -1,0 +1,136 @@
+"""`create_app`: the routes, the guard before them and the page behind them, put together."""
+
+import hashlib
+import re
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from peg_rag import __version__
+from peg_rag.encoder import PEGEncoder
+from peg_rag.serving import routes_embeddings, routes_knowledge, routes_server
+from peg_rag.serving.guard import Guard, Load
+from peg_rag.serving.keys import ApiKeys
+from peg_rag.serving.knowledge import KnowledgeBase
+from peg_rag.serving.metrics import Metrics
+from peg_rag.serving.problems import add_handlers
+from peg_rag.serving.schemas import ErrorAnswer
+from peg_rag.serving.settings import ServerSettings
+from peg_rag.serving.state import ModelTokens, State
+from peg_rag.serving.work import EmbeddingQueue, Gate
+
+PAGE = Path(__file__).parent / "web" / "dist"
+_ABOUT = """OpenAI-compatible embeddings, search with Chinese terms, and answers that cite their sources.
+
+Point any OpenAI client at `/v1`; queries and documents can be told apart with `input_type`."""
+
+
+def create_app(
+    encoder: PEGEncoder,
+    knowledge: KnowledgeBase | None = None,
+    *,
+    keys: ApiKeys | None = None,
+    settings: ServerSettings | None = None,
+    page: Path = PAGE,
+) -> FastAPI:
+    """The application, to be run by any ASGI server; the encoder and the store stay the caller's to close.
+
+    Args:
+        knowledge: the store to search; None to serve embeddings alone.
+        keys: who may write; None: nobody.
+        page: a folder of static files, shown at `/` where it exists.
+    """
+    parts = _parts(encoder, knowledge, keys or ApiKeys(), settings or ServerSettings())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        parts.queue.start()
+        yield
+        parts.stopping = True
+        await parts.queue.close()
+        parts.searches.close()
+        parts.writes.close()
+
+    app = FastAPI(
+        title="peg-rag",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=parts.settings.max_body_bytes,
+        redirect_slashes=False,
+        responses={"4XX": {"model": ErrorAnswer}, "5XX": {"model": ErrorAnswer}},
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.state.parts = parts
+    app.add_middleware(Guard, settings=parts.settings, metrics=parts.metrics, load=parts.load)
+    add_handlers(app)
+    app.include_router(routes_embeddings.router)
+    app.include_router(routes_server.router)
+    if knowledge is not None:
+        app.include_router(routes_knowledge.readers)
+        app.include_router(routes_knowledge.writers, max_body_size=parts.settings.max_upload_bytes)
+    _add_docs(app)
+    _add_page(app, page)
+    return app
+
+
+def _parts(encoder: PEGEncoder, knowledge: KnowledgeBase | None, keys: ApiKeys, settings: ServerSettings) -> State:
+    queue = EmbeddingQueue(
+        encoder,
+        ModelTokens(encoder),
+        max_characters=settings.max_queued_characters,
+        max_wait_s=settings.max_wait_s,
+    )
+    searches = Gate("searches", settings.search_threads, settings.max_waiting_searches)
+    writes = Gate("writes", 1, settings.max_waiting_writes)
+    metrics, load = Metrics(), Load()
+    metrics.watch("requests_in_flight", "Requests being answered.", lambda: load.in_flight)
+    metrics.watch("request_bytes_held", "Bytes of request bodies held.", lambda: load.held_bytes)
+    metrics.watch("queued_characters", "Characters waiting to be embedded.", lambda: queue.characters)
+    metrics.watch("pending_searches", "Searches running or waiting.", lambda: searches.pending)
+    metrics.watch("pending_writes", "Writes running or waiting.", lambda: writes.pending)
+    if knowledge is not None:
+        metrics.watch("passages", "Passages in the store.", lambda: len(knowledge.index))
+    return State(encoder, knowledge, settings, keys, metrics, load, queue, searches, writes, int(time.time()))
+
+
+def _add_docs(app: FastAPI) -> None:
+    """Swagger UI at `/docs`, from files of the installation; its one inline script is allowed by its digest."""
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]), name="docs-assets")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(_: Request) -> Response:
+        html = get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="peg-rag API",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon-32x32.png",
+        )
+        inline = re.findall(rb"<script>(.*?)</script>", bytes(html.body), re.DOTALL)
+        digests = " ".join(f"'sha256-{b64encode(hashlib.sha256(script).digest()).decode()}'" for script in inline)
+        html.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src 'self' {digests}; style-src 'self' 'unsafe-inline'; "
+            "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+        )
+        return html
+
+
+def _add_page(app: FastAPI, page: Path) -> None:
+    """The page at `/`; where it was not built, a few links in JSON."""
+    if page.is_dir():
+        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+        return
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> JSONResponse:
+        return JSONResponse({"name": "peg-rag", "version": __version__, "docs": "/docs", "api": "/openapi.json"})
