@@ -1,0 +1,37 @@
+"""Training text-embedding models: recipes in YAML, contrastive steps over very large batches, mined hard negatives.
+
+The names are resolved when first touched: a recipe can be read and checked without importing torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peg_rag.training.mining import MiningOptions as MiningOptions
+    from peg_rag.training.mining import MiningReport as MiningReport
+    from peg_rag.training.mining import mine_hard_negatives as mine_hard_negatives
+    from peg_rag.training.recipe import Recipe as Recipe
+    from peg_rag.training.trainer import TrainingResult as TrainingResult
+    from peg_rag.training.trainer import train as train
+
+_HOMES = {
+    "MiningOptions": "peg_rag.training.mining",
+    "MiningReport": "peg_rag.training.mining",
+    "mine_hard_negatives": "peg_rag.training.mining",
+    "Recipe": "peg_rag.training.recipe",
+    "TrainingResult": "peg_rag.training.trainer",
+    "train": "peg_rag.training.trainer",
+}
+__all__ = ["MiningOptions", "MiningReport", "Recipe", "TrainingResult", "mine_hard_negatives", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'peg_rag.training' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -136,7 +136,7 @@ class StepBatches(torch.utils.data.Dataset[dict[str, RankBatch]]):
         ]
 
     def _choose_negatives(self, planned: PlannedBatch, step: int) -> list[list[int]]:
-        """For each row the places, among its negatives, of at most `negatives` texts that the batch has nowhere else."""
+        """For each row the places, among its negatives, of at most `negatives` texts that are nowhere else."""
         groups = self._groups(planned)
         seen = {
             key

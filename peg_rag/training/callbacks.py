@@ -59,7 +59,7 @@ class Progress(TrainerCallback):
 
 
 class Interruption(TrainerCallback):
-    """The first SIGINT or SIGTERM on any rank ends training after the step at hand, with a checkpoint; a second at once."""
+    """The first SIGINT or SIGTERM on any rank ends training after the step, with a checkpoint; a second at once."""
 
     def __init__(self) -> None:
         self.happened = False

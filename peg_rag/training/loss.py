@@ -101,7 +101,8 @@ class LossMetrics:
 
     loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity:
     mean cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the
-    progressive margin. masked_share: share of candidates masked as false negatives. t: of the curricular strategy. temperature: τ.
+    progressive margin. masked_share: share of candidates masked as false negatives. t: of the curricular strategy.
+    temperature: τ.
     """
 
     loss: float
@@ -349,8 +350,8 @@ class _Step:
         queries, documents = self.queries.raw, self.documents.raw
         positives = cosines(queries, documents[self.pairs.positives])
         weights = _raw_weights(self.pairs, self.progressive, positives)  # (b,)
-        broken = (~queries.isfinite().all(1)).sum() + (~documents.isfinite().all(1)).sum()
-        totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
+        broken = sum((~vectors.sum(1).isfinite()).sum() for vectors in (queries, documents))
+        totals = self.ranks.sum(torch.stack([weights.double().sum(), torch.as_tensor(broken).double()]))
         if totals[1] > 0:
             raise TrainingError(
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "

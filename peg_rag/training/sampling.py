@@ -221,7 +221,9 @@ def in_validation(query_keys: Ints, share: float) -> NDArray[np.bool_]:
 def smallest_hashes(keys: Ints, count: int, *salt: int) -> Ints:
     """Indices of the `count` keys with the smallest hash: a sample that does not depend on order or file."""
     order: Ints = np.argsort(mix(keys.view(np.uint64), *salt), kind="stable")
-    return np.sort(order[:count])
+    order = order[:count]
+    order.sort()
+    return order
 
 
 def mix(values: Words, *key: int) -> Words:
