@@ -1,18 +1,38 @@
 """Measured retrieval quality: evaluation sets in, scores query by query out."""
 
-from peg_rag.evaluation.datasets import RetrievalDataset, SentencePairs, load_beir, load_sts
+from peg_rag.evaluation.datasets import (
+    RetrievalDataset,
+    SentencePairs,
+    load_beir,
+    load_dataset,
+    load_dureader,
+    load_sts,
+)
 from peg_rag.evaluation.metrics import METRICS, score_run
-from peg_rag.evaluation.run import Evaluation, evaluate
+from peg_rag.evaluation.run import Evaluation, evaluate, evaluate_all, sts_spearman
 from peg_rag.evaluation.search import exact_search
+from peg_rag.evaluation.significance import Comparison, compare
+from peg_rag.evaluation.systems import BM25s, Dense, Indexed, Reranked, System
 
 __all__ = [
     "METRICS",
+    "BM25s",
+    "Comparison",
+    "Dense",
     "Evaluation",
+    "Indexed",
+    "Reranked",
     "RetrievalDataset",
     "SentencePairs",
+    "System",
+    "compare",
     "evaluate",
+    "evaluate_all",
     "exact_search",
     "load_beir",
+    "load_dataset",
+    "load_dureader",
     "load_sts",
     "score_run",
+    "sts_spearman",
 ]

@@ -68,10 +68,44 @@ def load_beir(folder: str | Path, split: str = "test") -> RetrievalDataset:
     queries = _read_texts(_find(folder / "queries.jsonl"))
     if unknown := [query for query in qrels if query not in queries]:
         raise DataError(f"{qrels_file}: {len(unknown)} queries are not in queries.jsonl, the first is {unknown[0]!r}")
-    absent = sum(document not in corpus for judged in qrels.values() for document in judged)
-    if absent:
-        logger.warning("%s: %d judged documents are not in the corpus; nothing can find them", folder, absent)
+    _warn_of_absent(folder, qrels, corpus)
     return RetrievalDataset(folder.name, corpus, {query: queries[query] for query in qrels}, qrels)
+
+
+def load_dureader(folder: str | Path, split: str = "dev") -> RetrievalDataset:
+    """Read DuReader-retrieval as it is distributed: `<split>/<split>.json` and the `passage-collection` folder.
+
+    A passage is the third of four tab-separated fields of a line; lines are counted from 0 over `part-00`, `part-01`, …
+    and `passage2id.map.json` gives each line its passage id. Every paragraph named as an answer is relevant (grade 1).
+
+    Raises:
+        DataError: a file is missing or a line cannot be used (the message gives file and line).
+    """
+    folder = Path(folder)
+    corpus = _read_passages(folder / "passage-collection")
+    queries: dict[str, str] = {}
+    qrels: Qrels = {}
+    questions = _find(folder / split / f"{split}.json")
+    for number, row in json_rows(questions):
+        try:
+            query, text = str(row["question_id"]), str(row["question"])
+            qrels[query] = {str(answer["paragraph_id"]): 1 for answer in row["answer_paragraphs"]}
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{questions}, line {number}: expected question_id, question and answer_paragraphs with a paragraph_id "
+                f"each ({type(error).__name__}: {error})"
+            ) from None
+        queries[query] = text
+    if not qrels:
+        raise DataError(f"{questions} has no questions")
+    _warn_of_absent(folder, qrels, corpus)
+    return RetrievalDataset(f"dureader-{split}", corpus, queries, qrels)
+
+
+def load_dataset(folder: str | Path) -> RetrievalDataset:
+    """A BEIR folder, or DuReader-retrieval's, told apart by what lies in it."""
+    folder = Path(folder)
+    return load_dureader(folder) if (folder / "passage-collection").is_dir() else load_beir(folder)
 
 
 def load_sts(path: str | Path) -> SentencePairs:
@@ -153,6 +187,34 @@ def _read_texts(path: Path) -> dict[str, str]:
     if not texts:
         raise DataError(f"{path} is empty")
     return texts
+
+
+def _read_passages(folder: Path) -> dict[str, str]:
+    names = folder / "passage2id.map.json"
+    try:
+        ids: dict[str, str] = json.loads(names.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{names} cannot be read ({error}); expected a JSON object of line number → passage id"
+        ) from None
+    parts = sorted(path for path in folder.glob("part-*") if path.is_file())
+    corpus: dict[str, str] = {}
+    for part, number, line in ((path, number, line) for path in parts for number, line in _lines(path)):
+        fields = line.split("\t")
+        if len(fields) != 4:
+            raise DataError(f"{part}, line {number}: expected 4 tab-separated fields, got {len(fields)}")
+        if (identifier := ids.get(str(len(corpus)))) is None or identifier in corpus:
+            raise DataError(f"{part}, line {number}: {names.name} gives line {len(corpus)} no id of its own")
+        corpus[identifier] = fields[2]
+    if not corpus:
+        raise DataError(f"{folder} has no passages; expected files part-00, part-01, …")
+    return corpus
+
+
+def _warn_of_absent(folder: Path, qrels: Qrels, corpus: Mapping[str, str]) -> None:
+    absent = sum(document not in corpus for judged in qrels.values() for document in judged)
+    if absent:
+        logger.warning("%s: %d judged documents are not in the corpus; nothing can find them", folder, absent)
 
 
 def _tsv_rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
