@@ -1,0 +1,71 @@
+"""A LangChain agent that looks things up: retrieval as a tool in an agent graph, with a memory of the conversation.
+
+python examples/langchain_agent.py
+
+Without a language model the agent follows one rule, search and then quote what was found. Give it a server that speaks
+OpenAI's protocol and supports tools (Ollama, vLLM, …), and it decides for itself when to search, and for what:
+OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=qwen3:8b python examples/langchain_agent.py
+"""
+
+import os
+from pathlib import Path
+
+from langchain.agents import create_agent
+from langchain.tools import tool
+from langchain_core.documents import Document
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, ToolMessage
+from langgraph.checkpoint.memory import InMemorySaver
+
+from peg_rag.langchain import PEGEmbeddings, PEGRetriever, PEGVectorStore
+from peg_rag.langchain.chat import ExtractiveChatModel
+
+FOLDER = Path(__file__).parent / "data" / "sights"
+QUESTIONS = ("香山公园最适合什么时候去看红叶？", "月老祠几点开门？")
+INSTRUCTIONS = "你是北京旅游顾问。先用工具查资料，再只根据资料回答，并注明出处的编号，如[1]。"
+
+embeddings = PEGEmbeddings(model="peg-mini")  # the small bundled model; PEGEmbeddings() is PEG itself
+store = PEGVectorStore(embeddings)
+store.add_documents([Document(f.read_text("utf-8"), metadata={"source": f.name}) for f in sorted(FOLDER.iterdir())])
+retriever = PEGRetriever(vectorstore=store, search_type="hybrid", k=3)
+
+
+@tool(response_format="content_and_artifact")
+def search_sights(query: str) -> tuple[str, list[Document]]:
+    """Search a guide to the sights of Beijing: what there is to see, addresses, opening hours, tickets."""
+    found = retriever.invoke(query)
+    return "\n\n".join(f"[{number}] {document.page_content}" for number, document in enumerate(found, 1)), found
+
+
+def chat_model() -> BaseChatModel:
+    if "OPENAI_BASE_URL" not in os.environ:
+        print("No OPENAI_BASE_URL is set: answers are extractive, that is, quoted from the documents.")
+        return ExtractiveChatModel(embeddings=embeddings)
+    from langchain_openai import ChatOpenAI
+
+    key = os.environ.get("OPENAI_API_KEY", "not needed")
+    return ChatOpenAI(base_url=os.environ["OPENAI_BASE_URL"], api_key=key, model=os.environ["OPENAI_MODEL"])
+
+
+def main() -> None:
+    agent = create_agent(chat_model(), [search_sights], system_prompt=INSTRUCTIONS, checkpointer=InMemorySaver())
+    conversation = {"configurable": {"thread_id": "1"}}
+    for question in QUESTIONS:
+        print(f"\nUser:  {question}")
+        asked = {"messages": [{"role": "user", "content": question}]}
+        for step in agent.stream(asked, conversation, stream_mode="updates"):
+            for message in (message for update in step.values() for message in update["messages"]):
+                show(message)
+
+
+def show(message: AIMessage | ToolMessage) -> None:
+    if isinstance(message, ToolMessage):
+        print("Tool: ", ", ".join(f"[{n}] {found.metadata['source']}" for n, found in enumerate(message.artifact, 1)))
+    elif message.tool_calls:
+        print("Agent:", *(f"{call['name']}({call['args']})" for call in message.tool_calls))
+    else:
+        print("Agent:", message.text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+"""Every example is run as a user runs it, offline, and must print the right answers; and once with a language model.
+
+They run in this process, where sockets are closed but for the local machine, so that the frameworks are imported once.
+"""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+NOT_FOUND = "在文档中没有找到答案"
+REPLY = "淡季35元，旺季40元[1]。"
+
+
+@pytest.fixture(autouse=True)
+def no_language_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENAI_BASE_URL", "OPENAI_API_KEY", "OPENAI_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Run:
+    """Runs an example and returns what it printed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capsys = monkeypatch, capsys
+
+    def __call__(self, name: str) -> str:
+        path = str(EXAMPLES / f"{name}.py")
+        self._monkeypatch.setattr(sys, "argv", [path])
+        runpy.run_path(path, run_name="__main__")
+        return self._capsys.readouterr().out
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    return Run(monkeypatch, capsys)
+
+
+def answers(printed: str) -> dict[str, str]:
+    """What follows each question, by question."""
+    parts = re.split(r"^(?:Question|User): +(.+)\n", printed, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def test_each_example_is_tested_and_listed() -> None:
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    tested = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
+    listed = set(re.findall(r"python examples/(\w+)\.py", (EXAMPLES / "README.md").read_text("utf-8")))
+    assert names <= tested
+    assert names == listed
+
+
+def test_the_data_is_what_its_readme_says() -> None:
+    readme = (EXAMPLES / "data" / "README.md").read_text("utf-8")
+    for folder, count in re.findall(r"\| `(\w+)/` \| (\d+) \|", readme):
+        assert len(list((EXAMPLES / "data" / folder).iterdir())) == int(count)
+
+
+def test_langchain_rag(run: Run) -> None:
+    printed = run("langchain_rag")
+    found = answers(printed)
+    assert "extractive" in printed
+    assert "旺季4月1日-10月31日40元" in found["八达岭长城的门票多少钱？"]
+    assert "sights/badaling.md" in found["八达岭长城的门票多少钱？"]
+    assert "papers/wine-clarification.md" in found["怎样让红葡萄酒变得更清澈？"]
+    assert NOT_FOUND in found["周杰伦的第一张专辑叫什么？"]
+
+
+def test_langchain_agent(run: Run) -> None:
+    found = answers(run("langchain_agent"))
+    asked = "月老祠几点开门？"
+    assert f"search_sights({{'query': '{asked}'}})" in found[asked]
+    assert "[1] yuelao.md" in found[asked]
+    assert re.search(r"Agent: .*9:00-22:00\[1\]", found[asked])
+    assert re.search(r"Agent: .*黄栌.*\[1\]", found["香山公园最适合什么时候去看红叶？"])
+
+
+def test_langchain_chroma(run: Run) -> None:
+    everywhere, papers = run("langchain_chroma").split("\n\n")[1:]
+    assert re.search(r"^  0\.\d+  encyclopedia/sulfite\.txt$", everywhere.splitlines()[1])
+    assert [line.split("/")[0].split()[-1] for line in papers.splitlines()[1:]] == ["papers", "papers"]
+    assert "papers/wine-clarification.md" in papers.splitlines()[1]
+
+
+def test_langchain_incremental(run: Run) -> None:
+    first, again, changed, deleted = re.split(r"^\d\. ", run("langchain_incremental"), flags=re.MULTILINE)[1:]
+    assert "'num_added': 10, 'num_updated': 0, 'num_skipped': 0, 'num_deleted': 0" in first
+    assert "门票：40元 (mutianyu.md)" in first
+    assert "'num_added': 0, 'num_updated': 0, 'num_skipped': 10, 'num_deleted': 0" in again
+    assert "'num_added': 1, 'num_updated': 0, 'num_skipped': 9, 'num_deleted': 1" in changed
+    assert "门票：45元 (mutianyu.md)" in changed
+    assert "'num_added': 0, 'num_updated': 0, 'num_skipped': 9, 'num_deleted': 1" in deleted
+    assert "mutianyu" not in deleted
+
+
+def test_llamaindex_rag(run: Run) -> None:
+    printed = run("llamaindex_rag")
+    found = answers(printed)
+    assert "extractive" in printed
+    assert "encyclopedia/apgar-score.txt" in found["新生儿刚出生时怎样评估健康状况？"]
+    assert "22座敌楼" in found["慕田峪长城有多少座敌楼？"]
+    assert "sights/mutianyu.md" in found["慕田峪长城有多少座敌楼？"]
+    assert NOT_FOUND in found["周杰伦的第一张专辑叫什么？"]
+
+
+def test_llamaindex_ingestion(run: Run) -> None:
+    pattern = r"(\d+) nodes went in, (\d+) of them embedded; the index holds (\d+)"
+    first, again, cached, changed = [
+        tuple(map(int, found)) for found in re.findall(pattern, run("llamaindex_ingestion"))
+    ]
+    total = first[0]
+    assert first == (total, total, total)
+    assert total >= 10
+    assert again == (0, 0, total)
+    assert cached == (total, 0, total)
+    assert changed[:2] == (1, 1)
+    assert changed[2] < total
+
+
+def test_llamaindex_chroma(run: Run) -> None:
+    lines = run("llamaindex_chroma").splitlines()
+    assert "encyclopedia/sulfite.txt" in lines[1]
+    assert "papers/wine-clarification.md" in lines[4]
+    assert "papers/" in lines[5]
+
+
+def test_llamaindex_hybrid(run: Run) -> None:
+    paraphrase, term = run("llamaindex_hybrid").strip().split("\n\n")
+    for block, right in ((paraphrase, "apgar-score.txt"), (term, "knitted-fabric.md")):
+        best = {line.split()[0]: line.split()[1] for line in block.splitlines()[1:]}
+        assert set(best) == {"default", "text_search", "hybrid"}
+        assert best["hybrid"] == right
+
+
+def test_compare_pooling(run: Run) -> None:
+    rows = dict(re.findall(r"^  (\w+) +(.+)$", run("compare_pooling"), flags=re.MULTILINE))
+    assert all(float(cosine) > 0.9995 for cosine in rows["PEGEmbeddings"].split())
+    assert all(float(cosine) < 0.9 for cosine in rows["HuggingFaceEmbeddings"].split())
+
+
+def test_the_command_of_the_readme_works_from_anywhere(tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / "langchain_incremental.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
+    assert "门票：45元" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+class ChatServer:
+    """What a server of OpenAI's chat protocol needs for these examples: replies, tool calls, and a memory of requests.
+
+    It asks for a tool if it is offered one and has no result yet, in words of its own, as a language model does.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                server.requests.append({"path": self.path, **request})
+                server.keys.add(self.headers["Authorization"])
+                body = json.dumps(server.reply(request)).encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+
+    def reply(self, request: dict[str, Any]) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": REPLY}
+        if request.get("tools") and request["messages"][-1]["role"] != "tool":
+            call = {"name": request["tools"][0]["function"]["name"], "arguments": '{"query": "八达岭 门票"}'}
+            message = {"role": "assistant", "content": None}
+            message["tool_calls"] = [{"id": f"call-{len(self.requests)}", "type": "function", "function": call}]
+        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        whole = {"id": "1", "object": "chat.completion", "created": 0, "model": request["model"]}
+        return {**whole, "choices": [choice], "usage": usage}
+
+    def sent(self) -> str:
+        return json.dumps([request["messages"] for request in self.requests], ensure_ascii=False)
+
+
+@pytest.fixture
+def language_model(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
+    server = ChatServer()
+    threading.Thread(target=server.http.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.http.server_port}/v1")
+    monkeypatch.setenv("OPENAI_MODEL", "some-model")
+    yield server
+    server.http.shutdown()
+    server.http.server_close()
+
+
+@pytest.mark.parametrize("name", ["langchain_rag", "llamaindex_rag"])
+def test_a_language_model_is_given_the_passages_and_its_answer_is_shown(
+    run: Run, language_model: ChatServer, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    printed = run(name)
+    assert "extractive" not in printed
+    assert {request["path"] for request in language_model.requests} == {"/v1/chat/completions"}
+    assert {request["model"] for request in language_model.requests} == {"some-model"}
+    assert language_model.keys == {"Bearer secret"}
+    found = answers(printed)
+    assert len(found) == len(language_model.requests) == 3
+    for (question, shown), request in zip(found.items(), language_model.requests, strict=True):
+        prompt = json.dumps(request["messages"], ensure_ascii=False)
+        assert question in prompt
+        assert REPLY in shown
+        assert re.search(r"^  \[1\] \w+/[\w-]+\.\w+$", shown, re.MULTILINE)
+    assert "目前开放的2250米长城段中" in language_model.sent() or "旺季4月1日-10月31日40元" in language_model.sent()
+
+
+def test_a_language_model_calls_the_tool_in_its_own_words(run: Run, language_model: ChatServer) -> None:
+    found = answers(run("langchain_agent"))
+    assert language_model.keys == {"Bearer not needed"}
+    for shown in found.values():
+        assert "search_sights({'query': '八达岭 门票'})" in shown
+        assert "[1] badaling.md" in shown
+        assert f"Agent: {REPLY}" in shown
+    assert "旺季4月1日-10月31日40元" in language_model.sent()
+    roles = [message["role"] for message in language_model.requests[-1]["messages"]]
+    assert roles == ["system", *["user", "assistant", "tool", "assistant"], *["user", "assistant", "tool"]]
