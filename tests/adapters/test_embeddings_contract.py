@@ -89,13 +89,15 @@ def test_vectors_are_the_encoders(adapter: Adapter, embedding: Any, tiny_bert: P
 def test_pooling_is_cls_where_other_wrappers_take_the_mean(adapter: Adapter, embedding: Any, tiny_bert: Path) -> None:
     import torch
     from langchain_huggingface import HuggingFaceEmbeddings
+    from llama_index.embeddings.huggingface import HuggingFaceEmbedding
     from transformers import AutoModel, AutoTokenizer
 
     batch = AutoTokenizer.from_pretrained(tiny_bert)(TEXTS, padding=True, truncation=True, return_tensors="pt")
     with torch.inference_mode():
         first_token = AutoModel.from_pretrained(tiny_bert)(**batch).last_hidden_state[:, 0]  # (texts, 32)
     expected = torch.nn.functional.normalize(first_token, dim=1).numpy()
-    theirs = np.array(HuggingFaceEmbeddings(model_name=str(tiny_bert)).embed_documents(TEXTS))
+    wrapper = HuggingFaceEmbeddings if adapter.cls is PEGEmbeddings else HuggingFaceEmbedding
+    theirs = np.array(adapter.embed_documents(wrapper(model_name=str(tiny_bert)), TEXTS))
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
     ours = np.array(adapter.embed_documents(embedding, TEXTS))
     assert np.abs(ours - expected).max() < 1e-5

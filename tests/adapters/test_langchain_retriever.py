@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_cross_encoder
 from conftest import LetterEncoder
 from langchain_chroma import Chroma
 from langchain_core.callbacks import BaseCallbackHandler
@@ -218,6 +219,18 @@ def test_reranker(store: PEGVectorStore) -> None:
     (found,) = retriever.invoke("银行卡绑定")
     assert found.page_content == "花呗逾期还款"
     assert found.metadata["score"] == found.metadata["scores"]["rerank"] == 6
+
+
+def test_a_real_cross_encoder(store: PEGVectorStore, tiny_bert: Path, tmp_path: Path) -> None:
+    from langchain_community.cross_encoders import HuggingFaceCrossEncoder
+
+    reranker = HuggingFaceCrossEncoder(model_name=tiny_cross_encoder.build(tiny_bert, tmp_path))
+    found = PEGRetriever(vectorstore=store, reranker=reranker, with_scores=True).invoke("花呗逾期")
+    scores = reranker.score([("花呗逾期", text) for text in TEXTS])
+    expected = sorted(zip(scores, TEXTS, strict=True), reverse=True)[:4]
+    assert [(document.metadata["score"], document.page_content) for document in found] == [
+        (pytest.approx(score, abs=1e-4), text) for score, text in expected
+    ]
 
 
 def test_threshold_and_mmr(store: PEGVectorStore) -> None:

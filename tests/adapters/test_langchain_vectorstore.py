@@ -61,6 +61,20 @@ def test_from_documents_persists_and_grows(embeddings: PEGEmbeddings, tmp_path: 
     assert texts(again.similarity_search("银行卡", k=1)) == ["银行卡绑定"]
 
 
+def test_lexical_search_persists(embeddings: PEGEmbeddings, tmp_path: Path) -> None:
+    PEGVectorStore.from_documents(DOCUMENTS, embeddings, path=tmp_path).close()
+    assert texts(PEGVectorStore(embeddings, tmp_path).similarity_search("逾期", mode="lexical")) == ["花呗逾期"]
+    assert PEGVectorStore(embeddings).similarity_search("逾期", mode="lexical") == []
+    assert PEGVectorStore(embeddings).similarity_search("逾期", mode="hybrid") == []
+
+
+def test_twelve_thousand_documents_in_one_call(embeddings: PEGEmbeddings, tmp_path: Path) -> None:
+    bodies = [f"{number:05d}" for number in range(12_000)]
+    store = PEGVectorStore.from_texts(bodies, embeddings, path=tmp_path)
+    assert len(store.index) == 12_000
+    assert texts(store.similarity_search("11999", mode="lexical")) == ["11999"]
+
+
 def test_nothing_to_add(embeddings: PEGEmbeddings) -> None:
     assert PEGVectorStore(embeddings).add_texts([]) == []
     assert PEGVectorStore.from_texts([], embeddings).similarity_search("花呗") == []

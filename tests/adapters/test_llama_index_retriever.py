@@ -7,6 +7,7 @@ from typing import Any
 
 import chromadb
 import pytest
+import tiny_cross_encoder
 from conftest import LetterEncoder
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.embeddings.mock_embed_model import MockEmbedding
@@ -14,7 +15,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms import MockLLM
-from llama_index.core.postprocessor import SimilarityPostprocessor
+from llama_index.core.postprocessor import SentenceTransformerRerank, SimilarityPostprocessor
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
@@ -144,6 +145,21 @@ async def test_in_a_query_engine_with_a_reranker(store: PEGVectorStore, embeddin
         assert texts(response.source_nodes) == ["花呗逾期还款"]
         assert response.source_nodes[0].score == 6
         assert "花呗逾期还款" in str(response)
+
+
+def test_a_real_cross_encoder_in_a_query_engine(
+    store: PEGVectorStore, embedding: PEGEmbedding, tiny_bert: Path, tmp_path: Path
+) -> None:
+    model = tiny_cross_encoder.build(tiny_bert, tmp_path)
+    rerank = SentenceTransformerRerank(model=model, top_n=2, trust_remote_code=False)
+    engine = RetrieverQueryEngine(
+        PEGRetriever(store, embedding, similarity_top_k=4),
+        response_synthesizer=get_response_synthesizer(llm=MockLLM()),
+        node_postprocessors=[rerank],
+    )
+    sources = engine.query("花呗逾期").source_nodes
+    nodes = [NodeWithScore(node=node) for node in make_nodes(embedding)]
+    assert texts(sources) == texts(rerank.postprocess_nodes(nodes, query_str="花呗逾期"))
 
 
 def test_events_carry_nodes_and_scores(store: PEGVectorStore, embedding: PEGEmbedding) -> None:

@@ -200,6 +200,15 @@ async def test_clear_and_the_other_async_twins(store: PEGVectorStore, embedding:
     assert len(await store.aget_nodes(["n0", "missing"])) == 1
 
 
+def test_nothing_to_add_and_nothing_to_find(embedding: PEGEmbedding) -> None:
+    store = PEGVectorStore()
+    assert store.add([]) == []
+    for mode in ("default", "hybrid", "text_search", "mmr"):
+        assert store.query(ask(embedding, "花呗", mode=VectorStoreQueryMode(mode))).nodes == []
+    store.add(make_nodes(embedding))
+    assert store.query(ask(embedding, "花呗", 0)).nodes == []
+
+
 def test_adding_again_replaces_and_ids_never_collide(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
     changed = make_nodes(embedding)[0]
     changed.set_content("借款")
