@@ -14,8 +14,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 from peg_rag.index.lexical import get_tokenizer
@@ -24,6 +22,7 @@ from peg_rag.retriever import Encoder
 NOT_FOUND = "在文档中没有找到答案。 / Not found in the documents."
 THRESHOLD = 0.5
 MAX_HITS = 5
+_BIAS, _PER_COSINE, _PER_LEAD, _PER_COVERAGE = -4.0, 6.0, 0.0, 3.0  # fitted for peg-mini
 _LEXICAL_WEIGHT = 0.5  # of the share of the question's terms, beside the cosine
 _NEARLY_AS_GOOD = 0.8  # of the best sentence's score, for a further sentence to be shown
 _SAME_TERMS = 0.6  # share of common terms from which two sentences say the same
@@ -111,7 +110,7 @@ def extract_answer(
             "says something, a threshold from 0 to 1 and at least one sentence"
         )
     candidates = _candidates(question, hits[:max_hits], encoder)
-    confidence = _confidence(candidates)
+    confidence = _evidence(candidates).confidence if candidates else 0.0
     chosen = _choose(candidates, max_sentences) if candidates and confidence >= threshold else []
     order = list(dict.fromkeys(c.hit for c in chosen))
     sentences = tuple(CitedSentence(c.text, order.index(c.hit) + 1, c.start, c.score) for c in chosen)
@@ -207,19 +206,35 @@ def _alike(a: frozenset[str], b: frozenset[str]) -> bool:
     return len(a & b) >= _SAME_TERMS * max(1, min(len(a), len(b)))
 
 
-def _confidence(candidates: list[_Candidate]) -> float:
-    """How likely the hits hold an answer: a logistic function of two likenesses, fitted by the calibration script."""
-    if not candidates:
-        return 0.0
-    features = _features(candidates)
-    logit = float(np.dot(_WEIGHTS, features) + _BIAS)
-    return 0.5 * (1.0 + math.tanh(0.5 * logit))
+def evidence(question: str, hits: Sequence[Hit], encoder: Encoder, max_hits: int = MAX_HITS) -> "Evidence":
+    """What speaks for an answer in these hits; the calibration script fits `Evidence.confidence` on it."""
+    return _evidence(_candidates(question, hits[:max_hits], encoder))
 
 
-_WEIGHTS = (6.0, 3.0)
-_BIAS = -4.0
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What speaks for an answer in a list of hits.
+
+    Attributes:
+        cosine: the best of a sentence.
+        lead: how far it is above the best of the other hits; an answer stands out.
+        coverage: the best share of the question's terms in one hit.
+    """
+
+    cosine: float
+    lead: float
+    coverage: float
+
+    @property
+    def confidence(self) -> float:
+        """How likely the hits answer the question, 0 to 1: a logistic function fitted by the calibration script."""
+        logit = _BIAS + _PER_COSINE * self.cosine + _PER_LEAD * self.lead + _PER_COVERAGE * self.coverage
+        return 0.5 * (1.0 + math.tanh(0.5 * logit))
 
 
-def _features(candidates: list[_Candidate]) -> tuple[float, float]:
-    """The best cosine of a sentence, and the best coverage of the question's terms by a whole hit."""
-    return max(c.cosine for c in candidates), max(c.hit_coverage for c in candidates)
+def _evidence(candidates: list[_Candidate]) -> Evidence:
+    best: dict[int, float] = {}
+    for candidate in candidates:
+        best[candidate.hit] = max(best.get(candidate.hit, -1.0), candidate.cosine)
+    first, second, *_ = [*sorted(best.values(), reverse=True), 0.0, 0.0]
+    return Evidence(first, first - second, max((c.hit_coverage for c in candidates), default=0.0))

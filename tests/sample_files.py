@@ -1,8 +1,12 @@
 """Files of every kind that ingestion reads, made by hand: what is in them is known to the character."""
 
 import io
+import json
 import zipfile
 from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
 
 _W = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
 _TYPES = (
@@ -81,3 +85,22 @@ def _numbered(objects: Sequence[bytes]) -> bytes:
         size,
         len(out),
     )
+
+
+def static_model(folder: Path, characters: str, dimension: int = 64) -> Path:
+    """A static model folder whose vectors are sums of random character vectors: alike texts share characters."""
+    from safetensors.numpy import save_file
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    inner = folder / "0_StaticEmbedding"
+    inner.mkdir(parents=True)
+    vocabulary = {word: i for i, word in enumerate(["[UNK]", *dict.fromkeys(characters)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.save(str(inner / "tokenizer.json"))
+    matrix = np.random.default_rng(0).standard_normal((len(vocabulary), dimension)).astype(np.float32)
+    matrix[0] = 0.01
+    save_file({"embedding.weight": matrix}, str(inner / "model.safetensors"))
+    module = {"idx": 0, "name": "0", "path": inner.name, "type": "sentence_transformers.models.StaticEmbedding"}
+    (folder / "modules.json").write_text(json.dumps([module]))
+    return folder

@@ -104,7 +104,7 @@ def test_the_subject_is_the_question_without_asking(question: str, subject: str)
     assert subject_of(question) == subject
 
 
-def test_confidence_is_a_number_between_0_and_1_for_any_vectors() -> None:
+def test_confidence_is_between_0_and_1_for_any_vectors() -> None:
     class Wild:
         def encode_queries(self, texts: Any, *, show_progress: bool = False) -> np.ndarray:
             return np.full((len(texts), 2), 1e3, dtype=np.float32)
@@ -112,4 +112,4 @@ def test_confidence_is_a_number_between_0_and_1_for_any_vectors() -> None:
         def encode_documents(self, texts: Any, *, show_progress: bool = False) -> np.ndarray:
             return np.full((len(texts), 2), -1e3, dtype=np.float32)
 
-    assert extract_answer("花呗", [BANK], Wild(), threshold=0).confidence == pytest.approx(0)
+    assert 0 <= extract_answer("花呗", [BANK], Wild(), threshold=0).confidence <= 1

@@ -31,7 +31,7 @@ def ask(
 
     limit = THRESHOLD if threshold is None else threshold
     with knowledge.open_store(store, model) as (index, encoder):
-        hits = knowledge.find(index, encoder, question, k, mode)
+        [hits] = knowledge.find(index, encoder, [question], k, mode)
         answer = extract_answer(question, hits, encoder, threshold=limit, max_sentences=sentences, max_hits=k)
     if as_json:
         print(json.dumps(_as_json(answer), ensure_ascii=False, indent=2))

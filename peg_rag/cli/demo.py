@@ -50,7 +50,7 @@ def demo(
     from rich.text import Text
 
     from peg_rag.cli.console import progress, show, stdout
-    from peg_rag.cli.knowledge import shown_hit
+    from peg_rag.cli.knowledge import find, shown_hit
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
 
@@ -64,7 +64,7 @@ def demo(
         with progress() as bars:
             embed_s, index_s = _fill(index, encoder, passages, bars)
         started = time.perf_counter()
-        answers = ask_all(index, encoder, questions, max(k, 3), mode)
+        answers = find(index, encoder, [asked.question for asked in questions], max(k, 3), mode)
         search_s = time.perf_counter() - started
     for asked, hits in zip(questions, answers, strict=True):
         stdout.print()
@@ -108,15 +108,6 @@ def _fill(index: "PEGIndex", encoder: "PEGEncoder", passages: list[dict[str, str
         index.upsert(ids[part], texts[part], vectors[part], metadatas[part])
         bars.advance(task, len(ids[part]))
     return embedded - started, time.perf_counter() - embedded
-
-
-def ask_all(index: "PEGIndex", encoder: "PEGEncoder", questions: list[Question], k: int, mode: str) -> list[list[Hit]]:
-    """The k best hits for every question, in one batch."""
-    from peg_rag.cli.knowledge import checked_mode
-
-    texts = [asked.question for asked in questions]
-    vectors = None if mode == "lexical" else encoder.encode_queries(texts)  # (questions, dimension)
-    return index.search_batch(vectors, texts, k=k, mode=checked_mode(mode))
 
 
 def found_within(rank: int, questions: list[Question], answers: list[list[Hit]]) -> int:

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from peg_rag.errors import DataError, InvalidInput
+from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.extras import require
 
 if TYPE_CHECKING:
@@ -62,8 +63,6 @@ def embed(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, and drop parts of another run.")] = False,
 ) -> None:
     """Embed a file of texts; interrupted, it continues when run again. Blank texts are left out."""
-    from filelock import FileLock, Timeout
-
     from peg_rag.encoder import PEGEncoder
 
     if role not in ("document", "query"):
@@ -72,22 +71,35 @@ def embed(
         raise InvalidInput(f"{file}: there is no such file")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} exists; give another --out, or --overwrite")
-    parts = out.with_name(out.name + ".parts")
-    parts.mkdir(parents=True, exist_ok=True)
-    try:
-        with (
-            FileLock(parts / "lock", timeout=0),
-            PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder,
-        ):
-            digest, lines = _digest_and_lines(file)
-            job = _Job(_FORMAT, file.name, digest, column, role, encoder.identity)
+    with PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder:
+        digest, lines = _digest_and_lines(file)
+        job = _Job(_FORMAT, file.name, digest, column, role, encoder.identity)
+        with _parts_folder(out) as parts:
             _claim(parts, job, overwrite)
             _embed_parts(encoder, job, file, parts, lines)
             texts = _merge(parts, out)
+        _summary(out, texts, encoder)
+
+
+@contextmanager
+def _parts_folder(out: Path) -> Iterator[Path]:
+    """The folder of the parts, for this process alone; gone when the work is done, or when nothing was."""
+    from filelock import FileLock, Timeout
+
+    parts = out.with_name(out.name + ".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(parts / "lock", timeout=0).acquire()
     except Timeout as error:
-        raise InvalidInput(f"another process is writing {out}") from error
-    shutil.rmtree(parts)
-    _summary(out, texts, encoder)
+        raise IndexBusy(f"another process is writing {out}; wait for it to finish") from error
+    finished = False
+    with lock:
+        try:
+            yield parts
+            finished = True
+        finally:
+            if finished or not any(parts.glob("*.parquet")):
+                shutil.rmtree(parts, ignore_errors=True)
 
 
 def _summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
@@ -96,13 +108,16 @@ def _summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
     stats = encoder.stats
     rate = f", {stats.texts / stats.seconds:,.0f} texts/s" if stats.texts and stats.seconds else ""
     cut = f"; {stats.truncated:,} were longer than the model takes and were cut" if stats.truncated else ""
-    stderr.print(f"{texts:,} texts → {out} ({out.stat().st_size / 1e6:,.1f} MB{rate}){cut}", soft_wrap=True)
+    stderr.print(
+        f"{texts:,} {'text' if texts == 1 else 'texts'} → {out} ({out.stat().st_size / 1e6:,.1f} MB{rate}){cut}",
+        soft_wrap=True,
+    )
 
 
 def _claim(parts: Path, job: _Job, overwrite: bool) -> None:
     """Take the parts folder for this job: empty, or begun by the same one."""
     manifest = parts / "job.json"
-    if manifest.is_file():
+    if manifest.is_file() and any(parts.glob("*.parquet")):
         begun = json.loads(manifest.read_text(encoding="utf-8"))
         if begun == asdict(job):
             return

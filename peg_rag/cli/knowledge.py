@@ -17,7 +17,7 @@ from peg_rag.hits import Hit
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
-    from peg_rag.index.store import Mode
+    from peg_rag.retriever import Mode
 
 MODES = ("hybrid", "dense", "lexical")
 
@@ -38,18 +38,13 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
         yield index, encoder
 
 
-def find(index: "PEGIndex", encoder: "PEGEncoder", query: str, k: int, mode: str) -> list[Hit]:
-    """The k best hits."""
-    checked = checked_mode(mode)
-    vector = None if mode == "lexical" else encoder.encode_queries([query])[0]  # (dimension,)
-    return index.search(vector, query, k=k, mode=checked)
+def find(index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str) -> list[list[Hit]]:
+    """The k best hits of each query."""
+    from peg_rag.retriever import Retriever
 
-
-def checked_mode(mode: str) -> "Mode":
-    """A `--mode` as the index takes it."""
     if mode not in MODES:
         raise InvalidInput(f"--mode {mode}: one of {', '.join(MODES)} is expected")
-    return cast("Mode", mode)
+    return Retriever(index, encoder, k=k, mode=cast("Mode", mode)).retrieve_batch(queries)
 
 
 def place(hit: Hit) -> str:

@@ -24,7 +24,7 @@ def search(
 
     with knowledge.open_store(store, model) as (index, encoder):
         started = time.perf_counter()
-        hits = knowledge.find(index, encoder, query, k, mode)
+        [hits] = knowledge.find(index, encoder, [query], k, mode)
         elapsed_ms = 1000 * (time.perf_counter() - started)
         documents = len(index)
     if as_json:

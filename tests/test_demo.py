@@ -1,0 +1,67 @@
+"""The demo runs offline, on a corpus that is what its README says it is."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from peg_rag.cli.app import run
+from peg_rag.cli.demo import Question, found_within, load_passages, load_questions
+from peg_rag.hits import Hit
+from peg_rag.models import bundled_path
+
+ASSETS = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "demo"
+
+
+def test_the_corpus_is_small_to_ship_and_large_to_search() -> None:
+    passages = load_passages()
+    assert sum(file.stat().st_size for file in ASSETS.iterdir()) < 2_000_000
+    assert len(passages) == len({p["id"] for p in passages}) == len({p["text"] for p in passages}) > 5000
+    assert all(set(p) <= {"id", "topic", "text", "title"} and p["text"].strip() for p in passages)
+
+
+def test_the_readme_counts_every_passage_under_a_licence() -> None:
+    readme = (ASSETS / "README.md").read_text(encoding="utf-8")
+    counts: dict[str, int] = {}
+    for passage in load_passages():
+        prefix = passage["id"].split("-")[0]
+        counts[prefix] = counts.get(prefix, 0) + 1
+    kdconv = counts.pop("sight") + counts.pop("film") + counts.pop("music")
+    for prefix, count in counts.items():
+        assert f"| `{prefix}-*` | {count:,} |" in readme
+    assert f"| `sight-*`, `film-*`, `music-*` | {kdconv:,} |" in readme
+    assert f"{len(load_passages()):,} Chinese passages" in readme
+
+
+def test_every_question_has_a_known_passage_in_the_corpus() -> None:
+    ids = {p["id"] for p in load_passages()}
+    questions = load_questions()
+    assert 10 <= len(questions) <= 12
+    assert all(asked.relevant and asked.relevant <= ids for asked in questions)
+
+
+def test_no_passage_of_the_demo_is_an_evaluation_answer(data_dir: Path) -> None:
+    texts = {p["text"] for p in load_passages()}
+    for name in ("encyclopedia-cmrc2018", "science-csl", "tourism-kdconv"):
+        folder = data_dir / "eval" / name
+        relevant = {line.split("\t")[1] for line in (folder / "qrels" / "test.tsv").read_text().splitlines()[1:]}
+        with gzip.open(folder / "corpus.jsonl.gz", "rt", encoding="utf-8") as corpus:
+            rows = map(json.loads, corpus)
+            assert not [row["_id"] for row in rows if row["_id"] in relevant and row["text"] in texts]
+
+
+def test_questions_count_as_found_by_the_rank_of_a_known_passage() -> None:
+    questions = [Question("a", frozenset({"x", "y"})), Question("b", frozenset({"z"}))]
+    answers = [[Hit(i, "", 0.0) for i in ids] for ids in (["n", "y"], ["n", "m"])]
+    assert [found_within(k, questions, answers) for k in (1, 2)] == [0, 1]
+
+
+@pytest.mark.skipif(not bundled_path("peg-mini").is_dir(), reason="the bundled model is not built")
+def test_the_demo_answers_most_questions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo"]) == 0
+    printed = capsys.readouterr().out
+    assert all(asked.question in printed for asked in load_questions())
+    first, third = (int(printed.split(before)[1].split()[0]) for before in ("came first for ", "first three for "))
+    assert first >= 8
+    assert third >= 10
