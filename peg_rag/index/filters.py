@@ -13,13 +13,13 @@ The language (that of MongoDB, Chroma and Pinecone)::
 
 What is compared with what:
 
-* A key names a top-level field and is taken literally, dots and quotes included.
+* A key names a top-level field and is taken literally, dots and quotes included; only `$` cannot be its first letter.
 * `$eq` compares values of one kind: numbers with numbers (1 equals 1.0), strings with strings, `True` only with `True`,
   a list with a list of the same JSON text. `None` matches a field that is null or missing.
 * `$ne` and `$nin` are the opposites of `$eq` and `$in`: they match documents without the field.
 * `$gt $gte $lt $lte` order numbers, or strings by code point. A field of another kind, or none, does not match.
 * `$contains` finds a substring in a string, and an equal element in a list.
-* `$in []` and `{"$or": []}` would match nothing; the first is allowed, an empty `$and` or `$or` is refused.
+* `{"$in": []}` matches nothing; an empty `$and` or `$or` is refused.
 
 Cost: one scan of the metadata, about 0.1 s for 100,000 documents; a string looked for with `$eq` is first sought as raw
 JSON text, which is several times faster.

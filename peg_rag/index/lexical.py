@@ -108,10 +108,8 @@ class BigramTokenizer:
         run = kind == _RUN_KIND
         singles = np.flatnonzero(run)
         pairs = np.flatnonzero(run[:-1] & run[1:])
-        rare = (
-            chars[pairs + 1] > _LAST_TAIL
-        )  # a second character that does not fit a tail: the pair is a head of its own
-        rare, pairs = pairs[rare], pairs[~rare]
+        fits = chars[pairs + 1] <= _LAST_TAIL
+        pairs, rare = pairs[fits], pairs[~fits]  # a pair whose second character does not fit a tail is its own head
         words, at = _words(joined, kind == _WORD_KIND)
         numbers, names = _numbered([*words, *(joined[i : i + 2] for i in rare)])
         codes = [chars[singles] << 16, chars[pairs] << 16 | chars[pairs + 1], numbers + _CODE_POINTS << 16]
@@ -307,6 +305,11 @@ def bm25(
     return scores
 
 
+def term_weights(terms: Sequence[str]) -> dict[str, float]:
+    """How much each term of a query counts: as often as it occurs."""
+    return {term: float(count) for term, count in Counter(terms).items()}
+
+
 def query_weights(tokenizer: Tokenizer, text: str) -> dict[Address, float]:
-    """The terms of a query and how much each counts: as often as it occurs."""
-    return {tokenizer.address(term): float(count) for term, count in Counter(tokenizer.terms(text)).items()}
+    """The terms of a query, by address, and how much each counts."""
+    return {tokenizer.address(term): weight for term, weight in term_weights(tokenizer.terms(text)).items()}
