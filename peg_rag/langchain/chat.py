@@ -25,6 +25,7 @@ from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 from peg_rag.langchain.bridges import encoder_of
 from peg_rag.passages import cited_sentences, numbered_passages, paragraphs
+from peg_rag.retriever import identity_of
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class ExtractiveChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model": self._llm_type, "threshold": self.threshold}
+        embeddings = identity_of(encoder_of(self.embeddings))
+        return {"model": self._llm_type, "embeddings": embeddings, "threshold": self.threshold}
 
     def bind_tools(
         self,
@@ -135,6 +137,7 @@ def _numbered(messages: Sequence[BaseMessage]) -> list[Hit]:
     return [hit for message in messages for hit in numbered_passages(message.text)]
 
 
-def _returned(messages: Sequence[BaseMessage]) -> list[Hit]:
-    """All that a tool returned was found for the question, numbered or not."""
-    return [hit for message in messages for hit in numbered_passages(message.text) or paragraphs(message.text)]
+def _returned(messages: Sequence[ToolMessage]) -> list[Hit]:
+    """All that a tool returned was found for the question, numbered or not; an error message is no passage."""
+    texts = [message.text for message in messages if message.status != "error"]
+    return [hit for text in texts for hit in numbered_passages(text) or paragraphs(text)]

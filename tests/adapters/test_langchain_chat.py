@@ -79,6 +79,11 @@ def test_a_tools_result_needs_no_numbers(model: ExtractiveChatModel) -> None:
     assert model.invoke([HumanMessage(QUESTION), result]).text == "花呗可以绑定银行卡。"
 
 
+def test_a_tools_error_is_not_quoted(model: ExtractiveChatModel) -> None:
+    failed = ToolMessage("花呗可以绑定银行卡。", tool_call_id="1", status="error")
+    assert model.invoke([HumanMessage(QUESTION), failed]).text == NOT_FOUND
+
+
 @pytest.mark.parametrize("parallel", [False, True])
 def test_an_agent_loop_ends_with_an_answer(model: ExtractiveChatModel, parallel: bool) -> None:
     asked: list[str] = []
