@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peg_rag.errors import InvalidInput
 from peg_rag.index.filters import compile_filter, dumps
 
-# -- the slow twin ------------------------------------------------------------------------------------------------------
+# -- the slow twin ----------------------------------------------------------------------------------------------------
 
 ORDERS = {
     "$gt": lambda a, b: a > b,
@@ -86,7 +86,7 @@ def passing(metadatas: list[dict[str, Any]], where: dict[str, Any]) -> list[int]
     return found
 
 
-# -- random metadata and filters ------------------------------------------------------------------------------------------
+# -- random metadata and filters --------------------------------------------------------------------------------------
 
 KEYS = ["a", "年份", "a.b", 'q"uote', "back\\slash", "", "$..a", "new\nline", "[0]"]
 keys = st.sampled_from(KEYS)
@@ -136,7 +136,7 @@ def test_sql_and_python_agree(documents: list[dict[str, Any]], where: dict[str, 
     assert passing(documents, where) == [i for i, document in enumerate(documents) if matches(document, where)]
 
 
-# -- the definitions, one by one --------------------------------------------------------------------------------------------
+# -- the definitions, one by one --------------------------------------------------------------------------------------
 
 DOCUMENTS: list[dict[str, Any]] = [
     {"year": 2023, "city": "北京", "tags": ["退款", 1]},

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from test_filters import matches
 
 from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
 from peg_rag.index import PEGIndex, store
 from peg_rag.index.documents import BLOCK
-from test_filters import matches
 
 DIMENSION = 4
 
@@ -33,7 +33,7 @@ def filled(index: PEGIndex, n: int, dimension: int = DIMENSION) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-# -- the whole index beside a model of it --------------------------------------------------------------------------------
+# -- the whole index beside a model of it -----------------------------------------------------------------------------
 
 IDS = ["a", "b", "c", "d", "文档", "x" * 50]
 FILTERS: list[dict[str, Any]] = [{}, {"n": {"$gte": 2}}, {"$not": {"n": 1}}, {"n": {"$in": [0, 3]}}, {"n": 9}]
@@ -174,7 +174,7 @@ TestEagerMerges = EagerMerges.TestCase
 TestEagerMerges.settings = TestIndexModel.settings
 
 
-# -- kinds and storage ----------------------------------------------------------------------------------------------------
+# -- kinds and storage ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
@@ -186,7 +186,7 @@ def test_every_kind_finds_what_brute_force_finds(kind: Any, tmp_path: Path) -> N
         unit = filled(index, n, dimension)
         index.persist()
         index.upsert(["new"], ["新"], -unit[:1], [{"i": -1, "even": True}])  # newer than the vector file
-        index.delete([f"d{i}" for i in range(0, 500)])
+        index.delete([f"d{i}" for i in range(500)])
         queries = unit[1000:1020] + 0.2 * rows(20, dimension)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
         everything = {f"d{i}": unit[i] for i in range(500, n)} | {"new": -unit[0]}
@@ -245,7 +245,7 @@ def test_the_faiss_file_is_plain_faiss(tmp_path: Path) -> None:
     assert faiss.read_index(str(next((tmp_path / "kb").glob("vectors-*")))).ntotal == 300
 
 
-# -- what may be handed in --------------------------------------------------------------------------------------------------
+# -- what may be handed in --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [None, "kb"])
@@ -374,11 +374,17 @@ def test_bad_options_are_refused(options: dict[str, Any]) -> None:
 def test_an_empty_index_answers_with_nothing(tmp_path: Path) -> None:
     for path in (None, tmp_path / "kb"):
         with PEGIndex(path) as index:
-            assert len(index) == 0 and index.ids() == [] and index.get(["a"]) == [] and index.dimension is None
+            assert len(index) == 0
+            assert index.ids() == []
+            assert index.get(["a"]) == []
+            assert index.dimension is None
             assert index.search([1, 0, 0]) == index.search(text="花呗") == index.search([1, 0], "花") == []
-            assert index.search_batch(np.empty((0, 3))) == [] and index.search_batch(texts=[]) == []
+            assert index.search_batch(np.empty((0, 3))) == []
+            assert index.search_batch(texts=[]) == []
             assert index.search_batch(np.eye(3), k=5) == [[], [], []]
-            assert index.mmr([1, 0, 0]) == [] and index.delete(["a"]) == 0 and index.delete(where={"a": 1}) == 0
+            assert index.mmr([1, 0, 0]) == []
+            assert index.delete(["a"]) == 0
+            assert index.delete(where={"a": 1}) == 0
             index.upsert([], [], [])
             index.persist()
             index.clear()
@@ -440,7 +446,7 @@ def test_mmr_is_the_plain_definition() -> None:
         assert [hit.id for hit in index.mmr(query, k=8, fetch_k=20)] == chosen
 
 
-# -- settings ---------------------------------------------------------------------------------------------------------------
+# -- settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_what_the_index_was_made_with_is_compared_on_opening(tmp_path: Path) -> None:
@@ -450,7 +456,9 @@ def test_what_the_index_was_made_with_is_compared_on_opening(tmp_path: Path) -> 
     for name, other in {"identity": "TownsWu/PEG", "dimension": 3, "tokenizer": "jieba", "storage": "int8"}.items():
         with pytest.raises(IndexMismatch) as error:
             PEGIndex(tmp_path / "kb", **{name: other})
-        assert str(made[name]) in str(error.value) and str(other) in str(error.value) and ";" in str(error.value)
+        assert str(made[name]) in str(error.value)
+        assert str(other) in str(error.value)
+        assert ";" in str(error.value)
     with PEGIndex(tmp_path / "kb") as index:
         assert (index.identity, index.dimension, index.tokenizer, index.storage) == tuple(made.values())
         assert len(index) == 2
@@ -501,7 +509,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
         PEGIndex(tmp_path / "kb")
 
 
-# -- merging ----------------------------------------------------------------------------------------------------------------
+# -- merging ----------------------------------------------------------------------------------------------------------
 
 
 def test_writes_fold_themselves_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -510,7 +518,8 @@ def test_writes_fold_themselves_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         for start in range(0, 300, 30):
             index.upsert([f"d{i}" for i in range(start, start + 30)], ["花"] * 30, rows(300)[start : start + 30])
         files = [p.name for p in (tmp_path / "kb").glob("vectors-*")]
-        assert len(files) == 1 and int(files[0].split("-")[1]) > 1
+        assert len(files) == 1
+        assert int(files[0].split("-")[1]) > 1
         assert index.delete([f"d{i}" for i in range(299)]) == 299
         assert [hit.id for hit in index.search(rows(300)[0], k=5)] == ["d299"]
 
@@ -526,13 +535,14 @@ def test_sparse_blocks_are_moved_together(tmp_path: Path) -> None:
         with index._snapshot() as (_, view):
             assert len(view.blocks.numbers) == 1
         after = [(hit.id, hit.score) for hit in index.search(unit[5], "第5篇", k=100)]
-        assert len(before) == 100 and dict(before) == pytest.approx(dict(after))
+        assert len(before) == 100
+        assert dict(before) == pytest.approx(dict(after))
         assert index.ids() == [f"d{i}" for i in range(100)]
     with PEGIndex(tmp_path / "kb") as index:
         assert index.search(unit[7], k=1)[0].id == "d7"
 
 
-# -- damage -------------------------------------------------------------------------------------------------------------------
+# -- damage -----------------------------------------------------------------------------------------------------------
 
 
 def persisted(path: Path, kind: Any = "flat") -> np.ndarray:
@@ -608,10 +618,14 @@ def test_a_damaged_sqlite_file_is_named(harm: str, tmp_path: Path) -> None:
             sqlite3.connect(file).execute("CREATE TABLE t (x)").connection.close()
         case _:
             file.write_bytes(b"")
-    with pytest.raises(DamagedIndex, match="index.sqlite"):
+
+    def use() -> None:
         with PEGIndex(path, read_only=harm == "empty read-only") as index:
             index.search(rows(1)[0], "第5篇", k=300)
             index.persist()
+
+    with pytest.raises(DamagedIndex, match=r"index\.sqlite"):
+        use()
 
 
 def test_a_schema_from_the_future_is_refused(tmp_path: Path) -> None:
@@ -646,7 +660,9 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
         with pytest.raises(OSError, match=r"index is as it was before.*index\.sqlite") as error:
             index.upsert([f"n{i}" for i in range(100)], ["长文" * 500] * 100, rows(100), None)
         assert not isinstance(error.value, PegRagError)
-        assert len(index) == 100 and index.search(unit[9], k=1)[0].id == "d9" and index.get(["n0"]) == []
+        assert len(index) == 100
+        assert index.search(unit[9], k=1)[0].id == "d9"
+        assert index.get(["n0"]) == []
         with index._db._connection() as connection:
             connection.execute("PRAGMA max_page_count=1000000")
         index.upsert(["n0"], ["新"], rows(1))

@@ -1,0 +1,363 @@
+"""PEGIndex under other processes, threads and sudden death: what was acknowledged is there, and whole."""
+
+import multiprocessing as mp
+import os
+import random
+import resource
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peg_rag.errors import IndexBusy
+from peg_rag.index import PEGIndex, store
+
+DIMENSION = 16
+BATCH = 20
+SPAWN = mp.get_context("spawn")
+
+
+def vector(number: int) -> np.ndarray:
+    """The vector that document `number` must have."""
+    return np.random.default_rng(number).standard_normal(DIMENSION).astype(np.float32)
+
+
+def text(number: int) -> str:
+    return f"第{number}号文件 花呗账单 {'长' * (number % 50)}"
+
+
+def add(index: PEGIndex, numbers: list[int]) -> None:
+    index.upsert(
+        [f"d{n}" for n in numbers],
+        [text(n) for n in numbers],
+        np.array([vector(n) for n in numbers]),
+        [{"n": n, "batch": n // BATCH} for n in numbers],
+    )
+
+
+# -- kill -9 ----------------------------------------------------------------------------------------------------------
+
+
+def write_until_killed(path: Path, start: int, pipe: Any) -> None:
+    """Add, delete and persist without end; every call that returned is acknowledged to the parent.
+
+    Document numbers grow; of each batch the first document is deleted again. Merges happen all the time.
+    """
+    store.MERGE_NEW_ROWS = 3 * BATCH
+    with PEGIndex(path) as index:
+        first = start
+        while True:
+            pipe.send(("begin", first))
+            add(index, list(range(first, first + BATCH)))
+            pipe.send(("added", first))
+            index.delete([f"d{first}"])
+            pipe.send(("deleted", first))
+            if first % (4 * BATCH) == 0:
+                index.persist()
+                pipe.send(("persisted", first))
+            first += BATCH
+
+
+def check_after_a_kill(path: Path, events: list[tuple[str, int]]) -> None:
+    added = {first for event, first in events if event == "added"}
+    deleted = {first for event, first in events if event == "deleted"}
+    begun = {first for event, first in events if event == "begin"}
+    with PEGIndex(path) as index:
+        there = {int(name[1:]) for name in index.ids()}
+        for first in begun:
+            batch = set(range(first, first + BATCH))
+            found = batch & there
+            if first in deleted:
+                assert found == batch - {first}
+            elif first in added:
+                assert found in (batch, batch - {first})
+            else:
+                assert found in (batch, set(), batch - {first}), "a batch is there by half"
+        assert there <= {n for first in begun for n in range(first, first + BATCH)}
+        assert len(index) == len(there) == index.count({"n": {"$gte": 0}})
+        sample = random.Random(0).sample(sorted(there), min(30, len(there)))
+        for number, record in zip(sample, index.get([f"d{n}" for n in sample]), strict=True):
+            assert (record.text, record.metadata["n"]) == (text(number), number)
+        for number, hits in zip(sample, index.search_batch([vector(n) for n in sample], k=1), strict=True):
+            assert (hits[0].id, hits[0].text) == (f"d{number}", text(number))
+            assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+        for number in sample[:10]:
+            (hit,) = index.search(text=f"第{number}号", k=1)
+            assert hit.id == f"d{number}"
+        assert {hit.id for hit in index.search(vector(0), k=10**6)} == {f"d{n}" for n in there}
+
+
+def storm(path: Path, kills: int, longest_s: float) -> None:
+    events: list[tuple[str, int]] = []
+    chance = random.Random(7)
+    for _ in range(kills):
+        start = 1 + max((first for _, first in events), default=-1)
+        start = -(-start // BATCH) * BATCH
+        receiver, sender = SPAWN.Pipe(duplex=False)
+        child = SPAWN.Process(target=write_until_killed, args=(path, start, sender))
+        child.start()
+        sender.close()
+        events.append(receiver.recv())  # the child is at work
+        alive_until = time.monotonic() + chance.uniform(0, longest_s)
+        while (left := alive_until - time.monotonic()) > 0:
+            if receiver.poll(left):
+                events.append(receiver.recv())
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        with suppress(EOFError):
+            while True:
+                events.append(receiver.recv())
+        check_after_a_kill(path, events)
+
+
+def test_a_few_kills(tmp_path: Path) -> None:
+    storm(tmp_path / "kb", kills=3, longest_s=0.6)
+
+
+@pytest.mark.slow
+def test_twenty_kills(tmp_path: Path) -> None:
+    storm(tmp_path / "kb", kills=20, longest_s=2.0)
+
+
+MOMENTS = ["peg_rag.index.store.write_postings", "peg_rag.index.vectors.checksums", "peg_rag.index.vectors.sync_folder",
+           "peg_rag.index.rows.write_stamp", "peg_rag.index.store._sweep"]  # fmt: skip
+
+
+def die_at(path: Path, moment: str) -> None:
+    """Write until a certain function is about to run, or has just run, and die there."""
+    import importlib
+
+    index = PEGIndex(path)
+    add(index, list(range(BATCH, 2 * BATCH)))
+    module, name = moment.rsplit(".", 1)
+    before = getattr(importlib.import_module(module), name)
+
+    def dying(*args: Any, **kwargs: Any) -> None:
+        before(*args, **kwargs)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(importlib.import_module(module), name, dying)
+    if name == "write_postings":
+        add(index, list(range(2 * BATCH, 3 * BATCH)))
+    index.persist()
+
+
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.rsplit(".", 1)[1])
+def test_death_at_each_step_of_a_write(moment: str, tmp_path: Path) -> None:
+    """Between the SQLite rows and their commit, around the vector file's rename, and after the commit."""
+    path = tmp_path / "kb"
+    with PEGIndex(path) as index:
+        add(index, list(range(BATCH)))
+        index.persist()
+    child = SPAWN.Process(target=die_at, args=(path, moment))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    events = [(event, first) for first in (0, BATCH) for event in ("begin", "added")]
+    check_after_a_kill(path, events)
+    with PEGIndex(path) as index:
+        add(index, list(range(2 * BATCH, 3 * BATCH)))
+        index.persist()
+        assert len(index) == 3 * BATCH
+    assert len([p for p in path.iterdir() if p.name.startswith("vectors-")]) == 1
+
+
+# -- one writer, many readers -----------------------------------------------------------------------------------------
+
+
+def read_until_told(path: Path, done: Any, acknowledged: Any, results: Any) -> None:
+    """Search all the time; whatever had been acknowledged before a query must be in its answer."""
+    reads = 0
+    try:
+        with PEGIndex(path, read_only=True) as index:
+            while not done.is_set():
+                known = acknowledged.value
+                if known:
+                    number = known - 1 - reads % min(known, 200)
+                    (hit,) = index.search(vector(number), k=1)
+                    assert (hit.id, hit.text) == (f"d{number}", text(number))
+                    latest = known - 1
+                    assert [r.text for r in index.get([f"d{latest}"])] == [text(latest)]
+                    assert index.search(text=f"第{latest}号", k=1)[0].id == f"d{latest}"
+                    assert index.search(vector(latest), k=1, where={"n": latest})[0].id == f"d{latest}"
+                    assert len(index) >= known
+                    reads += 1
+        results.put(reads)
+    except BaseException as error:
+        results.put(f"{type(error).__name__}: {error}")
+        raise
+
+
+def write_while_read(path: Path, readers: int, seconds: float) -> None:
+    PEGIndex(path, dimension=DIMENSION).close()
+    done, results, acknowledged = SPAWN.Event(), SPAWN.Queue(), SPAWN.Value("q", 0)
+    children = [SPAWN.Process(target=read_until_told, args=(path, done, acknowledged, results)) for _ in range(readers)]
+    for child in children:
+        child.start()
+    written, give_up_at = 0, time.monotonic() + seconds
+    with PEGIndex(path) as index:
+        while time.monotonic() < give_up_at:
+            add(index, list(range(written, written + BATCH)))
+            written += BATCH
+            acknowledged.value = written
+            if written % (10 * BATCH) == 0:
+                index.persist()
+            time.sleep(0.01)
+        done.set()
+        answers = [results.get(timeout=60) for _ in children]
+        for child in children:
+            child.join()
+        assert all(isinstance(answer, int) for answer in answers), answers
+        assert sum(answers) > 0
+        assert len(index) == written
+        assert {hit.id for hit in index.search(vector(0), k=10**6)} == {f"d{n}" for n in range(written)}
+
+
+def test_one_writer_two_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 5 * BATCH)
+    write_while_read(tmp_path / "kb", readers=2, seconds=4)
+
+
+@pytest.mark.slow
+def test_one_writer_eight_readers_for_half_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 20 * BATCH)
+    write_while_read(tmp_path / "kb", readers=8, seconds=30)
+
+
+def write_some(path: Path, first: int, batches: int) -> None:
+    with PEGIndex(path, timeout_s=60) as index:
+        for batch in range(batches):
+            add(index, list(range(first + batch * BATCH, first + (batch + 1) * BATCH)))
+
+
+def test_two_writing_processes_lose_nothing(tmp_path: Path) -> None:
+    path, batches = tmp_path / "kb", 10
+    children = [SPAWN.Process(target=write_some, args=(path, 1000 * i, batches)) for i in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0]
+    with PEGIndex(path) as index:
+        assert len(index) == 2 * batches * BATCH
+        assert index.search(vector(1007), k=1)[0].id == "d1007"
+
+
+def hold_the_writer(path: Path, held: Any, release: Any) -> None:
+    with PEGIndex(path) as index, index._db.writing():
+        held.set()
+        release.wait(30)
+
+
+def test_a_writer_in_another_process_is_waited_for_and_then_reported(tmp_path: Path) -> None:
+    path = tmp_path / "kb"
+    with PEGIndex(path, timeout_s=0.3) as index:
+        add(index, [1])
+        held, release = SPAWN.Event(), SPAWN.Event()
+        child = SPAWN.Process(target=hold_the_writer, args=(path, held, release))
+        child.start()
+        assert held.wait(30)
+        started = time.monotonic()
+        with pytest.raises(IndexBusy, match="another process"):
+            add(index, [2])
+        assert 0.2 < time.monotonic() - started < 5
+        assert index.search(vector(1), k=1)[0].id == "d1"  # readers do not wait
+        release.set()
+        child.join()
+        add(index, [2])
+        assert len(index) == 2
+
+
+# -- threads ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [None, "kb"])
+def test_threads_write_and_search_at_once(path: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 4 * BATCH)
+    with PEGIndex(None if path is None else tmp_path / path, timeout_s=60) as index:
+        add(index, [0])
+        stop = threading.Event()
+
+        def write(first: int) -> None:
+            for batch in range(5):
+                add(index, list(range(first + batch * BATCH, first + (batch + 1) * BATCH)))
+
+        def read() -> int:
+            count = 0
+            while not stop.is_set() or count == 0:
+                (hit,) = index.search(vector(0), k=1)
+                assert (hit.id, hit.text) == ("d0", text(0))
+                assert index.search(vector(0), "第0号", k=3)[0].id == "d0"
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(12) as pool:
+            readers = [pool.submit(read) for _ in range(9)]
+            writers = [pool.submit(write, 1000 * (i + 1)) for i in range(3)]
+            for writer in writers:
+                writer.result(60)
+            stop.set()
+            assert all(reader.result(60) > 0 for reader in readers)
+        assert len(index) == 1 + 3 * 5 * BATCH
+
+
+def search_in_child(index: PEGIndex, results: Any) -> None:
+    results.put(index.search(vector(1), k=1)[0].id)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+def test_an_index_opened_before_a_fork_works_in_both(tmp_path: Path) -> None:
+    fork = mp.get_context("fork")
+    with PEGIndex(tmp_path / "kb") as index:
+        add(index, [1, 2, 3])
+        assert index.search(vector(1), k=1)[0].id == "d1"
+        results = fork.Queue()
+        child = fork.Process(target=search_in_child, args=(index, results))
+        child.start()
+        assert results.get(timeout=30) == "d1"
+        child.join()
+        add(index, [4])
+        assert index.search(vector(4), k=1)[0].id == "d4"
+
+
+# -- full disk --------------------------------------------------------------------------------------------------------
+
+
+def write_with_little_room(path: Path, results: Any) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    with PEGIndex(path) as index:
+        size = (path / "index.sqlite").stat().st_size + 200_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        first = BATCH
+        try:
+            while True:
+                add(index, list(range(first, first + BATCH)))
+                first += BATCH
+        except OSError as error:
+            found = [hit.id for hit in index.search(vector(3), k=1)]
+            results.put((first, str(error), found, len(index)))
+
+
+def test_no_room_for_the_file_leaves_the_old_state(tmp_path: Path) -> None:
+    path = tmp_path / "kb"
+    with PEGIndex(path) as index:
+        add(index, list(range(BATCH)))
+    results = SPAWN.Queue()
+    child = SPAWN.Process(target=write_with_little_room, args=(path, results))
+    child.start()
+    written, message, found, count = results.get(timeout=60)
+    child.join()
+    assert "as it was before" in message
+    assert found == ["d3"]
+    assert count == written
+    with PEGIndex(path) as index:
+        assert len(index) == written
+        add(index, [10**6])
+        assert index.search(vector(10**6), k=1)[0].id == f"d{10**6}"
