@@ -32,7 +32,8 @@ def cosent_loss(similarities: Tensor, grades: Tensor, scale: float = 20.0) -> Te
     if not bool(graded.any()):
         return similarities.sum() * 0.0
     below = torch.logcumsumexp(logits, 0)[lower[graded] - 1]  # log Σ over pairs of lower grade
-    return functional.softplus(torch.logsumexp(below - logits[graded], 0))
+    total = torch.logsumexp(below - logits[graded], 0)
+    return torch.logaddexp(total, torch.zeros_like(total))  # softplus, but exact above 20 too
 
 
 class CosentObjective:

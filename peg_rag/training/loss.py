@@ -357,7 +357,7 @@ class _Step:
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "
                 "overflowed: lower the learning rate, clip gradients, or leave half precision"
             )
-        return weights / totals[0].to(weights.dtype)
+        return (weights / totals[0]).to(positives.dtype)
 
     def _prefix(self, dim: int, weights: Tensor) -> list[Sums]:
         sides = {id(side): side for side in (self.queries, self.documents, self.candidates, self.rivals)}

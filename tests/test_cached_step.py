@@ -1,0 +1,315 @@
+"""The cached step is held to a plain one: the same encodings with a graph, the dense loss, one backward."""
+
+import copy
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from peg_rag.batching import plan_batches
+from peg_rag.errors import InvalidInput, TrainingError
+from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, Temperature, TokenRows
+from peg_rag.training.cosent import CosentObjective
+from peg_rag.training.loss import LossMetrics, LossOptions, Pairs, dense_loss
+from peg_rag.training.progressive import ProgressiveOptions
+from peg_rag.training.tiles import Tile
+
+TOKENS = 20  # of a chunk: several chunks per side, the last one smaller
+EVERYTHING = LossOptions(symmetric=True, label_smoothing=0.1, false_negative_margin=-0.1, matryoshka_dims=(3, 8))
+CURRICULAR = ProgressiveOptions(strategy="curricular", margin=0.1, query_focus=1.0)
+
+
+class Encoder(nn.Module):
+    """Small, but with all that matters: an embedding, attention masks, dropout before and after pooling."""
+
+    def __init__(self, dropout: float = 0.3) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.hidden, self.out = nn.Embedding(60, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        states = self.dropout(torch.tanh(self.hidden(self.embedding(features["input_ids"]))))  # (n, length, 8)
+        mask = features["attention_mask"].unsqueeze(-1).to(states.dtype)
+        return self.dropout(self.out((states * mask).sum(1) / mask.sum(1)))
+
+
+def make_rows(count: int, rng: np.random.Generator) -> TokenRows:
+    return TokenRows([rng.integers(1, 60, rng.integers(1, 9)).tolist() for _ in range(count)])
+
+
+def make_batch(queries: int = 7, negatives: int = 5, seed: int = 0, texts: bool = True) -> StepBatch:
+    rng, pairs = np.random.default_rng(seed), Pairs.regular(queries, negatives)
+    if texts:
+        n = len(pairs.owners)
+        pairs = replace(
+            pairs,
+            query_texts=torch.from_numpy(rng.integers(0, queries, queries)),
+            document_texts=torch.from_numpy(rng.integers(0, 2 * n, n)),
+            query_weights=torch.from_numpy(rng.random(queries) + 0.1),
+        )
+    return StepBatch(make_rows(queries, rng), make_rows(len(pairs.owners), rng), pairs)
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def largest_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    assert left.keys() == right.keys()
+    return max((left[name] - right[name]).abs().max().item() for name in left)
+
+
+def plain_step(
+    model: nn.Module, batch: StepBatch, objective: ContrastiveObjective, progress: float, tokens: int = TOKENS
+) -> tuple[float, dict[str, Tensor]]:
+    """The same chunks in the same order under the same RNG, all graphs held, the dense loss by autograd."""
+    model.zero_grad()
+    sides = []
+    for rows in (batch.documents, batch.queries):
+        parts = [(chunk, model(rows.features(chunk))) for chunk in plan_batches(rows.lengths, tokens)]
+        order = torch.from_numpy(np.argsort(np.concatenate([chunk for chunk, _ in parts])))
+        sides.append(torch.cat([part for _, part in parts])[order])
+    documents, queries = sides
+    positives = torch.cosine_similarity(queries, documents[batch.labels.positives])
+    objective.progressive.advance(positives.mean().item(), progress)
+    loss = dense_loss(queries, documents, batch.labels, objective.options, objective.progressive)
+    loss.backward()
+    return loss.item(), gradients(model)
+
+
+def cached_step(
+    model: nn.Module, batch: StepBatch, objective: Any, progress: float = 0.0, **options: Any
+) -> tuple[LossMetrics, dict[str, Tensor]]:
+    model.zero_grad()
+    metrics = CachedStep(model, objective, **{"batch_tokens": TOKENS, "graphs": "replay", **options})(batch, progress)
+    return metrics, gradients(model)
+
+
+@pytest.mark.parametrize("graphs", ["replay", "keep"])
+@pytest.mark.parametrize(
+    "options",
+    [LossOptions(), LossOptions(hard_negatives="own"), EVERYTHING, replace(EVERYTHING, hard_negatives="own")],
+    ids=["plain", "own", "everything", "everything-own"],
+)
+def test_cached_equals_plain(options: LossOptions, graphs: str) -> None:
+    model, batch = Encoder().double(), make_batch()
+    torch.manual_seed(5)
+    loss, expected = plain_step(model, batch, ContrastiveObjective(options, CURRICULAR), 0.5)
+    following = torch.rand(1)
+    torch.manual_seed(5)
+    tile = Tile(rows=3, columns=10, keep=False)
+    metrics, ours = cached_step(model, batch, ContrastiveObjective(options, CURRICULAR, tile=tile), 0.5, graphs=graphs)
+    assert metrics.loss == pytest.approx(loss, abs=1e-9)
+    assert largest_difference(ours, expected) < 1e-9
+    assert torch.equal(torch.rand(1), following)  # the generator is left where one encoding leaves it
+    assert metrics.t > 0
+
+
+def test_without_the_remembered_rng_gradients_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = Encoder().double(), make_batch()
+    torch.manual_seed(5)
+    _, expected = plain_step(model, batch, ContrastiveObjective(), 0.0)
+    monkeypatch.setattr(CachedStep, "_set_rng", lambda self, states: None)
+    monkeypatch.setattr("peg_rag.training.cached_step._check_same", lambda again, before: None)
+    torch.manual_seed(5)
+    _, wrong = cached_step(model, batch, ContrastiveObjective())
+    assert largest_difference(wrong, expected) > 1e-2
+
+
+def test_features_that_change_between_encodings_raise() -> None:
+    class Moody(TokenRows):
+        def features(self, rows: Any) -> dict[str, Tensor]:
+            found = super().features(rows)
+            return {**found, "input_ids": torch.from_numpy(np.random.randint(1, 60, found["input_ids"].shape))}
+
+    model, batch = Encoder(), make_batch()
+    moody = replace(batch, documents=Moody([[1, 2, 3]] * len(batch.documents.lengths)))
+    with pytest.raises(TrainingError, match="second time"):
+        cached_step(model, moody, ContrastiveObjective())
+
+
+def test_auto_keeps_graphs_that_fit_and_replays_those_that_do_not() -> None:
+    model, batch = Encoder().double(), make_batch()
+    step = CachedStep(model, ContrastiveObjective())
+    torch.manual_seed(1)
+    step(batch)
+    fits = gradients(model)
+    sizes = step.state_dict()
+    assert sizes["batch_tokens"] == 4096
+    assert sizes["token_bytes"] > 0
+    tight = CachedStep(model, ContrastiveObjective())
+    tight.load_state_dict({**sizes, "free_bytes": 0})
+    calls = []
+    model.register_forward_hook(lambda *args: calls.append(torch.is_grad_enabled()))
+    model.zero_grad()
+    torch.manual_seed(1)
+    tight(batch)
+    assert calls == [False, False, True, True]
+    assert largest_difference(gradients(model), fits) < 1e-12
+    calls.clear()
+    step(batch)
+    assert calls == [True, True]
+
+
+def test_a_resumed_step_repeats_the_arithmetic() -> None:
+    model, batch = Encoder(), make_batch()
+    step = CachedStep(model, ContrastiveObjective(EVERYTHING, CURRICULAR), batch_tokens=TOKENS)
+    step(batch, 0.1)
+    saved = copy.deepcopy(step.state_dict())
+    resumed = CachedStep(model, ContrastiveObjective(EVERYTHING, CURRICULAR), batch_tokens=TOKENS)
+    resumed.load_state_dict(saved)
+    outcomes = []
+    for one in (step, resumed):
+        model.zero_grad()
+        torch.manual_seed(9)
+        outcomes.append((one(batch, 0.2), gradients(model), one.state_dict()))
+    assert outcomes[0][0] == outcomes[1][0]
+    assert outcomes[0][2] == outcomes[1][2]
+    assert largest_difference(outcomes[0][1], outcomes[1][1]) == 0.0
+
+
+def test_a_learned_temperature_gets_its_gradient() -> None:
+    model, batch, temperature = Encoder(dropout=0.0).double(), make_batch(), Temperature(0.1).double()
+    cached_step(model, batch, ContrastiveObjective(EVERYTHING, temperature=temperature))
+    ours = temperature.log_scale.grad.item()
+    everything = np.arange(len(batch.documents.lengths))
+    vectors = [rows.features(everything[: len(rows.lengths)]) for rows in (batch.queries, batch.documents)]
+    temperature.zero_grad()
+    queries, documents = (model(features).detach() for features in vectors)
+    dense_loss(queries, documents, batch.labels, EVERYTHING, scale=temperature()).backward()
+    assert ours == pytest.approx(temperature.log_scale.grad.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("graphs", ["replay", "keep"])
+def test_autocast_reaches_both_encodings(graphs: str) -> None:
+    """Weights cast without a graph in the first pass must not serve the second: gradients would vanish."""
+    model, batch = Encoder(), make_batch()
+    torch.manual_seed(5)
+    _, full = cached_step(model, batch, ContrastiveObjective())
+    torch.manual_seed(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, half = cached_step(model, batch, ContrastiveObjective(), graphs=graphs)
+    assert half.keys() == full.keys()
+    for name, gradient in half.items():
+        assert torch.cosine_similarity(gradient.flatten(), full[name].flatten(), dim=0) > 0.99, name
+
+
+def test_a_broken_vector_raises_before_any_gradient() -> None:
+    model, batch = Encoder(), make_batch()
+    with torch.no_grad():
+        model.embedding.weight[5] = math.nan
+    with pytest.raises(TrainingError, match="NaN or infinity"):
+        cached_step(model, batch, ContrastiveObjective())
+    assert gradients(model) == {}
+
+
+def test_any_callable_is_a_model() -> None:
+    table = torch.randn(60, 4, dtype=torch.float64, requires_grad=True)
+
+    def encode(features: dict[str, Tensor]) -> Tensor:
+        mask = features["attention_mask"].unsqueeze(-1)
+        return (table[features["input_ids"]] * mask).sum(1)
+
+    CachedStep(encode, ContrastiveObjective())(make_batch())
+    assert table.grad.abs().sum() > 0
+
+
+def test_graded_pairs() -> None:
+    rng = np.random.default_rng(0)
+    batch = StepBatch(make_rows(9, rng), make_rows(9, rng), torch.from_numpy(rng.random(9)))
+    model = Encoder(dropout=0.0).double()
+    metrics, ours = cached_step(model, batch, CosentObjective())
+    assert metrics.loss > 0
+    _, kept = cached_step(model, batch, CosentObjective(), graphs="keep")
+    assert largest_difference(ours, kept) < 1e-12
+
+
+def test_what_cannot_be_raises() -> None:
+    model, rng = Encoder(), np.random.default_rng(0)
+    with pytest.raises(InvalidInput, match="graphs"):
+        CachedStep(model, ContrastiveObjective(), graphs="maybe")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="at least one"):
+        cached_step(model, StepBatch(TokenRows([]), make_rows(2, rng), Pairs.regular(0, 0)), ContrastiveObjective())
+    model.requires_grad_(False)
+    with pytest.raises(InvalidInput, match="frozen"):
+        CachedStep(model, ContrastiveObjective())(make_batch())
+
+
+# ------------------------------------------------------------------------------------------- two ranks equal one
+
+RUNS: dict[str, tuple[LossOptions, str]] = {
+    "plain": (LossOptions(), "replay"),
+    "everything": (EVERYTHING, "replay"),
+    "own": (replace(EVERYTHING, hard_negatives="own"), "replay"),
+    "keep": (EVERYTHING, "keep"),
+    "no texts": (replace(EVERYTHING, mask_same_text=False), "replay"),
+}
+SPLIT = {0: 4, 1: 3}  # queries of each rank: uneven
+
+
+def part_of(batch: StepBatch, start: int, stop: int, negatives: int) -> StepBatch:
+    """Some queries of a regular batch, with their documents, numbered from 0."""
+    documents = slice(start * (1 + negatives), stop * (1 + negatives))
+    pairs = batch.labels
+    mine = replace(
+        Pairs.regular(stop - start, negatives),
+        query_texts=pairs.query_texts[start:stop],
+        document_texts=pairs.document_texts[documents],
+        query_weights=pairs.query_weights[start:stop],
+    )
+    queries = TokenRows(batch.queries._token_ids[start:stop])
+    return StepBatch(queries, TokenRows(batch.documents._token_ids[documents]), mine)
+
+
+def run_all(model: nn.Module, batch: StepBatch) -> dict[str, Any]:
+    outcome: dict[str, Any] = {}
+    for name, (options, graphs) in RUNS.items():
+        temperature = Temperature(0.1).double()
+        objective = ContrastiveObjective(options, CURRICULAR, temperature)
+        metrics, found = cached_step(model, batch, objective, 0.5, graphs=graphs)
+        found = {key.removeprefix("module."): value for key, value in found.items()}
+        outcome[name] = (vars(metrics), found, temperature.log_scale.grad)
+    batch = replace(batch, labels=batch.queries.lengths.astype(float), documents=batch.queries)
+    shifted = TokenRows([[*ids[1:], 7] for ids in batch.queries._token_ids])
+    graded = replace(batch, documents=shifted, labels=torch.from_numpy(batch.labels))
+    metrics, found = cached_step(model, graded, CosentObjective())
+    outcome["graded"] = (vars(metrics), {k.removeprefix("module."): v for k, v in found.items()}, torch.zeros(()))
+    return outcome
+
+
+def rank_main(rank: int, folder: str) -> None:
+    os.environ.update(GLOO_SOCKET_IFNAME="lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    start = 0 if rank == 0 else SPLIT[0]
+    batch = part_of(make_batch(), start, start + SPLIT[rank], 5)
+    torch.save(run_all(DistributedDataParallel(Encoder(dropout=0.0).double()), batch), f"{folder}/{rank}.pt")
+    broken = part_of(make_batch(), start, start + SPLIT[rank], 5)
+    model = Encoder(dropout=0.0)
+    if rank == 1:
+        nn.init.constant_(model.out.bias, math.nan)
+    with pytest.raises(TrainingError):  # on both ranks, or the other would wait for ever
+        cached_step(model, broken, ContrastiveObjective())
+    dist.destroy_process_group()
+
+
+def test_two_ranks_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
+    expected = run_all(Encoder(dropout=0.0).double(), make_batch())
+    mp.spawn(rank_main, (str(tmp_path),), nprocs=2)
+    for rank in SPLIT:
+        found = torch.load(tmp_path / f"{rank}.pt")
+        for name, (metrics, parameters, temperature) in expected.items():
+            their_metrics, their_parameters, their_temperature = found[name]
+            assert their_metrics == pytest.approx(metrics, abs=1e-9), name
+            assert largest_difference(their_parameters, parameters) < 1e-9, name
+            assert (their_temperature - temperature).abs() < 1e-9, name

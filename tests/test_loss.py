@@ -1,0 +1,300 @@
+"""The tiled loss is held to its dense definition, and the definition to values worked out by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from peg_rag.errors import InvalidInput, TrainingError
+from peg_rag.training.loss import LossOptions, LossResult, Pairs, dense_loss, tiled_loss
+from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.tiles import Answers, Tile
+
+DIM = 6
+TOLERANCE = 1e-9
+
+
+def make_batch(seed: int, negatives: list[int], spare: int, texts: bool) -> tuple[Tensor, Tensor, Pairs]:
+    """Queries with as many hard negatives as told, `spare` documents of nobody's, in shuffled order."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def integers(below: int, *shape: int) -> Tensor:
+        return torch.randint(0, below, shape, generator=generator)
+
+    owners = torch.tensor([i for i, count in enumerate(negatives) for _ in range(1 + count)] + [-1] * spare)
+    owners = owners[torch.randperm(len(owners), generator=generator)]
+    b, n = len(negatives), len(owners)
+    positives = torch.stack([(owners == i).nonzero()[0, 0] for i in range(b)])
+    queries, documents = (torch.randn(k, DIM, generator=generator, dtype=torch.float64) + 0.3 for k in (b, n))
+    pairs = Pairs(positives, owners)
+    if texts:
+        pairs = replace(
+            pairs,
+            query_texts=integers(2 * b, b) - b,
+            document_texts=integers(2 * n, n) - b,
+            known_positives=torch.stack([integers(b, 2), integers(n, 2)], 1),
+            query_weights=torch.rand(b, generator=generator) + 0.1,
+        )
+    return queries, documents, pairs
+
+
+def assert_equal(
+    queries: Tensor,
+    documents: Tensor,
+    pairs: Pairs,
+    options: LossOptions,
+    progressive: ProgressiveState | None = None,
+    tile: Tile | None = None,
+) -> LossResult:
+    """Loss and all gradients, of the temperature too, agree with autograd over the dense definition."""
+    queries, documents = queries.clone().requires_grad_(), documents.clone().requires_grad_()
+    scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
+    expected = dense_loss(queries, documents, pairs, options, progressive, scale=scale)
+    expected.backward()
+    result = tiled_loss(queries, documents, pairs, options, progressive, scale=scale, tile=tile)
+    assert abs(result.loss.item() - expected.item()) < TOLERANCE
+    assert (result.query_gradient - queries.grad).abs().max() < TOLERANCE
+    assert (result.document_gradient - documents.grad).abs().max() < TOLERANCE
+    assert abs(result.scale_gradient.item() - scale.grad.item()) < TOLERANCE
+    return result
+
+
+OPTIONS = st.builds(
+    LossOptions,
+    hard_negatives=st.sampled_from(["shared", "own"]),
+    symmetric=st.booleans(),
+    label_smoothing=st.sampled_from([0.0, 0.1]),
+    mask_same_text=st.booleans(),
+    false_negative_margin=st.sampled_from([None, -0.1, 0.05]),
+    false_negative_ratio=st.sampled_from([None, 0.95]),
+    matryoshka_dims=st.sampled_from([(), (3, DIM), (2,)]),
+)
+PROGRESSIVE = st.builds(
+    ProgressiveOptions,
+    strategy=st.sampled_from(["none", "static", "linear", "cosine", "curricular"]),
+    margin=st.sampled_from([0.0, 0.2]),
+    query_focus=st.sampled_from([0.0, 2.0]),
+)
+TILES = st.builds(Tile, rows=st.integers(1, 9), columns=st.integers(1, 30), keep=st.booleans())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    negatives=st.lists(st.integers(0, 5), min_size=1, max_size=8),
+    spare=st.integers(0, 3),
+    texts=st.booleans(),
+    options=OPTIONS,
+    progressive=PROGRESSIVE,
+    tile=TILES,
+)
+def test_tiled_equals_dense(
+    seed: int,
+    negatives: list[int],
+    spare: int,
+    texts: bool,
+    options: LossOptions,
+    progressive: ProgressiveOptions,
+    tile: Tile,
+) -> None:
+    state = ProgressiveState(progressive)
+    state.advance(0.4, 0.5)
+    assert_equal(*make_batch(seed, negatives, spare, texts), options, state, tile)
+
+
+def test_everything_at_once_with_an_uneven_last_tile() -> None:
+    state = ProgressiveState(ProgressiveOptions(strategy="curricular", margin=0.1, query_focus=1.0))
+    state.advance(0.5, 0.3)
+    options = LossOptions(
+        symmetric=True, label_smoothing=0.1, false_negative_margin=-0.2, matryoshka_dims=(2, 4, DIM), temperature=0.1
+    )
+    batch = make_batch(1, [5] * 13, 4, True)
+    for keep in (True, False):
+        assert_equal(*batch, options, state, Tile(rows=5, columns=11, keep=keep))
+
+
+def test_by_hand() -> None:
+    """Orthogonal pairs: the positive's logit is 1/τ, each other's 0, whatever the lengths of the vectors."""
+    vectors = torch.eye(3, dtype=torch.float64) * torch.tensor([[1.0], [2.0], [3.0]])
+    result = tiled_loss(vectors, vectors, Pairs.regular(3, 0), LossOptions(temperature=0.5))
+    assert result.loss.item() == pytest.approx(math.log(1 + 2 * math.exp(-2)), abs=1e-12)
+    assert result.metrics.accuracy == 1.0
+    assert result.metrics.positive_similarity == pytest.approx(1.0)
+    assert result.metrics.hard_share == result.metrics.masked_share == 0.0
+
+
+def test_definition_is_cross_entropy() -> None:
+    queries, documents, _ = make_batch(0, [2] * 5, 0, False)
+    pairs = Pairs.regular(5, 2)
+    logits = functional.normalize(queries) @ functional.normalize(documents).T / 0.1
+    expected = functional.cross_entropy(logits, pairs.positives, label_smoothing=0.1)
+    ours = dense_loss(queries, documents, pairs, LossOptions(temperature=0.1, label_smoothing=0.1))
+    assert ours.item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_own_negatives_are_seen_by_their_query_alone() -> None:
+    queries, documents, pairs = make_batch(3, [2, 0, 3], 0, False)
+    options = LossOptions(hard_negatives="own")
+    before = tiled_loss(queries, documents, pairs, options)
+    hard = ((pairs.owners == 0) & (torch.arange(len(documents)) != pairs.positives[0])).nonzero()[0, 0]
+    only_first = replace(pairs, query_weights=torch.tensor([0.0, 1.0, 1.0]))
+    assert tiled_loss(queries, documents, only_first, options).document_gradient[hard].abs().max() == 0
+    assert before.document_gradient[hard].abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        pytest.param(([1, 2, 3], [7, 8, 7]), id="another query's positive has the same text"),
+        pytest.param(([1, 2, 1], [7, 8, 9]), id="another query asks the same"),
+        pytest.param(([1, 2, 3], [7, 8, 1]), id="another query's positive is this query"),
+    ],
+)
+def test_same_text_is_no_negative(texts: tuple[list[int], list[int]]) -> None:
+    queries, documents, _ = make_batch(5, [0, 0, 0], 0, False)
+    pairs = Pairs.regular(3, 0)
+    named = replace(pairs, query_texts=torch.tensor(texts[0]), document_texts=torch.tensor(texts[1]))
+    weights = torch.tensor([1.0, 0.0, 0.0])  # look at the first query alone, against documents 1 and 2
+    named, options = replace(named, query_weights=weights), LossOptions(temperature=1.0)
+    result = tiled_loss(queries, documents, named, options)
+    third_left_out = replace(Pairs.regular(2, 0), query_weights=weights[:2])
+    expected = tiled_loss(queries[:2], documents[:2], third_left_out, options)
+    assert result.loss.item() == pytest.approx(expected.loss.item(), abs=1e-12)
+    assert result.document_gradient[2].abs().max() == 0
+    unmasked = tiled_loss(queries, documents, named, replace(options, mask_same_text=False))
+    assert abs(unmasked.loss.item() - result.loss.item()) > 1e-3
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**16), b=st.integers(1, 12), m=st.integers(1, 30), width=st.integers(1, 31))
+def test_hidden_cells_against_brute_force(seed: int, b: int, m: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows, columns, left, right = (torch.randint(-4, 4, (k,), generator=generator) for k in (b, m, 9, 9))
+    answers = Answers(rows, columns, torch.stack([left, right], 1))
+    known = set(zip(left.tolist(), right.tolist(), strict=True))
+    expected = {(i, j) for i in range(b) for j in range(m) if (int(rows[i]), int(columns[j])) in known}
+    found = []
+    for start in range(0, b, 5):
+        for number, (r, c) in enumerate(answers.cells(slice(start, min(start + 5, b)), width)):
+            assert ((c >= 0) & (c < width)).all()
+            found += [(start + i, number * width + j) for i, j in zip(r.tolist(), c.tolist(), strict=True)]
+    assert len(found) == len(set(found))
+    assert set(found) == expected
+    among = answers.among(columns.expand(b, m))
+    assert {tuple(cell) for cell in among.nonzero().tolist()} == expected
+
+
+def test_metrics_against_brute_force() -> None:
+    queries, documents, pairs = make_batch(11, [3, 1, 2, 4, 0], 2, True)
+    state = ProgressiveState(ProgressiveOptions(margin=0.3))
+    pairs = replace(pairs, query_texts=None, document_texts=None)
+    metrics = tiled_loss(
+        queries, documents, pairs, LossOptions(), state, tile=Tile(rows=2, columns=4, keep=True)
+    ).metrics
+    cosines = functional.normalize(queries) @ functional.normalize(documents).T
+    rows = torch.arange(5)
+    positives = cosines[rows, pairs.positives]
+    answer = torch.zeros(5, len(documents), dtype=torch.bool)
+    answer[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
+    answer[rows, pairs.positives] = True
+    negatives = cosines.masked_fill(answer, -9)
+    assert metrics.accuracy == pytest.approx((negatives.amax(1) < positives).double().mean().item())
+    hard = (negatives > positives[:, None] - 0.3).sum() / (~answer).sum()
+    assert metrics.hard_share == pytest.approx(hard.item())
+    assert metrics.masked_share == pytest.approx((answer.sum().item() - 5) / (answer.numel() - 5))
+    assert metrics.positive_similarity == pytest.approx(positives.mean().item())
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the number of elements of the largest tensor that any operation returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return out
+
+
+def test_never_holds_the_score_matrix() -> None:
+    b, h, d = 120, 5, 8
+    queries, documents = torch.randn(b, d), torch.randn(b * (1 + h), d)
+    pairs = replace(Pairs.regular(b, h), query_texts=torch.arange(b), document_texts=torch.arange(len(documents)) + b)
+    options = LossOptions(symmetric=True, label_smoothing=0.1, false_negative_margin=0.0)
+    state = ProgressiveState(ProgressiveOptions(strategy="curricular"))
+    for keep, limit in ((False, len(documents) * d), (True, 10 * len(documents))):
+        with LargestTensor() as watch:
+            tiled_loss(queries, documents, pairs, options, state, tile=Tile(rows=10, columns=200, keep=keep))
+        assert watch.largest <= limit < b * len(documents) / 10
+    with LargestTensor() as watch:
+        dense_loss(queries, documents, replace(pairs, query_texts=None), options, state)
+    assert watch.largest >= b * len(documents)  # the watch sees what it is there to see
+
+
+def test_small_temperatures_stay_finite() -> None:
+    """At τ = 0.005 a logit spans 400, far past what float32 can exponentiate; one tile is masked in whole rows."""
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    documents = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    pairs = Pairs(torch.tensor([0, 2]), torch.tensor([0, -1, 1]), known_positives=torch.tensor([[0, 1]]))
+    result = tiled_loss(
+        queries, documents, pairs, LossOptions(temperature=0.005), tile=Tile(rows=2, columns=1, keep=True)
+    )
+    expected = dense_loss(queries, documents, pairs, LossOptions(temperature=0.005))
+    assert result.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert result.query_gradient.isfinite().all()
+    assert result.document_gradient.isfinite().all()
+
+
+def test_half_precision_vectors_are_computed_in_float32() -> None:
+    queries, documents, pairs = make_batch(2, [2] * 6, 0, False)
+    halves = tiled_loss(queries.bfloat16(), documents.bfloat16(), pairs)
+    full = tiled_loss(queries.bfloat16().float(), documents.bfloat16().float(), pairs)
+    assert halves.query_gradient.dtype == torch.float32
+    assert torch.equal(halves.document_gradient, full.document_gradient)
+
+
+def test_a_zero_vector_is_orthogonal_to_all() -> None:
+    queries, documents, pairs = make_batch(4, [1] * 4, 0, False)
+    documents[3] = 0.0
+    assert_equal(queries, documents, pairs, LossOptions())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_broken_vectors_raise(value: float) -> None:
+    queries, documents, pairs = make_batch(0, [2] * 4, 0, False)
+    documents[7, 2] = value
+    with pytest.raises(TrainingError, match=r"1 of the batch's vectors hold NaN or infinity"):
+        tiled_loss(queries, documents, pairs)
+
+
+def test_shapes_that_do_not_belong_together_raise() -> None:
+    queries, documents, pairs = make_batch(0, [2] * 4, 0, False)
+    with pytest.raises(InvalidInput, match="must be"):
+        tiled_loss(queries, documents[:, :3], pairs)
+    with pytest.raises(InvalidInput, match="positives"):
+        tiled_loss(queries[:2], documents, pairs)
+    with pytest.raises(InvalidInput, match="exceed"):
+        tiled_loss(queries, documents, pairs, LossOptions(matryoshka_dims=(DIM + 1,)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"temperature": 0.0},
+        {"label_smoothing": 1.0},
+        {"hard_negatives": "mine"},
+        {"matryoshka_dims": (4, 4)},
+        {"matryoshka_dims": (0,)},
+    ],
+)
+def test_wrong_options_raise(wrong: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput):
+        LossOptions(**wrong)  # type: ignore[arg-type]
