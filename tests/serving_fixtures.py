@@ -6,16 +6,24 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.ingest import sync
+
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from peg_rag.serving.settings import ServerSettings
 
 KEY = "a-key-for-the-tests-only"
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -66,8 +74,6 @@ class RunningServer:
     """A server's process, its address and its log lines."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
-        import threading
-
         self.process, self.lines, self.url = process, [], ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -152,3 +158,23 @@ def server(store: Path) -> Iterator[RunningServer]:
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=30) as opened:
         yield opened
+
+
+@contextmanager
+def threaded(app: "FastAPI", settings: "ServerSettings") -> Iterator[tuple[str, "uvicorn.Server"]]:
+    """The application behind the real protocol, in a thread: (address, server)."""
+    from peg_rag.serving.run import make_server
+
+    server = make_server(app, settings, host="127.0.0.1", port=0)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    give_up = time.monotonic() + 20
+    while not server.started and time.monotonic() < give_up:
+        time.sleep(0.01)
+    assert server.started
+    host, port = server.servers[0].sockets[0].getsockname()
+    try:
+        yield f"http://{host}:{port}", server
+    finally:
+        server.should_exit = True
+        thread.join(20)

@@ -18,13 +18,8 @@ MAX_HEADER_BYTES = 32_768
 BACKLOG = 512
 
 
-def serve(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> None:
-    """Answer requests until SIGTERM or Ctrl-C; requests in flight are then finished first.
-
-    An address that is taken is logged, and the process exits with 1.
-    """
-    logs.configure()
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn drains on the signal, then hands it on to this
+def make_server(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> uvicorn.Server:
+    """A uvicorn server that holds every connection to the limits; port 0 for any free one."""
     config = uvicorn.Config(
         app,
         host=host,
@@ -41,7 +36,17 @@ def serve(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> No
         timeout_graceful_shutdown=settings.drain_timeout_s,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
-    uvicorn.Server(config).run()
+    return uvicorn.Server(config)
+
+
+def serve(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> None:
+    """Answer requests until SIGTERM or Ctrl-C; requests in flight are then finished first.
+
+    An address that is taken is logged, and the process exits with 1.
+    """
+    logs.configure()
+    signal.signal(signal.SIGTERM, _leave)  # uvicorn drains on the signal, then hands it on to this
+    make_server(app, settings, host=host, port=port).run()
 
 
 def _leave(*_: object) -> NoReturn:

@@ -1,0 +1,534 @@
+"""Clients that mean harm: slow, large, malformed, forged. All get a 4xx in OpenAI's form, nothing is written."""
+
+import contextlib
+import json
+import socket
+import time
+
+import httpx
+import psutil
+import pytest
+from serving_fixtures import AUTH, KEY, make_store, running, served_model, server, store, threaded
+
+from peg_rag import PEGEncoder, PEGIndex
+from peg_rag.errors import DataError
+from peg_rag.serving.api import create_app
+from peg_rag.serving.keys import ApiKeys
+from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase
+from peg_rag.serving.reading import check_readable
+from peg_rag.serving.settings import ServerSettings
+
+__all__ = ["served_model", "server", "store"]
+QUICK = ServerSettings(
+    header_timeout_s=0.6,
+    body_timeout_s=0.8,
+    write_timeout_s=0.5,
+    keep_alive_s=1,
+    max_connections=8,
+    max_body_bytes=1 << 16,
+)
+MODEL = "tiny-static"
+
+
+@pytest.fixture(scope="module")
+def quick(served_model):
+    """(host, port) and server of an application with short time limits and few connections."""
+    with (
+        PEGEncoder(served_model) as encoder,
+        threaded(create_app(encoder, settings=QUICK), QUICK) as (url, running_server),
+    ):
+        yield url, running_server
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory, served_model):
+    """A writable server in a process of its own, whose memory is watched: (client, store, process)."""
+    store = make_store(tmp_path_factory.mktemp("guarded"), served_model)
+    with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
+        yield client, store, started
+
+
+def assert_refused(answer, *statuses):
+    assert answer.status_code in statuses, answer.text[:300]
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+
+
+def connect(url):
+    host, _, port = url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def read_all(connection):
+    """Everything until the server closes."""
+    data = b""
+    while True:
+        try:
+            part = connection.recv(65_536)
+        except ConnectionResetError:
+            return data
+        if not part:
+            return data
+        data += part
+
+
+def seconds(call, *args):
+    started = time.monotonic()
+    result = call(*args)
+    return result, time.monotonic() - started
+
+
+# -- slow -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: "])
+def test_a_client_that_does_not_finish_its_headers_is_cut_off(quick, sent):
+    with connect(quick[0]) as connection:
+        connection.sendall(sent)
+        data, waited = seconds(read_all, connection)
+    assert data.startswith(b"HTTP/1.1 408")
+    assert waited < 5
+
+
+def test_dribbling_headers_do_not_buy_time(quick):
+    with connect(quick[0]) as connection:
+        started = time.monotonic()
+        with contextlib.suppress(OSError):  # reset or broken pipe, as the timing has it
+            for i in range(200):
+                connection.sendall(f"X-{i}: a\r\n".encode() if i else b"GET / HTTP/1.1\r\nHost: a\r\n")
+                time.sleep(0.05)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("pace_s", [0.1, 10])
+def test_a_body_that_dribbles_or_stalls_is_given_up(quick, pace_s):
+    with connect(quick[0]) as connection:
+        head = (
+            b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
+        )
+        connection.sendall(head + b'{"input": "')
+        connection.settimeout(pace_s)
+        data, started = b"", time.monotonic()
+        while time.monotonic() - started < 10:
+            try:
+                part = connection.recv(65_536)
+                data += part
+                if not part:
+                    break
+            except TimeoutError:
+                connection.sendall(b"a")
+    assert data.startswith(b"HTTP/1.1 408")
+    assert time.monotonic() - started < 5
+
+
+def test_the_rest_of_a_body_that_was_refused_is_not_waited_for_long(quick):
+    with connect(quick[0]) as connection:
+        connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
+        data, waited = seconds(read_all, connection)
+    assert data.startswith(b"HTTP/1.1 413")
+    assert waited < 5
+
+
+def test_an_idle_connection_is_closed(quick):
+    with connect(quick[0]) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        data, waited = seconds(read_all, connection)
+    assert data.startswith(b"HTTP/1.1 200")
+    assert waited < 5
+
+
+def test_a_client_that_does_not_read_its_answers_is_cut_off(quick):
+    url, running_server = quick
+    body = json.dumps({"model": MODEL, "input": ["a"] * 2000}).encode()
+    request = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    with connect(url) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        try:
+            for _ in range(8):  # some 20 MB of answers, far more than the kernel buffers
+                connection.sendall(request % len(body) + body)
+        except OSError:
+            pass
+        give_up = time.monotonic() + 15
+        while running_server.server_state.connections and time.monotonic() < give_up:
+            time.sleep(0.05)
+        assert not running_server.server_state.connections
+
+
+def test_one_connection_too_many_is_told_to_come_back(quick):
+    url, _ = quick
+    held = [connect(url) for _ in range(QUICK.max_connections)]
+    time.sleep(0.2)
+    with connect(url) as late:
+        data = read_all(late)
+    for connection in held:
+        connection.close()
+    assert data.startswith(b"HTTP/1.1 429")
+    assert b"Retry-After: 1" in data
+
+
+# -- large ------------------------------------------------------------------------------------------------------------
+
+
+def megabytes(count):
+    for _ in range(count):
+        yield b"a" * (1 << 20)
+
+
+def post_raw(url, path, head, chunks):
+    """Send a body whatever the server says; what it answered."""
+    with connect(url) as connection:
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode())
+        try:
+            for chunk in chunks:
+                connection.sendall(chunk)
+        except OSError:
+            pass
+        connection.settimeout(20)
+        return connection.recv(65_536)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
+def test_a_body_of_100_mb_is_refused_and_not_held(guarded, path):
+    client, store, process = guarded
+    client.post("/search", json={"query": "花呗"})
+    before = process.memory_bytes
+    multipart = f"Authorization: Bearer {KEY}\r\nContent-Type: multipart/form-data; boundary=x"
+    kind = multipart if path == "/documents" else "Content-Type: application/json"
+    opening = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\n'
+    told = post_raw(process.url, path, f"{kind}\r\nContent-Length: {100 << 20}", [opening, *megabytes(99)])
+    pieces = (b"%x\r\n%b\r\n" % (len(part), part) for part in (opening, *megabytes(100)))
+    untold = post_raw(process.url, path, f"{kind}\r\nTransfer-Encoding: chunked", pieces)
+    assert told.startswith(b"HTTP/1.1 413")
+    assert untold.startswith(b"HTTP/1.1 413")
+    assert process.memory_bytes < before + (60 << 20)
+    assert not list((store / UPLOADS).glob("*"))
+
+
+def test_a_content_length_that_lies(quick):
+    short = post_raw(
+        quick[0], "/v1/embeddings", "Content-Type: application/json\r\nContent-Length: 2", [b"{}" + b"x" * 999]
+    )
+    assert short.startswith(b"HTTP/1.1 400")
+    both = "Content-Type: application/json\r\nContent-Length: 2\r\nTransfer-Encoding: chunked"
+    assert post_raw(quick[0], "/v1/embeddings", both, [b"{}"]).startswith(b"HTTP/1.1 4")
+    assert post_raw(quick[0], "/v1/embeddings", "Content-Length: -1", []).startswith(b"HTTP/1.1 400")
+
+
+def test_endless_headers_are_refused(quick):
+    with connect(quick[0]) as connection:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * (1 << 20))
+        assert read_all(connection)[:12] in (b"HTTP/1.1 400", b"")
+
+
+@pytest.mark.parametrize(
+    "texts", [["a"] * 2049, ["a" * 100_001], ["a" * 90_000] * 12], ids=["items", "characters", "total"]
+)
+def test_too_much_to_embed_is_refused(guarded, texts):
+    assert_refused(guarded[0].post("/v1/embeddings", json={"model": MODEL, "input": texts}), 413)
+
+
+# -- malformed --------------------------------------------------------------------------------------------------------
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/search", "/ask", "/documents/text"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"a"',
+        b"{}",
+        b"\xff\xfe\x00",
+        b'{"query": "\xc3\x28"}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"where":' * 50_000 + b"1" + b"}" * 50_000,
+        b"1" * 5_000,
+        b"1e999999",
+        b'{"input": "a", "input": 1, "query": 1, "question": 1, "name": 1}',
+        b"\x00" * 100,
+    ],
+    ids=str,
+)
+def test_malformed_json_is_refused(guarded, path, body):
+    assert_refused(guarded[0].post(path, content=body, headers={**JSON, **AUTH}), 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", '{"model": "tiny-static", "input": "\\ud800"}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": []}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": [["a"]]}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": [1, 2]}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": ["a", 1]}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": "a", "dimensions": 0}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": "a", "dimensions": 1e400}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": "a", "dimensions": true}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": " ", "input_type": "query"}'),
+        ("/v1/embeddings", '{"model": "tiny-static", "input": "a", "unknown": 1}'),
+        ("/search", '{"query": "\\udfff"}'),
+        ("/search", '{"query": "   "}'),
+        ("/search", '{"query": "\\u001c"}'),
+        ("/search", '{"query": "a", "k": 0}'),
+        ("/search", '{"query": "a", "k": NaN}'),
+        ("/search", '{"query": "a", "mode": "sql"}'),
+        ("/search", '{"query": "a", "where": {"a": NaN}}'),
+        ("/search", '{"query": "a", "where": {"a": "\\ud800"}}'),
+        ("/search", '{"query": "a", "where": {"\\ud800": 1}}'),
+        ("/search", '{"query": "a", "where": {"a": {"$regex": ".*"}}}'),
+        ("/search", '{"query": "a", "where": {"a": {"$gt": {}}}}'),
+        ("/search", '{"query": "a", "where": {"a": "\\u0000"}}'),
+        ("/search", '{"query": "a", "where": ' + '{"$not": ' * 200 + '{"a": 1}' + "}" * 200 + "}"),
+        ("/search", '{"query": "a", "where": {"a": {"$in": [' + "1," * 9000 + "1]}}}"),
+        ("/ask", '{"question": "a", "threshold": NaN}'),
+        ("/ask", '{"question": "a", "threshold": 2}'),
+        ("/ask", '{"question": "a", "threshold": -Infinity}'),
+        ("/documents/text", '{"name": "", "text": "a"}'),
+        ("/documents/text", '{"name": "a", "text": "\\ud800"}'),
+    ],
+)
+def test_values_out_of_range_are_refused(guarded, path, body):
+    assert_refused(guarded[0].post(path, content=body, headers={**JSON, **AUTH}), 400)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"a": 10**30},
+        {"a": -(10**30)},
+        {"a": 1e308},
+        {"": ""},
+        {'"': 1},
+        {"a'b--": "' OR 1=1"},
+        {"$and": [{"a": 1}] * 300},
+    ],
+    ids=str,
+)
+def test_odd_filters_are_only_filters(guarded, where):
+    assert guarded[0].post("/search", json={"query": "花呗", "where": where}).json()["hits"] == []
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", None])
+def test_another_content_type_is_refused(guarded, kind):
+    headers = {**AUTH, **({"Content-Type": kind} if kind else {})}
+    assert_refused(guarded[0].post("/search", content=b'{"query": "a"}', headers=headers), 400)
+    assert_refused(guarded[0].post("/documents", content=b'{"query": "a"}', headers=headers), 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"--x",
+        b"--x--\r\n",
+        b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n",
+        b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\nnot a file\r\n--x--\r\n',
+        b'--x\r\nContent-Disposition: form-data; name="other"; filename="a.txt"\r\n\r\na\r\n--x--\r\n',
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\nnever ended',
+        b"--x\r\n" + b"A: b\r\n" * 100_000,
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\na\r\n' * 17 + b"--x--\r\n",
+    ],
+    ids=range(9),
+)
+def test_malformed_uploads_are_refused(guarded, body):
+    client, store, _ = guarded
+    headers = {**AUTH, "Content-Type": "multipart/form-data; boundary=x"}
+    assert_refused(client.post("/documents", content=body, headers=headers), 400, 413)
+    assert not list((store / UPLOADS).glob("*"))
+
+
+@pytest.mark.parametrize("path", ["/documents/%00", "/documents/!!", "/documents/aaa", "/documents/" + "a" * 5000])
+def test_ids_that_are_none(guarded, path):
+    assert_refused(guarded[0].get(path), 404, 400)
+    assert_refused(guarded[0].delete(path, headers=AUTH), 404, 400)
+
+
+@pytest.mark.parametrize("path", ["/passages/%00", "/passages/%ED%A0%80", "/passages/../../etc/passwd", "/passages/"])
+def test_passages_that_are_none(guarded, path):
+    assert_refused(guarded[0].get(path), 404, 400)
+
+
+# -- forged -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../../../tmp/pwned.txt", "..%2f..%2fpwned.txt", "/etc/cron.d/pwned.txt", "..\\..\\pwned.txt",
+     "....//pwned.txt", "pwned.txt\x00.pdf", "~/.ssh/pwned.txt", ".pwned.txt", "C:\\pwned.txt", "a/../../pwned.txt",
+     "\u202etxt.pwned.txt"],
+)  # fmt: skip
+def test_no_file_name_leads_out_of_the_folder_of_uploads(guarded, name):
+    client, store, _ = guarded
+    outside = sorted(path for path in store.parent.rglob("*") if UPLOADS not in path.parts)
+    for send in (
+        lambda: client.post("/documents", files={"files": (name, b"pwned")}, headers=AUTH),
+        lambda: client.post("/documents/text", json={"name": name, "text": "pwned"}, headers=AUTH),
+    ):
+        answer = send()
+        if answer.status_code != 200:
+            assert_refused(answer, 400, 415, 422)
+            continue
+        card = answer.json()["added"][0] if "added" in answer.json() else answer.json()
+        files = list((store / UPLOADS).rglob("*"))
+        assert [file.name for file in files] == [card["name"]]
+        assert files[0].parent == store / UPLOADS
+        assert client.delete(f"/documents/{card['id']}", headers=AUTH).status_code == 200
+    assert sorted(path for path in store.parent.rglob("*") if UPLOADS not in path.parts) == outside
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cetc", "/docs/assets/../../api.py", "//etc/passwd"],
+)
+def test_no_path_leads_out_of_the_page(served_model, tmp_path, path):
+    page = tmp_path / "page"
+    page.mkdir()
+    (page / "index.html").write_text("<h1>page</h1>")
+    (tmp_path / "secret.txt").write_text("secret")
+    settings = ServerSettings()
+    with PEGEncoder(served_model) as encoder, threaded(create_app(encoder, page=page), settings) as (url, _):
+        with connect(url) as connection:
+            connection.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+            assert read_all(connection).startswith(b"HTTP/1.1 404")
+        shown = httpx.get(url)
+        assert shown.text == "<h1>page</h1>"
+        policy = shown.headers["content-security-policy"]
+        assert "script-src 'self';" in policy
+        assert "unsafe" not in policy
+
+
+def test_a_script_in_a_document_is_text(guarded):
+    client, _, _ = guarded
+    script = "<script>alert(1)</script><img src=x onerror=alert(2)>脚本注入"
+    card = client.post("/documents/text", json={"name": "<b>x</b>.md", "text": f"# {script}\n\n{script}"}, headers=AUTH)
+    answers = [
+        client.post("/search", json={"query": "脚本注入", "mode": "lexical"}),
+        client.post("/ask", json={"question": "脚本注入", "threshold": 0}),
+        client.get("/documents"),
+        client.get(f"/documents/{card.json()['id']}/passages"),
+    ]
+    for answer in answers:
+        assert answer.headers["content-type"].split(";")[0] in ("application/json", "text/event-stream")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert script in answers[0].json()["hits"][0]["text"]
+    client.delete(f"/documents/{card.json()['id']}", headers=AUTH)
+
+
+WRITES = [
+    ("POST", "/documents", {"files": {"files": ("a.txt", b"a")}}),
+    ("POST", "/documents/text", {"json": {"name": "a", "text": "a"}}),
+    ("DELETE", "/documents/ZG9jcy_oirHlkZcubWQ", {}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), WRITES)
+@pytest.mark.parametrize(
+    "key", [None, "", "wrong", KEY[:-1], KEY + "x", f"{KEY},{KEY}", "\xff"], ids=["none", "empty", *"abcde"]
+)
+def test_without_a_key_nothing_is_written(guarded, method, path, body, key):
+    client, _, _ = guarded
+    before = client.get("/documents").json()
+    headers = {} if key is None else {"Authorization": f"Bearer {key}".strip().encode("latin-1")}
+    answer = client.request(method, path, headers=headers, **body)
+    assert_refused(answer, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert_refused(client.request(method, path, headers={"Authorization": f"Basic {KEY}"}, **body), 401)
+    assert client.get("/documents").json() == before
+
+
+def test_a_server_without_keys_opens_its_store_for_reading_alone(tmp_path, served_model):
+    store = make_store(tmp_path, served_model)
+    with running(store, keys="") as started, httpx.Client(base_url=started.url) as client:
+        for method, path, body in WRITES:
+            assert_refused(client.request(method, path, headers=AUTH, **body), 403)
+        assert client.get("/info").json()["writable"] is False
+        assert len(client.post("/search", json={"query": "花呗"}).json()["hits"]) == 4
+    assert not (store / UPLOADS).exists()
+
+
+def test_a_private_server_answers_nobody_without_a_key(tmp_path, served_model):
+    store = make_store(tmp_path, served_model)
+    asked = [("GET", path, {}) for path in ("/documents", "/info", "/metrics", "/v1/models", "/passages/a")]
+    asked += [("POST", "/search", {"json": {"query": "a"}}), ("POST", "/ask", {"json": {"question": "a"}})]
+    asked += [("POST", "/v1/embeddings", {"json": {"model": MODEL, "input": "a"}})]
+    with running(store, "--private") as started, httpx.Client(base_url=started.url) as client:
+        for method, path, body in asked:
+            assert_refused(client.request(method, path, **body), 401)
+            assert client.request(method, path, headers=AUTH, **body).status_code in (200, 404)
+        assert client.get("/health/ready").status_code == 200
+
+
+# -- converters that misbehave ----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_takes_too_long_to_read_is_given_up(tmp_path):
+    file = tmp_path / ".upload-0.txt"
+    file.write_text("text")
+    check_readable(file, "a.txt", 30)
+    with pytest.raises(DataError, match=r"a\.txt could not be read within"):
+        check_readable(file, "a.txt", 0.001)
+
+
+def test_what_a_crash_left_is_swept_away(tmp_path, served_model):
+    store = make_store(tmp_path, served_model)
+    (store / UPLOADS).mkdir()
+    (store / UPLOADS / ".upload-0123.pdf").write_bytes(b"half")
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
+        KnowledgeBase(store, index, encoder)
+        create_app(encoder, KnowledgeBase(store, index, encoder), keys=ApiKeys([KEY]))
+    assert not list((store / UPLOADS).iterdir())
+
+
+# -- at length --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_ten_thousand_bad_requests(guarded):
+    """Schemathesis makes requests that break the OpenAPI schema, and some that keep it: no 5xx, no crash, no leak."""
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+    from schemathesis.generation import GenerationMode
+
+    client, _, process = guarded
+    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    counts: dict[int, int] = {}
+    operations = [found.ok() for found in schema.get_all_operations()]
+
+    def attack(operation, mode, examples):
+        @given(case=operation.as_strategy(generation_mode=mode), key=st.sampled_from([AUTH, {}]))
+        @settings(
+            max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
+        def send(case, key):
+            answer = case.call(base_url=process.url, headers=key, timeout=30)
+            counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
+            assert answer.status_code < 500, (case.as_curl_command(), answer.text)
+            if answer.status_code >= 400 and case.method != "HEAD":
+                assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+        send()
+
+    def attack_all(examples):
+        for operation in operations:
+            for mode in (GenerationMode.NEGATIVE, GenerationMode.POSITIVE):
+                attack(operation, mode, examples)
+
+    attack_all(30)
+    before, files = process.memory_bytes, psutil.Process(process.process.pid).num_fds()
+    while sum(count for status, count in counts.items() if status >= 400) < 10_000:
+        attack_all(100)
+    assert client.get("/health/ready").status_code == 200
+    assert client.post("/search", json={"query": "花呗"}).json()["hits"]
+    assert process.memory_bytes < 1.1 * before
+    assert psutil.Process(process.process.pid).num_fds() <= files + 8
+    assert "traceback" not in "".join(process.lines)
+    print(counts)

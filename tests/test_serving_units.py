@@ -1,0 +1,349 @@
+"""The server's parts by themselves: file names, keys, the embedding queue, the gate, the guard."""
+
+import asyncio
+import threading
+import unicodedata
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peg_rag.errors import InvalidInput
+from peg_rag.serving.guard import Guard, Load
+from peg_rag.serving.keys import ApiKeys
+from peg_rag.serving.metrics import Metrics
+from peg_rag.serving.names import MAX_BYTES, safe_name
+from peg_rag.serving.problems import Busy
+from peg_rag.serving.settings import ServerSettings
+from peg_rag.serving.work import SLICE_CHARACTERS, EmbeddingQueue, Gate
+
+KEYS = ["first-key-0123456789", "second-key-0123456789"]
+
+
+# -- names ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "safe"),
+    [
+        ("手册.pdf", "手册.pdf"),
+        ("../../etc/passwd", "passwd"),
+        ("..\\..\\windows\\win.ini", "win.ini"),
+        ("/etc/cron.d/x.txt", "x.txt"),
+        ("..", "document"),
+        ("", "document"),
+        (".profile", "profile"),
+        ("a\x00b\r\n.txt", "ab.txt"),
+        ("invoice\u202efdp.txt", "invoicefdp.txt"),
+        ("CON.txt", "_CON.txt"),
+        ("a  b?.md", "a_b.md"),
+    ],
+)
+def test_names_are_made_safe(given, safe):
+    assert safe_name(given) == safe
+
+
+@given(st.text(max_size=400) | st.text("./\\ .\u202e\x00é\u0301a名", max_size=400))
+def test_a_safe_name_stays_in_its_folder_and_stays_as_it_is(name):
+    safe = safe_name(name)
+    assert safe == safe_name(safe)
+    assert not set(safe) & set('/\\\0:*?"<>|\n')
+    assert not safe.startswith(".")
+    assert 1 <= len(safe.encode()) <= MAX_BYTES
+    assert unicodedata.is_normalized("NFC", safe)
+
+
+# -- keys -------------------------------------------------------------------------------------------------------------
+
+
+def test_keys_are_accepted_whole_and_held_as_digests():
+    keys = ApiKeys(KEYS)
+    assert all(map(keys.accept, KEYS))
+    for wrong in ("", KEYS[0][:-1], KEYS[0] + "x", KEYS[0].upper(), "鍵", "\ud800"):
+        assert not keys.accept(wrong)
+    assert not any(key in repr(vars(keys)) for key in KEYS)
+    assert not ApiKeys().accept("")
+
+
+def test_every_key_is_compared_for_every_answer(monkeypatch):
+    """No early end: the time of an answer says nothing about which key, if any, was near."""
+    import hmac
+
+    compared = []
+    plain = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(a) == len(b)) or plain(a, b))
+    keys = ApiKeys(KEYS)
+    for presented in (*KEYS, "wrong"):
+        compared.clear()
+        keys.accept(presented)
+        assert compared == [True, True]
+
+
+def test_keys_come_from_the_environment_and_a_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("PEG_RAG_API_KEYS", f" {KEYS[0]} ,")
+    file = tmp_path / "keys"
+    file.write_text(f"# for the page\n\n{KEYS[1]}\n")
+    assert all(map(ApiKeys.load(file).accept, KEYS))
+    monkeypatch.delenv("PEG_RAG_API_KEYS")
+    assert not ApiKeys.load()
+
+
+@pytest.mark.parametrize("key", ["short", "has a space 0123456789", "钥匙钥匙钥匙钥匙钥匙钥匙钥匙钥匙"])
+def test_unusable_keys_are_refused(key, tmp_path):
+    with pytest.raises(InvalidInput, match="at least 16"):
+        ApiKeys([key])
+    (tmp_path / "empty").write_text("# nothing\n")
+    with pytest.raises(InvalidInput, match="holds no key"):
+        ApiKeys.load(tmp_path / "empty")
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        ApiKeys.load(tmp_path / "missing")
+
+
+# -- the embedding queue ----------------------------------------------------------------------------------------------
+
+
+class Lengths:
+    """Counts a token for each character."""
+
+    def count(self, texts, role):
+        return [len(text) for text in texts]
+
+
+class Held:
+    """An encoder that waits to be let go, and fails on a text that says so."""
+
+    def __init__(self, letters):
+        self.letters, self.go, self.started, self.batches = letters, threading.Event(), threading.Event(), []
+
+    def encode_documents(self, texts, *, show_progress=False):
+        self.started.set()
+        assert self.go.wait(10)
+        self.batches.append(list(texts))
+        if "fail" in texts:
+            raise InvalidInput("a text says fail")
+        return self.letters.encode_documents(texts)
+
+    encode_queries = encode_documents
+
+
+@pytest.fixture
+async def held(letters):
+    encoder = Held(letters)
+    queue = EmbeddingQueue(encoder, Lengths(), max_characters=10_000)
+    queue.start()
+    yield encoder, queue
+    encoder.go.set()
+    await queue.close()
+
+
+async def occupied(encoder, queue):
+    """A first request that the encoder is busy with."""
+    first = asyncio.create_task(queue.embed(["first"], "document"))
+    await asyncio.to_thread(encoder.started.wait, 10)
+    return first
+
+
+async def test_requests_that_wait_share_a_batch_and_get_their_own_vectors(held, letters):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    texts = [[f"{'abc'[i % 3] * (i + 1)}", "b" * i] for i in range(20)]
+    waiting = [asyncio.create_task(queue.embed(some, "document")) for some in texts]
+    await asyncio.sleep(0)
+    encoder.go.set()
+    for some, embedded in zip(texts, await asyncio.gather(*waiting), strict=True):
+        np.testing.assert_array_equal(embedded.vectors, letters.encode_documents(some))
+        assert embedded.tokens == sum(map(len, some))
+    await first
+    assert [len(batch) for batch in encoder.batches] == [1, 40]
+    assert queue.characters == 0
+
+
+async def test_queries_and_documents_are_not_mixed(held):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    roles = ["query", "document", "query", "document"]
+    waiting = [asyncio.create_task(queue.embed([role], role)) for role in roles]
+    await asyncio.sleep(0)
+    encoder.go.set()
+    await asyncio.gather(first, *waiting)
+    assert encoder.batches[1:] == [["query", "query"], ["document", "document"]]
+
+
+async def test_a_failing_request_fails_alone(held):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    good, bad, other = (asyncio.create_task(queue.embed([text], "document")) for text in ("good", "fail", "other"))
+    await asyncio.sleep(0)
+    encoder.go.set()
+    await asyncio.gather(first, good, other)
+    with pytest.raises(InvalidInput, match="says fail"):
+        await bad
+
+
+async def test_a_large_request_does_not_shut_out_a_small_one(letters):
+    encoder = Held(letters)
+    queue = EmbeddingQueue(encoder, Lengths())
+    queue.start()
+    first = await occupied(encoder, queue)
+    large = asyncio.create_task(queue.embed(["a" * 1000] * 100, "document"))
+    small = asyncio.create_task(queue.embed(["small"], "document"))
+    await asyncio.sleep(0)
+    encoder.go.set()
+    await small
+    assert not large.done()
+    assert len((await large).vectors) == 100
+    await first
+    assert all(sum(map(len, batch)) <= SLICE_CHARACTERS + len("small") for batch in encoder.batches)
+    await queue.close()
+
+
+async def test_a_full_queue_refuses_and_an_idle_one_takes_anything(held):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    with pytest.raises(Busy) as refused:
+        await queue.embed(["x" * 10_000], "document")
+    assert refused.value.status == 429
+    assert refused.value.retry_after_s >= 1
+    encoder.go.set()
+    await first
+    assert len((await queue.embed(["x" * 20_000], "document")).vectors) == 1
+
+
+async def test_a_request_that_would_wait_too_long_is_refused(held):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    queue._rate = 0.1  # characters per second, as if measured
+    with pytest.raises(Busy) as refused:
+        await queue.embed(["x"], "document")
+    assert refused.value.retry_after_s == pytest.approx(6 / 0.1 / 2)
+    encoder.go.set()
+    await first
+
+
+async def test_nobody_embeds_for_a_client_that_has_gone(held):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    gone = asyncio.create_task(queue.embed(["gone"], "document"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    encoder.go.set()
+    await first
+    await queue.embed(["last"], "document")
+    assert encoder.batches == [["first"], ["last"]]
+
+
+async def test_closing_finishes_what_is_queued(held):
+    encoder, queue = held
+    first = await occupied(encoder, queue)
+    second = asyncio.create_task(queue.embed(["second"], "document"))
+    await asyncio.sleep(0)
+    encoder.go.set()
+    await queue.close()
+    assert first.done()
+    assert second.done()
+    with pytest.raises(Busy):
+        await queue.embed(["third"], "document")
+
+
+# -- the gate ---------------------------------------------------------------------------------------------------------
+
+
+async def test_the_gate_refuses_when_its_line_is_full_and_keeps_the_place_of_what_still_runs():
+    gate, go = Gate("tests", threads=1, waiting=1), threading.Event()
+    running = asyncio.create_task(gate.run(go.wait, 10))
+    waiting = asyncio.create_task(gate.run(len, "abc"))
+    await asyncio.sleep(0)
+    with pytest.raises(Busy):
+        await gate.run(len, "")
+    running.cancel()
+    await asyncio.sleep(0.05)
+    assert gate.pending == 2  # the thread still runs, whoever waited for it
+    go.set()
+    assert await waiting == 3
+    await asyncio.sleep(0.05)
+    assert gate.pending == 0
+    gate.close()
+
+
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+
+async def answer(app, settings=None, load=None, body=(b"",), delay_s=0.0, path="/x"):
+    """Run one request through the guard; (status, headers, body)."""
+    messages = [{"type": "http.request", "body": part, "more_body": i + 1 < len(body)} for i, part in enumerate(body)]
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(delay_s)
+        return messages.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    guard = Guard(app, settings or ServerSettings(), Metrics(), load or Load())
+    await guard({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+    headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+    return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
+
+
+async def reads_all(scope, receive, send):
+    while (await receive())["more_body"]:
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+async def breaks(scope, receive, send):
+    raise RuntimeError("a secret text")
+
+
+async def sleeps(scope, receive, send):
+    await asyncio.sleep(10)
+
+
+async def test_answers_carry_an_id_and_the_security_headers():
+    status, headers, body = await answer(reads_all)
+    assert (status, body) == (200, b"ok")
+    assert len(headers["x-request-id"]) == 16
+    assert "default-src 'none'" in headers["Content-Security-Policy".lower()]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+async def test_too_many_requests_at_once_are_refused_but_not_health_checks():
+    settings, load = ServerSettings(max_in_flight=1), Load(in_flight=1)
+    status, headers, _ = await answer(reads_all, settings, load)
+    assert (status, headers["retry-after"]) == (429, "1")
+    assert (await answer(reads_all, settings, load, path="/health/live"))[0] == 200
+    assert (load.in_flight, load.held_bytes) == (1, 0)
+
+
+async def test_bodies_are_bounded_together():
+    settings, load = ServerSettings(max_held_bytes=10), Load(held_bytes=6)
+    assert (await answer(reads_all, settings, load, [b"abcd"]))[0] == 200
+    assert (await answer(reads_all, settings, load, [b"abcd", b"e"]))[0] == 429
+    assert load.held_bytes == 6
+
+
+async def test_a_slow_body_is_given_up():
+    settings = ServerSettings(body_timeout_s=0.2)
+    status, headers, _ = await answer(reads_all, settings, body=[b"a"] * 100, delay_s=0.02)
+    assert (status, headers["connection"]) == (408, "close")
+    assert (await answer(reads_all, settings, delay_s=1))[0] == 408
+
+
+async def test_a_request_that_takes_too_long_is_given_up():
+    status, headers, _ = await answer(sleeps, ServerSettings(request_timeout_s=0.05))
+    assert status == 503
+    assert headers["retry-after"]
+
+
+async def test_what_goes_wrong_inside_is_logged_without_its_message(caplog):
+    status, headers, body = await answer(breaks)
+    assert status == 500
+    assert headers["x-request-id"].encode() in body
+    assert b"secret" not in body
+    fields = next(record.fields for record in caplog.records if record.message == "unexpected error")
+    assert fields["error"] == "RuntimeError"
+    assert "secret" not in str(fields)
