@@ -14,7 +14,8 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Floats = NDArray[np.float32]
 QUERY_BLOCK = 4_096
+LEXICAL_BLOCK = 256
 TEXT_COLUMNS = ("text", "positive", "passage", "document")
 
 
@@ -53,6 +55,7 @@ class MiningOptions:
         margin: a candidate must score below the positive's cosine less this; None switches it off.
         relative_margin: a candidate must score below this share of the positive's cosine; None switches it off.
         random: draw among the candidates instead of taking the best.
+        bm25: every other candidate is BM25's; the margins, by the encoder's cosine, hold for those too.
         keep: negatives that the file gives come first.
         seed: of the draw.
     """
@@ -63,6 +66,7 @@ class MiningOptions:
     margin: float | None = None
     relative_margin: float | None = 0.95
     random: bool = False
+    bm25: bool = False
     keep: bool = True
     seed: int = 0
 
@@ -148,8 +152,11 @@ def mine_hard_negatives(
         queries = _vectors(work / "queries", read.queries, encoder.encode_queries, shard_rows, bar)
         documents = _vectors(work / "documents", texts.texts, encoder.encode_documents, shard_rows, bar)
     found = _search(work, queries, documents, texts.searched, options.last_rank + 64, show_progress)
+    rankings = [found]
+    if options.bm25:
+        rankings.append(_lexical(work, read, texts, queries, documents, options.last_rank + 64, show_progress))
     report = MiningReport(len(read.queries), texts.searched)
-    _write(out, _choose(read, texts, queries, documents, found, options, report))
+    _write(out, _choose(read, texts, queries, documents, rankings, options, report))
     shutil.rmtree(work)
     return report
 
@@ -327,62 +334,99 @@ def _search_shard(vectors: Floats, start: int, queries: list[Floats], found: _Fo
             place += len(asked)
 
 
+def _lexical(
+    work: Path,
+    pairs: _Pairs,
+    corpus: _Corpus,
+    queries: list[Floats],
+    documents: list[Floats],
+    k: int,
+    show_progress: bool,
+) -> _Found:
+    """BM25's best rows of the corpus for every query, with the encoder's cosines, in BM25's order."""
+    from peg_rag.index import PEGIndex
+
+    n = len(pairs.queries)
+    found = _Found(np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32))
+    with PEGIndex(work / "lexical", identity="lexical only", dimension=1) as index:
+        for start in range(len(index), corpus.searched, QUERY_BLOCK):
+            texts = corpus.texts[start : min(start + QUERY_BLOCK, corpus.searched)]
+            index.upsert([str(start + i) for i in range(len(texts))], texts, np.ones((len(texts), 1), np.float32))
+        with tqdm(total=n, desc="BM25", unit="query", disable=not show_progress) as bar:
+            for start in range(0, n, LEXICAL_BLOCK):
+                block = pairs.queries[start : start + LEXICAL_BLOCK]
+                for i, hits in enumerate(index.search_batch(texts=block, k=k, mode="lexical")):
+                    rows = [int(hit.id) for hit in hits]
+                    vectors = [_row(documents, row) for row in rows]
+                    found.rows[start + i, : len(rows)] = rows
+                    found.scores[start + i, : len(rows)] = [vector @ _row(queries, start + i) for vector in vectors]
+                bar.update(len(block))
+    return found
+
+
 def _choose(
     pairs: _Pairs,
     corpus: _Corpus,
     queries: list[Floats],
     documents: list[Floats],
-    found: _Found,
+    rankings: Sequence[_Found],
     options: MiningOptions,
     report: MiningReport,
 ) -> Iterator[dict[str, Any]]:
-    """The rows of the output, negatives chosen."""
+    """The rows of the output, negatives chosen from the rankings in turn."""
     row_of = {key: row for row, key in enumerate(corpus.keys.tolist())}
     known: dict[int, set[int]] = {}
     for query_key, positive_key in zip(pairs.query_keys.tolist(), pairs.positive_keys.tolist(), strict=True):
         known.setdefault(query_key, {query_key}).add(positive_key)
     for i, query in enumerate(pairs.queries):
         answers = known[int(pairs.query_keys[i])]
-        positive = float(_row(queries, i) @ _row(documents, row_of[int(pairs.positive_keys[i])]))
+        limit = _limit(float(_row(queries, i) @ _row(documents, row_of[int(pairs.positive_keys[i])])), options)
         given = [text for text in pairs.negatives[i] if text_key(text) not in answers] if options.keep else []
-        mined = _mined(i, found, corpus, answers | {text_key(text) for text in given}, positive, options, report)
+        excluded = answers | {text_key(text) for text in given}
+        lists = [_ranked(found, i, corpus, excluded, limit, options, report) for found in rankings]
+        mined = _in_turn(lists) if not options.random else _shuffled(_in_turn(lists), options.seed, i)
         chosen = [*given, *(corpus.texts[row] for row in mined)][: max(options.negatives, len(given))]
         report.negatives += len(chosen)
         report.short += len(chosen) < options.negatives
         yield {"query": query, "positive": pairs.positives[i], "negatives": chosen}
 
 
-def _mined(
-    pair: int,
+def _limit(positive: float, options: MiningOptions) -> float:
+    """The cosine that a negative must stay below, given the positive's."""
+    limits = [positive - options.margin] if options.margin is not None else []
+    limits += [positive * options.relative_margin] if options.relative_margin is not None and positive > 0 else []
+    return min(limits, default=float("inf"))
+
+
+def _ranked(
     found: _Found,
+    pair: int,
     corpus: _Corpus,
     excluded: set[int],
-    positive: float,
+    limit: float,
     options: MiningOptions,
     report: MiningReport,
 ) -> list[int]:
-    """Rows of the corpus to be negatives of one pair, the hardest first."""
-    limits = [positive - options.margin] if options.margin is not None else []
-    limits += [positive * options.relative_margin] if options.relative_margin is not None and positive > 0 else []
-    limit = min(limits, default=np.inf)
-    kept, rank = [], 0
-    for row, score in zip(found.rows[pair].tolist(), found.scores[pair].tolist(), strict=True):
-        if row < 0 or rank >= options.last_rank:
-            break
-        if int(corpus.keys[row]) in excluded:
-            report.refused["known answer or given"] += 1
-            continue
-        rank += 1
-        if rank < options.first_rank:
-            continue
-        if score >= limit:
-            report.refused["too close to the positive"] += 1
-            continue
-        kept.append(row)
-    if options.random and kept:
-        order = np.argsort(mix(np.array(kept, dtype=np.uint64), options.seed, pair), kind="stable")
-        kept = [kept[place] for place in order]
-    return kept[: options.negatives]
+    """Rows of the corpus in the range of ranks and below the limit; known answers are left out before counting."""
+    scored = zip(found.rows[pair].tolist(), found.scores[pair].tolist(), strict=True)
+    there = [(row, score) for row, score in scored if row >= 0]
+    other = [(row, score) for row, score in there if int(corpus.keys[row]) not in excluded]
+    ranged = other[options.first_rank - 1 : options.last_rank]
+    kept = [row for row, score in ranged if score < limit]
+    report.refused["known answer or given"] += len(there) - len(other)
+    report.refused["too close to the positive"] += len(ranged) - len(kept)
+    return kept
+
+
+def _in_turn(lists: Sequence[list[int]]) -> list[int]:
+    """The first of each list, then the second of each, …; every row once."""
+    rows = [row for some in zip_longest(*lists) for row in some if row is not None]
+    return list(dict.fromkeys(rows))
+
+
+def _shuffled(rows: list[int], seed: int, pair: int) -> list[int]:
+    order = np.argsort(mix(np.array(rows, dtype=np.uint64), seed, pair), kind="stable")
+    return [rows[place] for place in order]
 
 
 def _row(shards: list[Floats], row: int) -> Floats:
@@ -408,8 +452,3 @@ def _open_for_writing(part: Path, suffix: str) -> Any:
     if suffix == ".zst":
         return require("zstandard", "train").open(part, "wt", encoding="utf-8")
     return part.open("w", encoding="utf-8")
-
-
-def describe(report: MiningReport) -> dict[str, Any]:
-    """The report as plain values."""
-    return {**asdict(report), "refused": dict(report.refused)}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STATIC_LENGTH = 2_048  # tokens of a text that a new static model reads
 TRANSFORMER_LENGTH = 512
-STATIC_SPREAD = 0.05  # standard deviation of a new static model's token vectors
+STATIC_SPREAD = 0.1  # standard deviation of a new static model's vectors, before a word's rarity scales its own
 
 
 class TrainableEncoder(nn.Module):
@@ -200,7 +200,8 @@ def _new_static(
 ) -> TrainableEncoder:
     tokenizer = _learned(word_tokenizer, shape.vocabulary, sources, cache)
     body = nn.EmbeddingBag(tokenizer.get_vocab_size(), shape.dimension, mode="mean")
-    nn.init.normal_(body.weight, std=STATIC_SPREAD)
+    with torch.no_grad():
+        body.weight.normal_(std=STATIC_SPREAD).mul_(_rarity(tokenizer)[:, None])
     return TrainableEncoder(
         body,
         tokenizer,
@@ -210,6 +211,16 @@ def _new_static(
         query_prompt=options.query_prompt or "",
         document_prompt=options.document_prompt or "",
     )
+
+
+def _rarity(tokenizer: "Tokenizer") -> Tensor:
+    """−log of each word's frequency over the mean of that, (words,): a rare word begins with a long vector.
+
+    A text is the mean of its words' vectors, so their lengths are term weights, and this is near what idf would be.
+    """
+    scores = torch.tensor([-score for _, score in json.loads(tokenizer.to_str())["model"]["vocab"]])
+    scores[0] = scores[1:].mean()  # the unknown word has no frequency
+    return scores / scores.mean()
 
 
 def _new_transformer(

@@ -22,7 +22,7 @@ Words = NDArray[np.uint64]
 Mixing = Literal["one_source", "mixed"]
 
 ROUNDS = 6  # Feistel rounds; three make a pseudo-random permutation of a large domain, small domains need more
-SPARE_TRIES = 8  # random rows tried for each row that repeats a text, before the batch goes short
+SPARE_ROWS = 64  # random rows looked at together, besides two for each row that repeats a text
 _SPLIT_SALT = 0x5EED_0F_5A1D
 _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
@@ -168,28 +168,38 @@ class BatchPlan:
         """Drop rows that repeat a text of an earlier one and draw random rows of the same source in their place."""
         seen: set[int] = set()
         fresh = self._fresh(sources, rows, seen)
-        repeats = sources[~fresh]
         chosen_sources, chosen_rows = [sources[fresh]], [rows[fresh]]
-        for attempt in range(SPARE_TRIES):
-            if not len(repeats):
-                break
-            draws = mix(np.arange(len(repeats), dtype=np.uint64), self.seed, 3, step, attempt)
-            sizes = np.array([len(source) for source in self.sources], dtype=np.uint64)[repeats]
-            spare = (draws % sizes).astype(np.int64)
-            fresh = self._fresh(repeats, spare, seen)
-            chosen_sources.append(repeats[fresh])
-            chosen_rows.append(spare[fresh])
-            repeats = repeats[~fresh]
+        for source, missing in zip(*np.unique(sources[~fresh], return_counts=True), strict=True):
+            spare = self._spare(int(source), int(missing), step, seen)
+            chosen_sources.append(np.full(len(spare), source))
+            chosen_rows.append(spare)
         return PlannedBatch(np.concatenate(chosen_sources), np.concatenate(chosen_rows))
 
-    def _fresh(self, sources: Ints, rows: Ints, seen: set[int]) -> NDArray[np.bool_]:
-        """Which rows bring two texts not yet in `seen` (which they are added to), in order."""
+    def _spare(self, source: int, missing: int, step: int, seen: set[int]) -> Ints:
+        """Up to `missing` random rows of a source with new texts: fewer where it has no more."""
+        n = len(self.sources[source])
+        shuffle = Permutation(n, self.seed, 3, step, source)
+        found: list[Ints] = []
+        block = 2 * missing + SPARE_ROWS
+        for start in range(0, n, block):
+            rows = shuffle(np.arange(start, min(start + block, n)))
+            rows = rows[self._fresh(np.full(len(rows), source), rows, seen, limit=missing)]
+            found.append(rows)
+            missing -= len(rows)
+            if not missing:
+                break
+        return np.concatenate(found)
+
+    def _fresh(self, sources: Ints, rows: Ints, seen: set[int], limit: int | None = None) -> NDArray[np.bool_]:
+        """Which rows bring two texts not yet in `seen` (which they are added to), in order; the first `limit`."""
         fresh = np.zeros(len(rows), dtype=bool)
+        left = len(rows) if limit is None else limit
         for i, (query, positive) in enumerate(zip(*self._keys(sources, rows), strict=True)):
-            if query not in seen and positive not in seen:
+            if left and query not in seen and positive not in seen:
                 seen.add(query)
                 seen.add(positive)
                 fresh[i] = True
+                left -= 1
         return fresh
 
     def _keys(self, sources: Ints, rows: Ints) -> tuple[list[int], list[int]]:

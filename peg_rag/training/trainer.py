@@ -334,7 +334,7 @@ class ContrastiveTrainer(Trainer):
         saved = f"the last checkpoint is {last}" if last else "no checkpoint was written yet"
         return TrainingError(
             f"step {self.state.global_step} of stage {self._stage.options.name}: {reason}. The batch is in {file}; "
-            f"{saved}. Lower the learning rate or raise the temperature, clip gradients (optimizer.max_grad_norm), or take "
+            f"{saved}. Lower the learning rate, raise the temperature, clip gradients (max_grad_norm), or take "
             "out what is odd in that batch, then resume"
         )
 

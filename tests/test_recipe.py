@@ -1,0 +1,173 @@
+"""Recipes: what is refused, with which path and cure, and that what is written is read back."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peg_rag.errors import RecipeError
+from peg_rag.training.recipe import Recipe, expand_path
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+def tree(**stage: Any) -> dict[str, Any]:
+    return {
+        "output_dir": "out",
+        "model": {"static": {"dimension": 64}},
+        "stages": [
+            {
+                "name": "main",
+                "steps": 10,
+                "batch": {"queries": 8},
+                "data": {"sources": [{"path": "pairs.jsonl"}]},
+                "optimizer": {"learning_rate": 0.01},
+                **stage,
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "train" / "recipes").glob("*.yaml")), ids=lambda f: f.stem)
+def test_recipes_in_the_repository_are_valid_and_survive_a_round_trip(file: Path) -> None:
+    recipe = Recipe.load(file)
+    assert Recipe.parse(yaml.safe_load(recipe.dump())) == recipe
+
+
+def test_candidates_per_query_are_stated() -> None:
+    stage = Recipe.parse(tree(batch={"queries": 13_334, "negatives": 5})).stages[0]
+    assert stage.candidates_per_query == 80_004 == 13_334 * (1 + 5)
+    own = Recipe.parse(tree(batch={"queries": 100, "negatives": 5}, loss={"hard_negatives": "own"})).stages[0]
+    assert own.candidates_per_query == 105
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sed": 1}, "sed is no known key; did you mean seed"),
+        ({"model": {"static": {"dimesion": 3}}}, "model.static.dimesion is no known key; did you mean dimension"),
+        ({"model": {}}, "none of path, static, transformer"),
+        ({"model": {"path": "peg-mini", "static": {}}}, "path and static of path, static, transformer"),
+        ({"model": {"static": {}, "pooling": "cls"}}, "always takes the mean"),
+        ({"model": {"transformer": {"hidden_size": 30, "layers": 1, "heads": 4}}}, "no multiple of heads"),
+        ({"stages": []}, "stages"),
+        ({"output_dir": None}, "output_dir"),
+        ({"seed": "many"}, "seed is 'many'"),
+    ],
+)
+def test_wrong_recipes_are_refused_with_the_path(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said.replace("[", r"\[")):
+        Recipe.parse({**tree(), **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"optimizer": {"learning_rate": 0.1, "warmup_steps": 10}}, "warmup_steps=10 is not below steps=10"),
+        (
+            {"loss": {"progressive": {"strategy": "linear", "half_life": 0.5}}},
+            "half_life belongs to strategy curricular",
+        ),
+        ({"loss": {"temprature": 1}}, r"stages\[0\].loss.temprature is no known key; did you mean temperature"),
+        ({"loss": {"matryoshka_dims": [32, 128]}}, "matryoshka_dims has 128"),
+        ({"objective": "cosent"}, "label_is_grade"),
+        ({"objective": "cosent", "batch": {"queries": 8, "negatives": 1}}, "set batch.negatives to 0"),
+        ({"objective": "cosent", "loss": {"symmetric": True}}, "remove loss.symmetric"),
+        (
+            {
+                "batch": {"queries": 8, "negatives": 2},
+                "data": {"sources": [{"path": "x", "columns": {"negatives": None}}]},
+            },
+            "no source reads any",
+        ),
+        ({"steps": 0}, r"stages\[0\].steps"),
+        ({"batch": {"queries": 1}}, r"stages\[0\].batch.queries"),
+    ],
+)
+def test_contradictions_in_a_stage_are_refused_with_the_cure(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe.parse(tree(**change))
+
+
+def test_two_stages_of_one_name_are_refused() -> None:
+    twice = tree()
+    twice["stages"] *= 2
+    with pytest.raises(RecipeError, match="two stages are called 'main'"):
+        Recipe.parse(twice)
+
+
+def test_any_key_can_be_set_by_number_or_name() -> None:
+    given_ = ["seed=7", "stages.0.steps=3", "stages.main.batch.queries=16", "stages.0.loss.progressive.strategy=linear"]
+    recipe = Recipe.parse(tree(), [*given_, "evaluation.beir=[a, b]", "model.max_length=null"])
+    stage = recipe.stages[0]
+    assert (recipe.seed, stage.steps, stage.batch.queries) == (7, 3, 16)
+    assert (stage.loss.progressive.strategy, recipe.evaluation.beir) == ("linear", ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed", "key=value is expected"),
+        ("stages.1.steps=3", "0 to 0 or main is expected"),
+        ("stages.other.steps=3", "'other' names no item"),
+        ("output_dir.more=3", "there is no 'more'"),
+        ("sed=3", "did you mean seed"),
+        ("seed=[1", "no YAML"),
+    ],
+)
+def test_bad_overrides_say_what_is_expected(override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe.parse(tree(), [override])
+
+
+def test_files_that_are_missing_or_no_yaml_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"nothing\.yaml is not there"):
+        Recipe.load(tmp_path / "nothing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"broken\.yaml is no readable YAML"):
+        Recipe.load(broken)
+    broken.write_text("- 1", encoding="utf-8")
+    with pytest.raises(RecipeError, match="holds list"):
+        Recipe.load(broken)
+
+
+def test_variables_in_paths_are_expanded_or_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_DATA", "/data")
+    assert expand_path("$SOME_DATA/x") == Path("/data/x")
+    with pytest.raises(RecipeError, match="OTHER_DATA is not set"):
+        expand_path("$OTHER_DATA/x")
+
+
+def test_loss_options_are_those_of_the_loss() -> None:
+    """The recipe repeats the loss's options so that it can be checked without torch; they must not drift apart."""
+    from peg_rag.training import loss, progressive, recipe
+
+    theirs = {f.name for f in dataclasses.fields(loss.LossOptions)}
+    assert set(recipe.LossOptions.model_fields) - {"learn_temperature", "progressive"} == theirs
+    defaults = recipe.LossOptions()
+    for name in theirs - {"matryoshka_dims"}:
+        assert getattr(defaults, name) == getattr(loss.LossOptions(), name), name
+    assert dataclasses.asdict(progressive.ProgressiveOptions()) == recipe.ProgressiveOptions().model_dump()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    queries=st.integers(2, 100_000),
+    negatives=st.integers(0, 64),
+    alpha=st.floats(0, 1),
+    rate=st.floats(1e-8, 1.0),
+)
+def test_dump_and_parse_are_inverse(seed: int, queries: int, negatives: int, alpha: float, rate: float) -> None:
+    made = tree(
+        batch={"queries": queries, "negatives": negatives},
+        data={"sources": [{"path": "x"}], "alpha": alpha},
+        optimizer={"learning_rate": rate},
+    )
+    recipe = Recipe.parse({**made, "seed": seed})
+    assert Recipe.parse(yaml.safe_load(recipe.dump())) == recipe
+    assert recipe.stages[0].candidates_per_query == queries * (1 + negatives)
