@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput, PegRagError
 from peg_rag.extras import require
+from peg_rag.reader_process import FOREIGN, ReaderProcess
 from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, Section, read_sections
 
 if TYPE_CHECKING:
@@ -150,6 +151,22 @@ def split(sections: Iterable[Section], source: str, version: str, chunking: Chun
             number += 1
 
 
+def read_file(path: str | Path, *, root: str | Path | None = None, chunking: Chunking | None = None) -> list[Chunk]:
+    """The chunks of one file, as `sync` makes them; `source` is its path within `root` (default: its name).
+
+    Raises:
+        DataError: the file cannot be read.
+        InvalidInput: it does not lie in `root`.
+    """
+    path, chunking = Path(path).resolve(), chunking or Chunking()
+    folder = Path(root).resolve() if root is not None else path.parent
+    if not path.is_relative_to(folder):
+        raise InvalidInput(f"{path} does not lie in {folder}")
+    sections = read_sections(path, text_column=chunking.text_column, max_bytes=chunking.max_file_bytes)
+    source = _storable(path.relative_to(folder).as_posix())
+    return list(split(sections, source, _version(_file_digest(path), chunking.mark), chunking))
+
+
 def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], int]:
     """The files under a folder that can be read, by source (`<folder's name>/<path within>`), and how many cannot.
 
@@ -209,11 +226,11 @@ def sync(
     files, ignored = find_files(path, name)
     report = SyncReport(ignored=ignored)
     root = name or path.expanduser().resolve().name
-    with _ledger(store) as ledger:
+    with _ledger(store) as ledger, ReaderProcess() as reader:
         ledger.claim(root, path.expanduser().resolve())
         if model is not None:
             ledger.remember("model", model)
-        job = _Sync(index, encoder, ledger, root, chunking, report, on_progress, len(files))
+        job = _Sync(index, encoder, ledger, reader, root, chunking, report, on_progress, len(files))
         job.remove(sorted(ledger.sources(root) - set(files)))
         job.refresh(files)
     report.seconds = time.perf_counter() - started
@@ -250,6 +267,7 @@ class _Sync:
     index: "PEGIndex"
     encoder: DocumentEncoder
     ledger: "_Ledger"
+    reader: ReaderProcess
     root: str
     chunking: Chunking
     report: SyncReport
@@ -299,8 +317,9 @@ class _Sync:
                 self.report.unchanged.append(source)
                 return None
         entry.sha256 = entry.sha256 or _file_digest(path)
-        sections = read_sections(path, text_column=self.chunking.text_column, max_bytes=self.chunking.max_file_bytes)
-        chunks = list(split(sections, source, _version(entry), self.chunking))
+        read = self.reader.read if path.suffix.lower() in FOREIGN else read_sections
+        sections = read(path, text_column=self.chunking.text_column, max_bytes=self.chunking.max_file_bytes)
+        chunks = list(split(sections, source, entry.version, self.chunking))
         entry.chunks = len(chunks)
         return _Pending(source, entry, chunks, known is not None)
 
@@ -315,7 +334,7 @@ class _Sync:
         chunks = [chunk for p in group for chunk in p.chunks]
         vectors = self._embed([chunk.text for chunk in chunks])  # (chunks, dimension)
         self.index.upsert([c.id for c in chunks], [c.text for c in chunks], vectors, [c.metadata for c in chunks])
-        self._drop_stale({p.source: _version(p.entry) for p in group if p.known})
+        self._drop_stale({p.source: p.entry.version for p in group if p.known})
         for p in group:
             (self.report.changed if p.known else self.report.added).append(p.source)
         self.ledger.put(self.root, {p.source: p.entry for p in group})
@@ -358,6 +377,10 @@ class _Entry:
     @property
     def finished(self) -> bool:
         return bool(self.sha256)
+
+    @property
+    def version(self) -> str:
+        return _version(self.sha256, self.mark)
 
 
 class _Ledger:
@@ -433,8 +456,8 @@ def _damaged(file: Path, error: Exception) -> DamagedIndex:
     return DamagedIndex(f"{file} cannot be read ({error}); delete it, and the next run indexes every file again")
 
 
-def _version(entry: _Entry) -> str:
-    return _digest(entry.sha256, entry.mark)[:16]
+def _version(sha256: str, mark: str) -> str:
+    return _digest(sha256, mark)[:16]
 
 
 def _digest(*parts: str) -> str:

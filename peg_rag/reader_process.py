@@ -1,0 +1,135 @@
+"""Reads files in a process of its own, which may hang, crash or eat memory without taking anything with it.
+
+Why this exists: PDF, Word and HTML files come from strangers, and their converters can be made to loop for ever or to
+unpack a few kilobytes into gigabytes. Here a file has a time limit, the process a memory limit (where the system has
+such limits), and a file that breaks either is a `DataError` like any other broken file.
+
+Costs about a second for the process to start, once, and a copy of each file's text through a pipe.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+from peg_rag.errors import DataError, MissingExtra
+from peg_rag.readers import MAX_FILE_BYTES, Section, read_sections
+
+TIMEOUT_S = 120.0
+MEMORY_BYTES = 4 << 30
+FOREIGN = (".pdf", ".docx", ".html", ".htm")  # the kinds that other people's converters read
+
+
+class ReaderProcess:
+    """`read_sections` at arm's length. The process starts with the first file and ends with `close()`.
+
+    Args:
+        timeout_s: a file that takes longer is given up.
+        memory_bytes: address space that the process may have (not on Windows).
+    """
+
+    def __init__(self, *, timeout_s: float = TIMEOUT_S, memory_bytes: int = MEMORY_BYTES) -> None:
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def read(self, path: Path, *, text_column: str | None = None, max_bytes: int = MAX_FILE_BYTES) -> list[Section]:
+        """As `read_sections`, whose errors it raises; one file at a time.
+
+        Raises:
+            DataError: also when the file took too long, or the process died of it.
+        """
+        request = {"path": str(path), "text_column": text_column, "max_bytes": max_bytes}
+        with self._lock:
+            reply = self._ask(json.dumps(request).encode("utf-8") + b"\n")
+        if reply is None:
+            raise DataError(
+                f"{path} could not be read within {self._timeout_s:g} s and {self._memory_bytes / 1e9:.0f} GB of "
+                "memory; save it again, or as text"
+            )
+        if "missing" in reply:
+            raise MissingExtra(reply["missing"])
+        if "error" in reply:
+            raise DataError(reply["error"])
+        return [Section(**section) for section in reply["sections"]]
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, request: bytes) -> dict[str, Any] | None:
+        """The reply; None when there is none in time, and then the process is ended."""
+        process = self._process = self._process or self._start()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        alarm = threading.Timer(self._timeout_s, process.kill)
+        alarm.start()
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(request)
+                process.stdin.flush()
+            line = process.stdout.readline()
+        finally:
+            alarm.cancel()
+        if not line.endswith(b"\n"):
+            self.close()
+            return None
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        home = str(Path(__file__).resolve().parent.parent)
+        return subprocess.Popen(
+            # -P: no module is taken from the working directory, which may be the strangers' folder.
+            [sys.executable, "-P", "-m", "peg_rag.reader_process", str(self._memory_bytes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the parent, which then closes the pipe
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))},
+        )
+
+
+def _serve(memory_bytes: int) -> None:
+    """Answer requests, a line each, until the pipe is closed. Whatever a library prints goes to stderr."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    for line in sys.stdin.buffer:
+        replies.write(json.dumps(_reply(json.loads(line))).encode("utf-8") + b"\n")
+        replies.flush()
+
+
+def _reply(request: dict[str, Any]) -> dict[str, Any]:
+    path = Path(request["path"])
+    try:
+        sections = read_sections(path, text_column=request["text_column"], max_bytes=request["max_bytes"])
+    except DataError as error:
+        return {"error": str(error)}
+    except MissingExtra as error:
+        return {"missing": str(error)}
+    except MemoryError:
+        return {"error": f"{path} needs more memory than it may have; save it again, or as text"}
+    return {"sections": [asdict(section) for section in sections]}
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
