@@ -21,7 +21,7 @@ from peg_rag.langchain import PEGEmbeddings, PEGRetriever, PEGVectorStore
 from peg_rag.langchain.chat import ExtractiveChatModel
 
 FOLDER = Path(__file__).parent / "data" / "sights"
-QUESTIONS = ("香山公园最适合什么时候去看红叶？", "月老祠几点开门？")
+QUESTIONS = ("香山公园哪里看红叶最好？", "月老祠几点开门？")
 INSTRUCTIONS = "你是北京旅游顾问。先用工具查资料，再只根据资料回答，并注明出处的编号，如[1]。"
 
 embeddings = PEGEmbeddings(model="peg-mini")  # the small bundled model; PEGEmbeddings() is PEG itself

@@ -22,7 +22,7 @@ from peg_rag.langchain import PEGEmbeddings, PEGRetriever, PEGVectorStore
 from peg_rag.langchain.chat import ExtractiveChatModel
 
 FOLDER = Path(__file__).parent / "data"
-QUESTIONS = ("八达岭长城的门票多少钱？", "怎样让红葡萄酒变得更清澈？", "周杰伦的第一张专辑叫什么？")
+QUESTIONS = ("八达岭长城的门票多少钱？", "白葡萄酒和红葡萄酒哪个亚硫酸盐更多？", "周杰伦的第一张专辑叫什么？")
 PROMPT = ChatPromptTemplate.from_messages(
     [
         ("system", "只根据下面的资料回答问题，并注明出处的编号，如[1]。资料里没有答案就直说。\n\n{context}"),

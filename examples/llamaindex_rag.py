@@ -19,7 +19,7 @@ from peg_rag.llama_index import PEGEmbedding, PEGVectorStore
 from peg_rag.llama_index.llm import ExtractiveLLM
 
 FOLDER = Path(__file__).parent / "data"
-QUESTIONS = ("新生儿刚出生时怎样评估健康状况？", "慕田峪长城有多少座敌楼？", "周杰伦的第一张专辑叫什么？")
+QUESTIONS = ("丙烯颜料有毒吗？", "慕田峪长城有多少座敌楼？", "周杰伦的第一张专辑叫什么？")
 
 
 def load(folder: Path) -> list[Document]:

@@ -1,6 +1,6 @@
 """PEG in a vector store of another make: Chroma under LlamaIndex, on disk, with metadata filters.
 
-python examples/llamaindex_chroma.py
+python examples/llamaindex_with_chroma.py
 
 `PEGEmbedding` is an ordinary LlamaIndex embedding: Milvus, Qdrant, pgvector and the others take it in the same way.
 """

@@ -1,6 +1,6 @@
 """PEG in a vector store of another make: Chroma, on disk, with metadata filters and relevance scores.
 
-python examples/langchain_chroma.py
+python examples/langchain_with_chroma.py
 
 `PEGEmbeddings` is an ordinary LangChain `Embeddings`: Milvus, Qdrant, pgvector and the others take it in the same way,
 and `PEGRetriever` searches any of them. (Lexical and hybrid search need `PEGVectorStore`.)
