@@ -16,7 +16,6 @@ from langchain_core.runnables.config import get_config_list, run_in_executor
 from langchain_core.vectorstores import VectorStore
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from peg_rag.errors import PegRagError
 from peg_rag.hits import Hit
 from peg_rag.langchain.bridges import StoreSearcher, encoder_of
 from peg_rag.langchain.vectorstore import PEGVectorStore, document_of
@@ -132,10 +131,10 @@ class PEGRetriever(BaseRetriever):
         return outcomes
 
     def _search_all(self, queries: list[str], **kwargs: Any) -> Sequence[list[Hit] | None]:
-        """Hits of each query; None for all when one is bad, so that each is tried, and fails, alone."""
+        """Hits of each query; None for all when something fails, so that each is tried, and reported, by itself."""
         try:
             return self._search(queries, **kwargs)
-        except PegRagError:
+        except Exception:  # not lost: the query it belongs to raises it again, within its own run
             return [None] * len(queries)
 
     def _search(
