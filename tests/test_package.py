@@ -1,5 +1,6 @@
 """The package itself: light to import, honest about missing extras, whole when installed from its wheel."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -7,6 +8,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from hiding import hiding_env
 
 import peg_rag
 
@@ -14,13 +16,16 @@ REPO = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 
 
-def python(code: str, *, executable: str = sys.executable, cwd: Path | None = None, check: bool = True):
-    return subprocess.run([executable, "-c", code], capture_output=True, text=True, check=check, cwd=cwd)
+INDEX = "import numpy as np; from peg_rag import PEGIndex; index = PEGIndex(None, dimension=2"
+
+
+def python(code: str, *, executable: str = sys.executable, **options):
+    return subprocess.run([executable, "-c", code], capture_output=True, text=True, **{"check": True, **options})
 
 
 def test_importing_peg_rag_is_light_and_fast():
     code = (
-        "import sys, time; t = time.perf_counter(); import peg_rag; ms = (time.perf_counter() - t) * 1000; "
+        "import sys, time; t = time.process_time(); import peg_rag; ms = (time.process_time() - t) * 1000; "
         "heavy = {'torch', 'transformers', 'langchain_core', 'llama_index', 'numpy', 'faiss'} & set(sys.modules); "
         "print(ms, sorted(heavy))"
     )
@@ -45,39 +50,24 @@ def test_the_version_is_one():
     [
         ("langchain_core", "from peg_rag import PEGEmbeddings", "langchain"),
         ("llama_index", "from peg_rag.llama_index import PEGEmbedding", "llama-index"),
+        ("faiss", f"{INDEX}, kind='hnsw'); index.upsert(['a'], ['b'], np.eye(1, 2)); index.persist()", "faiss"),
+        ("jieba", f"{INDEX}, tokenizer='jieba')", "jieba"),
         (
-            "faiss",
-            "import numpy as np; from peg_rag import PEGIndex; PEGIndex(None, dimension=2).upsert(['a'], ['b'],"
-            " np.eye(1, 2)); i = PEGIndex(None, dimension=2, kind='hnsw'); i.upsert(['a'], ['b'], np.eye(1, 2));"
-            " i.search(np.eye(1, 2)[0])",
-            "faiss",
-        ),
-        (
-            "markitdown",
-            "from pathlib import Path; import peg_rag.ingest as i; p = Path('x.html');"
-            " p.write_text('<p>hi</p>'); list(i.read_file(p, root=Path('.')))",
+            "langchain_text_splitters",
+            "from pathlib import Path; from peg_rag.ingest import read_file\n"
+            "Path('a.txt').write_text('一'); read_file('a.txt')",
             "ingest",
         ),
-        ("ir_measures", "from peg_rag.evaluation import score; score({}, {})", "eval"),
-        (
-            "datasets",
-            "from peg_rag.training import Recipe, train; from peg_rag.training.data import load_sources",
-            "train",
-        ),
+        ("ir_measures", "from peg_rag.evaluation import score_run; score_run({}, {}, ['nDCG@10'])", "eval"),
+        ("accelerate", "from peg_rag.training import Recipe, train", "train"),
         ("typer", "import sys; sys.argv = ['peg-rag', '--help']; from peg_rag.cli import main; main()", "cli"),
+        ("fastapi", "import sys; sys.argv = ['peg-rag', 'serve', 'x']; from peg_rag.cli import main; main()", "serve"),
     ],
 )
 def test_a_missing_extra_is_an_error_with_its_pip_line(tmp_path, missing, statement, extra):
     assert extra in PROJECT["optional-dependencies"]
-    block = (
-        "import sys\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        f"        if name.split('.')[0] == {missing!r}:\n"
-        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-    )
-    done = python(block + statement, cwd=tmp_path, check=False)
+    block = f"from hiding import hide; hide([{missing!r}])\n"
+    done = python(block + statement, cwd=tmp_path, check=False, env=hiding_env())
     assert done.returncode != 0
     assert f"pip install 'peg-rag[{extra}]'" in done.stderr + done.stdout
 
@@ -86,7 +76,8 @@ def test_a_missing_extra_is_an_error_with_its_pip_line(tmp_path, missing, statem
 def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    subprocess.run([*command, str(REPO)], check=True, capture_output=True)
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where the build tool lies
+    subprocess.run([*command, str(REPO)], check=True, capture_output=True, env={**os.environ, "PATH": path})
     return next(folder.glob("*.whl"))
 
 
