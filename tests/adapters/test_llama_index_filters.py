@@ -1,0 +1,63 @@
+"""`MetadataFilters` against LlamaIndex's own reading of them, on metadata and filters nobody thought of."""
+
+import string
+from typing import Any
+
+from conftest import LetterEncoder
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from llama_index.core.schema import TextNode
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.utils import build_metadata_filter_fn
+
+from peg_rag.llama_index import PEGVectorStore
+
+KEYS = st.sampled_from(["a", "b", "引'\""])
+WORDS = st.text(alphabet=string.ascii_lowercase[:3] + "花呗", max_size=3)
+NUMBERS = st.integers(-2, 2) | st.sampled_from([0.5, -1.5])
+LISTS = st.lists(WORDS, max_size=3) | st.lists(st.integers(-2, 2), max_size=3)
+METADATA = st.dictionaries(KEYS, WORDS | NUMBERS | LISTS, max_size=3)
+_NEEDS_LIST = (FilterOperator.IN, FilterOperator.NIN, FilterOperator.ANY, FilterOperator.ALL)
+_NEEDS_TEXT = (FilterOperator.TEXT_MATCH,)
+_OPERATORS = [each for each in FilterOperator if each is not FilterOperator.TEXT_MATCH_INSENSITIVE]
+
+
+@st.composite
+def one_filter(draw: st.DrawFn) -> MetadataFilter:
+    operator = draw(st.sampled_from(_OPERATORS))
+    if (
+        operator in _NEEDS_LIST
+    ):  # not an empty one: LlamaIndex finds that all of nothing is missing from a missing field
+        several = {"min_size": 1, "max_size": 3}
+        value: Any = draw(st.lists(WORDS, **several) | st.lists(st.integers(-2, 2), **several))
+    elif operator is FilterOperator.IS_EMPTY:
+        value = None
+    else:
+        value = draw(WORDS if operator in _NEEDS_TEXT else WORDS | NUMBERS)
+    return MetadataFilter(key=draw(KEYS), value=value, operator=operator)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    metadatas=st.lists(METADATA, min_size=1, max_size=6),
+    parts=st.lists(one_filter(), max_size=3),
+    condition=st.sampled_from(FilterCondition),
+)
+def test_filters_mean_what_llama_index_means(
+    metadatas: list[dict[str, Any]], parts: list[MetadataFilter], condition: FilterCondition
+) -> None:
+    filters = MetadataFilters(filters=parts, condition=condition)
+    names = [f"n{number}" for number in range(len(metadatas))]
+    matches = build_metadata_filter_fn(lambda name: metadatas[names.index(name)], filters)
+    try:
+        expected = {name for name in names if matches(name)}
+    except TypeError:  # a comparison that Python does not define; the index calls it no match
+        assume(False)
+    encoder, store = LetterEncoder(), PEGVectorStore()
+    store.add(
+        [
+            TextNode(id_=name, text="花呗", metadata=metadata, embedding=encoder.encode_documents(["花呗"])[0].tolist())
+            for name, metadata in zip(names, metadatas, strict=True)
+        ]
+    )
+    assert {node.node_id for node in store.get_nodes(filters=filters)} == expected
