@@ -127,11 +127,17 @@ def nearest(matrix: Array, queries: Array, k: int, allowed: Array | None) -> lis
         return [Found.nothing()] * len(queries)
     rows = None if allowed is None else np.flatnonzero(allowed)
     if rows is not None and len(rows) < GATHERED_SHARE * len(matrix):
-        return _top(queries @ matrix[rows].T, rows, k)
-    scores = queries @ matrix.T  # (queries, n)
+        return _top(_products(queries, matrix[rows]), rows, k)
+    scores = _products(queries, matrix)
     if allowed is not None:
         scores[:, ~allowed] = -np.inf
     return _top(scores, None, k)
+
+
+def _products(queries: Array, matrix: Array) -> Array:
+    """(queries, n) inner products. For one query, matrix times vector: its threads wait less for each other."""
+    products: Array = (matrix @ queries[0])[None] if len(queries) == 1 else queries @ matrix.T
+    return products
 
 
 def _top(scores: Array, rows: Array | None, k: int) -> list["Found"]:
@@ -177,7 +183,7 @@ class Base:
         if self.matrix is not None:
             return nearest(self.matrix, queries, k, allowed)
         rows = np.flatnonzero(np.ones(len(self.keys)) if allowed is None else allowed)
-        return _top(queries @ fetch(self.keys[rows]).T, rows, k)
+        return _top(_products(queries, fetch(self.keys[rows])), rows, k)
 
     def vectors(self, rows: Array, fetch: "Fetch") -> Array:
         """(len(rows), dimension) float32 unit rows."""
@@ -209,7 +215,7 @@ class Base:
 
     def _scored(self, query: Array, rows: Array, k: int, fetch: "Fetch") -> "Found":
         rows = np.sort(rows)
-        return _top(query[None] @ self.vectors(rows, fetch).T, rows, k)[0]
+        return _top(_products(query[None], self.vectors(rows, fetch)), rows, k)[0]
 
 
 Fetch = Callable[[Array], Array]  # (n,) keys -> (n, dimension) stored vectors
@@ -351,7 +357,7 @@ def _new_graph(kind: Kind, dimension: int, total: int) -> Any:
     faiss = _faiss()
     if kind == "hnsw":
         return faiss.IndexHNSWFlat(dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-    lists = int(min(max(4 * total**0.5, 16), total / 39))
+    lists = int(min(max(2 * total**0.5, 16), total / 39))  # FAISS wants 39 rows and more to learn a list from
     codes = next(m for m in range(max(dimension // 8, 1), 0, -1) if dimension % m == 0)
     return faiss.index_factory(dimension, f"IVF{lists},PQ{codes}x8", faiss.METRIC_INNER_PRODUCT)
 
