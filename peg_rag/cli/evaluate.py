@@ -1,0 +1,163 @@
+"""`peg-rag evaluate sets/…`: how well a model, BM25 and both together find what people judged relevant."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from peg_rag.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from peg_rag.evaluation import Comparison, Evaluation, System
+    from peg_rag.evaluation.report import Row
+    from peg_rag.retriever import Encoder
+
+SYSTEMS = ("dense", "bm25", "bm25s", "hybrid")
+
+
+def evaluate(
+    sets: Annotated[
+        list[Path], typer.Argument(help="Folders in BEIR's or DuReader-retrieval's form, and STS files (.tsv).")
+    ],
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="What embeds; may be repeated to compare models.")
+    ] = None,
+    systems: Annotated[
+        str, typer.Option("--systems", "-s", help=f"Some of {', '.join(SYSTEMS)}; the first is compared against.")
+    ] = "dense,bm25,hybrid",
+    reranker: Annotated[
+        str | None, typer.Option(help="A cross-encoder that orders each system's first 50 hits again.")
+    ] = None,
+    metric: Annotated[str, typer.Option(help="What the table shows and the tests compare.")] = "nDCG@10",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A folder for per_query.parquet and report.html.")
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(help="A file that keeps the vectors, so that a second run is quick.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+) -> None:
+    """Score retrieval systems on judged queries, test their differences and write a report."""
+    from peg_rag.cli.console import progress, show, stderr
+    from peg_rag.evaluation import METRICS, load_dataset, load_sts, sts_spearman
+    from peg_rag.evaluation import evaluate as score
+    from peg_rag.evaluation.report import summarise, write_per_query, write_report
+
+    names = _checked(systems, metric, METRICS)
+    folders, files = [path for path in sets if not path.is_file()], [path for path in sets if path.is_file()]
+    datasets, pairs = [load_dataset(folder) for folder in folders], [load_sts(file) for file in files]
+    encoders = _encoders(model or ["peg-mini"], cache, device)
+    try:
+        compared = _systems(names, encoders, reranker)
+        results: list[Evaluation] = []
+        with progress() as bar:
+            task = bar.add_task("evaluating", total=len(datasets) * len(compared) + len(pairs) * len(encoders))
+            for dataset in datasets:
+                for system in compared:
+                    bar.update(task, description=f"{dataset.name}: {system.name}")
+                    results.append(score(system, dataset))
+                    bar.advance(task)
+            correlations: dict[str, list[float]] = {}
+            for pair in pairs:
+                for encoder in encoders.values():
+                    correlations.setdefault(pair.name, []).append(sts_spearman(encoder, pair))
+                    bar.advance(task)
+    finally:
+        for encoder in encoders.values():
+            encoder.close()  # type: ignore[attr-defined]
+    if results:
+        show(_table(summarise(results, metric), metric))
+    if correlations:
+        show(_sts_table(correlations, list(encoders)))
+    if out is not None and results:
+        write_per_query(results, out / "per_query.parquet")
+        write_report(results, datasets, out / "report.html", metric)
+        stderr.print(f"{out / 'report.html'} and {out / 'per_query.parquet'}", style="dim", soft_wrap=True)
+
+
+def _checked(systems: str, metric: str, metrics: tuple[str, ...]) -> list[str]:
+    names = [name.strip() for name in systems.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in SYSTEMS]:
+        raise InvalidInput(f"--systems {unknown[0]}: some of {', '.join(SYSTEMS)} are expected")
+    if not names:
+        raise InvalidInput(f"--systems is empty; some of {', '.join(SYSTEMS)} are expected")
+    if metric not in metrics:
+        raise InvalidInput(f"--metric {metric}: one of {', '.join(metrics)} is expected")
+    return names
+
+
+def _encoders(models: list[str], cache: Path | None, device: str | None) -> "dict[str, Encoder]":
+    from peg_rag.cache import CachedEncoder
+    from peg_rag.encoder import PEGEncoder
+
+    encoders: dict[str, Encoder] = {}
+    for name in models:
+        encoder = PEGEncoder(name, device=device)
+        encoders[encoder.spec.name] = encoder if cache is None else CachedEncoder(encoder, cache)
+    return encoders
+
+
+def _systems(names: list[str], encoders: "dict[str, Encoder]", reranker: str | None) -> "list[System]":
+    """Every system once, and those that need vectors once for each model."""
+    from peg_rag.evaluation import BM25s, Dense, Indexed, Reranked
+
+    found: list[System] = []
+    for name in names:
+        if name == "bm25":
+            found.append(Indexed("lexical"))
+        elif name == "bm25s":
+            found.append(BM25s())
+        for model, encoder in encoders.items():
+            if name == "dense":
+                found.append(Dense(encoder, model))
+            elif name == "hybrid":
+                label = "hybrid" if len(encoders) == 1 else f"hybrid {model}"
+                found.append(Indexed("hybrid", encoder, label))
+    if reranker is None:
+        return found
+    scorer = _CrossEncoder(reranker)
+    return [*found, *(Reranked(system, scorer) for system in found)]
+
+
+class _CrossEncoder:
+    """sentence-transformers' cross-encoder, as a `Reranker`."""
+
+    def __init__(self, name: str) -> None:
+        from peg_rag.extras import require
+
+        self._model = require("sentence_transformers", "eval").CrossEncoder(name)
+
+    def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+        return [float(score) for score in self._model.predict(text_pairs)]
+
+
+def _table(rows: "list[Row]", metric: str) -> "Table":
+    from rich.table import Table
+
+    systems = list(rows[0].means)
+    table = Table(metric, *systems, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for row in rows:
+        best = max(row.means.values())
+        cells = [_cell(mean, mean == best, row.comparisons.get(system)) for system, mean in row.means.items()]
+        table.add_row(row.dataset, *cells)
+    if len(rows) > 1:
+        averages = (sum(row.means[system] for row in rows) / len(rows) for system in systems)
+        table.add_row("mean", *(f"{average:.3f}" for average in averages), style="bold")
+    table.caption = f"* differs from {systems[0]} (p < 0.05, permutation test paired over queries)"
+    return table
+
+
+def _cell(mean: float, best: bool, comparison: "Comparison | None") -> str:
+    mark = "*" if comparison is not None and comparison.p < 0.05 else " "
+    return f"[bold]{mean:.3f}[/bold]{mark}" if best else f"{mean:.3f}{mark}"
+
+
+def _sts_table(correlations: dict[str, list[float]], models: list[str]) -> "Table":
+    from rich.table import Table
+
+    table = Table("Spearman", *models, box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for name, values in correlations.items():
+        table.add_row(name, *(f"{value:.3f}" for value in values))
+    return table
