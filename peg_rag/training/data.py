@@ -18,6 +18,7 @@ import re
 import struct
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -191,6 +192,7 @@ def load_pairs(
     prompts: Mapping[str, str] | None = None,
     maximum_bad_share: float = 0.01,
     path: str = "sources",
+    show_progress: bool = False,
 ) -> list[PairFile]:
     """Read, clean and tokenise every file of the sources, or find it in the cache.
 
@@ -208,7 +210,8 @@ def load_pairs(
         for file in source_files(source, f"{path}[{i}].path"):
             where = f"{path}[{i}]"
             rows, report = _rows(file, source.columns, cache, maximum_bad_share, where)
-            tokens = _tokens(rows, tokenizer, cache, dict(prompts or {}))
+            with _progress(show_progress):
+                tokens = _tokens(rows, tokenizer, cache, dict(prompts or {}))
             files.append(_pair_file(file, source, rows, tokens, report))
     return files
 
@@ -502,6 +505,18 @@ def _tokens(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[str, s
         load_from_cache_file=True,
         desc="tokenise",
     )
+
+
+@contextmanager
+def _progress(show: bool) -> Iterator[None]:
+    """`datasets` shows its bars or not while inside."""
+    datasets = require("datasets", "train")
+    before = datasets.are_progress_bars_disabled()
+    (datasets.enable_progress_bars if show else datasets.disable_progress_bars)()
+    try:
+        yield
+    finally:
+        (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
 
 
 def _unknown(tokenizer: "Tokenizer") -> int:

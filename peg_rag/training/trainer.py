@@ -197,6 +197,7 @@ class _Run:
                 prompts=encoder.prompts,
                 maximum_bad_share=options.data.maximum_bad_share,
                 path=f"stages.{options.name}.data.sources",
+                show_progress=self.show_progress,
             )
         split = split_rows(files, self.recipe.validation)
         plan = BatchPlan(
