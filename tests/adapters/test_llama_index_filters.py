@@ -27,7 +27,7 @@ def one_filter(draw: st.DrawFn) -> MetadataFilter:
     operator = draw(st.sampled_from(_OPERATORS))
     if (
         operator in _NEEDS_LIST
-    ):  # not an empty one: LlamaIndex finds that all of nothing is missing from a missing field
+    ):  # an empty one means something else to LlamaIndex on a missing field
         several = {"min_size": 1, "max_size": 3}
         value: Any = draw(st.lists(WORDS, **several) | st.lists(st.integers(-2, 2), **several))
     elif operator is FilterOperator.IS_EMPTY:
