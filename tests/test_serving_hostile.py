@@ -1,6 +1,7 @@
 """Clients that mean harm: slow, large, malformed, forged. All get a 4xx in OpenAI's form, nothing is written."""
 
 import contextlib
+import io
 import json
 import socket
 import time
@@ -15,7 +16,6 @@ from peg_rag.errors import DataError
 from peg_rag.serving.api import create_app
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase
-from peg_rag.serving.reading import check_readable
 from peg_rag.serving.settings import ServerSettings
 
 __all__ = ["served_model", "server", "store"]
@@ -468,12 +468,15 @@ def test_a_private_server_answers_nobody_without_a_key(tmp_path, served_model):
 # -- converters that misbehave ----------------------------------------------------------------------------------------
 
 
-def test_a_file_that_takes_too_long_to_read_is_given_up(tmp_path):
-    file = tmp_path / ".upload-0.txt"
-    file.write_text("text")
-    check_readable(file, "a.txt", 30)
-    with pytest.raises(DataError, match=r"a\.txt could not be read within"):
-        check_readable(file, "a.txt", 0.001)
+def test_a_file_that_takes_too_long_to_read_is_given_up(tmp_path, served_model):
+    """`<!--` without end makes a search through the rest of the text for each; minutes for a few megabytes."""
+    store = make_store(tmp_path, served_model)
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
+        knowledge = KnowledgeBase(store, index, encoder, conversion_timeout_s=1.5)
+        with pytest.raises(DataError, match=r"^slow\.md could not be read within"):
+            knowledge.add("slow.md", io.BytesIO(b"<!--" * 2_000_000))
+        assert knowledge.add("quick.md", io.BytesIO(b"<!-- a -->text")).passages == 1
+    assert [file.name for file in (store / UPLOADS).iterdir()] == ["quick.md"]
 
 
 def test_what_a_crash_left_is_swept_away(tmp_path, served_model):
@@ -490,11 +493,13 @@ def test_what_a_crash_left_is_swept_away(tmp_path, served_model):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_ten_thousand_bad_requests(guarded):
     """Schemathesis makes requests that break the OpenAPI schema, and some that keep it: no 5xx, no crash, no leak."""
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
     from hypothesis import strategies as st
+    from hypothesis.errors import Unsatisfiable
     from schemathesis.generation import GenerationMode
 
     client, _, process = guarded
@@ -520,15 +525,16 @@ def test_ten_thousand_bad_requests(guarded):
     def attack_all(examples):
         for operation in operations:
             for mode in (GenerationMode.NEGATIVE, GenerationMode.POSITIVE):
-                attack(operation, mode, examples)
+                with contextlib.suppress(Unsatisfiable):  # nothing can be wrong with a request that takes nothing
+                    attack(operation, mode, examples if mode is GenerationMode.NEGATIVE else examples // 5)
 
     attack_all(30)
     before, files = process.memory_bytes, psutil.Process(process.process.pid).num_fds()
     while sum(count for status, count in counts.items() if status >= 400) < 10_000:
         attack_all(100)
+        print(dict(sorted(counts.items())), f"{process.memory_bytes / before:.3f} of the memory before")
     assert client.get("/health/ready").status_code == 200
     assert client.post("/search", json={"query": "花呗"}).json()["hits"]
     assert process.memory_bytes < 1.1 * before
     assert psutil.Process(process.process.pid).num_fds() <= files + 8
     assert "traceback" not in "".join(process.lines)
-    print(counts)

@@ -21,11 +21,11 @@ from peg_rag.errors import DataError
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.ingest import SyncReport, sync
+from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import SUFFIXES
 from peg_rag.retriever import Mode, Retriever
 from peg_rag.serving.names import safe_name
 from peg_rag.serving.problems import ApiError
-from peg_rag.serving.reading import check_readable
 
 UPLOADS = "uploads"
 _UNFINISHED = ".upload-"  # hidden, so that a sync passes them over
@@ -176,7 +176,7 @@ class KnowledgeBase:
         target = self._uploads / name
         try:
             _write(part, content)
-            check_readable(part, name, self._timeout_s)
+            self._check(part, name)
             replaced = target.exists()
             part.replace(target)
         finally:
@@ -205,6 +205,14 @@ class KnowledgeBase:
         (self._uploads / name).unlink(missing_ok=True)
         self._sync()
         return document
+
+    def _check(self, part: Path, name: str) -> None:
+        """Read a file where it can do no harm, whatever its kind, before it takes the place of another."""
+        try:
+            with ReaderProcess(timeout_s=self._timeout_s) as reader:
+                reader.read(part)
+        except DataError as error:
+            raise DataError(str(error).replace(str(part), name)) from error
 
     def _sync(self) -> SyncReport:
         return sync(self._uploads, self.index, self.encoder, self._store, name=UPLOADS, model=self._model)

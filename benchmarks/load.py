@@ -1,0 +1,201 @@
+"""Load on `peg-rag serve`: many clients for a minute, then more than the server takes on.
+
+Starts the server in a process of its own on 127.0.0.1 over a store of the demo corpus (or the one given), and lets
+clients, each on a connection of its own, send what people send: searches, questions, single and batched embeddings.
+Prints requests per second, latencies, statuses and the server's memory; exits with 1 if anything answered 5xx, if
+memory grew by more than a tenth, or if a 429 came before the limit. The clients run in the same machine and take their
+share of its cores, so the rates are a lower bound.
+
+    python benchmarks/load.py                       # 64 clients, 60 s, peg-mini
+    python benchmarks/load.py --clients 16 --seconds 10 --store kb
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import httpx
+import psutil
+
+QUESTIONS = [
+    "花呗怎么绑定银行卡？",
+    "逾期还款会有什么后果",
+    "故宫门票多少钱",
+    "如何申请医保报销",
+    "合同违约金怎么计算",
+    "感冒发烧应该吃什么药",
+    "住房公积金提取条件",
+    "北京到上海的高铁要多久",
+]
+PASSAGES = ["、".join(QUESTIONS[i:] + QUESTIONS[:i]) for i in range(len(QUESTIONS))]
+WARM_UP_SHARE = 0.15  # of the time, at full load, before memory is measured for the first time
+
+
+@dataclass
+class Tally:
+    """What came back, by kind of request."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    statuses: Counter[int] = field(default_factory=Counter)
+    without_retry_after: int = 0
+
+    def add(self, kind: str, response: httpx.Response, seconds: float) -> None:
+        self.statuses[response.status_code] += 1
+        self.seconds.setdefault(kind, []).append(seconds)
+        self.without_retry_after += response.status_code == 429 and "retry-after" not in response.headers
+
+
+def requests_of(client_number: int, model: str) -> Iterator[tuple[str, str, dict]]:
+    """An endless mixture: (kind, path, body). Texts differ from one request to the next, so that nothing is cached."""
+    chance = random.Random(client_number)
+    for number in itertools.count():
+        question = f"{chance.choice(QUESTIONS)}（{client_number}-{number}）"
+        yield "search", "/search", {"query": question, "k": 10}
+        yield "ask", "/ask", {"question": question}
+        yield "embed 1", "/v1/embeddings", {"model": model, "input": question, "input_type": "query"}
+        batch = [f"{chance.choice(PASSAGES)}{number}" for _ in range(32)]
+        yield "embed 32", "/v1/embeddings", {"model": model, "input": batch, "encoding_format": "base64"}
+
+
+async def one_client(url: str, number: int, until: float, tally: Tally, model: str) -> None:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        for kind, path, body in requests_of(number, model):
+            if time.monotonic() > until:
+                return
+            started = time.perf_counter()
+            response = await client.post(path, json=body)
+            tally.add(kind, response, time.perf_counter() - started)
+
+
+async def load(url: str, clients: int, seconds: float, process: psutil.Process, model: str) -> tuple[Tally, list[int]]:
+    """The answers to that many clients, and the server's resident memory, sampled after the warm-up."""
+    tally, memory = Tally(), []
+    started = time.monotonic()
+
+    async def sample() -> None:
+        await asyncio.sleep(WARM_UP_SHARE * seconds)
+        while time.monotonic() < started + seconds:
+            memory.append(process.memory_info().rss)
+            await asyncio.sleep(seconds / 60)
+
+    workers = [one_client(url, number, started + seconds, tally, model) for number in range(clients)]
+    await asyncio.gather(sample(), *workers)
+    return tally, memory
+
+
+async def flood(url: str, clients: int, model: str) -> Tally:
+    """That many requests at the same moment, more than the server takes on."""
+    tally = Tally()
+    limits = httpx.Limits(max_connections=clients)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+
+        async def one(number: int) -> None:
+            started = time.perf_counter()
+            body = {"model": model, "input": [f"{text}{number}" for text in PASSAGES * 8]}
+            tally.add("flood", await client.post("/v1/embeddings", json=body), time.perf_counter() - started)
+
+        await asyncio.gather(*map(one, range(clients)))
+    return tally
+
+
+@contextmanager
+def server(store: Path, model: str, max_in_flight: int) -> Iterator[tuple[str, psutil.Process]]:
+    """(address, process) of a server over the store."""
+    command = [sys.executable, "-c", "from peg_rag.cli import main; main()", "serve", str(store), "--port", "0"]
+    command += ["--model", model, "--max-in-flight", str(max_in_flight)]
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
+        process = subprocess.Popen(command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        try:
+            yield address(process, log), psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
+    give_up = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < give_up:
+        log.seek(0)
+        found = re.search(r"running on (http://[\d.]+:\d+)", log.read())
+        if found:
+            return found[1]
+        time.sleep(0.1)
+    raise SystemExit("the server did not start")
+
+
+def demo_store(folder: Path, model: str) -> Path:
+    """The demo corpus as a store."""
+    import gzip
+
+    from peg_rag import PEGEncoder, PEGIndex
+    from peg_rag.ingest import sync
+
+    packed = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "demo" / "passages.jsonl.gz"
+    corpus = folder / "corpus"
+    corpus.mkdir()
+    (corpus / "passages.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    with PEGEncoder(model) as encoder, PEGIndex(folder / "kb", identity=encoder.identity) as index:
+        sync(corpus, index, encoder, folder / "kb", model=model)
+        print(f"store: {len(index):,} passages, {encoder.identity}")
+    return folder / "kb"
+
+
+def report(tally: Tally, seconds: float, clients: int) -> None:
+    everything = [value for values in tally.seconds.values() for value in values]
+    print(f"\n{clients} clients, {seconds:.0f} s: {len(everything) / seconds:,.0f} requests/s; ", end="")
+    print("statuses " + json.dumps(dict(sorted(tally.statuses.items()))))
+    print("\n| request | count | p50 ms | p90 ms | p99 ms | max ms |\n|---|---:|---:|---:|---:|---:|")
+    for kind, values in [*sorted(tally.seconds.items()), ("all", everything)]:
+        cuts = statistics.quantiles(values, n=100) if len(values) > 1 else values * 99
+        row = [1000 * value for value in (cuts[49], cuts[89], cuts[98], max(values))]
+        print(f"| {kind} | {len(values):,} | " + " | ".join(f"{value:,.0f}" for value in row) + " |")
+
+
+def growth(memory: list[int]) -> float:
+    """The last quarter's mean memory over the first quarter's."""
+    quarter = max(1, len(memory) // 4)
+    return statistics.fmean(memory[-quarter:]) / statistics.fmean(memory[:quarter])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--model", default="peg-mini")
+    parser.add_argument("--store", type=Path, help="default: the demo corpus, indexed for the run")
+    parser.add_argument("--max-in-flight", type=int, default=256)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        store = args.store or demo_store(Path(folder), args.model)
+        with server(store, args.model, args.max_in_flight) as (url, process):
+            model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
+            tally, memory = asyncio.run(load(url, args.clients, args.seconds, process, model))
+            flooded = asyncio.run(flood(url, 2 * args.max_in_flight, model))
+            calm = httpx.get(f"{url}/health/ready").status_code
+    report(tally, args.seconds, args.clients)
+    grown = growth(memory)
+    print(f"\nmemory: {min(memory) / 2**20:,.0f} to {max(memory) / 2**20:,.0f} MiB, last quarter / first {grown:.3f}")
+    print(f"{2 * args.max_in_flight} requests at once, {args.max_in_flight} taken on: {dict(flooded.statuses)}")
+    bad = [status for status in tally.statuses | flooded.statuses if status >= 500]
+    early = tally.statuses[429] and args.clients <= args.max_in_flight
+    if bad or early or grown > 1.1 or not flooded.statuses[429] or flooded.without_retry_after or calm != 200:
+        raise SystemExit(f"failed: 5xx {bad}, early 429s {early}, growth {grown:.3f}, then health {calm}")
+
+
+if __name__ == "__main__":
+    main()
