@@ -19,6 +19,7 @@ import zstandard
 
 REPO = Path(__file__).resolve().parent.parent
 OUT = REPO / "peg_rag" / "assets" / "demo" / "passages.jsonl.gz"
+MAX_CHARACTERS = 600  # longer texts would have to be cut into chunks first
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def passages(folder: Path) -> Iterator[dict[str, str]]:
                 titles.setdefault(pair["positive"], pair["query"] if source.titled else "")
         # Sorted by text, so that the ids do not depend on the order of the rows.
         for number, text in enumerate(sorted(titles)):
+            if len(text) > MAX_CHARACTERS:
+                continue
             row = {"id": f"{source.prefix}-{number:04}", "topic": source.topic, "text": text}
             yield row | ({"title": titles[text]} if titles[text] else {})
 

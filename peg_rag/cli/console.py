@@ -9,7 +9,7 @@ import re
 import sys
 from itertools import accumulate
 
-from rich.cells import chop_cells
+from rich.cells import cell_len, chop_cells
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -60,8 +60,8 @@ def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
     line = printable(text)
     first = min((at for term in terms if (at := line.lower().find(term.lower())) >= 0), default=0)
     start = max(0, first - cells // 8) if first > cells // 3 else 0
-    shown = Text(("…" if start else "") + line[start:])
-    shown.truncate(cells, overflow="ellipsis")
+    part = ("…" if start else "") + line[start:]
+    shown = Text(part if cell_len(part) <= cells else chop_cells(part, cells - 1)[0] + "…")
     if terms:
         shown.highlight_words(terms, style=_HIGHLIGHT, case_sensitive=False)
     return shown

@@ -57,7 +57,11 @@ def place(hit: Hit) -> str:
 
 
 def scores(hit: Hit) -> str:
-    return "  ".join(f"{name} {value:.3f}" for name, value in hit.scores.items() if name != "fused")
+    """Every score that is known, by name; the hit's own where none has a name."""
+    named = dict(hit.scores) or {"score": hit.score}
+    return "  ".join(
+        f"{name} {value:.{1 if value >= 10 else 3 if value >= 0.1 else 4}f}" for name, value in named.items()
+    )
 
 
 def common_terms(query: str, text: str, least: int = 2) -> tuple[str, ...]:
@@ -73,9 +77,9 @@ def common_terms(query: str, text: str, least: int = 2) -> tuple[str, ...]:
 
 
 def shown_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = False) -> RenderableType:
-    """Rank, tick, score and place, the component scores behind them, and an excerpt of so many lines below."""
+    """Rank, tick, place and scores, and an excerpt of so many lines below."""
     head = Text.assemble(
-        (f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"), (f"{hit.score:.4f}  ", "cyan"),
+        (f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"),
         (place(hit), "bold"), ("  " + scores(hit), "dim"),
     )  # fmt: skip
     body = hit.text.removeprefix(f"{hit.metadata.get('title', '')}\n")
