@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from langchain_huggingface import HuggingFaceEmbeddings
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
 
 from peg_rag.langchain import PEGEmbeddings
@@ -27,10 +27,12 @@ def random_bert(folder: Path) -> None:
     """A model folder like PEG's: configuration, vocabulary and weights."""
     characters = sorted(set("".join(TEXTS)))
     vocabulary = {token: i for i, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters])}
-    BertTokenizerFast(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128}
-    BertModel(BertConfig(vocab_size=len(vocabulary), **sizes)).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=len(vocabulary), hidden_size=64, num_hidden_layers=3, num_attention_heads=4, intermediate_size=128
+    )
+    BertModel(config).save_pretrained(folder)
 
 
 def right_vectors(folder: str) -> np.ndarray:

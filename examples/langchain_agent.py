@@ -4,7 +4,7 @@ python examples/langchain_agent.py
 
 Without a language model the agent follows one rule, search and then quote what was found. Give it a server that speaks
 OpenAI's protocol and supports tools (Ollama, vLLM, …), and it decides for itself when to search, and for what:
-OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=qwen3:8b python examples/langchain_agent.py
+OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_API_KEY=none OPENAI_MODEL=qwen3:8b python examples/langchain_agent.py
 """
 
 import os
@@ -14,7 +14,8 @@ from langchain.agents import create_agent
 from langchain.tools import tool
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 
 from peg_rag.langchain import PEGEmbeddings, PEGRetriever, PEGVectorStore
@@ -43,17 +44,15 @@ def chat_model() -> BaseChatModel:
         return ExtractiveChatModel(embeddings=embeddings)
     from langchain_openai import ChatOpenAI
 
-    key = os.environ.get("OPENAI_API_KEY", "not needed")
-    return ChatOpenAI(base_url=os.environ["OPENAI_BASE_URL"], api_key=key, model=os.environ["OPENAI_MODEL"])
+    return ChatOpenAI(model=os.environ["OPENAI_MODEL"])  # takes the URL and the key from the environment
 
 
 def main() -> None:
     agent = create_agent(chat_model(), [search_sights], system_prompt=INSTRUCTIONS, checkpointer=InMemorySaver())
-    conversation = {"configurable": {"thread_id": "1"}}
+    conversation: RunnableConfig = {"configurable": {"thread_id": "1"}}
     for question in QUESTIONS:
         print(f"\nUser:  {question}")
-        asked = {"messages": [{"role": "user", "content": question}]}
-        for step in agent.stream(asked, conversation, stream_mode="updates"):
+        for step in agent.stream({"messages": [HumanMessage(question)]}, conversation, stream_mode="updates"):
             for message in (message for update in step.values() for message in update["messages"]):
                 show(message)
 

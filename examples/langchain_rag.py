@@ -3,7 +3,7 @@
 python examples/langchain_rag.py
 
 Answers are sentences quoted from the documents, unless an OpenAI-compatible server (Ollama, vLLM, …) is named:
-OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=qwen3:8b python examples/langchain_rag.py
+OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_API_KEY=none OPENAI_MODEL=qwen3:8b python examples/langchain_rag.py
 """
 
 import os
@@ -47,8 +47,7 @@ def chat_model(embeddings: PEGEmbeddings) -> BaseChatModel:
         return ExtractiveChatModel(embeddings=embeddings)
     from langchain_openai import ChatOpenAI
 
-    key = os.environ.get("OPENAI_API_KEY", "not needed")
-    return ChatOpenAI(base_url=os.environ["OPENAI_BASE_URL"], api_key=key, model=os.environ["OPENAI_MODEL"])
+    return ChatOpenAI(model=os.environ["OPENAI_MODEL"])  # takes the URL and the key from the environment
 
 
 def numbered(documents: list[Document]) -> str:

@@ -13,7 +13,7 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex
 from peg_rag.llama_index import PEGEmbedding, PEGRetriever, PEGVectorStore
 
 FOLDER = Path(__file__).parent / "data"
-QUERIES = ("给刚出生的宝宝打分", "扭妥纱")
+QUERIES = ("单身想找对象去哪里？", "Tallentyre 写过什么书？")
 MODES = ("default", "text_search", "hybrid")  # LlamaIndex's names for dense, lexical and hybrid search
 
 
@@ -31,11 +31,12 @@ def main() -> None:
     VectorStoreIndex.from_documents(load(FOLDER), storage_context=storage, embed_model=embed_model)
 
     for query in QUERIES:
-        print(f"\n{query}")
+        print(query)
         for mode in MODES:
             retriever = PEGRetriever(store, embed_model, mode=mode, similarity_top_k=3)
             found = retriever.retrieve(query)
             print(f"  {mode:12}", "  ".join(f"{hit.metadata['source']} {hit.score:.3f}" for hit in found))
+        print()
 
 
 if __name__ == "__main__":

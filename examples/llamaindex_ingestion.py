@@ -15,11 +15,13 @@ from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.storage.docstore import SimpleDocumentStore
 
+from peg_rag import PEGEncoder
 from peg_rag.llama_index import PEGEmbedding, PEGVectorStore
 
 SIGHTS = Path(__file__).parent / "data" / "sights"
 
-embed_model = PEGEmbedding("peg-mini")  # the small bundled model; PEGEmbedding() is PEG itself
+encoder = PEGEncoder("peg-mini")  # the small bundled model; PEGEncoder() is PEG itself
+embed_model = PEGEmbedding.from_encoder(encoder)
 
 
 def load(folder: Path) -> list[Document]:
@@ -42,10 +44,10 @@ def ingest(folder: Path, state: Path, index: Path) -> None:
     )
     if state.exists():
         pipeline.load(str(state))
-    before = embed_model.encoder.stats.texts
+    before = encoder.stats.texts
     nodes = pipeline.run(documents=load(folder))
     pipeline.persist(str(state))
-    embedded = embed_model.encoder.stats.texts - before
+    embedded = encoder.stats.texts - before
     print(f"   {len(nodes)} nodes went in, {embedded} of them embedded; the index holds {len(store.get_nodes())}")
     store.close()
 

@@ -3,7 +3,7 @@
 python examples/llamaindex_rag.py
 
 Answers are sentences quoted from the documents, unless an OpenAI-compatible server (Ollama, vLLM, …) is named:
-OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_MODEL=qwen3:8b python examples/llamaindex_rag.py
+OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_API_KEY=none OPENAI_MODEL=qwen3:8b python examples/llamaindex_rag.py
 """
 
 import os
@@ -37,9 +37,8 @@ def language_model(embed_model: PEGEmbedding) -> LLM:
         return ExtractiveLLM(embed_model=embed_model)
     from llama_index.llms.openai_like import OpenAILike
 
-    key = os.environ.get("OPENAI_API_KEY", "not needed")
     model, url = os.environ["OPENAI_MODEL"], os.environ["OPENAI_BASE_URL"]
-    return OpenAILike(model=model, api_base=url, api_key=key, is_chat_model=True, context_window=16_384)
+    return OpenAILike(model=model, api_base=url, is_chat_model=True, context_window=16_384)  # the key: as usual
 
 
 def main() -> None:
