@@ -25,9 +25,7 @@ _OPERATORS = [each for each in FilterOperator if each is not FilterOperator.TEXT
 @st.composite
 def one_filter(draw: st.DrawFn) -> MetadataFilter:
     operator = draw(st.sampled_from(_OPERATORS))
-    if (
-        operator in _NEEDS_LIST
-    ):  # an empty one means something else to LlamaIndex on a missing field
+    if operator in _NEEDS_LIST:  # an empty one means something else to LlamaIndex on a missing field
         several = {"min_size": 1, "max_size": 3}
         value: Any = draw(st.lists(WORDS, **several) | st.lists(st.integers(-2, 2), **several))
     elif operator is FilterOperator.IS_EMPTY:
