@@ -60,7 +60,9 @@ def test_says_so_when_nothing_answers(index: VectorStoreIndex, embed_model: PEGE
 def test_metadata_in_the_prompt_is_no_sentence(llm: ExtractiveLLM) -> None:
     rule = "-" * 21
     context = "file_path: /花呗/绑定/银行卡.md\n\n理财产品可以赎回。\n\nfile_path: 花呗绑定银行卡\n\n借款按月还。"
-    prompt = f"Context information is below.\n{rule}\n{context}\n{rule}\nAnswer the query.\nQuery: 借款怎样还？\nAnswer: "
+    prompt = (
+        f"Context information is below.\n{rule}\n{context}\n{rule}\nAnswer the query.\nQuery: 借款怎样还？\nAnswer: "
+    )
     done = llm.complete(prompt)
     assert done.text == "借款按月还。"
     assert done.additional_kwargs["extractive"]
