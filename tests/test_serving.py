@@ -10,13 +10,18 @@ import time
 import httpx
 import numpy as np
 import pytest
-from serving_fixtures import AUTH, DOCUMENTS, KEY, client, make_store, running, served_model, server, store
+from serving_fixtures import AUTH, DOCUMENTS, KEY, client, make_store, running, server, store
 
 from peg_rag import PEGEmbeddings, PEGEncoder
 from peg_rag.serving.knowledge import UPLOADS
 
-__all__ = ["client", "served_model", "server", "store"]
+__all__ = ["client", "server", "store"]
 TEXTS = ["花呗如何绑定银行卡？", "故宫门票多少钱", "逾期怎么办" * 40, "a", "花呗"]
+
+
+@pytest.fixture(scope="session")
+def served_model():
+    return "peg-mini"
 
 
 @pytest.fixture(scope="module")
