@@ -237,6 +237,29 @@ def test_an_index_opened_as_another_kind_is_converted_by_persist(tmp_path: Path)
         assert index.kind == "hnsw"
 
 
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+def test_a_faiss_file_is_extended_until_too_much_of_it_is_dead(kind: Any, tmp_path: Path) -> None:
+    faiss = pytest.importorskip("faiss")
+    path, n = tmp_path / "kb", 7500
+    with PEGIndex(path, kind=kind) as index:
+        unit = filled(index, n)
+        index.persist()
+        index.upsert(["late"], ["x"], -unit[:1])
+        index.delete([f"d{i}" for i in range(100)])
+        index.persist()
+        assert faiss.read_index(str(vector_file(path))).ntotal == n + 1  # the dead rows are still in it
+        assert len(index.search(unit[0], k=10**6, mode="dense")) <= n - 99
+        index.persist()
+        assert vector_file(path).name == "vectors-2"  # nothing new, nothing done
+    with PEGIndex(path) as index:
+        assert [hit.id for hit in index.search_batch([-unit[0], unit[5000]], k=1)[0]] == ["late"]
+        assert not {"d0", "d99"} & {hit.id for hit in index.search(unit[0], k=500)}
+        index.delete(where={"i": {"$lt": 2000}})
+        index.persist()
+        assert faiss.read_index(str(vector_file(path))).ntotal == n - 2000 + 1
+        assert index.search(unit[2001], k=1)[0].id == "d2001"
+
+
 def test_the_faiss_file_is_plain_faiss(tmp_path: Path) -> None:
     faiss = pytest.importorskip("faiss")
     with PEGIndex(tmp_path / "kb", kind="hnsw") as index:

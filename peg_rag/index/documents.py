@@ -45,7 +45,7 @@ CREATE TABLE postings (
 CREATE TABLE base (
     one INTEGER PRIMARY KEY CHECK (one = 1),
     kind TEXT NOT NULL, size INTEGER NOT NULL, checksums BLOB NOT NULL, keys BLOB NOT NULL,
-    next_key INTEGER NOT NULL     -- when the file was made
+    next_key INTEGER NOT NULL, documents INTEGER NOT NULL  -- as they were when the file was made
 );
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
 """

@@ -94,25 +94,33 @@ def read_stamp(connection: Connection) -> Stamp:
     return Stamp(*row)
 
 
-def write_stamp(connection: Connection, stamp: Stamp, next_key: int) -> None:
-    values = (stamp.kind, stamp.size, stamp.checksums, stamp.keys, next_key)
-    connection.execute("INSERT OR REPLACE INTO base VALUES (1, ?, ?, ?, ?, ?)", values)
+def write_stamp(connection: Connection, stamp: Stamp, state: State) -> None:
+    values = (stamp.kind, stamp.size, stamp.checksums, stamp.keys, state.next_key, state.documents)
+    connection.execute("INSERT OR REPLACE INTO base VALUES (1, ?, ?, ?, ?, ?, ?)", values)
 
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What a merge would fold in: keys given since the vector file was made, documents gone, rows in the file."""
+    """What has come together since the vector file was made.
 
+    Attributes:
+        rows: in the file.
+        new: keys given since.
+        gone: documents removed since.
+        dead: rows of the file and new keys without a document.
+    """
+
+    rows: int
     new: int
     gone: int
-    rows: int
+    dead: int
 
     @classmethod
     def read(cls, connection: Connection, state: State) -> "Backlog":
-        row = connection.execute("SELECT length(keys) / 8, next_key FROM base").fetchone()
-        rows, next_key = row or (0, 0)
+        row = connection.execute("SELECT length(keys) / 8, next_key, documents FROM base").fetchone()
+        rows, next_key, documents = row or (0, 0, 0)
         new = state.next_key - next_key
-        return cls(new, rows + new - state.documents, rows)
+        return cls(rows, new, documents + new - state.documents, rows + new - state.documents)
 
 
 # -- documents --------------------------------------------------------------------------------------------------------

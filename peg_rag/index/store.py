@@ -15,7 +15,7 @@ characters. Memory, the mapped vector file and 20 bytes per document. A write is
 import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Self, cast
@@ -39,8 +39,8 @@ __all__ = ["UNKNOWN", "Mode", "PEGIndex", "Record"]
 UNKNOWN = "unknown"
 FILE_NAME = "index.sqlite"
 MERGE_NEW_ROWS = 8192  # fewer new rows are never folded in by themselves
-MERGE_NEW_SHARE = 0.2
-MERGE_GONE_SHARE = 0.5
+MERGE_NEW_SHARE = 0.25
+MERGE_DEAD_SHARE = 0.5
 SPARSE_SHARE = 0.25  # a block with fewer of its documents left is given up
 
 _DEFAULTS = {"identity": UNKNOWN, "metric": "cosine", "tokenizer": "bigram", "storage": "float32", "kind": "flat"}
@@ -433,14 +433,12 @@ class PEGIndex:
             if not wanted(Backlog.read(connection, state), state):
                 return
             state = self._tidied(connection, state).changed(generation=state.generation + 1)
-            chunks = rows.vectors_after(connection, -1, dimension, self.storage)
             if self.path is None:
-                base = vectors.build(self._kind, dimension, state.documents, chunks)
+                base = self._built(connection, self._kind, dimension, state)
                 stamp = Stamp(base.kind, 0, b"", base.keys.tobytes())
             else:
-                file = _vector_file(self.path, state.generation)
-                stamp = vectors.write(self._kind, dimension, state.documents, chunks, file)
-            rows.write_stamp(connection, stamp, state.next_key)
+                stamp = self._written(connection, self.path, dimension, state)
+            rows.write_stamp(connection, stamp, state)
             rows.write_settings(connection, {"kind": self._kind})
             state.write(connection)
             if self.path is None:
@@ -448,6 +446,23 @@ class PEGIndex:
         self._settings = self._settings | {"kind": self._kind}
         if self.path is not None:
             _sweep(self.path, state.generation)
+
+    def _written(self, connection: Connection, path: Path, dimension: int, state: State) -> Stamp:
+        """Write the vector file of `state`: the old FAISS file and what is new, or, when too much of it is dead, anew."""
+        file, old_file = _vector_file(path, state.generation), _vector_file(path, state.generation - 1)
+        if state.generation > 1 and self._kind != "flat":
+            old, backlog = rows.read_stamp(connection), Backlog.read(connection, state)
+            if old.kind == self._kind and backlog.dead < 0.2 * backlog.rows and backlog.new < 2 * backlog.rows:
+                last = int(old.rows()[-1])
+                with suppress(DamagedIndex):
+                    return vectors.extend(old_file, old, self._vectors(connection, dimension, after=last), file)
+        return vectors.write(self._kind, dimension, state.documents, self._vectors(connection, dimension), file)
+
+    def _built(self, connection: Connection, kind: Kind, dimension: int, state: State) -> Base:
+        return vectors.build(kind, dimension, state.documents, self._vectors(connection, dimension))
+
+    def _vectors(self, connection: Connection, dimension: int, after: int = -1) -> vectors.Chunks:
+        return rows.vectors_after(connection, after, dimension, self.storage)
 
     def _tidied(self, connection: Connection, state: State) -> State:
         """Drop blocks without documents; when many have only a few left, move those together under new keys."""
@@ -519,8 +534,7 @@ class PEGIndex:
             return self._memory_base
         stamp = rows.read_stamp(connection)
         if in_memory:
-            chunks = rows.vectors_after(connection, -1, dimension, self.storage)
-            return vectors.build(stamp.kind, dimension, state.documents, chunks)
+            return self._built(connection, stamp.kind, dimension, state)
         try:
             return vectors.load(_vector_file(self.path, state.generation), stamp, dimension)
         except DamagedIndex as reason:
@@ -546,9 +560,11 @@ def _is_open(stored: Mapping[str, str], given: Mapping[str, str]) -> bool:
 
 
 def _is_due(backlog: Backlog, _: State) -> bool:
-    return backlog.new > max(MERGE_NEW_ROWS, MERGE_NEW_SHARE * backlog.rows) or backlog.gone > max(
-        MERGE_NEW_ROWS, MERGE_GONE_SHARE * backlog.rows
+    new, dead = (
+        max(MERGE_NEW_ROWS, MERGE_NEW_SHARE * backlog.rows),
+        max(MERGE_NEW_ROWS, MERGE_DEAD_SHARE * backlog.rows),
     )
+    return backlog.new > new or backlog.dead > dead
 
 
 def _hits(connection: Connection, view: View, scored: Scored, threshold: float | None) -> list[Hit]:

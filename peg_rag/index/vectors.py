@@ -34,9 +34,9 @@ KINDS = ("flat", "hnsw", "ivfpq")
 STORAGES = ("float32", "float16", "int8")
 
 CHECKED_BYTES = 16 << 20  # one checksum per so many bytes
-SUFFIX = {"flat": ".f32", "hnsw": ".faiss", "ivfpq": ".faiss"}
 HNSW_LINKS = 32
 HNSW_EF_SEARCH = 128
+LEAST_FOR_CODES = 5_000  # with fewer rows there is too little to learn product codes from
 GATHERED_SHARE = 0.25  # fewer allowed rows than this are copied together and multiplied alone
 
 
@@ -253,8 +253,8 @@ Chunks = Iterable[tuple[Array, Array]]  # (n,) keys and (n, dimension) rows, key
 
 
 def build(kind: Kind, dimension: int, total: int, chunks: Chunks) -> Base:
-    """Build a base in memory. `ivfpq` needs some rows to learn codes from: with fewer than 5,000 it is flat."""
-    if kind == "flat" or (kind == "ivfpq" and total < 5_000):
+    """Build a base in memory. With fewer than `LEAST_FOR_CODES` rows `ivfpq` is flat."""
+    if kind == "flat" or (kind == "ivfpq" and total < LEAST_FOR_CODES):
         keys, rows = _stacked(chunks, dimension)
         return Base("flat", keys, rows)
     graph = _new_graph(kind, dimension, total)
@@ -267,13 +267,35 @@ def build(kind: Kind, dimension: int, total: int, chunks: Chunks) -> Base:
 
 def write(kind: Kind, dimension: int, total: int, chunks: Chunks, file: Path) -> Stamp:
     """Write a vector file as a whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    part = file.with_name(file.name + ".part")
-    if kind == "flat" or (kind == "ivfpq" and total < 5_000):
-        kind, keys = "flat", _write_matrix(chunks, part)
-    else:
-        base = build(kind, dimension, total, chunks)
-        keys = base.keys
-        _faiss().write_index(base.graph, str(part))
+    part = _part(file)
+    if kind == "flat" or (kind == "ivfpq" and total < LEAST_FOR_CODES):
+        return _published(part, file, "flat", _write_matrix(chunks, part))
+    base = build(kind, dimension, total, chunks)
+    _faiss().write_index(base.graph, str(part))
+    return _published(part, file, kind, base.keys)
+
+
+def extend(old: Path, stamp: Stamp, chunks: Chunks, file: Path) -> Stamp:
+    """Write a FAISS file with the rows of an old one and more, without building the old part again.
+
+    Raises:
+        DamagedIndex: the old file is not the one SQLite knows.
+    """
+    _verify(old, stamp)
+    graph = _faiss().read_index(str(old))  # a copy in memory: adding to a mapped index aborts the process
+    keys = [stamp.rows()]
+    for more_keys, rows in chunks:
+        graph.add(rows)
+        keys.append(more_keys)
+    _faiss().write_index(graph, str(_part(file)))
+    return _published(_part(file), file, stamp.kind, np.concatenate(keys))
+
+
+def _part(file: Path) -> Path:
+    return file.with_name(file.name + ".part")
+
+
+def _published(part: Path, file: Path, kind: Kind, keys: Array) -> Stamp:
     with part.open("rb+") as handle:
         os.fsync(handle.fileno())
     stamp = Stamp(kind, part.stat().st_size, checksums(part), keys.astype("<i8").tobytes())
@@ -282,27 +304,33 @@ def write(kind: Kind, dimension: int, total: int, chunks: Chunks, file: Path) ->
     return stamp
 
 
-def load(file: Path, stamp: Stamp, dimension: int) -> Base:
-    """Map a vector file after checking that it is the one SQLite knows.
-
-    Raises:
-        DamagedIndex: missing, of another size or content; it can be built again.
-    """
+def _verify(file: Path, stamp: Stamp) -> None:
     try:
         size = file.stat().st_size
         if size != stamp.size:
             raise DamagedIndex(f"{file} has {size} bytes, {stamp.size} were written")
         if checksums(file) != stamp.checksums:
             raise DamagedIndex(f"{file} has other content than was written")
-        keys = stamp.rows()
-        if stamp.kind == "flat":
-            matrix = np.memmap(file, dtype="<f4", mode="r", shape=(len(keys), dimension)) if len(keys) else None
-            return Base(
-                "flat", keys, np.empty((0, dimension), np.float32) if matrix is None else matrix.view(np.ndarray)
-            )
-        return _faiss_base(stamp.kind, keys, _faiss().read_index(str(file), _faiss().IO_FLAG_MMAP_IFC))
-    except (OSError, RuntimeError) as error:
-        raise error if isinstance(error, DamagedIndex) else DamagedIndex(f"{file} cannot be read: {error}") from error
+    except FileNotFoundError as error:
+        raise DamagedIndex(f"{file} is missing") from error
+
+
+def load(file: Path, stamp: Stamp, dimension: int) -> Base:
+    """Map a vector file after checking that it is the one SQLite knows.
+
+    Raises:
+        DamagedIndex: missing, of another size or content; it can be built again.
+    """
+    _verify(file, stamp)
+    keys = stamp.rows()
+    try:
+        if stamp.kind != "flat":
+            return _faiss_base(stamp.kind, keys, _faiss().read_index(str(file), _faiss().IO_FLAG_MMAP_IFC))
+        if not len(keys):
+            return Base("flat", keys, np.empty((0, dimension), dtype=np.float32))
+        return Base("flat", keys, np.memmap(file, dtype="<f4", mode="r", shape=(len(keys), dimension)).view(np.ndarray))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DamagedIndex(f"{file} cannot be read: {error}") from error
 
 
 def checksums(file: Path) -> bytes:
