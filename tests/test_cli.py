@@ -1,9 +1,9 @@
 """The command line as a person meets it: quick help, clear errors, the whole way from a folder to a cited answer."""
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -48,12 +48,13 @@ def test_help_lists_the_verbs_and_imports_nothing_heavy() -> None:
 
 
 def test_help_comes_quickly() -> None:
-    def once() -> float:
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "peg_rag.cli", "--help"], capture_output=True, check=False)
-        return time.perf_counter() - started
+    def processor_seconds() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "peg_rag.cli", "--help"], capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(once() for _ in range(3)) < 2.0  # 0.4 s on a quiet machine
+    assert min(processor_seconds() for _ in range(3)) < 1.0  # 0.4 s; a busy machine takes longer for the same
 
 
 def test_every_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
