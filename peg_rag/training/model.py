@@ -292,11 +292,13 @@ def _save_bert_tokenizer(tokenizer: "Tokenizer", length: int) -> Callable[[Path]
 
 
 def _copy_tokenizer(source: Path, length: int) -> Callable[[Path], None]:
-    def save(folder: Path) -> None:
-        from transformers import AutoTokenizer
+    """Read now, for the source may be a checkpoint that is removed while training goes on."""
+    from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
-        tokenizer.model_max_length = length
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    tokenizer.model_max_length = length
+
+    def save(folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
     return save

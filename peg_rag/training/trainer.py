@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils.logging import disable_progress_bar as hide_bars_of_saving
 
-from peg_rag.errors import TrainingError
+from peg_rag.errors import DataError, TrainingError
 from peg_rag.training.batches import FeatureRows, RankBatch, StepBatches
 from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, Objective, StepBatch, Temperature
 from peg_rag.training.callbacks import Interruption, Progress
@@ -123,6 +124,8 @@ class _Run:
         self.started = time.time()
 
     def all(self, resume: bool, overwrite: bool) -> TrainingResult:
+        hide_bars_of_saving()
+        self._check_beir()
         self._prepare_folder(resume, overwrite)
         encoder: TrainableEncoder | None = None
         results: list[StageResult] = []
@@ -151,6 +154,12 @@ class _Run:
             self._finish(encoder or load_encoder(ModelOptions(path=str(last))), facts)
         _barrier()
         return TrainingResult(self.folder, results)
+
+    def _check_beir(self) -> None:
+        """A folder that is not there should be known now and not after the first thousand steps."""
+        for i, folder in enumerate(self.recipe.evaluation.beir):
+            if not expand_path(folder).is_dir():
+                raise DataError(f"evaluation.beir[{i}]: {folder} is not there; a folder in BEIR's form is expected")
 
     def _prepare_folder(self, resume: bool, overwrite: bool) -> None:
         """Refuse to mix two runs; write the recipe down."""

@@ -1,0 +1,368 @@
+"""Whole runs, small: the folder opens everywhere, Ctrl-C and faults lose nothing, recipes do what they say."""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from peg_rag import PEGEncoder
+from peg_rag.errors import DataError, TrainingError
+from peg_rag.training import Recipe, train
+from peg_rag.training.plan import plan_run
+from peg_rag.training.trainer import last_checkpoint
+
+REPO = Path(__file__).resolve().parent.parent
+WORDS = "花呗银行卡绑定更换借款理财逾期北京故宫门票医院报销材料需哪些公司法律合同"
+Make = Callable[..., Recipe]
+
+pytestmark = pytest.mark.timeout(280)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [
+        {
+            "query": f"{a}{b}怎么办",
+            "positive": f"关于{a}{b}的回答",
+            "negatives": [f"关于{b}的事{a}"],
+            "label": str(i % 3),
+        }
+        for i, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:8])
+    ]
+    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture
+def make(tmp_path: Path, pairs: Path, tiny_bert: Path) -> Make:
+    """A recipe for the tiny BERT; keyword arguments go into its stage, `overrides` anywhere."""
+
+    def recipe(*overrides: str, source: dict[str, Any] | None = None, **stage: Any) -> Recipe:
+        tree = {
+            "output_dir": str(tmp_path / "run"),
+            "cache_dir": str(tmp_path / "cache"),
+            "device": "cpu",
+            "model": {"path": str(tiny_bert), "pooling": "cls"},
+            "stages": [
+                {
+                    "name": "main",
+                    "steps": 6,
+                    "batch": {"queries": 16, "negatives": 1},
+                    "data": {"sources": [{"path": str(pairs), **(source or {})}]},
+                    "optimizer": {"learning_rate": 1e-3},
+                    **stage,
+                }
+            ],
+            "validation": {"share": 0.1, "distractors": 20},
+            "logging": {"every_steps": 2},
+        }
+        return Recipe.parse(tree, overrides)
+
+    return recipe
+
+
+def test_the_folder_opens_in_three_libraries_with_the_right_pooling(make: Make) -> None:
+    from sentence_transformers import SentenceTransformer
+    from transformers import AutoModel, AutoTokenizer
+
+    result = train(make("model.query_prompt=问", "model.max_length=32"))
+    texts = ["花呗怎么还款", "故宫门票多少钱一张", "银行卡"]
+    with PEGEncoder(result.folder, dtype="float32") as encoder:
+        assert (encoder.spec.pooling, encoder.spec.max_length, encoder.spec.query_prompt) == ("cls", 32, "问")
+        ours, asked = encoder.encode_documents(texts), encoder.encode_queries(texts)
+    theirs = SentenceTransformer(str(result.folder), device="cpu")
+    np.testing.assert_allclose(ours, theirs.encode_document(texts), atol=1e-5)
+    np.testing.assert_allclose(asked, theirs.encode_query(texts), atol=1e-5)
+    model, tokenizer = AutoModel.from_pretrained(result.folder), AutoTokenizer.from_pretrained(result.folder)
+    with torch.no_grad():
+        states = model.eval()(**tokenizer(texts, return_tensors="pt", padding=True)).last_hidden_state[:, 0]
+    np.testing.assert_allclose(ours, torch.nn.functional.normalize(states).numpy(), atol=1e-5)
+    card = (result.folder / "README.md").read_text(encoding="utf-8")
+    for said in ("pooling `cls`", "| pairs |", "6 steps of 16 pairs", "32 candidates", "query prompt: `问`", "seed: 0"):
+        assert said in card, said
+    assert f"{result.stages[0].scores['ndcg@10']:.4f}" in card
+
+
+def test_a_new_static_model_learns_and_opens_alike(make: Make, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    shape = "model={static: {dimension: 16, vocabulary: {size: 300}}}"
+    recipe = make(shape, "stages.0.steps=20", "stages.0.optimizer.learning_rate=0.05", "evaluation.at_start=true")
+    result = train(recipe)
+    history = json.loads((result.folder / "stages" / "1-main" / "history.json").read_text())["log_history"]
+    scores = [entry["eval_ndcg@10"] for entry in history if "eval_ndcg@10" in entry]
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert losses[-1] < losses[0] / 2
+    assert scores[-1] >= scores[0]
+    assert {"accuracy", "t", "hard_share", "pairs_per_s", "learning_rate", "grad_norm"} <= set(history[1])
+    texts = ["花呗怎么还款", "故宫门票多少钱一张"]
+    with PEGEncoder(result.folder) as encoder:
+        assert encoder.spec.kind == "static"
+        vectors = encoder.encode_documents(texts)
+    np.testing.assert_allclose(vectors, SentenceTransformer(str(result.folder), device="cpu").encode(texts), atol=1e-5)
+
+
+def test_a_new_transformer_of_any_shape_is_built_and_saved(make: Make) -> None:
+    shape = "model={transformer: {hidden_size: 24, layers: 1, heads: 2}, max_length: 40, pooling: mean}"
+    result = train(make(shape, "stages.0.steps=2", "precision=bf16", "stages.0.loss.matryoshka_dims=[8, 24]"))
+    with PEGEncoder(result.folder, dtype="float32") as encoder:
+        assert (encoder.spec.pooling, encoder.spec.max_length, encoder.dimension) == ("mean", 40, 24)
+        assert np.isfinite(encoder.encode_documents(["花呗"])).all()
+
+
+def test_graded_pairs_train_with_cosent_after_a_contrastive_stage(make: Make, tmp_path: Path, pairs: Path) -> None:
+    graded = tmp_path / "graded.tsv"
+    lines = [
+        f"{a}的{b}\t{a}和{b if i % 2 else a}\t{i % 5}"
+        for i, (a, b) in enumerate((a, b) for a in WORDS for b in WORDS[:6])
+    ]
+    graded.write_text("\n".join(["sentence1\tsentence2\tlabel", *lines]), encoding="utf-8")
+    first = make().stages[0].model_dump(mode="json")
+    second = {
+        "name": "graded",
+        "objective": "cosent",
+        "steps": 4,
+        "batch": {"queries": 32},
+        "data": {
+            "sources": [
+                {
+                    "path": str(graded),
+                    "columns": {"query": "sentence1", "positive": "sentence2", "label_is_grade": True},
+                }
+            ]
+        },
+        "optimizer": {"learning_rate": 1e-3},
+    }
+    tree = make().model_dump(mode="json")
+    result = train(Recipe.parse({**tree, "stages": [first, second]}))
+    assert [stage.name for stage in result.stages] == ["main", "graded"]
+    assert "spearman" in result.stages[1].scores
+    assert "ndcg@10" in result.stages[0].scores
+    assert (result.folder / "stages" / "1-main" / "model" / "modules.json").is_file()
+    again = train(Recipe.parse({**tree, "stages": [first, second]}), resume=True)  # all done: nothing to do
+    assert again.stages == result.stages
+
+
+def test_beir_folders_are_scored(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny-beir"
+    (folder / "qrels").mkdir(parents=True)
+    corpus = [{"_id": str(i), "title": "", "text": f"关于{w}的回答"} for i, w in enumerate(WORDS)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "花怎么办"}))
+    (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
+    result = train(make("stages.0.steps=1", f"evaluation.beir=[{folder}]"))
+    assert 0 <= result.stages[0].scores["tiny-beir_ndcg@10"] <= 1
+
+
+# ---- interruption and faults
+
+
+def test_ctrl_c_saves_a_checkpoint_and_resume_ends_where_a_straight_run_does(make: Make, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    straight = train(make(f"output_dir={tmp_path / 'straight'}", "stages.0.steps=30"))
+    recipe = make("stages.0.steps=30")
+    stage = tmp_path / "run" / "stages" / "1-main"
+    trigger = threading.Thread(target=_interrupt_when, args=(lambda: _steps_seen() >= 4,))
+    _seen.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        _count_steps(patch)
+        trigger.start()
+        result = train(recipe)
+        trigger.join()
+    assert result.interrupted
+    checkpoint = last_checkpoint(stage)
+    assert checkpoint is not None
+    assert 4 <= int(checkpoint.name.split("-")[1]) < 30
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    resumed = train(recipe, resume=True)
+    assert not resumed.interrupted
+    one, other = (load_file(r.folder / "model.safetensors") for r in (straight, resumed))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+_seen: list[int] = []
+
+
+def _steps_seen() -> int:
+    return len(_seen)
+
+
+def _count_steps(patch: pytest.MonkeyPatch) -> None:
+    from peg_rag.training.callbacks import Interruption
+
+    plain = Interruption.on_step_end
+
+    def counting(self: Interruption, *arguments: Any, **options: Any) -> None:
+        _seen.append(1)
+        plain(self, *arguments, **options)
+
+    patch.setattr(Interruption, "on_step_end", counting)
+
+
+def _interrupt_when(due: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not due() and time.monotonic() < end:
+        time.sleep(0.005)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_loss_that_is_no_number_dumps_the_batch_and_keeps_the_checkpoint(make: Make, tmp_path: Path) -> None:
+    from peg_rag.training import trainer
+
+    plain = trainer.ContrastiveTrainer.training_step
+
+    def poisoned(self: Any, model: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        if self.state.global_step == 5:
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("nan"))
+        return plain(self, model, *arguments, **options)
+
+    recipe = make("checkpoints.every_steps=2", "stages.0.steps=8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.ContrastiveTrainer, "training_step", poisoned)
+        with pytest.raises(TrainingError) as caught:
+            train(recipe)
+    stage = tmp_path / "run" / "stages" / "1-main"
+    assert "step 5 of stage main" in str(caught.value)
+    assert f"the last checkpoint is {stage / 'checkpoint-4'}" in str(caught.value)
+    (dump,) = stage.glob("bad-batch-step-5-*.jsonl")
+    rows = [json.loads(line) for line in dump.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 16
+    assert set(rows[0]) == {"file", "row", "query", "positive", "negatives"}
+    assert train(recipe, resume=True).stages[0].steps == 8
+
+
+def test_a_full_disk_is_an_error_that_names_the_last_whole_checkpoint(make: Make, tmp_path: Path) -> None:
+    """The limit on file sizes stands for the disk: the write fails in the middle of a file."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(make("checkpoints.every_steps=2", "checkpoints.keep=9", "stages.0.steps=8").dump(), "utf-8")
+    stage = tmp_path / "run" / "stages" / "1-main"
+    code = f"""
+import resource, sys
+from peg_rag.training import trainer
+from peg_rag.training.__main__ import main
+plain = trainer.ContrastiveTrainer._save_checkpoint
+def save(self, *arguments):
+    if self.state.global_step == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    plain(self, *arguments)
+trainer.ContrastiveTrainer._save_checkpoint = save
+sys.exit(main([{str(recipe)!r}]))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
+    assert run.returncode == 1, run.stderr[-2000:]
+    assert "the checkpoint of step 6 cannot be written" in run.stderr
+    assert f"the last whole one is {stage / 'checkpoint-4'}" in run.stderr
+    assert sorted(path.name for path in stage.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+    assert not (stage / ".saving").exists()
+    assert train(Recipe.load(recipe), resume=True).stages[0].steps == 8
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_folder_with_another_run_is_not_touched(make: Make, tmp_path: Path) -> None:
+    train(make("stages.0.steps=1"))
+    before = (tmp_path / "run" / "model.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match=r"already holds a run; go on with it \(--resume\), replace it"):
+        train(make("stages.0.steps=1"))
+    with pytest.raises(TrainingError, match=r"stages\[0\]\.steps = 1, and now it is 2"):
+        train(make("stages.0.steps=2"), resume=True)
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == before
+    assert train(make("stages.0.steps=2"), overwrite=True).stages[0].steps == 2
+
+
+def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"stages\.main\.data\.sources\[0\]\.path: .*nothing\.jsonl is not there"):
+        train(make(f"stages.0.data.sources.0.path={tmp_path / 'nothing.jsonl'}"))
+    with pytest.raises(DataError, match="no column 'frage'"):
+        train(make(source={"columns": {"query": "frage"}}), overwrite=True)
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"empty\.jsonl has no usable row"):
+        train(make(f"stages.0.data.sources.0.path={tmp_path / 'empty.jsonl'}"), overwrite=True)
+    with pytest.raises(DataError, match="no row is left"):
+        train(make(source={"minimum_label": 99}), overwrite=True)
+    with pytest.raises(DataError, match="not there"):
+        train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
+
+
+# ---- the shipped recipes
+
+
+def test_a_dry_run_states_candidates_memory_tokens_and_hours(make: Make) -> None:
+    plan = plan_run(make("stages.0.batch={queries: 13334, negatives: 5}"), devices=8)
+    assert plan.stages[0].candidates == 80_004
+    lines = "\n".join(plan.lines())
+    for said in ("candidates per query: 80,004", "memory on each device", "hours", "tokens/s"):
+        assert said in lines
+    assert plan.hours > 0
+
+
+def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its small form: nDCG@10 on the validation split rises by 0.1 at least (the whole recipe: by 0.15)."""
+    monkeypatch.setenv("PEG_DATA", str(data_dir))
+    recipe = Recipe.load(
+        REPO / "train" / "recipes" / "smoke.yaml",
+        [
+            f"output_dir={tmp_path / 'smoke'}",
+            f"cache_dir={tmp_path / 'cache'}",
+            "stages.0.data.sources=[{path: $PEG_DATA/pairs/medicine-kuake_qtr.jsonl.zst}]",
+            "stages.0.steps=20",
+            "stages.0.batch.queries=512",
+            "model.static.vocabulary.size=8000",
+            "evaluation.every_steps=null",
+            "validation.distractors=1000",
+        ],
+    )
+    result = train(recipe)
+    history = json.loads((result.folder / "stages" / "1-contrastive" / "history.json").read_text())["log_history"]
+    scores = [entry["eval_ndcg@10"] for entry in history if "eval_ndcg@10" in entry]
+    assert scores[-1] > scores[0] + 0.1, scores
+
+
+@pytest.mark.slow
+def test_the_large_recipe_shrunken_runs_on_two_ranks(data_dir: Path, tmp_path: Path) -> None:
+    """Ten steps of `peg_large.yaml` under torchrun: its data, loss and five negatives a query, a narrow BERT."""
+    overrides = [
+        f"output_dir={tmp_path / 'large'}",
+        f"cache_dir={tmp_path / 'cache'}",
+        "device=cpu",
+        "stages.0.steps=10",
+        "stages.0.optimizer.warmup_steps=2",
+        "stages.0.batch.queries=48",
+        "stages.0.data.sources=[{path: $PEG_DATA/pairs/web-qbqtc.jsonl.zst}]",
+        "model.max_length=32",
+        "model.transformer.hidden_size=64",
+        "model.transformer.heads=4",
+        "model.transformer.layers=2",
+        "model.transformer.vocabulary={size: 6000, texts_per_file: 5000}",
+        "validation.distractors=200",
+        "data_workers=0",
+    ]
+    sets = [part for override in overrides for part in ("--set", override)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    run = subprocess.run(
+        [*command, "peg_rag.training", str(REPO / "train" / "recipes" / "peg_large.yaml"), *sets],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PEG_DATA": str(data_dir)},
+        capture_output=True,
+        text=True,
+        timeout=270,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    done = json.loads((tmp_path / "large" / "stages" / "1-contrastive" / "done.json").read_text())
+    assert done["facts"]["steps"] == 10
+    assert yaml.safe_load((tmp_path / "large" / "recipe.yaml").read_text())["precision"] == "bf16"
+    with PEGEncoder(tmp_path / "large") as encoder:
+        assert encoder.spec.pooling == "cls"
