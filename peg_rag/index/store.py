@@ -278,7 +278,7 @@ class PEGIndex:
         threshold: float | None = None,
         weights: Weights | None = None,
         fetch_k: int | None = None,
-        fusion: Method = "rrf",
+        fusion: Method = "convex",
     ) -> list[Hit]:
         """The k best documents for one query, best first; the older of equals first.
 
@@ -290,9 +290,10 @@ class PEGIndex:
                 None: hybrid when both vector and text are given, else the one that is possible.
             where: a filter on the metadata (see `peg_rag.index.filters`), applied before the search.
             threshold: leave out hits whose `score` is lower.
-            weights: for `hybrid`: how much `dense` and `lexical` count, or a function (see `peg_rag.index.fusion`).
+            weights: for `hybrid`: how much `dense` and `lexical` count, or a function of the rankings; None: the side
+                whose best hit stands out more counts more (`peg_rag.index.fusion.by_confidence`).
             fetch_k: for `hybrid`: how many candidates each side brings; None: the larger of 100 and 4 k.
-            fusion: for `hybrid`: how the sides are put together (see `peg_rag.index.fusion`).
+            fusion: for `hybrid`: `convex` (scores brought to 0-1 and averaged) or `rrf` (reciprocal ranks).
 
         Returns:
             Hits whose `scores` hold `dense`, `lexical` and `fused` as far as the mode computes them. In `hybrid` both
@@ -318,7 +319,7 @@ class PEGIndex:
         threshold: float | None = None,
         weights: Weights | None = None,
         fetch_k: int | None = None,
-        fusion: Method = "rrf",
+        fusion: Method = "convex",
     ) -> list[list[Hit]]:
         """`search` for many queries at once: (q, dimension) vectors and (q,) texts; one list of hits per query."""
         query = Query.checked(vectors, texts, mode, k, fetch_k, self.dimension)
@@ -352,7 +353,7 @@ class PEGIndex:
         query = Query.checked([vector], None, "dense", k, fetch_k, self.dimension)
         condition = compile_filter(where or {})
         with self._snapshot() as (connection, view):
-            ranking = Ranking(view, view.mask(connection, condition), self._tokenizer, None, "rrf")
+            ranking = Ranking(view, view.mask(connection, condition), self._tokenizer, None, "convex")
             (near,) = ranking.nearest(connection, query, query.fetch_k)
             vectors = view.vectors(connection, near.rows)
             chosen = marginal(near.scores, vectors @ vectors.T, min(k, len(vectors)), diversity)
@@ -448,7 +449,7 @@ class PEGIndex:
             _sweep(self.path, state.generation)
 
     def _written(self, connection: Connection, path: Path, dimension: int, state: State) -> Stamp:
-        """Write the vector file of `state`: the old FAISS file and what is new, or, when too much of it is dead, anew."""
+        """Write the vector file of `state`: the old FAISS file and what is new, or anew when too much of it is dead."""
         file, old_file = _vector_file(path, state.generation), _vector_file(path, state.generation - 1)
         if state.generation > 1 and self._kind != "flat":
             old, backlog = rows.read_stamp(connection), Backlog.read(connection, state)

@@ -198,17 +198,18 @@ class Ranking:
         return best(np.where(allowed, scores, -np.inf), k)
 
     def _fused(self, connection: Connection, query: Query, near: Found, vector: Array, matches: Array) -> Scored:
-        """Fuse two candidate lists, then look up the component score that one of them lacks."""
-        slots = self._best(matches, query.fetch_k)
-        rankings = {
-            "dense": dict(zip(near.rows.tolist(), near.scores.tolist(), strict=True)),
-            "lexical": dict(zip(slots.tolist(), matches[slots].tolist(), strict=True)),
-        }
-        fused = list(fuse(rankings, self.weights, method=self.method).items())[: query.k]
-        chosen = np.array([slot for slot, _ in fused], dtype=np.int64)
-        scores = np.array([score for _, score in fused], dtype=np.float64)
-        dense = np.clip(self.view.vectors(connection, chosen) @ vector, -1.0, 1.0)
-        return Scored(chosen, scores, {"dense": dense, "lexical": matches[chosen], "fused": scores})
+        """Fuse the candidates of both sides by both their scores, also where only one side brought them."""
+        slots = np.union1d(near.rows, self._best(matches, query.fetch_k))  # (candidates,), oldest first
+        dense = np.clip(self.view.vectors(connection, slots) @ vector, -1.0, 1.0)
+        names, lexical = slots.tolist(), dict(zip(slots.tolist(), matches[slots].tolist(), strict=True))
+        if self.method == "rrf":  # no common term: a score of 0, but no place
+            lexical = {slot: score for slot, score in lexical.items() if score > 0}
+        rankings = {"dense": dict(zip(names, dense.tolist(), strict=True)), "lexical": lexical}
+        fused = fuse(rankings, self.weights, method=self.method)
+        chosen = np.array(list(fused)[: query.k], dtype=np.int64)
+        places = np.searchsorted(slots, chosen)
+        scores = np.array([fused[slot] for slot in chosen.tolist()], dtype=np.float64)
+        return Scored(chosen, scores, {"dense": dense[places], "lexical": matches[chosen], "fused": scores})
 
 
 def marginal(nearness: Array, likeness: Array, k: int, diversity: float) -> list[int]:
