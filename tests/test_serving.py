@@ -209,7 +209,7 @@ def test_what_the_documents_do_not_say_is_not_found(client):
 def writable(tmp_path_factory, served_model):
     """A server whose store the tests change: (client, store)."""
     store = make_store(tmp_path_factory.mktemp("writable"), served_model)
-    with running(store) as started, httpx.Client(base_url=started.url, timeout=30) as opened:
+    with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as opened:
         yield opened, store
 
 
@@ -293,15 +293,18 @@ def test_a_document_of_a_folder_is_deleted_where_it_lies(writable):
 
 def test_uploads_outlive_the_server(tmp_path, served_model):
     store = make_store(tmp_path, served_model)
-    with running(store) as first, httpx.Client(base_url=first.url) as client:
+    with running(store) as first, httpx.Client(base_url=first.url, timeout=60) as client:
         added = upload(client, "留下.txt", "重启之后还在。").json()["added"][0]
     assert first.process.returncode == 0
-    with running(store) as second, httpx.Client(base_url=second.url) as client:
+    with running(store) as second, httpx.Client(base_url=second.url, timeout=60) as client:
         assert client.get(f"/documents/{added['id']}").json()["passages"] == 1
 
 
 def test_a_new_store_starts_empty_and_takes_uploads(tmp_path, served_model):
-    with running(tmp_path / "new", "--model", served_model) as started, httpx.Client(base_url=started.url) as client:
+    with (
+        running(tmp_path / "new", "--model", served_model) as started,
+        httpx.Client(base_url=started.url, timeout=60) as client,
+    ):
         assert client.get("/documents").json() == {"documents": [], "total": 0}
         assert client.post("/search", json={"query": "花呗"}).json()["hits"] == []
         assert client.post("/ask", json={"question": "花呗", "stream": False}).json()["found"] is False

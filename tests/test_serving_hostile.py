@@ -445,7 +445,7 @@ def test_without_a_key_nothing_is_written(guarded, method, path, body, key):
 
 def test_a_server_without_keys_opens_its_store_for_reading_alone(tmp_path, served_model):
     store = make_store(tmp_path, served_model)
-    with running(store, keys="") as started, httpx.Client(base_url=started.url) as client:
+    with running(store, keys="") as started, httpx.Client(base_url=started.url, timeout=60) as client:
         for method, path, body in WRITES:
             assert_refused(client.request(method, path, headers=AUTH, **body), 403)
         assert client.get("/info").json()["writable"] is False
@@ -458,7 +458,7 @@ def test_a_private_server_answers_nobody_without_a_key(tmp_path, served_model):
     asked = [("GET", path, {}) for path in ("/documents", "/info", "/metrics", "/v1/models", "/passages/a")]
     asked += [("POST", "/search", {"json": {"query": "a"}}), ("POST", "/ask", {"json": {"question": "a"}})]
     asked += [("POST", "/v1/embeddings", {"json": {"model": MODEL, "input": "a"}})]
-    with running(store, "--private") as started, httpx.Client(base_url=started.url) as client:
+    with running(store, "--private") as started, httpx.Client(base_url=started.url, timeout=60) as client:
         for method, path, body in asked:
             assert_refused(client.request(method, path, **body), 401)
             assert client.request(method, path, headers=AUTH, **body).status_code in (200, 404)

@@ -16,7 +16,7 @@ from peg_rag.serving.metrics import Metrics
 from peg_rag.serving.names import MAX_BYTES, safe_name
 from peg_rag.serving.problems import Busy
 from peg_rag.serving.settings import ServerSettings
-from peg_rag.serving.work import SLICE_CHARACTERS, EmbeddingQueue, Gate
+from peg_rag.serving.work import MAX_BATCH_CHARACTERS, EmbeddingQueue, Gate
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 
@@ -194,8 +194,19 @@ async def test_a_large_request_does_not_shut_out_a_small_one(letters):
     assert not large.done()
     assert len((await large).vectors) == 100
     await first
-    assert all(sum(map(len, batch)) <= SLICE_CHARACTERS + len("small") for batch in encoder.batches)
+    assert all(sum(map(len, batch)) <= 1.25 * MAX_BATCH_CHARACTERS for batch in encoder.batches)
     await queue.close()
+
+
+async def test_a_slow_model_gets_small_batches_and_a_fast_one_large(held):
+    encoder, queue = held
+    encoder.go.set()
+    for rate, texts in ((100, 102), (10_000, 500), (10**9, 1_000)):
+        encoder.batches.clear()
+        queue._rate = rate  # characters per second, as if measured; half a second's worth makes a batch
+        job = await queue.embed(["abcdefghi"] * 1_000, "document")  # ten characters each, as they are counted
+        assert texts <= len(encoder.batches[0]) <= 1.25 * texts
+        assert len(job.vectors) == 1_000
 
 
 async def test_a_full_queue_refuses_and_an_idle_one_takes_anything(held):

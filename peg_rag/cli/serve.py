@@ -86,6 +86,7 @@ def _knowledge(
 ) -> "Iterator[KnowledgeBase]":
     """The store: opened for writing, and made where it is not there, only if somebody may write."""
     from peg_rag.errors import InvalidInput
+    from peg_rag.extras import require
     from peg_rag.index import PEGIndex
     from peg_rag.serving.keys import KEYS_VARIABLE
     from peg_rag.serving.knowledge import KnowledgeBase
@@ -95,6 +96,8 @@ def _knowledge(
             f"{store}: there is no store. Make one with `peg-rag index DOCUMENTS --store {store}`, "
             f"or set {KEYS_VARIABLE} to start with an empty one and upload"
         )
+    if keys:
+        require("langchain_text_splitters", "ingest")  # said now rather than at the first upload
     with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension, read_only=not keys) as index:
         folder = Path(model).expanduser() if model else None
         name = str(folder.resolve()) if folder and folder.is_dir() else model or encoder.spec.name

@@ -22,8 +22,11 @@ from peg_rag.serving.problems import Busy
 Role = Literal["query", "document"]
 T = TypeVar("T")
 
-SLICE_CHARACTERS = 8_192  # of one request, in one batch
-BATCH_CHARACTERS = 65_536
+BATCH_SECONDS = 0.5  # a batch is as large as the model can do in this time
+FIRST_BATCH_CHARACTERS = 4_096  # before anything was measured
+MIN_BATCH_CHARACTERS = 1_024
+MAX_BATCH_CHARACTERS = 65_536
+_TURNS = 8  # slices in a full batch
 _MEMORY = 0.8  # how much of the measured rate is kept when a new batch is measured
 
 
@@ -84,7 +87,7 @@ class EmbeddingQueue:
         self._wake = asyncio.Event()
         self._closing = False
         self._worker: asyncio.Task[None] | None = None
-        self._rate = 0.0  # characters per second; 0 until the first batch is done
+        self._rate = 0.0  # characters per second; 0 until a batch was large enough to measure
         self.characters = 0  # waiting or being embedded
 
     def start(self) -> None:
@@ -135,20 +138,30 @@ class EmbeddingQueue:
                 await self._wake.wait()
 
     def _take(self) -> list[tuple[_Job, list[str]]]:
-        """A slice of each waiting request of one role, oldest first; requests with more to come go to the end."""
+        """The next batch: requests of one role take turns, oldest first, a slice at a time, until it is full."""
+        batch = self._batch_characters()
         taken: list[tuple[_Job, list[str]]] = []
+        others: list[_Job] = []
         size = 0
-        for job in [self._jobs.popleft() for _ in range(len(self._jobs))]:
+        while self._jobs and size < batch:
+            job = self._jobs.popleft()
             if job.done.done():  # nobody waits any more
                 continue
-            if size >= BATCH_CHARACTERS or (taken and job.role != taken[0][0].role):
-                self._jobs.append(job)
+            if taken and job.role != taken[0][0].role:
+                others.append(job)
                 continue
-            texts = job.slice(SLICE_CHARACTERS)
-            size += sum(map(len, texts))
+            texts = job.slice(batch // _TURNS)
+            size += sum(map(len, texts)) + len(texts)
             taken.append((job, texts))
-        self._jobs.extend(job for job, _ in taken if job.taken < len(job.texts))
+            if job.taken < len(job.texts):
+                self._jobs.append(job)
+        self._jobs.extendleft(reversed(others))
         return taken
+
+    def _batch_characters(self) -> int:
+        """What the model does in `BATCH_SECONDS`, so that nobody waits long for a turn, however slow the model is."""
+        expected = int(self._rate * BATCH_SECONDS) if self._rate else FIRST_BATCH_CHARACTERS
+        return min(max(expected, MIN_BATCH_CHARACTERS), MAX_BATCH_CHARACTERS)
 
     async def _embed(self, parts: list[tuple[_Job, list[str]]]) -> None:
         texts = [text for _, some in parts for text in some]
@@ -159,13 +172,18 @@ class EmbeddingQueue:
         except Exception as error:
             await self._apart(parts, error)
             return
-        rate = (sum(map(len, texts)) + len(texts)) / max(1e-6, time.perf_counter() - started)
-        self._rate = _MEMORY * self._rate + (1 - _MEMORY) * rate if self._rate else rate
+        self._measure(sum(map(len, texts)) + len(texts), time.perf_counter() - started)
         start = 0
         for job, some in parts:
             stop = start + len(some)
             job.add(Embedded(vectors[start:stop], sum(tokens[start:stop])))
             start = stop
+
+    def _measure(self, characters: int, seconds: float) -> None:
+        """Learn the rate. A small batch says nothing of it: most of its time is not the texts'."""
+        if characters >= MIN_BATCH_CHARACTERS:
+            rate = characters / max(1e-6, seconds)
+            self._rate = _MEMORY * self._rate + (1 - _MEMORY) * rate if self._rate else rate
 
     async def _apart(self, parts: list[tuple[_Job, list[str]]], error: Exception) -> None:
         """A batch failed: run its requests one by one, so that only the one at fault hears of it."""
