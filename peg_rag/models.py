@@ -122,9 +122,12 @@ def resolve(
         pooling=_pooling(name, kind, pooling, own, modules, known, path),
         max_length=max_length or limit,
         dimension=_dimension(path, kind),
-        query_prompt=_first(query_prompt, prompts.get("query"), known and known.query_prompt),
+        query_prompt=_first(query_prompt, prompts.get("query"), known.query_prompt if known else None),
         document_prompt=_first(
-            document_prompt, prompts.get("document"), prompts.get("passage"), known and known.document_prompt
+            document_prompt,
+            prompts.get("document"),
+            prompts.get("passage"),
+            known.document_prompt if known else None,
         ),
         revision=commit,
         fingerprint=_fingerprint(weight_files(path)),
