@@ -4,11 +4,13 @@ import importlib.util
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pytest
+import zstandard
 
 from peg_rag import PEGEncoder
 from peg_rag.evaluation import evaluate, load_beir
@@ -60,6 +62,31 @@ def test_the_sources_and_the_excluded_are_all_there_is(data_dir: Path) -> None:
     rules = (data_dir / "README.md").read_text(encoding="utf-8")
     left_out = re.search(r"research-only, academic or non-commercial: leave out (.*?)\. Ablations", rules)
     assert set(re.findall(r"`([\w-]+)`", left_out[1])) == RESEARCH_ONLY
+
+
+def test_the_script_trains_from_pairs_to_an_open_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = first_recipe()
+    (tmp_path / "pairs").mkdir()
+    cities = ["北京", "上海", "广州", "深圳", "杭州", "成都", "武汉", "西安"]
+    things = ["门票", "酒店", "地铁", "博物馆", "早餐", "医院", "大学", "机场", "公园", "图书馆"]
+    rows = [
+        {"query": f"{city}{thing}怎么样", "positive": f"这里介绍{city}的{thing}", "negatives": [f"别处的{thing}"]}
+        for city in cities
+        for thing in things
+    ]
+    for name in ("travel-a", "travel-b"):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (tmp_path / "pairs" / f"{name}.jsonl.zst").write_bytes(zstandard.compress(text.encode()))
+    small = partial(script.Settings, words=200, dimension=16, batch=32, steps=30, learning_rate=0.02)
+    monkeypatch.setattr(script, "SOURCES", ("travel-a", "travel-b"))
+    monkeypatch.setattr(script, "Settings", small)
+    monkeypatch.setattr(sys, "argv", ["peg_mini_first.py", "--data", str(tmp_path), "--out", str(tmp_path / "model")])
+    script.main()
+    assert float(re.search(r"validation mean +nDCG@10 ([\d.]+)", capsys.readouterr().out)[1]) > 0.8
+    vectors = PEGEncoder(tmp_path / "model").encode_documents(["北京的门票", "北京门票", "成都机场"])
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
 def test_size_and_files() -> None:

@@ -10,9 +10,12 @@ from peg_rag.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from peg_rag.evaluation import Comparison, Evaluation, System
+    from peg_rag.cache import CachedEncoder
+    from peg_rag.encoder import PEGEncoder
+    from peg_rag.evaluation import Comparison, Evaluation, RetrievalDataset, SentencePairs, System
     from peg_rag.evaluation.report import Row
-    from peg_rag.retriever import Encoder
+
+    Encoders = dict[str, PEGEncoder | CachedEncoder]
 
 SYSTEMS = ("dense", "bm25", "bm25s", "hybrid")
 
@@ -40,33 +43,19 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
 ) -> None:
     """Score retrieval systems on judged queries, test their differences and write a report."""
-    from peg_rag.cli.console import progress, show, stderr
-    from peg_rag.evaluation import METRICS, load_dataset, load_sts, sts_spearman
-    from peg_rag.evaluation import evaluate as score
+    from peg_rag.cli.console import show, stderr
+    from peg_rag.evaluation import METRICS, load_dataset, load_sts
     from peg_rag.evaluation.report import summarise, write_per_query, write_report
 
     names = _checked(systems, metric, METRICS)
-    folders, files = [path for path in sets if not path.is_file()], [path for path in sets if path.is_file()]
-    datasets, pairs = [load_dataset(folder) for folder in folders], [load_sts(file) for file in files]
+    datasets = [load_dataset(path) for path in sets if not path.is_file()]
+    pairs = [load_sts(path) for path in sets if path.is_file()]
     encoders = _encoders(model or ["peg-mini"], cache, device)
     try:
-        compared = _systems(names, encoders, reranker)
-        results: list[Evaluation] = []
-        with progress() as bar:
-            task = bar.add_task("evaluating", total=len(datasets) * len(compared) + len(pairs) * len(encoders))
-            for dataset in datasets:
-                for system in compared:
-                    bar.update(task, description=f"{dataset.name}: {system.name}")
-                    results.append(score(system, dataset))
-                    bar.advance(task)
-            correlations: dict[str, list[float]] = {}
-            for pair in pairs:
-                for encoder in encoders.values():
-                    correlations.setdefault(pair.name, []).append(sts_spearman(encoder, pair))
-                    bar.advance(task)
+        results, correlations = _score_all(_systems(names, encoders, reranker), encoders, datasets, pairs)
     finally:
         for encoder in encoders.values():
-            encoder.close()  # type: ignore[attr-defined]
+            encoder.close()
     if results:
         show(_table(summarise(results, metric), metric))
     if correlations:
@@ -75,6 +64,32 @@ def evaluate(
         write_per_query(results, out / "per_query.parquet")
         write_report(results, datasets, out / "report.html", metric)
         stderr.print(f"{out / 'report.html'} and {out / 'per_query.parquet'}", style="dim", soft_wrap=True)
+
+
+def _score_all(
+    systems: "list[System]",
+    encoders: "Encoders",
+    datasets: "list[RetrievalDataset]",
+    pairs: "list[SentencePairs]",
+) -> "tuple[list[Evaluation], dict[str, list[float]]]":
+    """Every system on every dataset, and each model's rank correlation on every file of sentence pairs."""
+    from peg_rag.cli.console import progress
+    from peg_rag.evaluation import evaluate as score
+    from peg_rag.evaluation import sts_spearman
+
+    results, correlations = [], {}
+    with progress() as bar:
+        task = bar.add_task("evaluating", total=len(datasets) * len(systems) + len(pairs) * len(encoders))
+        for dataset in datasets:
+            for system in systems:
+                bar.update(task, description=f"{dataset.name}: {system.name}")
+                results.append(score(system, dataset))
+                bar.advance(task)
+        for pair in pairs:
+            bar.update(task, description=pair.name)
+            correlations[pair.name] = [sts_spearman(encoder, pair) for encoder in encoders.values()]
+            bar.advance(task, len(encoders))
+    return results, correlations
 
 
 def _checked(systems: str, metric: str, metrics: tuple[str, ...]) -> list[str]:
@@ -88,18 +103,18 @@ def _checked(systems: str, metric: str, metrics: tuple[str, ...]) -> list[str]:
     return names
 
 
-def _encoders(models: list[str], cache: Path | None, device: str | None) -> "dict[str, Encoder]":
+def _encoders(models: list[str], cache: Path | None, device: str | None) -> "Encoders":
     from peg_rag.cache import CachedEncoder
     from peg_rag.encoder import PEGEncoder
 
-    encoders: dict[str, Encoder] = {}
+    encoders: Encoders = {}
     for name in models:
         encoder = PEGEncoder(name, device=device)
         encoders[encoder.spec.name] = encoder if cache is None else CachedEncoder(encoder, cache)
     return encoders
 
 
-def _systems(names: list[str], encoders: "dict[str, Encoder]", reranker: str | None) -> "list[System]":
+def _systems(names: list[str], encoders: "Encoders", reranker: str | None) -> "list[System]":
     """Every system once, and those that need vectors once for each model."""
     from peg_rag.evaluation import BM25s, Dense, Indexed, Reranked
 
