@@ -38,11 +38,11 @@ def utf8_streams() -> None:
 
 
 def error(message: str) -> None:
-    stderr.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=True)
+    stderr.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=not stderr.is_terminal)
 
 
 def warn(message: str) -> None:
-    stderr.print(Text.assemble(("Warning: ", "bold yellow"), message), soft_wrap=True)
+    stderr.print(Text.assemble(("Warning: ", "bold yellow"), message), soft_wrap=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:

@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from peg_rag.answer import subject_of
@@ -58,10 +56,7 @@ def place(hit: Hit) -> str:
 
 def scores(hit: Hit) -> str:
     """Every score that is known, by name; the hit's own where none has a name."""
-    named = dict(hit.scores) or {"score": hit.score}
-    return "  ".join(
-        f"{name} {value:.{1 if value >= 10 else 3 if value >= 0.1 else 4}f}" for name, value in named.items()
-    )
+    return "  ".join(f"{name} {value:.3g}" for name, value in (hit.scores or {"score": hit.score}).items())
 
 
 def common_terms(query: str, text: str, least: int = 2) -> tuple[str, ...]:
@@ -76,18 +71,22 @@ def common_terms(query: str, text: str, least: int = 2) -> tuple[str, ...]:
     return tuple(term for term in found if len(term) >= least)
 
 
-def shown_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = False) -> RenderableType:
-    """Rank, tick, place and scores, and an excerpt of so many lines below."""
-    head = Text.assemble(
-        (f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"),
-        (place(hit), "bold"), ("  " + scores(hit), "dim"),
-    )  # fmt: skip
+def shown_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = False) -> Text:
+    """Rank, tick, place and scores, and an excerpt of so many lines below, all within the terminal's width."""
+    start = Text.assemble((f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"))
+    width = stdout.width - start.cell_len
+    where, how = Text(place(hit), "bold"), Text(scores(hit), "dim")
     body = hit.text.removeprefix(f"{hit.metadata.get('title', '')}\n")
-    width = stdout.width - 5
     shown = excerpt(body, common_terms(subject_of(query), body), lines * width)
-    if stdout.is_terminal:
-        return Group(head, Padding(folded(shown, width), (0, 0, 0, 5), expand=False))
-    return Text.assemble(head, "\n     ", shown)  # piped: one line, however long
+    head = Text("  ").join([where, how])
+    if not stdout.is_terminal:  # piped: an excerpt is one line, however long
+        rows = [head, shown]
+    elif head.cell_len <= width:
+        rows = [head, folded(shown, width)]
+    else:
+        rows = [folded(where, width), how, folded(shown, width)]
+    margin = Text("\n" + " " * start.cell_len)
+    return start + margin.join(line for row in rows for line in row.split("\n"))
 
 
 def as_json(hit: Hit) -> dict[str, Any]:
