@@ -101,8 +101,8 @@ class LossMetrics:
 
     loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity:
     mean cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the
-    progressive margin. masked_share: share of candidates masked as false negatives. t: of the curricular strategy.
-    temperature: τ.
+    progressive margin, counted in one column tile per row tile. masked_share: share of candidates masked as false
+    negatives. t: of the curricular strategy. temperature: τ.
     """
 
     loss: float
@@ -336,8 +336,11 @@ class _Step:
         self.answers = ranks.gather(torch.cat(answers))  # (k, 2)
 
     def run(self) -> LossResult:
+        self.whole = {key: Prefix.of(side.raw, side.raw.shape[1]) for key, side in self._sides().items()}
         weights = self._weights()
         dims = sorted(self.options.matryoshka_dims or (self.queries.raw.shape[1],))
+        if dims[-1] < self.queries.raw.shape[1]:
+            self.whole.clear()
         sums = [self._prefix(dim, weights) for dim in dims]
         for side, rows, source in ((self.documents, self.shared, self.candidates), (self.queries, None, self.rivals)):
             self._collect(side, rows, source)
@@ -345,13 +348,16 @@ class _Step:
         slope = torch.stack([part.scale_gradient for some in sums for part in some]).sum()
         return self._result(loss, slope, sums[-1][0])
 
+    def _sides(self) -> dict[int, _Side]:
+        return {id(side): side for side in (self.queries, self.documents, self.candidates, self.rivals)}
+
     def _weights(self) -> Tensor:
         """(b,), summing to 1 over all ranks. All ranks learn here whether any vector is broken."""
-        queries, documents = self.queries.raw, self.documents.raw
-        positives = cosines(queries, documents[self.pairs.positives])
+        queries, documents = self.whole[id(self.queries)], self.whole[id(self.documents)]
+        positives: Tensor = torch.linalg.vecdot(queries.unit, documents.unit[self.pairs.positives])
         weights = _raw_weights(self.pairs, self.progressive, positives)  # (b,)
-        broken = sum((~vectors.sum(1).isfinite()).sum() for vectors in (queries, documents))
-        totals = self.ranks.sum(torch.stack([weights.double().sum(), torch.as_tensor(broken).double()]))
+        broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
+        totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
         if totals[1] > 0:
             raise TrainingError(
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "
@@ -360,8 +366,9 @@ class _Step:
         return (weights / totals[0]).to(positives.dtype)
 
     def _prefix(self, dim: int, weights: Tensor) -> list[Sums]:
-        sides = {id(side): side for side in (self.queries, self.documents, self.candidates, self.rivals)}
-        prefixes = {key: Prefix.of(side.raw, dim) for key, side in sides.items()}
+        sides = self._sides()
+        whole = dim == self.queries.raw.shape[1]
+        prefixes = {key: self.whole[key] if whole else Prefix.of(side.raw, dim) for key, side in sides.items()}
         queries, documents, candidates, rivals = (
             prefixes[id(side)] for side in (self.queries, self.documents, self.candidates, self.rivals)
         )
@@ -405,14 +412,24 @@ class _Step:
 
     def _result(self, loss: Tensor, slope: Tensor, sums: Sums) -> LossResult:
         rows = torch.full_like(loss, len(self.queries.raw))
-        counts = [loss, slope, rows, sums.correct, sums.hard, sums.masked, sums.candidates, sums.positives]
+        counts = [
+            loss,
+            slope,
+            rows,
+            sums.correct,
+            sums.hard,
+            sums.sampled,
+            sums.masked,
+            sums.candidates,
+            sums.positives,
+        ]
         loss, slope, *counts = self.ranks.sum(torch.stack(counts)).unbind()
-        total, correct, hard, masked, negatives, positives = (float(count) for count in counts)
+        total, correct, hard, sampled, masked, negatives, positives = (float(count) for count in counts)
         metrics = LossMetrics(
             loss=float(loss),
             accuracy=correct / total,
             positive_similarity=positives / total,
-            hard_share=hard / max(negatives, 1.0),
+            hard_share=hard / max(sampled, 1.0),
             masked_share=masked / max(negatives + masked, 1.0),
             t=self.progressive.t,
             temperature=1.0 / self.logits.scale,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-KEPT_BYTES = {"cpu": 64 << 20, "cuda": 2 << 30}
+KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,11 @@ class Tile:
 
     @classmethod
     def automatic(cls, columns: int, device: torch.device) -> "Tile":
-        """A tile that lives in a CPU's second-level cache or fills a GPU; kept while a row tile's scores are small."""
-        rows, width = (256, 1024) if device.type == "cpu" else (4096, 8192)
-        return cls(rows=rows, columns=width, keep=rows * columns * 4 <= KEPT_BYTES.get(device.type, 0))
+        """A tile of a few MB on a CPU, or that fills a GPU; with fewer rows where that lets their scores be kept."""
+        rows, least, width = (512, 128, 2048) if device.type == "cpu" else (4096, 1024, 8192)
+        fitting = KEPT_BYTES.get(device.type, 0) // (4 * max(columns, 1)) // 64 * 64
+        keep = fitting >= least
+        return cls(rows=min(rows, fitting) if keep else rows, columns=width, keep=keep)
 
 
 @dataclass
@@ -177,6 +179,7 @@ class Sums:
     scale_gradient: Tensor
     correct: Tensor
     hard: Tensor
+    sampled: Tensor
     masked: Tensor
     candidates: Tensor
     positives: Tensor
@@ -190,7 +193,8 @@ def contrast(direction: Direction, logits: Logits, tile: Tile) -> Sums:
     parts = []
     for start in range(0, rows, tile.rows):
         some = slice(start, min(start + tile.rows, rows))
-        parts.append(_row_tile(_RowTile(direction, some, logits), direction, some, tile, buffer[: some.stop - start]))
+        state = _RowTile(direction, some, logits, tile.keep)
+        parts.append(_row_tile(state, direction, some, tile, buffer[: some.stop - start]))
     return Sums(*torch.stack(parts).sum(0))
 
 
@@ -203,21 +207,26 @@ def _row_tile(state: "_RowTile", direction: Direction, rows: slice, tile: Tile, 
         out = buffer[:, some] if tile.keep else buffer[:, : some.stop - start]  # (r, c)
         return some, state.score(columns.unit[some], hidden[number], out) if compute else out
 
+    sample = rows.start // tile.rows % len(hidden)  # hard negatives are counted in one column tile per row tile
     for number, (hidden_rows, _) in enumerate(hidden):
-        state.see(scores(number, compute=True)[1], hidden_rows)
+        state.see(scores(number, compute=True)[1], hidden_rows, count=number == sample)
     for number in range(len(hidden)):
         some, seen = scores(number, compute=not tile.keep)
-        gradient = state.gradient(seen)  # (r, c)
-        state.row_gradient.addmm_(gradient, columns.unit[some])
-        columns.gradient[some].addmm_(gradient.T, state.rows_scaled)
+        state.spread(seen, number, columns.unit[some], columns.gradient[some])
     return state.finish(direction, rows)
 
 
 class _RowTile:
-    """Some rows' own candidates, and running statistics over the shared columns seen so far."""
+    """Some rows' own candidates, and running statistics over the shared columns seen so far.
 
-    def __init__(self, direction: Direction, rows: slice, logits: Logits) -> None:
+    Where a tile's scores are kept and its logits are plain, what is kept is e^(score − the row's highest in the tile):
+    the gradient is then a factor per row away, which goes into the (r, d) side of the two products.
+    """
+
+    def __init__(self, direction: Direction, rows: slice, logits: Logits, keep: bool) -> None:
         self.logits, self.weights = logits, direction.weights[rows]
+        self.exponentials = keep and logits.t is None and logits.smoothing == 0
+        self.tops: list[Tensor] = []  # (r, 1) of each column tile, where exponentials are kept
         self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
         self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
         self.rows_scaled, self.rows_factor = self.unit * logits.scale, self.unit * logits.factor  # (r, d)
@@ -228,11 +237,12 @@ class _RowTile:
         self.lse = self.positives * logits.scale  # (r,)
         self.best = torch.full_like(self.lse, -math.inf)  # (r,) the highest score of a negative
         self.logit_sum, self.seen = self.lse.clone(), torch.ones_like(self.lse)  # (r,) over unmasked candidates
-        self.hard = torch.zeros_like(self.lse)  # (r,)
+        self.hard, self.sampled = torch.zeros_like(self.lse), torch.zeros_like(self.lse)  # (r,)
         self.row_gradient = torch.zeros_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
         self.scale_gradient = self.lse.new_zeros(())
         if self.own_scores.shape[1]:
-            self.see(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0])
+            self._note(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0], count=True)
+            self._add(self.own_scores)
 
     def _hide(self, scores: Tensor) -> Tensor:
         return scores if self.false_above is None else scores.masked_fill_(scores > self.false_above, -math.inf)
@@ -244,19 +254,48 @@ class _RowTile:
             out[hidden] = -math.inf
         return self._hide(out)
 
-    def see(self, scores: Tensor, hidden_rows: Tensor) -> None:
-        """Take a tile's scores (r, c) into the statistics; `hidden_rows` has the row of each hidden cell."""
-        top = scores.amax(1, keepdim=True)  # (r, 1)
+    def see(self, scores: Tensor, hidden_rows: Tensor, count: bool) -> None:
+        """Take a tile's scores (r, c) into the statistics; `hidden_rows` has the row of each hidden cell.
+
+        count: whether hard negatives are counted in this tile. `scores` is overwritten where exponentials are kept.
+        """
+        top = self._note(scores, hidden_rows, count)
+        if not self.exponentials:
+            self._add(scores)
+            return
+        self.tops.append(top)
+        self.lse = torch.logaddexp(self.lse, scores.sub_(top).exp_().sum(1).log_().add_(top.squeeze(1)))
+
+    def _note(self, scores: Tensor, hidden_rows: Tensor, count: bool) -> Tensor:
+        """Count what is unmasked and hard; the highest score of each row, (r, 1), finite."""
+        top = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
         self.best = torch.maximum(self.best, top.squeeze(1))
-        self.hard += _count_above(scores, self.hard_above)
-        logits, _ = self.logits.adjust(scores, self.hard_above)
-        self.lse = torch.logaddexp(self.lse, _logsumexp(logits, top if logits is scores else logits.amax(1, True)))
-        if self.false_above is None:
-            self.seen += scores.shape[1] - torch.bincount(hidden_rows, minlength=len(scores))
+        if self.false_above is not None:
+            seen = (scores > -math.inf).sum(1)
         else:
-            self.seen += (scores > -math.inf).sum(1)
+            seen = scores.shape[1] - torch.bincount(hidden_rows, minlength=len(scores))
+        self.seen += seen
+        if count:
+            self.sampled += seen
+            self.hard += torch.sub(scores, self.hard_above).sign_().clamp_(min=0).sum(1)  # faster than comparing
+        return top
+
+    def _add(self, scores: Tensor) -> None:
+        logits, _ = self.logits.adjust(scores, self.hard_above)
+        self.lse = torch.logaddexp(self.lse, logits.logsumexp(1))
         if self.logits.smoothing:
             self.logit_sum += torch.where(logits > -math.inf, logits, 0.0).sum(1)
+
+    def spread(self, scores: Tensor, number: int, columns: Tensor, column_gradient: Tensor) -> None:
+        """Add a tile's gradients to the rows' and to the columns' (c, d); `scores` as `see` left it, or afresh."""
+        if self.exponentials:
+            factor = self.weights.unsqueeze(1) * (self.tops[number] - self.lse.unsqueeze(1)).exp_()  # (r, 1)
+            self.row_gradient.addcmul_(torch.mm(scores, columns), factor)
+            column_gradient.addmm_(scores.T, self.rows_scaled * factor)
+        else:
+            gradient = self.gradient(scores)  # (r, c)
+            self.row_gradient.addmm_(gradient, columns)
+            column_gradient.addmm_(gradient.T, self.rows_scaled)
 
     def gradient(self, scores: Tensor) -> Tensor:
         """∂loss/∂score of the tile's cells, (r, c); overwrites `scores`."""
@@ -297,17 +336,14 @@ class _RowTile:
         negatives = self.seen - 1
         total = len(direction.columns.unit) - 1 + (self.own_index[:, 1:] >= 0).sum(1)  # (r,) hidden ones included
         correct = self.best < self.logits.factor * self.positives
-        columns = [self.weights * losses, correct, self.hard, total - negatives, negatives, self.positives]
+        columns = [
+            self.weights * losses,
+            correct,
+            self.hard,
+            self.sampled,
+            total - negatives,
+            negatives,
+            self.positives,
+        ]
         sums = torch.stack([column.double().sum() for column in columns])
         return torch.cat([sums[:1], self.scale_gradient.double().view(1), sums[1:]])
-
-
-def _count_above(scores: Tensor, limits: Tensor) -> Tensor:
-    """(r,) how many scores (r, c) exceed their row's limit (r, 1). By signs: comparisons are several times slower."""
-    return (torch.sub(scores, limits).sign_().sum(1) + scores.shape[1]) / 2
-
-
-def _logsumexp(logits: Tensor, top: Tensor) -> Tensor:
-    """(r,) of logits (r, c), given their maxima (r, 1); −inf for a row that is all −inf."""
-    top = top.clamp(min=torch.finfo(top.dtype).min)
-    return torch.sub(logits, top).exp_().sum(1).log_().add_(top.squeeze(1))

@@ -1,0 +1,443 @@
+"""One contrastive training step: ours against sentence-transformers' CachedMultipleNegativesRankingLoss, in one run.
+
+Same weights, same batch, same loss: both compute InfoNCE over all positives and hard negatives at scale 20, and the run
+stops where their values differ by more than 1e-4 or their gradients by more than 1e-3 of their length.
+
+* `loss`: the loss stage alone (vectors in, gradients on them out), 256 dimensions, 5 hard negatives per query, at the
+  peer's default `mini_batch_size` and over a grid of others and of `mini_batch_num_tokens`. The GFLOP/s of ours count
+  the arithmetic that is really done, and stand beside the machine's own GEMM rate in the same type and minutes.
+* `memory`: what the loss stage takes above the vectors and their gradients (peak resident set, one process each).
+* `step`: a whole step of a 4-layer BERT with dropout off, token lengths as in real Chinese pairs.
+
+Where other work runs on the machine, wall time measures that too: `--clock cpu` counts processor time on one thread.
+
+    python benchmarks/train_step.py                       # all three, about fifteen minutes on two cores
+    python benchmarks/train_step.py --stages loss --batches 1024
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import torch
+
+from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, TokenRows
+from peg_rag.training.loss import LossOptions, LossResult, Pairs, tiled_loss
+from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.tiles import Tile
+
+RESULTS = Path(__file__).parent / "results"
+DIM, NEGATIVES, SCALE = 256, 5, 20.0
+OPTIONS = LossOptions(temperature=1 / SCALE)
+GRID = (32, 128, 512, 1024)  # mini_batch_size; the first is the peer's default
+TOKEN_GRID = (32_768,)  # mini_batch_num_tokens, with the best mini_batch_size
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+clock = CLOCKS["wall"]
+
+
+def make_vectors(b: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries (b, d) and documents (b·6, d) that resemble a trained encoder's: positives near, negatives nearby."""
+    torch.manual_seed(b)
+    queries = torch.randn(b, DIM)
+    spread = torch.tensor([0.8] + [1.6] * NEGATIVES).view(1, -1, 1)
+    documents = queries.unsqueeze(1) + spread * torch.randn(b, 1 + NEGATIVES, DIM)
+    return queries, documents.flatten(0, 1)
+
+
+def token_lengths(rows: int, seed: int = 0) -> np.ndarray:
+    """Tokens of documents: log-normal about a median of 40, as Chinese passages of mixed sources, 4 to 256."""
+    return np.clip(np.random.default_rng(seed).lognormal(np.log(40), 0.8, rows), 4, 256).astype(int)
+
+
+def gemm_seconds(flops: int, repeats: int) -> float:
+    """Seconds that (2048, d) × (d, 2048) products take for as many operations: as long a look as ours."""
+    a, b, out = torch.randn(2048, DIM), torch.randn(2048, DIM), torch.empty(2048, 2048)
+    one = 2 * 2048 * 2048 * DIM
+
+    def run() -> None:
+        for _ in range(max(round(flops / one), 1)):
+            torch.mm(a, b.T, out=out)
+
+    return best_of(run, repeats)[0] * flops / (one * max(round(flops / one), 1))
+
+
+def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
+    """Seconds of the fastest run, and its result. The fastest: a shared machine only ever adds time."""
+    best, result = float("inf"), None
+    for _ in range(repeats):
+        started = clock()
+        result = run()
+        best = min(best, clock() - started)
+    return best, result
+
+
+# ------------------------------------------------------------------------------------------------------ the peer
+
+
+def peer_loss(model: Any, **options: Any) -> Any:
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+    return CachedMultipleNegativesRankingLoss(model, scale=SCALE, **options)
+
+
+def peer_model(folder: Path) -> Any:
+    """A 4-layer BERT of width 256 with mean pooling, random weights, dropout off, saved and opened by the peer."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from tokenizers import Tokenizer, models
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    torch.manual_seed(0)
+    ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
+    BertTokenizerFast(tokenizer_object=Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=21_128,
+        hidden_size=DIM,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=4 * DIM,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    BertModel(config).save_pretrained(folder)
+    transformer = Transformer(str(folder))
+    return SentenceTransformer(modules=[transformer, Pooling(DIM, "mean")], device="cpu").train()
+
+
+def peer_chunks(vectors: torch.Tensor, lengths: np.ndarray, rows: int, tokens: int | None) -> list[torch.Tensor]:
+    """A column's vectors as the peer holds them between its stages: one leaf per encoder mini-batch."""
+    if tokens is None:
+        return [part.clone().requires_grad_() for part in vectors.split(rows)]
+    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // tokens)) + 1
+    return [part.clone().requires_grad_() for part in vectors.tensor_split(cuts.tolist())]
+
+
+def peer_stage(
+    loss: Any, queries: torch.Tensor, documents: torch.Tensor, rows: int, tokens: int | None
+) -> tuple[Callable[[], float], Callable[[], tuple[torch.Tensor, torch.Tensor]]]:
+    """The peer's loss stage as it calls it itself, and its gradients in our order."""
+    loss.mini_batch_size = rows
+    columns = [queries, *documents.view(len(queries), 1 + NEGATIVES, DIM).unbind(1)]
+    leaves = [peer_chunks(column, token_lengths(len(column), i), rows, tokens) for i, column in enumerate(columns)]
+
+    def run() -> float:
+        for leaf in (leaf for column in leaves for leaf in column):
+            leaf.grad = None
+        return float(loss.calculate_loss(leaves, with_backward=True))
+
+    def gradients() -> tuple[torch.Tensor, torch.Tensor]:
+        found = [torch.cat([leaf.grad for leaf in column]) for column in leaves]
+        return found[0], torch.stack(found[1:], 1).flatten(0, 1)
+
+    return run, gradients
+
+
+def assert_same(ours: LossResult, value: float, gradients: tuple[torch.Tensor, torch.Tensor]) -> None:
+    if abs(ours.loss.item() - value) > 1e-4:
+        raise SystemExit(f"the losses differ: ours {ours.loss.item():.6f}, theirs {value:.6f}")
+    for mine, theirs in zip((ours.query_gradient, ours.document_gradient), gradients, strict=True):
+        if (mine - theirs).norm() > 1e-3 * theirs.norm():
+            raise SystemExit(f"the gradients differ by {(mine - theirs).norm() / theirs.norm():.2e} of their length")
+
+
+# ---------------------------------------------------------------------------------------------------- loss stage
+
+
+def loss_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
+    """Seconds of both at batch size b, and what they amount to."""
+    queries, documents = make_vectors(b)
+    pairs, loss = Pairs.regular(b, NEGATIVES), peer_loss(peer_model(folder))
+    tile = Tile.automatic(len(documents), documents.device)
+    flops = (6 if tile.keep else 8) * b * len(documents) * DIM
+    gemm = seconds = float("inf")
+    theirs: dict[str, float] = {}
+    settings: list[tuple[int, int | None]] = [(rows, None) for rows in GRID if rows <= b]
+    while settings:
+        rows, tokens = settings.pop(0)
+        run, gradients = peer_stage(loss, queries, documents, rows, tokens)
+        name = f"mini_batch_size={rows}" + (f", mini_batch_num_tokens={tokens}" if tokens else "")
+        theirs[name], value = best_of(run, repeats if rows > GRID[0] else 1)
+        mine, result = best_of(lambda: tiled_loss(queries, documents, pairs, OPTIONS), repeats)  # turn and turn about
+        assert_same(result, value, gradients())
+        seconds = min(seconds, mine)
+        gemm = min(gemm, gemm_seconds(flops, repeats))
+        if not settings and tokens is None:
+            best = min(theirs, key=lambda key: theirs[key])
+            settings = [(int(best.partition("=")[2]), tokens) for tokens in TOKEN_GRID]
+    options = dict(_variants(queries, documents, pairs, repeats))
+    default, best = theirs[f"mini_batch_size={GRID[0]}"], min(theirs.values())
+    return {
+        "queries": b,
+        "candidates": len(documents),
+        "tile": asdict(tile),
+        "loss": result.loss.item(),
+        "ours_s": seconds,
+        "theirs_s": theirs,
+        "faster_than_default": default / seconds,
+        "faster_than_best": best / seconds,
+        "ours_gflops": flops / seconds / 1e9,
+        "gemm_gflops": flops / gemm / 1e9,
+        "share_of_gemm": gemm / seconds,
+        "ours_with_options_s": options,
+    }
+
+
+def _variants(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repeats: int) -> list[tuple[str, float]]:
+    """What options that the peer does not have cost ours."""
+    n = len(documents)
+    texts = Pairs(pairs.positives, pairs.owners, torch.arange(len(queries)) + n, torch.arange(n) // 2)
+    curricular = ProgressiveState(ProgressiveOptions(strategy="curricular"))
+    curricular.advance(0.7, 0.5)
+    variants: dict[str, tuple[Pairs, LossOptions, ProgressiveState | None]] = {
+        "half of the texts twice, masked": (texts, OPTIONS, None),
+        "false negatives masked by margin": (
+            pairs,
+            LossOptions(temperature=1 / SCALE, false_negative_margin=0.0),
+            None,
+        ),
+        "label smoothing": (pairs, LossOptions(temperature=1 / SCALE, label_smoothing=0.1), None),
+        "symmetric": (pairs, LossOptions(temperature=1 / SCALE, symmetric=True), None),
+        "curricular": (pairs, OPTIONS, curricular),
+    }
+    return [
+        (name, best_of(lambda: tiled_loss(queries, documents, *arguments), repeats)[0])  # noqa: B023
+        for name, arguments in variants.items()
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------- memory
+
+
+def resident(field: str) -> int:
+    """Bytes of `VmRSS` (now) or `VmHWM` (the peak since `reset_peak`)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory_of(who: str, b: int, folder: Path) -> int:
+    """Bytes at the peak of one loss stage above the vectors and their gradients; call it in a fresh process."""
+    small = make_vectors(64)
+    tiled_loss(*small, Pairs.regular(64, NEGATIVES), OPTIONS)  # threads and kernels are there before we look
+    queries, documents = make_vectors(b)
+    loss = peer_loss(peer_model(folder)) if who != "ours" else None
+    if loss is None:
+        run: Callable[[], Any] = lambda: tiled_loss(queries, documents, Pairs.regular(b, NEGATIVES), OPTIONS)  # noqa: E731
+    else:
+        warm, _ = peer_stage(loss, *small, 32, None)
+        warm()
+        run, _ = peer_stage(loss, queries, documents, int(who), None)
+    reset_peak()
+    before = resident("VmRSS")
+    kept = run()
+    gradients = 4 * DIM * (len(queries) + len(documents))
+    del kept
+    return resident("VmHWM") - before - gradients
+
+
+def memory_stage(batches: list[int], folder: Path) -> list[dict[str, int]]:
+    rows = []
+    for b in batches:
+        row = {"queries": b}
+        for who in ("ours", "32", "256"):
+            command: list[str] = [
+                sys.executable,
+                __file__,
+                "--measure-memory",
+                who,
+                "--batches",
+                str(b),
+                "--folder",
+                str(folder),
+            ]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            row[who] = int(out.splitlines()[-1])
+        rows.append(row)
+        print(
+            f"  B={b}: ours {row['ours'] / 1e6:.0f} MB; theirs {row['32'] / 1e6:.0f} MB at mini_batch_size 32, "
+            f"{row['256'] / 1e6:.0f} MB at 256; ratio {row['ours'] / row['32']:.2f} and {row['ours'] / row['256']:.2f}",
+            flush=True,
+        )
+    return rows
+
+
+def plot_memory(rows: list[dict[str, int]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6.4, 4.0))
+    names = {
+        "32": "sentence-transformers, mini_batch_size 32 (default)",
+        "256": "sentence-transformers, mini_batch_size 256",
+        "ours": "peg_rag",
+    }
+    for key, name in names.items():
+        axes.plot([row["queries"] for row in rows], [row[key] / 1e6 for row in rows], marker="o", label=name)
+    axes.set(xlabel="queries in the batch (5 hard negatives each)", ylabel="MB above vectors and gradients")
+    axes.set_title("Memory of the loss stage, 256 dimensions, float32")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+# ---------------------------------------------------------------------------------------------------- whole step
+
+
+def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
+    """Seconds of a whole step of a 4-layer BERT, encoder and all, at the peer's defaults and at a larger mini-batch."""
+    model, rng = peer_model(folder), np.random.default_rng(0)
+    lengths = [np.clip(token_lengths(b, 100) // 3, 4, 64), *(token_lengths(b, i) for i in range(1 + NEGATIVES))]
+    columns = [[rng.integers(5, 21_000, n).tolist() for n in column] for column in lengths]
+    features = [TokenRows(column).features(np.arange(b)) for column in columns]
+    tokens = sum(int(column.sum()) for column in lengths)
+
+    def encode(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        vectors: torch.Tensor = model(batch)["sentence_embedding"]
+        return vectors
+
+    def gradients() -> torch.Tensor:
+        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    rows = StepBatch(
+        TokenRows(columns[0]),
+        TokenRows([columns[1 + j][i] for i in range(b) for j in range(1 + NEGATIVES)]),
+        Pairs.regular(b, NEGATIVES),
+    )
+    ours = {
+        graphs: CachedStep(encode, ContrastiveObjective(OPTIONS), graphs=graphs, batch_tokens=4096)  # type: ignore[arg-type]
+        for graphs in ("replay", "keep")
+    }
+    theirs = {f"mini_batch_size={size}": peer_loss(model, mini_batch_size=size) for size in (32, 256)}
+    theirs["mini_batch_num_tokens=4096"] = peer_loss(model, mini_batch_num_tokens=4096)
+    seconds = dict.fromkeys([*ours, *theirs], float("inf"))
+    losses, found = {}, {}
+    for _ in range(repeats):  # turn and turn about
+        for name, step in ours.items():
+            model.zero_grad()
+            took, metrics = best_of(lambda: step(rows), 1)  # noqa: B023
+            seconds[name], losses[name], found[name] = min(seconds[name], took), metrics.loss, gradients()
+        for name, loss in theirs.items():
+            model.zero_grad()
+
+            def run() -> float:
+                value = loss([dict(column) for column in features], None)  # noqa: B023
+                value.backward()
+                return float(value.detach())
+
+            took, losses[name] = best_of(run, 1)
+            seconds[name], found[name] = min(seconds[name], took), gradients()
+    reference = found["mini_batch_size=32"]
+    for name in seconds:
+        if abs(losses[name] - losses["replay"]) > 1e-4 or (found[name] - reference).norm() > 1e-2 * reference.norm():
+            raise SystemExit(f"{name}: loss {losses[name]:.6f}, replay {losses['replay']:.6f}, or gradients differ")
+    return {
+        "queries": b,
+        "tokens": tokens,
+        "loss": losses["replay"],
+        "seconds": seconds,
+        "replay_faster_than_default": seconds["mini_batch_size=32"] / seconds["replay"],
+        "replay_faster_than_best": min(seconds[name] for name in theirs) / seconds["replay"],
+        "keep_faster_than_default": seconds["mini_batch_size=32"] / seconds["keep"],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- run
+
+
+def configuration(repeats: int) -> dict[str, Any]:
+    cpu = next((x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
+    return {
+        "cpu": cpu.partition(":")[2].strip() or platform.processor(),
+        "threads": torch.get_num_threads(),
+        "clock": next(name for name, function in CLOCKS.items() if function is clock),
+        "isa": torch.backends.cpu.get_cpu_capability(),
+        "dtype": "float32",
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "sentence-transformers": version("sentence-transformers"),
+        "dimensions": DIM,
+        "hard_negatives": NEGATIVES,
+        "scale": SCALE,
+        "repeats": repeats,
+    }
+
+
+def show(row: dict[str, Any]) -> None:
+    print(f"  B={row['queries']}, {row['candidates']} candidates, loss {row['loss']:.4f}")
+    print(f"    ours {row['ours_s']:.3f} s, {row['ours_gflops']:.0f} GFLOP/s = {row['share_of_gemm']:.0%} of GEMM")
+    for name, seconds in row["theirs_s"].items():
+        print(f"    theirs, {name}: {seconds:.3f} s = {seconds / row['ours_s']:.1f}×")
+    for name, seconds in row["ours_with_options_s"].items():
+        print(f"    ours, {name}: {seconds:.3f} s")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", nargs="+", default=["loss", "memory", "step"], choices=["loss", "memory", "step"])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1024, 2048, 4096])
+    parser.add_argument("--step-batch", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, on one thread")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--measure-memory", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    if arguments.measure_memory:
+        print(memory_of(arguments.measure_memory, arguments.batches[0], arguments.folder))
+        return
+    if arguments.clock == "cpu":
+        global clock
+        clock = CLOCKS["cpu"]
+        torch.set_num_threads(1)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    path = arguments.out / "train_step.json"
+    report = json.loads(path.read_text()) if path.exists() else {}
+    report["configuration"] = configuration(arguments.repeats)
+    print(json.dumps(report["configuration"], indent=2), flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for stage in arguments.stages:
+            print(stage, flush=True)
+            if stage == "loss":
+                report["loss"] = []
+                for b in arguments.batches:
+                    report["loss"].append(loss_stage(b, arguments.repeats, folder))
+                    show(report["loss"][-1])
+            elif stage == "memory":
+                report["memory_bytes"] = memory_stage(arguments.batches, folder)
+                plot_memory(report["memory_bytes"], arguments.out / "train_step_memory.png")
+            else:
+                report["step"] = step_stage(arguments.step_batch, arguments.repeats, folder)
+                print(json.dumps(report["step"], indent=2))
+            path.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"peak of this process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB; wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
