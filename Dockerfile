@@ -25,7 +25,7 @@ RUN /opt/peg-rag/bin/pip install --no-deps .
 FROM python:${PYTHON}-slim
 COPY --from=build /opt/peg-rag /opt/peg-rag
 RUN useradd --create-home --uid 10001 peg && mkdir /data && chown peg /data
-ENV PATH=/opt/peg-rag/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/data/huggingface PEG_RAG_MODEL=peg-mini
+ENV PATH=/opt/peg-rag/bin:$PATH PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=2 HF_HOME=/data/huggingface PEG_RAG_MODEL=peg-mini
 USER peg
 WORKDIR /data
 VOLUME /data
