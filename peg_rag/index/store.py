@@ -23,6 +23,7 @@ from typing import Any, Self, cast
 import numpy as np
 
 from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, InvalidInput
+from peg_rag.extras import require
 from peg_rag.hits import Hit
 from peg_rag.index import rows, vectors
 from peg_rag.index.checks import Documents, Mode, Query, checked_ids, whole_number
@@ -86,6 +87,7 @@ class PEGIndex:
             IndexMismatch: identity, dimension, tokenizer or storage differ from what the index has.
             DamagedIndex: the SQLite file cannot be read.
             InvalidInput: an unknown name, `path` is a file, or `read_only` and there is no index.
+            MissingExtra: FAISS or jieba is asked for and not installed.
         """
         _check_choices(kind, storage, dimension)
         self.path = Path(path) if path is not None else None
@@ -96,11 +98,11 @@ class PEGIndex:
         given = {"identity": identity, "dimension": dimension, "tokenizer": tokenizer, "storage": storage, "kind": kind}
         try:
             self._settings = self._agreed({name: str(value) for name, value in given.items() if value is not None})
+            self._kind = kind or cast(Kind, self._settings["kind"])
+            self._tokenizer = get_tokenizer(self._settings["tokenizer"])
         except BaseException:
             self._db.close()
             raise
-        self._kind = kind or cast(Kind, self._settings["kind"])
-        self._tokenizer = get_tokenizer(self._settings["tokenizer"])
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -494,7 +496,7 @@ class PEGIndex:
             with self._db.reading() as connection:
                 state = State.read(connection)
                 try:
-                    view = self._view_at(connection, state, in_memory=len(unusable) > 2)
+                    view = self._view_at(connection, state, in_memory=unusable.count(state.generation) >= 2)
                 except _Unusable as reason:
                     unusable.append(state.generation)
                     problem = str(reason)
@@ -617,5 +619,7 @@ def _check_choices(kind: str | None, storage: str | None, dimension: int | None)
     for name, value, known in (("kind", kind, vectors.KINDS), ("storage", storage, vectors.STORAGES)):
         if value is not None and value not in known:
             raise InvalidInput(f"unknown {name} {value!r}; there are {', '.join(known)}")
+    if kind in ("hnsw", "ivfpq"):
+        require("faiss", "faiss")
     if dimension is not None and whole_number(dimension, "dimension") < 1:
         raise InvalidInput(f"dimension is a whole number, 1 or more, not {dimension!r}")
