@@ -1,5 +1,6 @@
 """The command line as a person meets it: quick help, clear errors, the whole way from a folder to a cited answer."""
 
+import io
 import json
 import resource
 import subprocess
@@ -8,14 +9,16 @@ from pathlib import Path
 
 import pytest
 from conftest import CHARACTERS
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
 from sample_files import pdf, static_model
 
 from peg_rag.cli import main
 from peg_rag.cli.app import VERBS, run
 from peg_rag.cli.console import excerpt, folded, printable
-from peg_rag.cli.knowledge import common_terms
-
-pytest.importorskip("rich")
+from peg_rag.cli.knowledge import common_terms, shown_hit
+from peg_rag.hits import Hit
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +183,9 @@ def test_text_of_documents_cannot_paint_the_terminal(
     (tmp_path / "docs" / "a.txt").write_text(
         "北京[bold red]故宫[/] [link=http://x]门票[/link] \u202e反了", encoding="utf-8"
     )
-    store = str(tmp_path / "kb")
+    store = str(tmp_path / "kb[blue]")
     assert run(["index", str(tmp_path / "docs"), "--store", store, "--model", model]) == 0
+    assert f"{store} is ready" in capsys.readouterr().out
     assert run(["search", store, "北京故宫门票"]) == 0
     printed = capsys.readouterr().out
     assert "北京[bold red]故宫[/] [link=http://x]门票[/link] 反了" in printed
@@ -195,6 +199,19 @@ def test_printing_counts_chinese_as_two_columns() -> None:
     assert [line.plain for line in folded(excerpt("检索增强生成", cells=12), 4).split("\n")] == ["检索", "增强", "生成"]
     assert excerpt("检索增强生成", cells=7).cell_len <= 7
     assert excerpt("前" * 100 + "检索增强", ("检索",), cells=60).plain.endswith("检索增强")
+
+
+@given(st.text("检索生成 abc。,", max_size=80), st.text("检索 a", max_size=60), st.integers(20, 70))
+def test_a_hit_fits_the_terminal(text: str, title: str, width: int) -> None:
+    screen = Console(width=width, force_terminal=True, file=io.StringIO())
+    hit = Hit(
+        "id", text, 0.5, {"dense": 0.123456, "lexical": 0.0, "fused": 1.9}, {"source": "docs/a.md", "title": title}
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("peg_rag.cli.knowledge.stdout", screen)
+        shown = shown_hit(1, hit, "检索", marked=True)
+    assert all(line.cell_len <= width for line in shown.split("\n") if "dense" not in line.plain)
+    assert "dense 0.123  lexical 0  fused 1.9" in shown.plain
 
 
 def test_common_terms_are_the_longest_stretches() -> None:

@@ -45,7 +45,7 @@ def _print(answer: "Answer") -> None:
     from rich.text import Text
 
     from peg_rag.answer import NOT_FOUND
-    from peg_rag.cli.console import printable, show, stderr
+    from peg_rag.cli.console import note, printable, show
     from peg_rag.cli.knowledge import place
 
     if not answer.found:
@@ -56,7 +56,7 @@ def _print(answer: "Answer") -> None:
         show("")
     for number, hit in enumerate(answer.sources, start=1):
         show(Text.assemble((f"[{number}] ", "bold cyan"), (place(hit), "dim")))
-    stderr.print(f"extractive answer, confidence {answer.confidence:.2f}", style="dim")
+    note(f"extractive answer, confidence {answer.confidence:.2f}")
 
 
 def _as_json(answer: "Answer") -> dict[str, object]:

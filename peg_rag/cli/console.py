@@ -23,8 +23,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-stdout = Console(highlight=False)
-stderr = Console(highlight=False, stderr=True)
+stdout = Console(highlight=False, emoji=False)
+stderr = Console(highlight=False, emoji=False, stderr=True)
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
 _HIGHLIGHT = "bold yellow"
@@ -43,6 +43,11 @@ def error(message: str) -> None:
 
 def warn(message: str) -> None:
     stderr.print(Text.assemble(("Warning: ", "bold yellow"), message), soft_wrap=not stderr.is_terminal)
+
+
+def note(message: str) -> None:
+    """Say something about the work itself, on stderr."""
+    stderr.print(Text(message, style="dim"), soft_wrap=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:

@@ -103,15 +103,13 @@ def _parts_folder(out: Path) -> Iterator[Path]:
 
 
 def _summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
-    from peg_rag.cli.console import stderr
+    from peg_rag.cli.console import note
 
     stats = encoder.stats
     rate = f", {stats.texts / stats.seconds:,.0f} texts/s" if stats.texts and stats.seconds else ""
     cut = f"; {stats.truncated:,} were longer than the model takes and were cut" if stats.truncated else ""
-    stderr.print(
-        f"{texts:,} {'text' if texts == 1 else 'texts'} → {out} ({out.stat().st_size / 1e6:,.1f} MB{rate}){cut}",
-        soft_wrap=True,
-    )
+    count = f"{texts:,} {'text' if texts == 1 else 'texts'}"
+    note(f"{count} → {out} ({out.stat().st_size / 1e6:,.1f} MB{rate}){cut}")
 
 
 def _claim(parts: Path, job: _Job, overwrite: bool) -> None:

@@ -79,8 +79,9 @@ def _remembered(model: str | None, name: str) -> str:
 
 def _print(report: "SyncReport", total: int, store: Path) -> None:
     from rich.table import Table
+    from rich.text import Text
 
-    from peg_rag.cli.console import printable, stdout, warn
+    from peg_rag.cli.console import printable, show, stdout, warn
 
     for failure in report.failed[:_SOME]:
         warn(f"skipped: {printable(failure.reason)}")
@@ -103,9 +104,7 @@ def _print(report: "SyncReport", total: int, store: Path) -> None:
     table.add_row("embedded", _count(report.chunks, "chunk"))
     table.add_row("in the store", _count(total, "chunk"))
     stdout.print(table)
-    stdout.print(
-        f'{store} is ready ({report.seconds:.1f} s). Try: peg-rag ask {store} "…"', style="dim", soft_wrap=True
-    )
+    show(Text(f'{store} is ready ({report.seconds:.1f} s). Try: peg-rag ask {store} "…"', style="dim"))
 
 
 def _count(number: int, noun: str) -> str:

@@ -36,6 +36,7 @@ def info(
 ) -> None:
     """Show the model, its pooling and dimension, the backend it runs on, and versions."""
     from rich.table import Table
+    from rich.text import Text
 
     from peg_rag.cli.console import stdout
     from peg_rag.encoder import PEGEncoder
@@ -50,7 +51,7 @@ def info(
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts.items():
-        table.add_row(name.replace("_", " "), "–" if value in (None, "") else str(value))
+        table.add_row(name.replace("_", " "), Text("–" if value in (None, "") else str(value)))
     table.add_row("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
     stdout.print(table)
 

@@ -20,7 +20,7 @@ def search(
 ) -> None:
     """Search a store."""
     from peg_rag.cli import knowledge
-    from peg_rag.cli.console import show, stderr
+    from peg_rag.cli.console import note, show
 
     with knowledge.open_store(store, model) as (index, encoder):
         started = time.perf_counter()
@@ -33,4 +33,4 @@ def search(
         return
     for rank, hit in enumerate(hits, start=1):
         show(knowledge.shown_hit(rank, hit, query, lines=3))
-    stderr.print(f"{len(hits)} of {documents:,} chunks, {mode}, {elapsed_ms:.0f} ms", style="dim")
+    note(f"{len(hits)} of {documents:,} chunks, {mode}, {elapsed_ms:.0f} ms")
