@@ -51,7 +51,7 @@ def test_every_system_finds_the_obvious(letters, name: str) -> None:
 
 
 def test_hybrid_equals_the_fusion_of_its_sides(letters) -> None:
-    hybrid = Indexed("hybrid", letters).run(TOY, 100)["q0"]
+    hybrid = Indexed("hybrid", letters, options={"fusion": "rrf"}).run(TOY, 100)["q0"]
     sides = [Dense(letters, "dense").run(TOY, 100)["q0"], Indexed("lexical").run(TOY, 100)["q0"]]
     expected: dict[str, float] = {}
     for side in sides:

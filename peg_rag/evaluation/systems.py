@@ -6,7 +6,7 @@ more.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -67,14 +67,17 @@ class BM25s:
 
 @dataclass(frozen=True)
 class Indexed:
-    """`PEGIndex` in memory: its BM25 (`lexical`), or dense and BM25 together (`hybrid`)."""
+    """`PEGIndex` in memory: its BM25 (`lexical`), or dense and BM25 together (`hybrid`).
+
+    Attributes:
+        options: further arguments of `PEGIndex.search_batch`, such as `fusion` and `weights`.
+    """
 
     mode: Literal["lexical", "hybrid"]
     encoder: Encoder | None = None
     name: str = "bm25"
-    tokenizer: str = "bigram"
-    weights: Any = None
-    fusion: Literal["rrf", "convex"] = "rrf"
+    tokenizer: Literal["bigram", "jieba"] = "bigram"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
         from peg_rag.index import PEGIndex
@@ -89,10 +92,8 @@ class Indexed:
             index.upsert(list(dataset.corpus), texts, documents)
             for start in range(0, len(queries), BATCH):
                 rows = slice(start, start + BATCH)
-                hits = index.search_batch(
-                    None if vectors is None else vectors[rows], queries[rows],
-                    k=k, mode=self.mode, weights=self.weights, fusion=self.fusion, fetch_k=k,
-                )  # fmt: skip
+                asked = None if vectors is None else vectors[rows]
+                hits = index.search_batch(asked, queries[rows], k=k, mode=self.mode, fetch_k=k, **self.options)
                 for query, found in zip(list(dataset.qrels)[rows], hits, strict=True):
                     run[query] = {hit.id: hit.score for hit in found}
         return run
@@ -140,4 +141,4 @@ def as_run(dataset: RetrievalDataset, indices: Sequence[Sequence[int]], scores: 
 def _words(text: str) -> list[str]:
     jieba = require("jieba", "eval")
     jieba.setLogLevel("WARNING")
-    return [word for word in jieba.cut(text.lower()) if word.strip()]
+    return [word for word in jieba.cut(text.lower()) if any(map(str.isalnum, word))]  # no spaces, no punctuation
