@@ -2,11 +2,13 @@
 
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -354,3 +356,39 @@ def test_the_ledger_names_every_source_in_the_index_at_any_time(
         sync(docs, checked, letters, store)
         (docs / "a.md").write_text("改", encoding="utf-8")
         (docs / "b.txt").unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_leave_a_store_that_the_next_run_completes(
+    store: Path, tmp_path: Path, letters: Any
+) -> None:
+    """The folder changes between kills, so that additions, changes and removals are all cut short at some point."""
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    random = np.random.default_rng(0)
+    code = (
+        "import sys; import peg_rag.ingest as i; i._GROUP_CHUNKS = 20\n"
+        "from conftest import LetterEncoder; from peg_rag.index import PEGIndex\n"
+        "with PEGIndex(sys.argv[2]) as index: i.sync(sys.argv[1], index, LetterEncoder(), sys.argv[2])"
+    )
+    command = [sys.executable, "-c", code, str(docs), str(store)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    killed = 0
+    for round_number in range(20):
+        for name in random.choice(200, 40, replace=False):
+            file = docs / f"{name}.txt"
+            if file.exists() and random.random() < 0.3:
+                file.unlink()
+            else:
+                file.write_text(f"第{round_number}轮。" * int(random.integers(1, 200)), encoding="utf-8")
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(float(random.uniform(0.3, 2.0)))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+    assert killed > 3
+    with PEGIndex(store) as index:
+        sync(docs, index, letters, store)
+        assert contents(index) == fresh(docs, letters, tmp_path / "fresh")
