@@ -10,6 +10,7 @@ from scipy import stats
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.evaluation import (
     BM25s,
+    Candidates,
     Dense,
     Evaluation,
     Indexed,
@@ -17,6 +18,7 @@ from peg_rag.evaluation import (
     RetrievalDataset,
     SentencePairs,
     System,
+    as_reranking,
     compare,
     evaluate,
     evaluate_all,
@@ -123,6 +125,21 @@ def test_sts_by_hand(letters) -> None:
     first, second = ("aa", "ab", "abcd"), ("aa", "cd", "abce")
     assert sts_spearman(letters, SentencePairs("toy", first, second, np.array([3.0, 1.0, 2.0]))) == pytest.approx(1.0)
     assert sts_spearman(letters, SentencePairs("toy", first, second, np.array([1.0, 3.0, 2.0]))) == pytest.approx(-1.0)
+
+
+def test_reranking_set_from_graded_pairs(letters) -> None:
+    first = ("ab", "ab", "ab", "only right", "only wrong", "cd", "cd")
+    second = ("abb", "花", "ddd", "x", "y", "cdd", "abb")
+    dataset = as_reranking(SentencePairs("toy", first, second, np.array([2.0, 0, 1, 1, 0, 0, 1])))
+    assert list(dataset.queries.values()) == ["ab", "cd"]
+    names = {text: name for name, text in dataset.corpus.items()}
+    assert dataset.qrels["q0"] == {names["abb"]: 2, names["花"]: 0, names["ddd"]: 1}
+    result = evaluate(Candidates(letters, "letters"), dataset)
+    assert set(result.run["q1"]) == {names["cdd"], names["abb"]}  # only its own candidates
+    assert result.values["MRR@10"] == pytest.approx([1, 1 / 2])
+    assert result.values["MAP@100"] == pytest.approx([(1 + 2 / 3) / 2, 1 / 2], abs=1e-6)  # 花 and ddd tie, by id
+    with pytest.raises(DataError, match="no query with both"):
+        as_reranking(SentencePairs("toy", ("a",), ("b",), np.array([1.0])))
 
 
 def write_dureader(folder: Path) -> Path:

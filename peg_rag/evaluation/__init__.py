@@ -3,6 +3,7 @@
 from peg_rag.evaluation.datasets import (
     RetrievalDataset,
     SentencePairs,
+    as_reranking,
     load_beir,
     load_dataset,
     load_dureader,
@@ -12,11 +13,12 @@ from peg_rag.evaluation.metrics import METRICS, score_run
 from peg_rag.evaluation.run import Evaluation, evaluate, evaluate_all, sts_spearman
 from peg_rag.evaluation.search import exact_search
 from peg_rag.evaluation.significance import Comparison, compare
-from peg_rag.evaluation.systems import BM25s, Dense, Indexed, Reranked, System
+from peg_rag.evaluation.systems import BM25s, Candidates, Dense, Indexed, Reranked, System
 
 __all__ = [
     "METRICS",
     "BM25s",
+    "Candidates",
     "Comparison",
     "Dense",
     "Evaluation",
@@ -25,6 +27,7 @@ __all__ = [
     "RetrievalDataset",
     "SentencePairs",
     "System",
+    "as_reranking",
     "compare",
     "evaluate",
     "evaluate_all",

@@ -123,6 +123,29 @@ def load_sts(path: str | Path) -> SentencePairs:
     return SentencePairs(path.name.removesuffix(".tsv"), first, second, np.array(labels, dtype=np.float64))
 
 
+def as_reranking(pairs: SentencePairs) -> RetrievalDataset:
+    """Graded pairs as a reranking set: each first sentence is a query, and its second sentences are the candidates.
+
+    Labels, rounded, are the grades. Queries whose candidates are all relevant, or none of them, are left out: any order
+    of theirs is as good as another.
+
+    Raises:
+        DataError: no query is left.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    for query, text, label in zip(pairs.first, pairs.second, pairs.labels.tolist(), strict=True):
+        grades.setdefault(query, {})[text] = round(label)
+    grades = {
+        query: texts for query, texts in grades.items() if {grade > 0 for grade in texts.values()} == {True, False}
+    }
+    if not grades:
+        raise DataError(f"{pairs.name} has no query with both relevant and other candidates")
+    ids = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(text for texts in grades.values() for text in texts))}
+    queries = {f"q{i}": query for i, query in enumerate(grades)}
+    qrels = {name: {ids[text]: grade for text, grade in grades[query].items()} for name, query in queries.items()}
+    return RetrievalDataset(f"{pairs.name} (reranking)", {name: text for text, name in ids.items()}, queries, qrels)
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file for reading, unpacking `.gz` and `.zst` by their suffix."""

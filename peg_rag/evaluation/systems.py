@@ -49,6 +49,24 @@ class Dense:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """Orders each query's judged documents by cosine and looks at no others: for reranking sets."""
+
+    encoder: Encoder
+    name: str
+
+    def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
+        documents = self.encoder.encode_documents(list(dataset.corpus.values()), show_progress=show_progress)
+        queries = self.encoder.encode_queries(query_texts(dataset), show_progress=show_progress)
+        row = {document: i for i, document in enumerate(dataset.corpus)}
+        run: Run = {}
+        for vector, (query, judged) in zip(queries, dataset.qrels.items(), strict=True):
+            scores = documents[[row[document] for document in judged]] @ vector  # (candidates,)
+            run[query] = dict(zip(judged, scores.tolist(), strict=True))
+        return run
+
+
+@dataclass(frozen=True)
 class BM25s:
     """BM25 as most people run it on Chinese: jieba's words, bm25s with its defaults (k1 1.5, b 0.75, Lucene)."""
 
