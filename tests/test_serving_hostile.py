@@ -178,7 +178,7 @@ def megabytes(count):
 def post_raw(url, path, head, chunks):
     """Send a body whatever the server says; what it answered."""
     with connect(url) as connection:
-        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: a\r\n{head}\r\n\r\n".encode())
+        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
         try:
             for chunk in chunks:
                 connection.sendall(chunk)
@@ -419,6 +419,14 @@ def test_a_script_in_a_document_is_text(guarded):
         assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert script in answers[0].json()["hits"][0]["text"]
     client.delete(f"/documents/{card.json()['id']}", headers=AUTH)
+
+
+def test_another_name_for_this_machine_is_refused(guarded):
+    """A page elsewhere that points its own name at 127.0.0.1 (DNS rebinding) sends that name."""
+    client, _, _ = guarded
+    for name in ("evil.example", "127.0.0.1.evil.example", ""):
+        assert client.get("/documents", headers={"Host": name}).status_code == 400
+    assert client.get("/documents", headers={"Host": "localhost"}).status_code == 200
 
 
 WRITES = [

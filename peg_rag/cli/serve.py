@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from peg_rag.serving.knowledge import KnowledgeBase
     from peg_rag.serving.settings import ServerSettings
 
+_LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
+
 
 def serve(
     store: Annotated[
@@ -31,6 +33,13 @@ def serve(
     key_file: Annotated[
         Path | None,
         typer.Option(help="Keys that may write, one in a line; besides those in $PEG_RAG_API_KEYS, between commas."),
+    ] = None,
+    allowed_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name the server goes by, such as rag.example.org; may be repeated. Default: only this "
+            "machine's own names when listening on it alone, else any."
+        ),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Reading needs a key too.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
@@ -67,7 +76,9 @@ def serve(
         encoder = opened.enter_context(PEGEncoder(chosen, device=device, dtype=dtype))
         knowledge = opened.enter_context(_knowledge(store, encoder, chosen, keys, settings)) if store else None
         _announce(host, port, store, encoder, bool(keys))
-        run(create_app(encoder, knowledge, keys=keys, settings=settings), settings, host=host, port=port)
+        hosts = allowed_host or (_LOOPBACK if host in _LOOPBACK else ["*"])
+        app = create_app(encoder, knowledge, keys=keys, settings=settings, hosts=hosts)
+        run(app, settings, host=host, port=port)
 
 
 def _keys(file: Path | None, private: bool) -> "ApiKeys":
@@ -113,5 +124,5 @@ def _announce(host: str, port: int, store: Path | None, encoder: "PEGEncoder", w
     stderr.print(f"Serving {what} at http://{shown}:{port} (API: /docs)", style="bold", markup=False, soft_wrap=True)
     if store and not writable:
         warn(f"no key is set, so documents can be read and not written; set {KEYS_VARIABLE} to allow it")
-    if host not in ("127.0.0.1", "::1", "localhost"):
+    if host not in _LOOPBACK:
         warn("everybody who reaches this address can read; put TLS before it, or keep it private with --private")

@@ -4,13 +4,14 @@ import hashlib
 import re
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, Response
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 
 from peg_rag import __version__
@@ -39,6 +40,7 @@ def create_app(
     keys: ApiKeys | None = None,
     settings: ServerSettings | None = None,
     page: Path = PAGE,
+    hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """The application, to be run by any ASGI server; the encoder and the store stay the caller's to close.
 
@@ -46,6 +48,8 @@ def create_app(
         knowledge: the store to search; None to serve embeddings alone.
         keys: who may write; None: nobody.
         page: a folder of static files, shown at `/` where it exists.
+        hosts: names this server goes by. A server for this machine alone should say so: else a web page elsewhere can
+            point its own name here and read what the browser may read (DNS rebinding).
     """
     parts = _parts(encoder, knowledge, keys or ApiKeys(), settings or ServerSettings())
 
@@ -71,6 +75,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.parts = parts
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Guard, settings=parts.settings, metrics=parts.metrics, load=parts.load)
     add_handlers(app)
     app.include_router(routes_embeddings.router)
