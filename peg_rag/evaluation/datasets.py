@@ -135,9 +135,7 @@ def as_reranking(pairs: SentencePairs) -> RetrievalDataset:
     grades: dict[str, dict[str, int]] = {}
     for query, text, label in zip(pairs.first, pairs.second, pairs.labels.tolist(), strict=True):
         grades.setdefault(query, {})[text] = round(label)
-    grades = {
-        query: texts for query, texts in grades.items() if {grade > 0 for grade in texts.values()} == {True, False}
-    }
+    grades = {query: texts for query, texts in grades.items() if min(texts.values()) <= 0 < max(texts.values())}
     if not grades:
         raise DataError(f"{pairs.name} has no query with both relevant and other candidates")
     ids = {text: f"d{i}" for i, text in enumerate(dict.fromkeys(text for texts in grades.values() for text in texts))}
