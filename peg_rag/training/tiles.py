@@ -100,14 +100,28 @@ class Logits:
             limits.append(positives * self.false_ratio)
         return self.factor * torch.stack(limits).amin(0).unsqueeze(1) if limits else None
 
-    def adjust(self, scores: Tensor, hard_above: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Scores (r, c) → logits (r, c) and their slope over scores (None: 1). Hidden cells, −inf, stay hidden."""
+    def adjust(self, scores: Tensor, hard_above: Tensor) -> Tensor:
+        """Scores (r, c) → logits (r, c); the very same tensor where the strategy is not curricular. −inf stays."""
         if self.t is None:
-            return scores, None
-        hard, cosines = scores > hard_above, scores / self.scale
-        reduced = scores * (self.t + cosines).clamp_(min=0.0)
-        slope = torch.where(self.t + cosines > 0, self.t + 2.0 * cosines, 0.0)
-        return torch.where(hard, reduced, scores), torch.where(hard, slope, 1.0)
+            return scores
+        hard, shift = self.hard(scores, hard_above), self._cosines(scores).add_(self.t).clamp_(min=0.0)
+        return shift.sub_(1.0).mul_(hard).add_(1.0).mul_(scores)
+
+    def slope(self, scores: Tensor, hard_above: Tensor) -> Tensor | None:
+        """∂logit/∂score (r, c); None where it is 1."""
+        if self.t is None:
+            return None
+        hard, cosines = self.hard(scores, hard_above), self._cosines(scores)
+        shift = (cosines + self.t).clamp_(min=0.0)
+        return cosines.mul_(torch.sign(shift)).add_(shift).sub_(1.0).mul_(hard).add_(1.0)
+
+    def _cosines(self, scores: Tensor) -> Tensor:
+        """(r, c), hidden cells at −2: finite, and below all others."""
+        return (scores / self.scale).clamp_(min=-2.0)
+
+    def hard(self, scores: Tensor, hard_above: Tensor) -> Tensor:
+        """1 where a score is hard, else 0, (r, c). By signs: comparing and choosing are slower on a CPU."""
+        return torch.sub(scores, hard_above).sign_().clamp_(min=0.0)
 
 
 class Answers:
@@ -277,11 +291,11 @@ class _RowTile:
         self.seen += seen
         if count:
             self.sampled += seen
-            self.hard += torch.sub(scores, self.hard_above).sign_().clamp_(min=0).sum(1)  # faster than comparing
+            self.hard += self.logits.hard(scores, self.hard_above).sum(1)
         return top
 
     def _add(self, scores: Tensor) -> None:
-        logits, _ = self.logits.adjust(scores, self.hard_above)
+        logits = self.logits.adjust(scores, self.hard_above)
         self.lse = torch.logaddexp(self.lse, logits.logsumexp(1))
         if self.logits.smoothing:
             self.logit_sum += torch.where(logits > -math.inf, logits, 0.0).sum(1)
@@ -299,7 +313,7 @@ class _RowTile:
 
     def gradient(self, scores: Tensor) -> Tensor:
         """∂loss/∂score of the tile's cells, (r, c); overwrites `scores`."""
-        logits, slope = self.logits.adjust(scores, self.hard_above)
+        slope, logits = self.logits.slope(scores, self.hard_above), self.logits.adjust(scores, self.hard_above)
         smooth = self.logits.smoothing * self.weights / self.seen  # (r,)
         unmasked = logits > -math.inf if self.logits.smoothing else None
         scaled = torch.where(logits > -math.inf, logits, 0.0) if self._explicit_scale else None
