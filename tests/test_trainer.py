@@ -311,16 +311,17 @@ def test_a_dry_run_states_candidates_memory_tokens_and_hours(make: Make) -> None
 
 
 def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its small form: nDCG@10 on the validation split rises by 0.1 at least (the whole recipe: by 0.15)."""
+    """Its small form: nDCG@10 on the validation split rises by 0.15 at least."""
     monkeypatch.setenv("PEG_DATA", str(data_dir))
     recipe = Recipe.load(
         REPO / "train" / "recipes" / "smoke.yaml",
         [
             f"output_dir={tmp_path / 'smoke'}",
             f"cache_dir={tmp_path / 'cache'}",
-            "stages.0.data.sources=[{path: $PEG_DATA/pairs/medicine-kuake_qtr.jsonl.zst}]",
+            "stages.0.data.sources=[{path: $PEG_DATA/pairs/medicine-chip_cdn.jsonl.zst}]",
             "stages.0.steps=20",
             "stages.0.batch.queries=512",
+            "stages.0.optimizer.learning_rate=0.02",
             "model.static.vocabulary.size=8000",
             "evaluation.every_steps=null",
             "validation.distractors=1000",
@@ -329,7 +330,7 @@ def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: py
     result = train(recipe)
     history = json.loads((result.folder / "stages" / "1-contrastive" / "history.json").read_text())["log_history"]
     scores = [entry["eval_ndcg@10"] for entry in history if "eval_ndcg@10" in entry]
-    assert scores[-1] > scores[0] + 0.1, scores
+    assert scores[-1] > scores[0] + 0.15, scores
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -38,9 +39,10 @@ logger = logging.getLogger(__name__)
 
 Ints = NDArray[np.int64]
 
-FORMAT = 1  # of the cached rows and tokens: raise it when their meaning changes
+FORMAT = 2  # of the cached rows and tokens: raise it when their meaning changes
 FAULTS_SHOWN = 5
 WRITE_ROWS = 10_000
+KNOWN_TEXTS = 200_000  # whose cleaned form or tokens are remembered while a file is read
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\ufeff]")
 _SPACE = re.compile(r"\s+")
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -396,7 +398,7 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
     query_key, positive_key = text_key(texts["query"]), text_key(texts["positive"])
     if query_key == positive_key and not columns.label_is_grade:
         return "query and positive are the same text"
-    distinct = {text_key(text): text for text in reversed(negatives) if text}
+    distinct = {key: text for key, text in reversed(negatives) if text}
     kept = [(key, text) for key, text in reversed(distinct.items()) if key not in (query_key, positive_key)]
     grade = _grade(row.get(columns.label) if columns.label else None)
     if columns.label_is_grade and np.isnan(grade):
@@ -411,7 +413,8 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
     }
 
 
-def _negatives(value: Any) -> list[str] | None:
+def _negatives(value: Any) -> list[tuple[int, str]] | None:
+    """Clean texts with their keys; None where the value is no list of strings."""
     if value is None or value == "":
         return []
     if isinstance(value, str):
@@ -421,7 +424,13 @@ def _negatives(value: Any) -> list[str] | None:
             return None
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         return None
-    return [clean_text(item) for item in value]
+    return [_clean_and_key(item) for item in value]
+
+
+@lru_cache(maxsize=KNOWN_TEXTS)
+def _clean_and_key(text: str) -> tuple[int, str]:
+    clean = clean_text(text)
+    return text_key(clean), clean
 
 
 def _grade(value: Any) -> float:
@@ -476,18 +485,25 @@ def _tokens(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[str, s
     special = tokenizer.num_special_tokens_to_add(False) > 0
     blank = [] if special else [_unknown(tokenizer)]
 
-    def encode(texts: list[str]) -> list[list[int]]:
-        return [e.ids or blank for e in tokenizer.encode_batch_fast(texts, add_special_tokens=special)]
+    known: dict[str, NDArray[np.int32]] = {}  # a mined negative stands in many rows
 
-    def tokenise(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def encode(texts: list[str]) -> list[NDArray[np.int32]]:
+        if len(known) > KNOWN_TEXTS:
+            known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in known]
+        encodings = tokenizer.encode_batch_fast(new, add_special_tokens=special)
+        known.update({t: np.array(e.ids or blank, dtype=np.int32) for t, e in zip(new, encodings, strict=True)})
+        return [known[text] for text in texts]
+
+    def tokenise(batch: dict[str, list[Any]]) -> Any:
         counts = [len(row) for row in batch["negatives"]]
         flat = encode([document_prompt + text for row in batch["negatives"] for text in row])
-        ends = np.cumsum(counts).tolist()
-        return {
-            "query_ids": encode([query_prompt + text for text in batch["query"]]),
-            "positive_ids": encode([document_prompt + text for text in batch["positive"]]),
-            "negatives_ids": [flat[end - count : end] for end, count in zip(ends, counts, strict=True)],
+        columns = {
+            "query_ids": _lists(encode([query_prompt + text for text in batch["query"]])),
+            "positive_ids": _lists(encode([document_prompt + text for text in batch["positive"]])),
+            "negatives_ids": _nested(_lists(flat), counts),
         }
+        return require("pyarrow", "train").table(columns)
 
     datasets = require("datasets", "train")
     ids = datasets.List(datasets.Value("int32"))
@@ -505,6 +521,19 @@ def _tokens(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[str, s
         load_from_cache_file=True,
         desc="tokenise",
     )
+
+
+def _lists(rows: list[NDArray[np.int32]]) -> Any:
+    """Rows of token ids as an Arrow list array, without a Python number for each token."""
+    pa = require("pyarrow", "train")
+    values = np.concatenate(rows) if rows else np.zeros(0, np.int32)
+    return _nested(pa.array(values, pa.int32()), [len(row) for row in rows])
+
+
+def _nested(values: Any, lengths: list[int]) -> Any:
+    pa = require("pyarrow", "train")
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)
 
 
 @contextmanager
