@@ -173,9 +173,16 @@ def _by_key(connection: Connection, columns: str, keys: Sequence[int]) -> Iterat
         yield from connection.execute(sql, part)
 
 
-def vectors_after(connection: Connection, key: int, dimension: int, storage: Storage) -> Iterator[tuple[Array, Array]]:
-    """(n,) keys greater than `key`, ascending, and their (n, dimension) vectors, a few thousand at a time."""
-    cursor = connection.execute("SELECT key, vector FROM bodies WHERE key > ? ORDER BY key", (key,))
+def vectors_after(
+    connection: Connection, key: int, dimension: int, storage: Storage, *, every: int = 1
+) -> Iterator[tuple[Array, Array]]:
+    """(n,) keys greater than `key`, ascending, and their (n, dimension) vectors, a few thousand at a time.
+
+    Args:
+        every: leave out all keys but each `every`-th.
+    """
+    sql = "SELECT key, vector FROM bodies WHERE key > ? AND key % ? = 0 ORDER BY key"
+    cursor = connection.execute(sql, (key, every))
     while rows := cursor.fetchmany(4096):
         keys = np.array([key for key, _ in rows], dtype=np.int64)
         yield keys, from_blobs([blob for _, blob in rows], dimension, storage)

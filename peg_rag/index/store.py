@@ -456,16 +456,17 @@ class PEGIndex:
         if state.generation > 1 and self._kind != "flat":
             old, backlog = rows.read_stamp(connection), Backlog.read(connection, state)
             if old.kind == self._kind and backlog.dead < 0.2 * backlog.rows and backlog.new < 2 * backlog.rows:
-                last = int(old.rows()[-1])
+                more = rows.vectors_after(connection, int(old.rows()[-1]), dimension, self.storage)
                 with suppress(DamagedIndex):
-                    return vectors.extend(old_file, old, self._vectors(connection, dimension, after=last), file)
-        return vectors.write(self._kind, dimension, state.documents, self._vectors(connection, dimension), file)
+                    if (stamp := vectors.extend(old_file, old, state.documents, more, file)) is not None:
+                        return stamp
+        return vectors.write(self._kind, dimension, state.documents, self._source(connection, dimension), file)
 
     def _built(self, connection: Connection, kind: Kind, dimension: int, state: State) -> Base:
-        return vectors.build(kind, dimension, state.documents, self._vectors(connection, dimension))
+        return vectors.build(kind, dimension, state.documents, self._source(connection, dimension))
 
-    def _vectors(self, connection: Connection, dimension: int, after: int = -1) -> vectors.Chunks:
-        return rows.vectors_after(connection, after, dimension, self.storage)
+    def _source(self, connection: Connection, dimension: int) -> vectors.Source:
+        return lambda every: rows.vectors_after(connection, -1, dimension, self.storage, every=every)
 
     def _tidied(self, connection: Connection, state: State) -> State:
         """Drop blocks without documents; when many have only a few left, move those together under new keys."""

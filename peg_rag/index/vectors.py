@@ -36,6 +36,7 @@ STORAGES = ("float32", "float16", "int8")
 CHECKED_BYTES = 16 << 20  # one checksum per so many bytes
 HNSW_LINKS = 32
 HNSW_EF_SEARCH = 128
+ROWS_PER_LIST = 64  # to learn lists and codes from
 LEAST_FOR_CODES = 5_000  # with fewer rows there is too little to learn product codes from
 GATHERED_SHARE = 0.25  # fewer allowed rows than this are copied together and multiplied alone
 
@@ -250,45 +251,43 @@ class Stamp:
 
 
 Chunks = Iterable[tuple[Array, Array]]  # (n,) keys and (n, dimension) rows, keys ascending
+Source = Callable[[int], Chunks]  # all rows for 1, every s-th row for s: a sample of all ages to learn from
 
 
-def build(kind: Kind, dimension: int, total: int, chunks: Chunks) -> Base:
-    """Build a base in memory. With fewer than `LEAST_FOR_CODES` rows `ivfpq` is flat."""
+def build(kind: Kind, dimension: int, total: int, source: Source) -> Base:
+    """Build a base of about `total` rows in memory. With fewer than `LEAST_FOR_CODES` rows `ivfpq` is flat."""
     if kind == "flat" or (kind == "ivfpq" and total < LEAST_FOR_CODES):
-        keys, rows = _stacked(chunks, dimension)
+        keys, rows = _stacked(source(1), dimension)
         return Base("flat", keys, rows)
     graph = _new_graph(kind, dimension, total)
-    all_keys: list[Array] = []
-    for keys, rows in _trained(graph, chunks):
-        graph.add(rows)
-        all_keys.append(keys)
-    return _faiss_base(kind, np.concatenate([np.empty(0, dtype=np.int64), *all_keys]), graph)
+    if not graph.is_trained:
+        graph.train(_stacked(source(max(1, total // (ROWS_PER_LIST * graph.nlist))), dimension)[1])
+    return _faiss_base(kind, _filled(graph, source(1)), graph)
 
 
-def write(kind: Kind, dimension: int, total: int, chunks: Chunks, file: Path) -> Stamp:
+def write(kind: Kind, dimension: int, total: int, source: Source, file: Path) -> Stamp:
     """Write a vector file as a whole or not at all: temporary name, fsync, rename, fsync of the folder."""
     part = _part(file)
     if kind == "flat" or (kind == "ivfpq" and total < LEAST_FOR_CODES):
-        return _published(part, file, "flat", _write_matrix(chunks, part))
-    base = build(kind, dimension, total, chunks)
+        return _published(part, file, "flat", _write_matrix(source(1), part))
+    base = build(kind, dimension, total, source)
     _faiss().write_index(base.graph, str(part))
     return _published(part, file, kind, base.keys)
 
 
-def extend(old: Path, stamp: Stamp, chunks: Chunks, file: Path) -> Stamp:
-    """Write a FAISS file with the rows of an old one and more, without building the old part again.
+def extend(old: Path, stamp: Stamp, total: int, chunks: Chunks, file: Path) -> Stamp | None:
+    """Write a FAISS file with the rows of an old one and more; None when the codes were learned from too few rows.
 
     Raises:
         DamagedIndex: the old file is not the one SQLite knows.
     """
     _verify(old, stamp)
     graph = _faiss().read_index(str(old))  # a copy in memory: adding to a mapped index aborts the process
-    keys = [stamp.rows()]
-    for more_keys, rows in chunks:
-        graph.add(rows)
-        keys.append(more_keys)
+    if stamp.kind == "ivfpq" and _lists(total) > 2 * graph.nlist:
+        return None
+    keys = np.concatenate([stamp.rows(), _filled(graph, chunks)])
     _faiss().write_index(graph, str(_part(file)))
-    return _published(_part(file), file, stamp.kind, np.concatenate(keys))
+    return _published(_part(file), file, stamp.kind, keys)
 
 
 def _part(file: Path) -> Path:
@@ -385,27 +384,22 @@ def _new_graph(kind: Kind, dimension: int, total: int) -> Any:
     faiss = _faiss()
     if kind == "hnsw":
         return faiss.IndexHNSWFlat(dimension, HNSW_LINKS, faiss.METRIC_INNER_PRODUCT)
-    lists = int(min(max(2 * total**0.5, 16), total / 39))  # FAISS wants 39 rows and more to learn a list from
+    lists = _lists(total)
     codes = next(m for m in range(max(dimension // 8, 1), 0, -1) if dimension % m == 0)
     return faiss.index_factory(dimension, f"IVF{lists},PQ{codes}x8", faiss.METRIC_INNER_PRODUCT)
 
 
-def _trained(graph: Any, chunks: Chunks) -> Iterator[tuple[Array, Array]]:
-    """Train on the first rows where the kind needs it, then hand on all chunks."""
-    waiting: list[tuple[Array, Array]] = []
-    enough = 0 if graph.is_trained else 64 * graph.nlist
-    for chunk in chunks:
-        if graph.is_trained:
-            yield chunk
-            continue
-        waiting.append(chunk)
-        if sum(len(keys) for keys, _ in waiting) >= enough:
-            graph.train(np.concatenate([rows for _, rows in waiting]))
-            yield from waiting
-            waiting = []
-    if waiting:
-        graph.train(np.concatenate([rows for _, rows in waiting]))
-        yield from waiting
+def _lists(total: int) -> int:
+    return int(min(max(2 * total**0.5, 16), total / 39))  # FAISS wants 39 rows and more to learn a list from
+
+
+def _filled(graph: Any, chunks: Chunks) -> Array:
+    """Add all rows to the graph; their (n,) keys."""
+    added = [np.empty(0, dtype=np.int64)]
+    for keys, rows in chunks:
+        graph.add(rows)
+        added.append(keys)
+    return np.concatenate(added)
 
 
 def _faiss_base(kind: Kind, keys: Array, graph: Any) -> Base:
