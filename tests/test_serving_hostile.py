@@ -167,6 +167,24 @@ def test_one_connection_too_many_is_told_to_come_back(quick):
     assert b"Retry-After: 1" in data
 
 
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
+def test_a_client_that_goes_away_is_no_error_of_the_server(guarded, path):
+    client, store, process = guarded
+    kind = "multipart/form-data; boundary=x" if path == "/documents" else "application/json"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {kind}\r\n"
+    before = client.get("/metrics").text.count('status="400"')
+    with connect(process.url) as connection:
+        connection.sendall(f"{head}Content-Length: 5000\r\n\r\n--x\r\n".encode())
+        time.sleep(0.1)
+    give_up = time.monotonic() + 10
+    while client.get("/metrics").text.count('status="400"') == before and time.monotonic() < give_up:
+        time.sleep(0.05)
+    metrics = client.get("/metrics").text
+    assert f'{{method="POST",route="{path}",status="400"}}' in metrics
+    assert 'status="5' not in metrics
+    assert not list((store / UPLOADS).glob("*"))
+
+
 # -- large ------------------------------------------------------------------------------------------------------------
 
 

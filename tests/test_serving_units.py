@@ -358,3 +358,25 @@ async def test_what_goes_wrong_inside_is_logged_without_its_message(caplog):
     fields = next(record.fields for record in caplog.records if record.message == "unexpected error")
     assert fields["error"] == "RuntimeError"
     assert "secret" not in str(fields)
+
+
+# -- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere"], "there is no store"),
+        (["--private"], "needs a key"),
+        (["--key-file", "nowhere"], "cannot be read"),
+    ],
+)
+def test_the_command_refuses_what_cannot_work_before_it_loads_a_model(arguments, says, monkeypatch, tmp_path, capsys):
+    from peg_rag.cli.app import run
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PEG_RAG_API_KEYS", raising=False)
+    monkeypatch.setenv("PEG_RAG_MODEL", "no-such/model")
+    assert run(["serve", *arguments]) == 2
+    assert says in capsys.readouterr().err.replace("\n", " ")
+    assert not list(tmp_path.iterdir())

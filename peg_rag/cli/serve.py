@@ -64,6 +64,7 @@ def serve(
     from peg_rag.serving.settings import MIB, ServerSettings
 
     keys = _keys(key_file, private)
+    _check_store(store, keys)
     settings = ServerSettings(
         private=private,
         max_in_flight=max_in_flight,
@@ -91,22 +92,26 @@ def _keys(file: Path | None, private: bool) -> "ApiKeys":
     return keys
 
 
+def _check_store(store: Path | None, keys: "ApiKeys") -> None:
+    from peg_rag.errors import InvalidInput
+    from peg_rag.serving.keys import KEYS_VARIABLE
+
+    if store is not None and not store.is_dir() and not keys:
+        raise InvalidInput(
+            f"{store}: there is no store. Make one with `peg-rag index DOCUMENTS --store {store}`, "
+            f"or set {KEYS_VARIABLE} to start with an empty one and upload"
+        )
+
+
 @contextmanager
 def _knowledge(
     store: Path, encoder: "PEGEncoder", model: str | None, keys: "ApiKeys", settings: "ServerSettings"
 ) -> "Iterator[KnowledgeBase]":
     """The store: opened for writing, and made where it is not there, only if somebody may write."""
-    from peg_rag.errors import InvalidInput
     from peg_rag.extras import require
     from peg_rag.index import PEGIndex
-    from peg_rag.serving.keys import KEYS_VARIABLE
     from peg_rag.serving.knowledge import KnowledgeBase
 
-    if not keys and not store.is_dir():
-        raise InvalidInput(
-            f"{store}: there is no store. Make one with `peg-rag index DOCUMENTS --store {store}`, "
-            f"or set {KEYS_VARIABLE} to start with an empty one and upload"
-        )
     if keys:
         require("langchain_text_splitters", "ingest")  # said now rather than at the first upload
     with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension, read_only=not keys) as index:

@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, MissingExtra, PegRagError, UnsupportedSearch
 
@@ -84,6 +85,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(PegRagError, _answer_library)
     app.add_exception_handler(OSError, _answer_os)
+    app.add_exception_handler(ClientDisconnect, _answer_gone)
 
 
 async def _answer_api_error(_: Request, error: Exception) -> Response:
@@ -127,6 +129,11 @@ async def _answer_os(_: Request, error: Exception) -> Response:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return ApiError(507, "the disk is full; nothing was changed").response()
     raise error
+
+
+async def _answer_gone(_: Request, __: Exception) -> Response:
+    """Nobody reads this; it keeps the log and the metrics from blaming the server."""
+    return ApiError(400, "the client went away before its request was complete").response()
 
 
 def _type(status: int) -> str:
