@@ -263,9 +263,7 @@ def test_a_second_sync_waits_its_turn_or_says_so(
 
 
 EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(["a.txt", "b.md", "sub/c.txt"]), st.sampled_from(["", "甲", "乙。丙。", "# 题\n甲", "\x00"])
-    ),
+    st.tuples(st.sampled_from(["a.txt", "b.md", "sub/c.txt"]), st.sampled_from(["", "甲", "乙。丙。", "# 题\n甲"])),
     max_size=4,
 )
 
