@@ -3,8 +3,9 @@
 Why this exists: a question-answering page must work, and be tested, where no language model runs; and a reader who
 sees the sentence itself with its source needs to believe nobody. The best sentences are those nearest to the question
 by the encoder's cosine and by the question's terms they contain. Whether there is an answer at all is decided apart,
-with a threshold: `THRESHOLD` was calibrated for `peg-mini` on questions whose passage was, and was not, in the corpus
-(`benchmarks/calibrate_answer.py` prints precision and recall; run it for another model).
+with a threshold: `THRESHOLD` was calibrated for `peg-mini` on 261 questions, each asked with and without the passage
+that answers it. Over 27,295 passages, with hard cases, answers are given with precision 0.77 and recall 0.91; over 50
+passages with 0.98 and 0.97 (`benchmarks/calibrate_answer.py`, which also fits another model).
 
 Costs one encoding of the question and of the sentences of the first few hits.
 """
