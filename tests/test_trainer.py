@@ -298,6 +298,25 @@ def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path
         train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
 
 
+# ---- the verbs
+
+
+def test_the_verbs_train_and_mine(make: Make, tmp_path: Path, pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from peg_rag.cli.app import run
+
+    recipe, mined = tmp_path / "recipe.yaml", tmp_path / "mined.jsonl"
+    recipe.write_text(make().dump(), encoding="utf-8")
+    assert run(["train", str(recipe), "--set", "stages.0.steps=1"]) == 0
+    assert run(["train", str(recipe), "--set", "stages.0.steps=1"]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+    assert run(["train", str(recipe), "--dry-run", "--devices", "4"]) == 0
+    assert "candidates per query: 32" in capsys.readouterr().out
+    assert run(["mine", str(pairs), "-o", str(mined), "--negatives", "2", "-m", str(tmp_path / "run")]) == 0
+    rows = [json.loads(line) for line in mined.read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == len(pairs.read_text(encoding="utf-8").splitlines())
+    assert max(len(row["negatives"]) for row in rows) == 2
+
+
 # ---- the shipped recipes
 
 
