@@ -90,15 +90,16 @@ def test_without_the_extra_there_is_a_pip_line(
         (["search", "/no/such/store", "x"], 2, "peg-rag index"),
         (["index", "/no/such/docs", "--store", "kb"], 2, "no such file or folder"),
         (["embed", "/no/such/file.txt", "-o", "x.parquet"], 2, "no such file"),
+        (["index", ".", "--store", "/proc/kb", "--model", "MODEL"], 1, "/proc"),
         (["search", "kb"], 2, "Missing argument"),
     ],
 )
 def test_errors_are_one_message_without_a_traceback(
     arguments: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], model: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert run(arguments) == code
+    assert run([model if argument == "MODEL" else argument for argument in arguments]) == code
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err

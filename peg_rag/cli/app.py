@@ -68,6 +68,13 @@ def run(arguments: list[str] | None = None) -> int:
     except (PegRagError, OSError) as error:
         if logging.getLogger("peg_rag").isEnabledFor(logging.DEBUG):
             raise
-        console.error(str(error))
+        console.error(_said(error))
         return 2 if isinstance(error, InvalidInput) else 1
     return 0
+
+
+def _said(error: Exception) -> str:
+    """The error's message, without the number that the system gives it."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
