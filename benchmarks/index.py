@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,7 @@ from peg_rag.index import PEGIndex
 RESULTS = Path(__file__).parent / "results" / "index.md"
 SOURCES = 100  # a filter on one of them passes 1 % of the documents
 SLICE = 5_000  # documents per call: Chroma refuses more than 5,461
+BULK = 100_000  # documents per call when there is a million of them
 K = 10
 
 
@@ -385,7 +387,14 @@ def million(options: argparse.Namespace) -> str:
 def fill(kind: str, path: Path, data: Data) -> dict[str, float]:
     store = Peg(path, kind)
     started = time.perf_counter()
+    waiting: list[Any] = []
     for part in data.slices():
+        waiting.append(part)
+        if len(waiting) * SLICE == BULK:
+            ids, texts, vectors, metadatas = zip(*waiting, strict=True)
+            store.add([*chain(*ids)], [*chain(*texts)], np.concatenate(vectors), [*chain(*metadatas)])
+            waiting = []
+    for part in waiting:
         store.add(*part)
     store.finish()
     return {"seconds": time.perf_counter() - started, "peak": peak_gib()}
