@@ -231,9 +231,8 @@ def in_validation(query_keys: Ints, share: float) -> NDArray[np.bool_]:
 def smallest_hashes(keys: Ints, count: int, *salt: int) -> Ints:
     """Indices of the `count` keys with the smallest hash: a sample that does not depend on order or file."""
     order: Ints = np.argsort(mix(keys.view(np.uint64), *salt), kind="stable")
-    order = order[:count]
-    order.sort()
-    return order
+    chosen: Ints = np.sort(order[:count])
+    return chosen
 
 
 def mix(values: Words, *key: int) -> Words:

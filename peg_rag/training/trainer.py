@@ -121,10 +121,9 @@ class _Run:
         self.folder = expand_path(recipe.output_dir)
         self.cache = expand_path(recipe.cache_dir)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.started = time.time()
 
     def all(self, resume: bool, overwrite: bool) -> TrainingResult:
-        hide_bars_of_saving()
+        hide_bars_of_saving()  # type: ignore[no-untyped-call]
         self._check_beir()
         self._prepare_folder(resume, overwrite)
         encoder: TrainableEncoder | None = None
