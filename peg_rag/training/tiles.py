@@ -187,7 +187,10 @@ class Direction:
 
 @dataclass
 class Sums:
-    """What a direction adds up over its rows, each a scalar in float64; `loss` weighted, the others counts."""
+    """What a direction adds up over its rows, each a float64 scalar: the weighted loss, the gradient of the scale, and
+    counts. `hard` counts hard negatives among the `sampled`; `candidates` are unmasked negatives, `masked` those that
+    are not; `positives` is a sum of cosines.
+    """
 
     loss: Tensor
     scale_gradient: Tensor
