@@ -59,10 +59,10 @@ def build_model(folder: Path, layers: int, width: int) -> None:
     BertModel(config).save_pretrained(folder)
 
 
-def chinese_texts(count: int, seed: int = 0) -> list[str]:
-    """Random Chinese of log-normal length (median 64 characters, σ 0.7), 8 to 510 characters."""
+def chinese_texts(count: int, median: int = 64, seed: int = 0) -> list[str]:
+    """Random Chinese of log-normal length (σ 0.7), 8 to 510 characters."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(64), 0.7, count), 8, 510).astype(int)
+    lengths = np.clip(rng.lognormal(np.log(median), 0.7, count), 8, 510).astype(int)
     return ["".join(map(chr, 0x4E00 + rng.integers(0, 20_000, n))) for n in lengths]
 
 
@@ -124,11 +124,12 @@ def take_turns(entrants: list[System], texts: list[str], rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=256)
+    parser.add_argument("--median", type=int, default=64, help="median length of a text in characters")
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=4)
     args = parser.parse_args()
-    texts = chinese_texts(args.texts)
+    texts = chinese_texts(args.texts, args.median)
     lengths = [len(text) + 2 for text in texts]
     with tempfile.TemporaryDirectory() as name:
         build_model(Path(name), args.layers, args.width)
