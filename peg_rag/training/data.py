@@ -3,8 +3,8 @@
 Why this exists: a run of days must not stop for one broken line, must not hold its texts in memory and must not
 tokenise the same text twice. Each file is read once, cleaned, checked row by row (what is wrong is counted and
 reported by file and line) and written as Arrow, from which Hugging Face `datasets` maps it; the token ids lie beside
-it. Both are cached, keyed by the file's content and the tokenizer. Costs about 25,000 rows a second on one core the
-first time, milliseconds after that, and 32 bytes of memory a row (the keys of its texts) for as long as it is in use.
+it. Both are cached, keyed by the file's content and the tokenizer. Costs the first time about a CPU second for 3,000
+rows of news (400 characters) or 15,000 of questions, then milliseconds, and 24 bytes of memory a row in use.
 """
 
 import csv

@@ -3,8 +3,8 @@
 Why this exists: fitting a Unigram model on unsegmented Chinese takes hours, for it weighs every substring. A word
 count by jieba gives the same kind of vocabulary in minutes: the commonest words with the logarithm of their
 frequency, and every character, so that nothing is unknown that was seen. Both vocabularies are plain `tokenizers`
-objects, and equal texts always give equal vocabularies. Costs about a minute a core for 25 million characters with
-words, a third of that without.
+objects, and equal texts always give equal vocabularies. Costs a CPU minute for ten million characters with words, a
+third of that without.
 """
 
 import math
