@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sample_files import docx, pdf
 
 from peg_rag import readers
 from peg_rag.errors import DataError
-from peg_rag.readers import Section, clean, decode, markdown_sections, read_sections, unwrap
+from peg_rag.readers import Section, clean, decode, markdown_sections, read_sections, unwrap, without_markup
 
 CHINESE = "报销需要提交发票原件和审批单。逾期不予受理，请于三十天内办理。"
 
@@ -187,3 +188,15 @@ def test_a_huge_file_is_refused(tmp_path: Path) -> None:
 def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_sections(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize("piece", ["<!--", "![", "![](", "![a]", "|", "| - ", "|\n", "<!-- --"])
+def test_hostile_markdown_is_read_in_linear_time(piece):
+    started = time.process_time()
+    without_markup(piece * (2_000_000 // len(piece)))
+    assert time.process_time() - started < 5
+
+
+def test_markup_that_nobody_searches_for_goes():
+    text = "前<!-- 注\n释 -->后![图](a.png)\n| 名 | 价 |\n|---|:-:|\n| 票 | 60 |\n<!-- 未完"
+    assert without_markup(text) == "前后\n| 名 | 价 |\n| 票 | 60 |\n<!-- 未完"
