@@ -180,10 +180,10 @@ class _Run:
         """The model a checkpoint or an earlier stage left, or what the recipe starts from."""
         set_seed(self.recipe.seed)
         if origin is not None:
-            return load_encoder(ModelOptions(path=str(origin)))
-        with self._arguments(0).main_process_first(local=False, desc="learn the vocabulary"):
-            encoder = build_encoder(self.recipe.model, self.recipe.stages[0].data.sources, self.cache)
-        set_seed(self.recipe.seed)
+            encoder = load_encoder(ModelOptions(path=str(origin)))
+        else:
+            with self._arguments(0).main_process_first(local=False, desc="learn the vocabulary"):
+                encoder = build_encoder(self.recipe.model, self.recipe.stages[0].data.sources, self.cache)
         if self.recipe.compile and encoder.kind == "transformer":
             encoder.body.compile(dynamic=True)
         return encoder
