@@ -13,7 +13,7 @@ from llama_index.core import Document, StorageContext, VectorStoreIndex
 from peg_rag.llama_index import PEGEmbedding, PEGRetriever, PEGVectorStore
 
 FOLDER = Path(__file__).parent / "data"
-QUERIES = ("单身想找对象去哪里？", "Tallentyre 写过什么书？")
+QUERIES = ("想脱单应该去拜哪座庙？", "Tallentyre 写过什么书？")
 MODES = ("default", "text_search", "hybrid")  # LlamaIndex's names for dense, lexical and hybrid search
 
 

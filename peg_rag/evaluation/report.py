@@ -176,7 +176,8 @@ def _distributions(results: Sequence[Evaluation], sets: Mapping[str, RetrievalDa
                     scores[sets[run.dataset].qrels[query].get(document, 0) > 0].append(score)
 
         def draw(axes: "Axes") -> None:
-            bins = np.histogram_bin_edges([*scores[True], *scores[False]], bins=40).tolist()
+            # Rounded, as forty bins do not fit between scores that differ in their last bits.
+            bins = np.histogram_bin_edges(np.round([*scores[True], *scores[False]], 6), bins=40).tolist()
             axes.hist(scores[False], bins=bins, alpha=0.6, label="wrong", color="#c44")
             axes.hist(scores[True], bins=bins, alpha=0.6, label="right", color="#2a7")
             axes.set(title=system, xlabel="score", ylabel="queries")

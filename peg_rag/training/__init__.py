@@ -6,6 +6,8 @@ The names are resolved when first touched: a recipe can be read and checked with
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from peg_rag.extras import require
+
 if TYPE_CHECKING:
     from peg_rag.training.mining import MiningOptions as MiningOptions
     from peg_rag.training.mining import MiningReport as MiningReport
@@ -28,6 +30,8 @@ __all__ = ["MiningOptions", "MiningReport", "Recipe", "TrainingResult", "mine_ha
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'peg_rag.training' has no attribute {name!r}")
+    if _HOMES[name] == "peg_rag.training.trainer":
+        require("accelerate", "train")  # transformers asks for it late and without saying how to get it
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
