@@ -34,7 +34,7 @@ class TorchBackend:
         self.dtype = pick_dtype(dtype, self.device)
         self.batch_tokens = _BATCH_TOKENS.get(torch.device(self.device).type, 8_192)
         self._pooling = spec.pooling
-        self._model: Any = _load_model(spec, _DTYPES[self.dtype]).to(self.device)
+        self._model: Any = load_model(spec, _DTYPES[self.dtype]).to(self.device)
         self._pad = int(getattr(self._model.config, "pad_token_id", None) or 0)
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
 
@@ -121,7 +121,7 @@ def _has_fast_bf16(device: str) -> bool:
     return bool(has_amx or has_avx512)
 
 
-def _load_model(spec: ModelSpec, dtype: torch.dtype) -> Any:
+def load_model(spec: ModelSpec, dtype: torch.dtype) -> Any:
     """Load the encoder; weights come from safetensors, or from a .bin read with `weights_only=True`."""
     from transformers import AutoConfig, AutoModel
 

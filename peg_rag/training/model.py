@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from peg_rag.backends.torch_backend import _load_model, pool
+from peg_rag.backends.torch_backend import load_model, pool
 from peg_rag.encoder import load_tokenizer
 from peg_rag.errors import DamagedModel, RecipeError
 from peg_rag.models import CONFIG_FILE, CONFIG_FORMAT, ModelSpec, Pooling, resolve, weight_files
@@ -171,7 +171,7 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
         query_prompt=options.query_prompt,
         document_prompt=options.document_prompt,
     )
-    body = _load_static(spec) if spec.kind == "static" else _load_model(spec, torch.float32)
+    body = _load_static(spec) if spec.kind == "static" else load_model(spec, torch.float32)
     return TrainableEncoder(
         body,
         load_tokenizer(spec),
