@@ -217,7 +217,7 @@ def shares(sizes: Sequence[int], weights: Sequence[float], alpha: float, slots: 
     if not wanted.sum() > 0:
         raise DataError("all sources have weight 0; give at least one a weight above 0")
     exact = wanted / wanted.sum() * slots
-    counts = np.floor(exact).astype(np.int64)
+    counts: Ints = np.floor(exact).astype(np.int64)
     left = np.argsort(-(exact - counts), kind="stable")[: slots - int(counts.sum())]
     counts[left] += 1
     return counts
