@@ -22,6 +22,7 @@ import typer
 
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.extras import require
+from peg_rag.files import write_atomically
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
@@ -127,7 +128,7 @@ def _claim(parts: Path, job: _Job, overwrite: bool) -> None:
             )
         for part in parts.glob("*.parquet"):
             part.unlink()
-    _replace(manifest, json.dumps(asdict(job), ensure_ascii=False).encode())
+    write_atomically(manifest, json.dumps(asdict(job), ensure_ascii=False).encode())
 
 
 def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, lines: int | None) -> None:
@@ -188,7 +189,7 @@ def _write_part(parts: Path, done: int, rows: list[int], texts: list[str], vecto
     table = table.replace_schema_metadata({"peg_rag.identity": job.identity, "peg_rag.role": job.role})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
-    _replace(parts / f"{done:012}.parquet", sink.getvalue())
+    write_atomically(parts / f"{done:012}.parquet", sink.getvalue())
     return done + len(texts)
 
 
@@ -204,15 +205,6 @@ def _merge(parts: Path, out: Path) -> int:
         os.fsync(stream.fileno())
         draft.replace(out)
     return int(pq.read_metadata(out).num_rows)
-
-
-def _replace(file: Path, data: Any) -> None:
-    draft = file.with_suffix(".draft")
-    with draft.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    draft.replace(file)
 
 
 def _digest_and_lines(file: Path) -> tuple[str, int | None]:

@@ -5,7 +5,6 @@ links, so it can be mailed and kept. Cost: a second or two, most of it matplotli
 """
 
 import io
-import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from peg_rag.evaluation.metrics import METRICS
 from peg_rag.evaluation.run import Evaluation
 from peg_rag.evaluation.significance import Comparison, compare
 from peg_rag.extras import require
+from peg_rag.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,7 +74,7 @@ def write_per_query(results: Iterable[Evaluation], path: str | Path) -> None:
         tables.append(pa.table(columns))
     buffer = io.BytesIO()
     parquet.write_table(pa.concat_tables(tables), buffer)
-    _replace(Path(path), buffer.getvalue())
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def write_report(
@@ -95,21 +95,7 @@ def write_report(
     ]
     title = "<title>Retrieval evaluation</title>"
     head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<style>{_STYLE}</style>'
-    _replace(Path(path), (head + "".join(parts) + "</html>").encode())
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside and rename: the file is whole, or as it was."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_atomically(Path(path), (head + "".join(parts) + "</html>").encode())
 
 
 def _by(results: Iterable[Evaluation], attribute: str) -> dict[str, list[Evaluation]]:

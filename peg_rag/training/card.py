@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import peg_rag
-from peg_rag.training.data import Ints, PairFile, write_atomically
+from peg_rag.files import write_atomically
+from peg_rag.training.data import Ints, PairFile
 from peg_rag.training.model import TrainableEncoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions
 

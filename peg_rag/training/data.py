@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
+from peg_rag.files import write_atomically
 from peg_rag.texts import replace_unencodable
 from peg_rag.training.recipe import Columns, SourceOptions, expand_path
 
@@ -587,17 +588,3 @@ def digest(*parts: str) -> str:
     """A short hash of strings, for names in the cache."""
     joined = "\0".join([str(FORMAT), *parts])
     return hashlib.blake2b(joined.encode(), digest_size=12).hexdigest()
-
-
-def write_atomically(file: Path, content: bytes) -> None:
-    """Write so that the file is there whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -25,7 +25,8 @@ from tqdm.auto import tqdm
 
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.extras import require
-from peg_rag.training.data import Ints, clean_text, read_lines, read_rows, text_key, write_atomically
+from peg_rag.files import write_atomically
+from peg_rag.training.data import Ints, clean_text, read_lines, read_rows, text_key
 from peg_rag.training.recipe import Columns
 from peg_rag.training.sampling import mix
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from peg_rag.backends.torch_backend import load_model, pool
 from peg_rag.encoder import load_tokenizer
 from peg_rag.errors import DamagedModel, RecipeError
+from peg_rag.files import write_atomically
 from peg_rag.models import CONFIG_FILE, CONFIG_FORMAT, ModelSpec, Pooling, resolve, weight_files
 from peg_rag.training.corpus import vocabulary_files, vocabulary_texts
-from peg_rag.training.data import digest, file_digest, write_atomically
+from peg_rag.training.data import digest, file_digest
 from peg_rag.training.recipe import (
     ModelOptions,
     SourceOptions,

@@ -30,12 +30,13 @@ from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_saving
 
 from peg_rag.errors import DataError, TrainingError
+from peg_rag.files import write_atomically
 from peg_rag.training.batches import FeatureRows, RankBatch, StepBatches
 from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, Objective, StepBatch, Temperature
 from peg_rag.training.callbacks import Interruption, Progress
 from peg_rag.training.card import CardFacts, write_card
 from peg_rag.training.cosent import CosentObjective
-from peg_rag.training.data import PairFile, load_pairs, write_atomically
+from peg_rag.training.data import PairFile, load_pairs
 from peg_rag.training.loss import LossMetrics, LossOptions
 from peg_rag.training.model import TrainableEncoder, build_encoder, load_encoder
 from peg_rag.training.progressive import ProgressiveOptions
