@@ -13,6 +13,7 @@ Costs one `stat` for an unchanged file; embedding dominates everything else.
 
 import hashlib
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -40,6 +41,8 @@ _SLICE_CHUNKS = 128  # chunks between two reports of progress
 _TITLE_CHARACTERS = 100
 _LOCK_TIMEOUT_S = 5.0
 _FORMAT = "1"  # raised when reading or chunking changes, so that every file is read again
+
+_LETTER = re.compile(r"\S")
 
 # Tried in this order: paragraphs, lines, sentences, clauses, phrases, words, characters.
 SEPARATORS = (r"\n\n+", r"\n", r"(?:[。！？!?]|…+|\.\s)[”’」』）)\"]*", r"[；;]", r"[，,、：:]", r"\s", "")
@@ -136,19 +139,32 @@ def split(sections: Iterable[Section], source: str, version: str, chunking: Chun
         keep_separator="end",
         chunk_size=chunking.characters,
         chunk_overlap=chunking.overlap,
-        add_start_index=True,
     )
     seen: dict[str, int] = {}
     number = 0
     for section in sections:
-        for piece in splitter.create_documents([section.text]):
-            text = f"{section.title[:_TITLE_CHARACTERS]}\n{piece.page_content}" if section.title else piece.page_content
+        for start, piece in _place(splitter.split_text(section.text), section.text):
+            text = f"{section.title[:_TITLE_CHARACTERS]}\n{piece}" if section.title else piece
             repeat = seen[text] = seen.get(text, -1) + 1
             metadata = {**section.fields, "source": source, "version": version, "chunk": number}
-            metadata["start"] = section.start + piece.metadata["start_index"]
+            metadata["start"] = section.start + start
             metadata |= {k: v for k in ("title", "page", "row") if (v := getattr(section, k))}
             yield Chunk(_digest(source, text, str(repeat))[:32], text, metadata)
             number += 1
+
+
+def _place(pieces: Iterable[str], text: str) -> Iterator[tuple[int, str]]:
+    """(start, piece): where each piece stands in the text it was cut from.
+
+    Where a text repeats itself, a piece fits in several places. It is put in the last one that leaves nothing out
+    between it and the piece before, so the pieces together cover the text whatever it says.
+    """
+    end = 0
+    for piece in pieces:
+        after = _LETTER.search(text, end)
+        start = text.rfind(piece, 0, (after.start() if after else len(text)) + len(piece))
+        end = start + len(piece)
+        yield start, piece
 
 
 def read_file(path: str | Path, *, root: str | Path | None = None, chunking: Chunking | None = None) -> list[Chunk]:

@@ -220,16 +220,14 @@ def test_lone_surrogates_and_nul_are_replaced_and_warned_once(static_model, capl
 
 def test_a_huge_text_costs_no_more_than_a_long_one_and_truncation_is_visible(minilm, caplog):
     encoder = PEGEncoder(minilm, dtype="float32")
-    times = {}
-    for length in (10_000, 1_000_000):
-        text = "retrieval 检索 " * (length // 13)
-        encoder.encode_documents([text])
-        started = time.perf_counter()
-        for _ in range(3):
-            encoder.encode_documents([text])
-        times[length] = time.perf_counter() - started
-    assert times[1_000_000] < 1.5 * times[10_000] + 0.05
-    assert encoder.stats.truncated == 8
+    seconds: dict[int, list[float]] = {10_000: [], 1_000_000: []}
+    for _ in range(5):  # in turn, so that a busy machine slows both
+        for length, taken in seconds.items():
+            started = time.perf_counter()
+            encoder.encode_documents(["retrieval 检索 " * (length // 13)])
+            taken.append(time.perf_counter() - started)
+    assert min(seconds[1_000_000]) < 1.5 * min(seconds[10_000]) + 0.05
+    assert encoder.stats.truncated == 10
     assert caplog.text.count("is longer than max_length=256") == 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sample_files import docx, pdf
 
@@ -72,6 +72,8 @@ def test_chunks_end_at_sentences_and_know_their_place() -> None:
 
 
 @given(st.text("检索生成。！？；，、 \nab.…”", max_size=400), st.integers(5, 60), st.integers(0, 4))
+@example("aaaa aA", 5, 1)
+@example("\n" * 7 + "检检 检检 检检检检", 5, 4)
 def test_chunks_cover_the_text_and_keep_their_length(text: str, characters: int, overlap: int) -> None:
     chunks = list(split([Section(text)], "a", "v", Chunking(characters, overlap)))
     assert all(len(chunk.text) <= characters for chunk in chunks)
