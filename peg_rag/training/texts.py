@@ -19,7 +19,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PASSAGE_CHARACTERS = 400
 SHORTEST_QUERY, LONGEST_QUERY = 8, 64  # characters of a sentence, or a title, that makes a query
-SHORTEST_PASSAGE = 24  # characters left of a passage, below which it answers nothing
+SHORTEST_PASSAGE = 16  # characters left of a passage, below which it answers nothing
 _SENTENCE = re.compile(r"[^。！？!?；;\n]*(?:[。！？!?；;]+[”’」』）)\"]*|\n|$)")
 
 
