@@ -92,12 +92,25 @@ def test_command(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == shown  # from the cache: the same numbers
 
 
+def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    graded = tmp_path / "graded.tsv"
+    graded.write_text("sentence1\tsentence2\tlabel\n花呗\t花呗\t1\n花呗\t理财\t0\n", encoding="utf-8")
+    assert run(["evaluate", str(write_set(tmp_path / "toy")), str(graded), "-m", model, "--reranking"]) == 0
+    shown = capsys.readouterr().out
+    for word in ("MAP@100", "MRR@10", "toy (reranking)", "graded (reranking)", "small"):
+        assert word in shown
+    assert "bm25" not in shown
+    assert run(["evaluate", str(graded), "-m", model, "--reranking", "--metric", "nDCG@10"]) == 0
+    assert "MAP@100" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["-s", "magic"], "--systems magic: some of dense, bm25, bm25s, hybrid are expected"),
         (["-s", ","], "--systems is empty"),
         (["--metric", "F1"], "--metric F1: one of nDCG@10"),
+        (["--reranking", "-s", "bm25"], "with --reranking the models order what is given"),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,6 +25,7 @@ from peg_rag.evaluation import (
     load_dataset,
     load_dureader,
     sts_spearman,
+    with_candidates,
 )
 
 TEXTS = {"d0": "花呗如何绑定银行卡", "d1": "借款逾期还款", "d2": "银行理财", "d3": "abc", "d4": "花呗逾期"}
@@ -140,6 +141,16 @@ def test_reranking_set_from_graded_pairs(letters) -> None:
     assert result.values["MAP@100"] == pytest.approx([(1 + 2 / 3) / 2, 1 / 2], abs=1e-6)
     with pytest.raises(DataError, match="no query with both"):
         as_reranking(SentencePairs("toy", ("a",), ("b",), np.array([1.0])))
+
+
+def test_reranking_set_from_a_search(letters) -> None:
+    texts = TEXTS | {"d5": "没有人找到"}
+    dataset = RetrievalDataset("toy", texts, TOY.queries, {"q0": {"d0": 1, "d3": 0}, "q1": {"d4": 2, "gone": 1}})
+    run = {"q0": {"d1": 3.0, "d0": 2.0, "d2": 1.0}, "q1": {"d4": 9.0}}
+    found = with_candidates(dataset, run, k=2)
+    assert found.qrels == {"q0": {"d1": 0, "d0": 1, "d3": 0}, "q1": {"d4": 2}}
+    assert list(found.corpus) == ["d0", "d1", "d3", "d4"]  # nobody encodes what is no candidate
+    assert set(evaluate(Candidates(letters, "letters"), found).run["q0"]) == {"d0", "d1", "d3"}
 
 
 def write_dureader(folder: Path) -> Path:

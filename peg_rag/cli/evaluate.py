@@ -28,12 +28,28 @@ def evaluate(
         list[str] | None, typer.Option("--model", "-m", help="What embeds; may be repeated to compare models.")
     ] = None,
     systems: Annotated[
-        str, typer.Option("--systems", "-s", help=f"Some of {', '.join(SYSTEMS)}; the first is compared against.")
-    ] = "dense,bm25,hybrid",
+        str | None,
+        typer.Option(
+            "--systems",
+            "-s",
+            help=f"Some of {', '.join(SYSTEMS)}; the first is compared against. By default dense, bm25 and hybrid.",
+        ),
+    ] = None,
     reranker: Annotated[
         str | None, typer.Option(help="A cross-encoder that orders each system's first 50 hits again.")
     ] = None,
-    metric: Annotated[str, typer.Option(help="What the table shows and the tests compare.")] = "nDCG@10",
+    reranking: Annotated[
+        bool,
+        typer.Option(
+            "--reranking",
+            help="Order given candidates instead of searching: of a folder BM25's first 50 and the judged documents, "
+            "of a .tsv file the second sentences that stand beside a first one.",
+        ),
+    ] = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="What the table shows and the tests compare: by default nDCG@10; MAP and MRR for reranking."),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for per_query.parquet and report.html.")
     ] = None,
@@ -47,22 +63,25 @@ def evaluate(
     from peg_rag.evaluation import METRICS, load_dataset, load_sts
     from peg_rag.evaluation.report import summarise, write_per_query, write_report
 
-    names = _checked(systems, metric, METRICS)
+    names, metrics = _checked_systems(systems, reranking), _checked_metrics(metric, reranking, METRICS)
     datasets = [load_dataset(path) for path in sets if not path.is_file()]
     pairs = [load_sts(path) for path in sets if path.is_file()]
+    if reranking:
+        datasets, pairs = _reranking_sets(datasets, pairs), []
     encoders = _encoders(model or ["peg-mini"], cache, device)
     try:
-        results, correlations = _score_all(_systems(names, encoders, reranker), encoders, datasets, pairs)
+        wanted = _systems(names, encoders, reranker, reranking)
+        results, correlations = _score_all(wanted, encoders, datasets, pairs)
     finally:
         for encoder in encoders.values():
             encoder.close()
-    if results:
-        show(_table(summarise(results, metric), metric))
+    for name in metrics if results else []:
+        show(_table(summarise(results, name), name))
     if correlations:
         show(_sts_table(correlations, list(encoders)))
     if out is not None and results:
         write_per_query(results, out / "per_query.parquet")
-        write_report(results, datasets, out / "report.html", metric)
+        write_report(results, datasets, out / "report.html", metrics[0])
         stderr.print(f"{out / 'report.html'} and {out / 'per_query.parquet'}", style="dim", soft_wrap=True)
 
 
@@ -92,15 +111,30 @@ def _score_all(
     return results, correlations
 
 
-def _checked(systems: str, metric: str, metrics: tuple[str, ...]) -> list[str]:
-    names = [name.strip() for name in systems.split(",") if name.strip()]
+def _checked_systems(systems: str | None, reranking: bool) -> list[str]:
+    if reranking and systems not in (None, "dense"):
+        raise InvalidInput(f"--systems {systems}: with --reranking the models order what is given; leave --systems out")
+    names = [name.strip() for name in (systems or "dense,bm25,hybrid").split(",") if name.strip()]
     if unknown := [name for name in names if name not in SYSTEMS]:
         raise InvalidInput(f"--systems {unknown[0]}: some of {', '.join(SYSTEMS)} are expected")
     if not names:
         raise InvalidInput(f"--systems is empty; some of {', '.join(SYSTEMS)} are expected")
+    return ["dense"] if reranking else names
+
+
+def _checked_metrics(metric: str | None, reranking: bool, metrics: tuple[str, ...]) -> list[str]:
+    if metric is None:
+        return ["MAP@100", "MRR@10"] if reranking else ["nDCG@10"]
     if metric not in metrics:
         raise InvalidInput(f"--metric {metric}: one of {', '.join(metrics)} is expected")
-    return names
+    return [metric]
+
+
+def _reranking_sets(datasets: "list[RetrievalDataset]", pairs: "list[SentencePairs]") -> "list[RetrievalDataset]":
+    from peg_rag.evaluation import Indexed, as_reranking, with_candidates
+
+    searched = [with_candidates(dataset, Indexed("lexical").run(dataset, 50)) for dataset in datasets]
+    return [*searched, *map(as_reranking, pairs)]
 
 
 def _encoders(models: list[str], cache: Path | None, device: str | None) -> "Encoders":
@@ -114,9 +148,9 @@ def _encoders(models: list[str], cache: Path | None, device: str | None) -> "Enc
     return encoders
 
 
-def _systems(names: list[str], encoders: "Encoders", reranker: str | None) -> "list[System]":
+def _systems(names: list[str], encoders: "Encoders", reranker: str | None, reranking: bool) -> "list[System]":
     """Every system once, and those that need vectors once for each model."""
-    from peg_rag.evaluation import BM25s, Dense, Indexed, Reranked
+    from peg_rag.evaluation import BM25s, Candidates, Dense, Indexed, Reranked
 
     found: list[System] = []
     for name in names:
@@ -126,7 +160,7 @@ def _systems(names: list[str], encoders: "Encoders", reranker: str | None) -> "l
             found.append(BM25s())
         for model, encoder in encoders.items():
             if name == "dense":
-                found.append(Dense(encoder, model))
+                found.append(Candidates(encoder, model) if reranking else Dense(encoder, model))
             elif name == "hybrid":
                 label = "hybrid" if len(encoders) == 1 else f"hybrid {model}"
                 found.append(Indexed("hybrid", encoder, label))

@@ -8,6 +8,7 @@ from peg_rag.evaluation.datasets import (
     load_dataset,
     load_dureader,
     load_sts,
+    with_candidates,
 )
 from peg_rag.evaluation.metrics import METRICS, score_run
 from peg_rag.evaluation.run import Evaluation, evaluate, evaluate_all, sts_spearman
@@ -38,4 +39,5 @@ __all__ = [
     "load_sts",
     "score_run",
     "sts_spearman",
+    "with_candidates",
 ]

@@ -144,6 +144,21 @@ def as_reranking(pairs: SentencePairs) -> RetrievalDataset:
     return RetrievalDataset(f"{pairs.name} (reranking)", {name: text for text, name in ids.items()}, queries, qrels)
 
 
+def with_candidates(dataset: RetrievalDataset, run: Mapping[str, Mapping[str, float]], k: int = 50) -> RetrievalDataset:
+    """A search task as a reranking set: the first `k` of a run and the judged documents are a query's candidates.
+
+    What was found and never judged counts as wrong, so scores of two systems compare, and alone mean little.
+    """
+    qrels: Qrels = {}
+    for query, judged in dataset.qrels.items():
+        found = sorted(run.get(query, {}).items(), key=lambda hit: -hit[1])[:k]
+        qrels[query] = {document: 0 for document, _ in found} | dict(judged)
+    candidates = {document for judged in qrels.values() for document in judged}
+    corpus = {document: text for document, text in dataset.corpus.items() if document in candidates}
+    qrels = {query: {d: grade for d, grade in judged.items() if d in corpus} for query, judged in qrels.items()}
+    return RetrievalDataset(f"{dataset.name} (reranking)", corpus, dataset.queries, qrels)
+
+
 @contextmanager
 def open_text(path: Path) -> Iterator[IO[str]]:
     """Open a UTF-8 text file for reading, unpacking `.gz` and `.zst` by their suffix."""
