@@ -194,7 +194,8 @@ def _table(rows: "list[Row]", metric: str) -> "Table":
     if len(rows) > 1:
         averages = (sum(row.means[system] for row in rows) / len(rows) for system in systems)
         table.add_row("mean", *(f"{average:.3f}" for average in averages), style="bold")
-    table.caption = f"* differs from {systems[0]} (p < 0.05, permutation test paired over queries)"
+    if len(systems) > 1:
+        table.caption = f"* differs from {systems[0]} (p < 0.05, permutation test paired over queries)"
     return table
 
 
