@@ -370,6 +370,8 @@ def million(options: argparse.Namespace) -> str:
     """Fill an index with a million documents, then open it in a fresh process and search."""
     lines = []
     for kind in options.kinds.split(","):
+        if options.folder:
+            Path(options.folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             path = Path(folder) / "kb"
             built = in_process("fill", kind, path, options)

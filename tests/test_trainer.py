@@ -115,6 +115,22 @@ def test_a_new_static_model_learns_and_opens_alike(make: Make, tmp_path: Path) -
     np.testing.assert_allclose(vectors, SentenceTransformer(str(result.folder), device="cpu").encode(texts), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", ["static: {dimension: 16}", "transformer: {hidden_size: 24, layers: 1, heads: 2}"])
+def test_the_last_folder_may_be_stored_in_half_the_bytes(make: Make, shape: str) -> None:
+    from safetensors.torch import load_file
+
+    result = train(make(f"model={{{shape}}}", "stages.0.steps=2", "stored_as=fp16"))
+    kept = result.folder / "stages" / "1-main" / "model"
+    stored, full = (load_file(folder / "model.safetensors") for folder in (result.folder, kept))
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float16}
+    for key, tensor in full.items():
+        torch.testing.assert_close(stored[key], tensor.half())
+    vectors = [
+        PEGEncoder(folder, dtype="float32").encode_documents(["花呗怎么还款"]) for folder in (result.folder, kept)
+    ]
+    np.testing.assert_allclose(*vectors, atol=2e-3)
+
+
 def test_a_new_transformer_of_any_shape_is_built_and_saved(make: Make) -> None:
     shape = "model={transformer: {hidden_size: 24, layers: 1, heads: 2}, max_length: 40, pooling: mean}"
     result = train(make(shape, "stages.0.steps=2", "precision=bf16", "stages.0.loss.matryoshka_dims=[8, 24]"))

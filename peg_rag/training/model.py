@@ -3,7 +3,8 @@
 Why this exists: what is trained must be what is served. The pooling, the tokenizer and its truncation are those that
 `PEGEncoder` uses, and the folder written at the end (and at every checkpoint) says so in all three dialects:
 `peg_rag.json` for us, `modules.json` and `1_Pooling` for sentence-transformers, `config.json` and weights for
-`AutoModel`. Weights are trained and saved in float32; bfloat16 is a matter of autocast.
+`AutoModel`. Weights are trained and checkpointed in float32; bfloat16 is a matter of autocast, float16 of the last
+folder only.
 """
 
 import json
@@ -91,18 +92,22 @@ class TrainableEncoder(nn.Module):
         special = self.kind == "transformer"
         return [e.ids or [0] for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=special)]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that `PEGEncoder`, `SentenceTransformer` and (a transformer) `AutoModel` open alike."""
         folder.mkdir(parents=True, exist_ok=True)
         modules = [_module(1, "1_Normalize", "Normalize")]
+        weights = {
+            key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype)
+            for key, value in self.body.state_dict().items()
+        }
         if isinstance(self.body, nn.EmbeddingBag):
             from safetensors.torch import save_file
 
-            save_file({"embedding.weight": self.body.weight.detach().cpu()}, folder / "model.safetensors")
+            save_file({"embedding.weight": weights["weight"]}, folder / "model.safetensors")
             self.tokenizer.save(str(folder / "tokenizer.json"))
             modules = [_module(0, "", "StaticEmbedding"), *modules]
         else:
-            self.body.save_pretrained(folder)  # type: ignore[operator]
+            self.body.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
             if self._tokenizer_files is not None:
                 self._tokenizer_files(folder)
             mode = {"pooling_mode": self.pooling, "embedding_dimension": self.dimension, "include_prompt": True}

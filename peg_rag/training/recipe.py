@@ -303,6 +303,8 @@ class Recipe(_Options):
     model: ModelOptions
     stages: list[StageOptions] = Field(min_length=1)
     precision: Literal["fp32", "bf16"] = "fp32"
+    stored_as: Literal["fp32", "fp16"] = "fp32"
+    """Of the weights in `output_dir`; checkpoints and the stages' models are fp32 always."""
     compile: bool = False
     """torch.compile the transformer."""
     device: str | None = None

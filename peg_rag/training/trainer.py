@@ -231,7 +231,7 @@ class _Run:
 
     def _finish(self, encoder: TrainableEncoder, facts: list[CardFacts]) -> None:
         """The last stage's model, and the card that says how it was made, in the run's own folder."""
-        encoder.save(self.folder)
+        encoder.save(self.folder, torch.float16 if self.recipe.stored_as == "fp16" else torch.float32)
         write_card(self.folder, self.recipe, encoder, facts)
 
 
