@@ -115,6 +115,13 @@ def test_a_new_static_model_learns_and_opens_alike(make: Make, tmp_path: Path) -
     np.testing.assert_allclose(vectors, SentenceTransformer(str(result.folder), device="cpu").encode(texts), atol=1e-5)
 
 
+def test_a_new_static_model_can_take_its_words_from_another(make: Make) -> None:
+    result = train(make("model={static: {dimension: 16, tokenizer: peg-mini}}", "stages.0.steps=2"))
+    folders = (result.folder, PEGEncoder("peg-mini").spec.path)
+    ours, theirs = (json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"] for folder in folders)
+    assert ours == theirs
+
+
 @pytest.mark.parametrize("shape", ["static: {dimension: 16}", "transformer: {hidden_size: 24, layers: 1, heads: 2}"])
 def test_the_last_folder_may_be_stored_in_half_the_bytes(make: Make, shape: str) -> None:
     from safetensors.torch import load_file

@@ -3,8 +3,8 @@
 Why this exists: an embedding model is worst where its users are, on text that its training never saw, and they have
 documents but no questions. So pairs are cut from the documents (`peg_rag.training.adapt_data`), the model itself ranks
 what it confuses (`mine_hard_negatives`), and a short contrastive stage corrects it (`train`). Cut-out sentences are not
-questions, though, and a model can learn them too well. Two things keep what it knew: the result is a mean of the weights
-before and after (WiSE-FT, Wortsman et al., arXiv 2109.01903), with the share of the new ones chosen on held-out
+questions, though, and a model can learn them too well. Two things keep what it knew: the result is a mean of the
+weights before and after (WiSE-FT, Wortsman et al., arXiv 2109.01903), with the share of the new ones chosen on held-out
 documents; and it is compared with the start on other held-out documents, and not saved where it is worse.
 
 Costs about a minute for 10,000 passages with a static model on one core; a transformer wants an accelerator.
@@ -29,7 +29,7 @@ from peg_rag.models import Kind
 from peg_rag.training.adapt_data import Exam, Lesson, read_documents, split
 from peg_rag.training.card import CardFacts, card
 from peg_rag.training.mining import MiningOptions, mine_hard_negatives
-from peg_rag.training.model import TrainableEncoder, load_encoder
+from peg_rag.training.model import load_encoder
 from peg_rag.training.plan import plan_run
 from peg_rag.training.recipe import ModelOptions, Recipe
 from peg_rag.training.texts import TextPair
@@ -37,6 +37,8 @@ from peg_rag.training.trainer import DONE_FILE, train
 from peg_rag.training.validation import InTraining
 
 logger = logging.getLogger(__name__)
+
+Weights = dict[str, torch.Tensor]
 
 METRIC = "nDCG@10"
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the trained weights in the result
@@ -70,32 +72,44 @@ class AdaptOptions:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """The start and the result on held-out documents that nothing was chosen on.
+
+    Attributes:
+        share: of the trained weights in the result, the rest being those of the start.
+        comparison: of nDCG@10, paired over queries.
+    """
+
+    share: float
+    before: Evaluation
+    after: Evaluation
+    comparison: Comparison
+
+    @property
+    def worse(self) -> bool:
+        return self.comparison.difference < 0
+
+
+@dataclass(frozen=True)
 class Adaptation:
     """What `adapt` did.
 
     Attributes:
         folder: where the model is, or would be.
         saved: it is there: it did not get worse, or was forced.
-        interrupted: training was stopped; the same call goes on with it. The rest is None then.
-        before, after: nDCG@10 and the other metrics on held-out documents that nothing was chosen on.
-        comparison: of the two, paired over queries.
-        share: of the trained weights in the result, the rest being those of the start.
+        judgement: None where training was interrupted; the same call goes on with it.
         documents, held_out, pairs, steps: how many there were.
         failed: files that could not be read, with the reason.
     """
 
     folder: Path
-    saved: bool
-    interrupted: bool
     documents: int
     held_out: int
     pairs: int
     steps: int
     failed: Sequence[str]
-    before: Evaluation | None = None
-    after: Evaluation | None = None
-    comparison: Comparison | None = None
-    share: float | None = None
+    judgement: Judgement | None = None
+    saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,8 +169,6 @@ def adapt(
     result = train(recipe, resume=True, show_progress=show_progress)
     done = Adaptation(
         folder=folder,
-        saved=False,
-        interrupted=result.interrupted,
         documents=lesson.documents + choosing.documents + reporting.documents,
         held_out=choosing.documents + reporting.documents,
         pairs=len(lesson),
@@ -165,10 +177,11 @@ def adapt(
     )
     if result.interrupted:
         return done
-    done = _judged(done, recipe, result.folder, before, choosing, reporting)
-    if done.comparison is None or done.comparison.difference < 0 and not force:
-        return done
-    return _saved(done, recipe, work)
+    judgement = _judge(recipe, work, before, choosing, reporting)
+    done = replace(done, judgement=judgement, saved=force or not judgement.worse)
+    if done.saved:
+        _save(done, judgement, recipe, work)
+    return done
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
@@ -263,72 +276,61 @@ def _recipe(
     return Recipe.parse(tree, [f"stages.0.steps={steps}"], name="adapt")
 
 
-def _judged(
-    done: Adaptation, recipe: Recipe, trained: Path, before: Evaluation, choosing: Exam, reporting: Exam
-) -> Adaptation:
-    """Mix the weights by what the one exam says, keep the mix beside the run, and compare on the other exam."""
-    start, end = (load_encoder(ModelOptions(path=str(path))) for path in (recipe.model.path, trained))
+def _judge(recipe: Recipe, work: Path, before: Evaluation, choosing: Exam, reporting: Exam) -> Judgement:
+    """Mix the weights by what the one exam says, keep the mix in `model`, and compare on the other exam."""
+    start, end = (load_encoder(ModelOptions(path=str(path))) for path in (recipe.model.path, work / "run"))
     device = torch.device(recipe.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    start.to(device), end.to(device)
-    last = {name: tensor.clone() for name, tensor in end.body.state_dict().items()}
+    first, last = (encoder.to(device).body.state_dict() for encoder in (start, end))
+    last = {name: tensor.clone() for name, tensor in last.items()}
     scores: dict[float, float] = {}
     for share in SHARES:
-        _mix(end, start, last, share)
+        end.body.load_state_dict(_mean(first, last, share))
         scores[share] = evaluate(InTraining(end), choosing.task).mean(METRIC)
     logger.info("%s by share of the trained weights: %s", METRIC, scores)
     share = min(share for share in SHARES if scores[share] >= max(scores.values()) - SLACK)
-    _mix(end, start, last, share)
-    after = replace(evaluate(InTraining(end), reporting.task), system="after")
-    end.save(trained.parent / "model")
-    before = replace(before, system="before")
-    return replace(done, before=before, after=after, comparison=compare([before], [after], METRIC), share=share)
+    end.body.load_state_dict(_mean(first, last, share))
+    end.save(work / "model")
+    before, after = replace(before, system="before"), replace(evaluate(InTraining(end), reporting.task), system="after")
+    return Judgement(share, before, after, compare([before], [after], METRIC))
 
 
-def _mix(into: TrainableEncoder, start: TrainableEncoder, last: dict[str, torch.Tensor], share: float) -> None:
-    """Set the weights to (1 − share) · start + share · last."""
-    first = start.body.state_dict()
-    into.body.load_state_dict(
-        {
-            name: torch.lerp(first[name], tensor, share) if tensor.is_floating_point() else tensor
-            for name, tensor in last.items()
-        }
-    )
+def _mean(first: Weights, last: Weights, share: float) -> Weights:
+    """(1 − share) · first + share · last; counters and the like are the last's."""
+    return {
+        name: torch.lerp(first[name], tensor, share) if tensor.is_floating_point() else tensor
+        for name, tensor in last.items()
+    }
 
 
-def _saved(done: Adaptation, recipe: Recipe, work: Path) -> Adaptation:
+def _save(done: Adaptation, judgement: Judgement, recipe: Recipe, work: Path) -> None:
     """Put the model with its card in its place, and take the work away."""
-    model = work / "model"
-    facts = json.loads((work / "run" / "stages" / "1-adapt" / DONE_FILE).read_text(encoding="utf-8"))["facts"]
-    encoder = load_encoder(ModelOptions(path=str(model)))
-    text = card(done.folder.name, recipe, encoder, [CardFacts(**facts)])
-    write_atomically(model / "README.md", text.replace("## Training\n", _account(done) + "## Training\n", 1).encode())
-    old = work / "replaced"
+    model, stage = work / "model", recipe.stages[0].name
+    facts = json.loads((work / "run" / "stages" / f"1-{stage}" / DONE_FILE).read_text(encoding="utf-8"))["facts"]
+    text = card(done.folder.name, recipe, load_encoder(ModelOptions(path=str(model))), [CardFacts(**facts)])
+    account = _account(done, judgement)
+    write_atomically(model / "README.md", text.replace("## Training\n", f"{account}## Training\n", 1).encode())
     if done.folder.exists():
-        done.folder.rename(old)
+        done.folder.rename(work / "replaced")
     model.rename(done.folder)
     shutil.rmtree(work)
-    return replace(done, saved=True)
 
 
-def _account(done: Adaptation) -> str:
+def _account(done: Adaptation, judgement: Judgement) -> str:
     """The card's section on what was done."""
-    assert done.before is not None and done.after is not None and done.comparison is not None
-    rows = "\n".join(
-        f"| {metric} | {done.before.mean(metric):.4f} | {done.after.mean(metric):.4f} |"
-        for metric in done.before.values
-    )
+    before, after, found = judgement.before, judgement.after, judgement.comparison
+    rows = "\n".join(f"| {name} | {before.mean(name):.4f} | {after.mean(name):.4f} |" for name in before.values)
     return f"""## Adaptation
 
-Adapted to {done.documents:,} documents without labels: {done.pairs:,} pairs of a title and its text, a sentence and the
-passage it was taken out of, and neighbouring passages, with mined negatives. {done.held_out:,} documents were held out;
-on one half of them the share of the trained weights in the result was chosen, {done.share:.2f} (the rest are those of the
-start), and the other half gave these scores over {len(done.before.query_ids):,} queries:
+Adapted to {done.documents:,} documents without labels: {done.pairs:,} pairs of a title and its text, a sentence and
+the passage it was taken out of, and neighbouring passages, with mined negatives. {done.held_out:,} documents were held
+out. On one half of them the share of the trained weights in the result was chosen, {judgement.share:.2f} (the rest are
+those of the start); the other half gave these scores over {len(before.query_ids):,} queries cut from it:
 
 | | before | after |
 |---|---:|---:|
 {rows}
 
-{METRIC}: {done.comparison.difference:+.4f} (95 % interval {done.comparison.low:+.4f} to {done.comparison.high:+.4f},
-p = {done.comparison.p:.4f}, permutation test paired over queries).
+{METRIC}: {found.difference:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f}, p = {found.p:.4f}, permutation
+test paired over queries).
 
 """

@@ -204,7 +204,10 @@ def _load_static(spec: ModelSpec) -> nn.EmbeddingBag:
 def _new_static(
     options: ModelOptions, shape: StaticOptions, sources: Sequence[SourceOptions], cache: Path
 ) -> TrainableEncoder:
-    tokenizer = _learned(word_tokenizer, shape.vocabulary, sources, cache)
+    if shape.tokenizer is None:
+        tokenizer = _learned(word_tokenizer, shape.vocabulary, sources, cache)
+    else:
+        tokenizer = _words_of(shape.tokenizer)
     body = nn.EmbeddingBag(tokenizer.get_vocab_size(), shape.dimension, mode="mean")
     with torch.no_grad():
         body.weight.normal_(std=STATIC_SPREAD).mul_(_rarity(tokenizer)[:, None])
@@ -217,6 +220,20 @@ def _new_static(
         query_prompt=options.query_prompt or "",
         document_prompt=options.document_prompt or "",
     )
+
+
+def _resolve(name: str) -> ModelSpec:
+    """A folder, whose name may hold variables, or a bundled name or hub id."""
+    folder = expand_path(name)
+    return resolve(folder if folder.is_dir() else name)
+
+
+def _words_of(model: str) -> "Tokenizer":
+    """The vocabulary of a static model, of the kind that `word_tokenizer` learns."""
+    spec = _resolve(model)
+    if spec.kind != "static":
+        raise RecipeError(f"model.static.tokenizer: {model} is a transformer; name a static model")
+    return load_tokenizer(spec)
 
 
 def _rarity(tokenizer: "Tokenizer") -> Tensor:
@@ -239,7 +256,7 @@ def _new_transformer(
         tokenizer = _learned(character_tokenizer, shape.vocabulary, sources, cache)
         files: Callable[[Path], None] = _save_bert_tokenizer(tokenizer, length)
     else:
-        spec = resolve(expand_path(shape.tokenizer) if Path(shape.tokenizer).is_dir() else shape.tokenizer)
+        spec = _resolve(shape.tokenizer)
         if spec.kind == "static":
             raise RecipeError(f"model.transformer.tokenizer: {shape.tokenizer} is a static model; name a transformer")
         tokenizer, files = load_tokenizer(spec), _copy_tokenizer(spec.path, length)

@@ -213,6 +213,8 @@ class StaticOptions(_Options):
     """A new static model: one vector for each word, averaged."""
 
     dimension: int = Field(default=256, ge=1)
+    tokenizer: str | None = None
+    """Folder or bundled name of a static model whose vocabulary is used; None learns one from the first stage's texts."""
     vocabulary: VocabularyOptions = VocabularyOptions()
 
 
