@@ -155,6 +155,17 @@ def test_compare_pooling(run: Run) -> None:
     assert all(float(cosine) < 0.9 for cosine in rows["HuggingFaceEmbeddings"].split())
 
 
+@pytest.mark.slow  # Ray takes a while to start a cluster, and cannot run where sockets are closed
+def test_scale_out_ray() -> None:
+    pytest.importorskip("ray", reason="needs peg-rag[ray]")
+    command = [sys.executable, str(EXAMPLES / "scale_out_ray.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "5,539 passages, embedded by 2 workers" in done.stdout
+    assert float(re.search(r"one process: (.+)", done.stdout)[1]) < 1e-6
+    assert "paper-0544: 本文研究了在红葡萄酒澄清处理中" in done.stdout
+
+
 def test_the_command_of_the_readme_works_from_anywhere(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "langchain_incremental.py")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
     from peg_rag.serving.keys import ApiKeys
     from peg_rag.serving.knowledge import KnowledgeBase
-    from peg_rag.serving.settings import ServerSettings
+    from peg_rag.serving.settings import LanguageModelSettings, ServerSettings
 
 _LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
 
@@ -42,6 +42,17 @@ def serve(
         ),
     ] = None,
     private: Annotated[bool, typer.Option("--private", help="Reading needs a key too.")] = False,
+    llm_url: Annotated[
+        str,
+        typer.Option(
+            envvar="OPENAI_BASE_URL",
+            help="An OpenAI-compatible endpoint whose language model writes the answers of /ask: questions and the "
+            "passages found for them are sent there, with the key in $OPENAI_API_KEY if it is set. Without it, or "
+            "with '', answers are quoted from the documents.",
+        ),
+    ] = "",
+    llm_model: Annotated[str, typer.Option(envvar="OPENAI_MODEL", help="The language model's name there.")] = "",
+    llm_timeout: Annotated[float, typer.Option(min=1, help="Longest silence of the language model, seconds.")] = 60.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     max_in_flight: Annotated[int, typer.Option(min=1, help="Requests answered at once; more get 429.")] = 256,
@@ -57,14 +68,16 @@ def serve(
     from peg_rag.extras import require
     from peg_rag.ingest import model_of
 
-    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "fastapi_swagger"):
+    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "fastapi_swagger", "httpx_sse"):
         require(module, "serve")
     from peg_rag.serving.api import create_app
+    from peg_rag.serving.generate import LanguageModel
     from peg_rag.serving.run import serve as run
     from peg_rag.serving.settings import MIB, ServerSettings
 
     keys = _keys(key_file, private)
     _check_store(store, keys)
+    writer = _language_model(llm_url, llm_model, llm_timeout) if store else None
     settings = ServerSettings(
         private=private,
         max_in_flight=max_in_flight,
@@ -76,9 +89,10 @@ def serve(
     with ExitStack() as opened:
         encoder = opened.enter_context(PEGEncoder(chosen, device=device, dtype=dtype))
         knowledge = opened.enter_context(_knowledge(store, encoder, chosen, keys, settings)) if store else None
-        _announce(host, port, store, encoder, bool(keys))
+        _announce(host, port, store, encoder, bool(keys), writer)
         hosts = allowed_host or (_LOOPBACK if host in _LOOPBACK else ["*"])
-        app = create_app(encoder, knowledge, keys=keys, settings=settings, hosts=hosts)
+        language_model = LanguageModel(writer) if writer else None
+        app = create_app(encoder, knowledge, keys=keys, language_model=language_model, settings=settings, hosts=hosts)
         run(app, settings, host=host, port=port)
 
 
@@ -90,6 +104,34 @@ def _keys(file: Path | None, private: bool) -> "ApiKeys":
     if private and not keys:
         raise InvalidInput(f"--private needs a key, or nobody could read; set {KEYS_VARIABLE} or give --key-file")
     return keys
+
+
+def _language_model(url: str, model: str, timeout_s: float) -> "LanguageModelSettings | None":
+    """Where answers are written, if anywhere."""
+    from pydantic import ValidationError
+
+    from peg_rag.errors import InvalidInput
+    from peg_rag.serving.settings import LanguageModelSettings
+
+    if not url:
+        return None
+    if not model:
+        raise InvalidInput(
+            f"a language model's endpoint is given ({url}) and no model; set OPENAI_MODEL or give --llm-model, "
+            "or --llm-url '' to have answers quoted from the documents"
+        )
+    try:
+        return LanguageModelSettings.model_validate(
+            {
+                "base_url": url,
+                "model": model,
+                "api_key": os.environ.get("OPENAI_API_KEY", ""),
+                "silence_timeout_s": timeout_s,
+                "answer_timeout_s": max(300.0, 2 * timeout_s),
+            }
+        )
+    except ValidationError as error:
+        raise InvalidInput(f"--llm-url or OPENAI_BASE_URL: {error.errors()[0]['msg']}") from error
 
 
 def _check_store(store: Path | None, keys: "ApiKeys") -> None:
@@ -120,13 +162,23 @@ def _knowledge(
         yield KnowledgeBase(store, index, encoder, model=name, conversion_timeout_s=settings.conversion_timeout_s)
 
 
-def _announce(host: str, port: int, store: Path | None, encoder: "PEGEncoder", writable: bool) -> None:
+def _announce(
+    host: str,
+    port: int,
+    store: Path | None,
+    encoder: "PEGEncoder",
+    writable: bool,
+    writer: "LanguageModelSettings | None",
+) -> None:
     from peg_rag.cli.console import stderr, warn
     from peg_rag.serving.keys import KEYS_VARIABLE
 
     shown = f"[{host}]" if ":" in host else host
     what = f"{store} with {encoder.spec.name}" if store else f"embeddings of {encoder.spec.name}"
     stderr.print(f"Serving {what} at http://{shown}:{port} (API: /docs)", style="bold", markup=False, soft_wrap=True)
+    if writer:
+        where = "on this machine" if writer.local else "which is another machine"
+        warn(f"answers are written by {writer.model} at {writer.host}, {where}: questions and passages are sent there")
     if store and not writable:
         warn(f"no key is set, so documents can be read and not written; set {KEYS_VARIABLE} to allow it")
     if host not in _LOOPBACK:

@@ -6,6 +6,7 @@ import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from os import PathLike, stat_result
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -13,10 +14,12 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from peg_rag import __version__
 from peg_rag.encoder import PEGEncoder
-from peg_rag.serving import routes_embeddings, routes_knowledge, routes_server
+from peg_rag.serving import routes_ask, routes_embeddings, routes_knowledge, routes_server
+from peg_rag.serving.generate import LanguageModel
 from peg_rag.serving.guard import Guard, Load
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
@@ -38,6 +41,7 @@ def create_app(
     knowledge: KnowledgeBase | None = None,
     *,
     keys: ApiKeys | None = None,
+    language_model: LanguageModel | None = None,
     settings: ServerSettings | None = None,
     page: Path = PAGE,
     hosts: Sequence[str] = ("*",),
@@ -47,11 +51,12 @@ def create_app(
     Args:
         knowledge: the store to search; None to serve embeddings alone.
         keys: who may write; None: nobody.
+        language_model: writes the answers of `/ask`, and is closed with the application; None: they are quoted.
         page: a folder of static files, shown at `/` where it exists.
         hosts: names this server goes by. A server for this machine alone should say so: else a web page elsewhere can
             point its own name here and read what the browser may read (DNS rebinding).
     """
-    parts = _parts(encoder, knowledge, keys or ApiKeys(), settings or ServerSettings())
+    parts = _parts(encoder, knowledge, language_model, keys or ApiKeys(), settings or ServerSettings())
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +66,8 @@ def create_app(
         await parts.queue.close()
         parts.searches.close()
         parts.writes.close()
+        if language_model is not None:
+            await language_model.close()
 
     app = FastAPI(
         title="peg-rag",
@@ -81,6 +88,7 @@ def create_app(
     app.include_router(routes_embeddings.router)
     app.include_router(routes_server.router)
     if knowledge is not None:
+        app.include_router(routes_ask.router)
         app.include_router(routes_knowledge.readers)
         app.include_router(routes_knowledge.writers, max_body_size=parts.settings.max_upload_bytes)
     _add_docs(app)
@@ -88,7 +96,13 @@ def create_app(
     return app
 
 
-def _parts(encoder: PEGEncoder, knowledge: KnowledgeBase | None, keys: ApiKeys, settings: ServerSettings) -> State:
+def _parts(
+    encoder: PEGEncoder,
+    knowledge: KnowledgeBase | None,
+    language_model: LanguageModel | None,
+    keys: ApiKeys,
+    settings: ServerSettings,
+) -> State:
     queue = EmbeddingQueue(
         encoder,
         ModelTokens(encoder),
@@ -105,7 +119,10 @@ def _parts(encoder: PEGEncoder, knowledge: KnowledgeBase | None, keys: ApiKeys, 
     metrics.watch("pending_writes", "Writes running or waiting.", lambda: writes.pending)
     if knowledge is not None:
         metrics.watch("passages", "Passages in the store.", lambda: len(knowledge.index))
-    return State(encoder, knowledge, settings, keys, metrics, load, queue, searches, writes, int(time.time()))
+    if language_model is not None:
+        metrics.watch("answers_being_generated", "Answers being written.", lambda: language_model.running)
+    now = int(time.time())
+    return State(encoder, knowledge, language_model, settings, keys, metrics, load, queue, searches, writes, now)
 
 
 def _add_docs(app: FastAPI) -> None:
@@ -130,10 +147,34 @@ def _add_docs(app: FastAPI) -> None:
         return html
 
 
+class _Page(StaticFiles):
+    """Files that browsers ask for again each time (a 304 is cheap), so that an upgrade never meets old parts."""
+
+    def file_response(
+        self, full_path: str | PathLike[str], stat_result: stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
+
+
 def _add_page(app: FastAPI, page: Path) -> None:
-    """The page at `/`; where it was not built, a few links in JSON."""
+    """The page at `/`; where it was not built, a few links in JSON.
+
+    Its files have routes of their own: a mount at `/` would answer for every path and method that is none.
+    """
     if page.is_dir():
-        app.mount("/", StaticFiles(directory=page, html=True), name="page")
+        files = _Page(directory=page)
+        app.mount("/assets", _Page(directory=page / "assets"), name="assets")
+
+        @app.api_route("/icon.svg", methods=["GET", "HEAD"], include_in_schema=False)
+        async def icon(request: Request) -> Response:
+            return await files.get_response("icon.svg", request.scope)
+
+        @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+        async def index(request: Request) -> Response:
+            return await files.get_response("index.html", request.scope)
+
         return
 
     @app.get("/", include_in_schema=False)

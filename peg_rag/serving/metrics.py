@@ -30,6 +30,9 @@ class Metrics:
         )  # fmt: skip
         self.texts = Counter("peg_rag_embedded_texts", "Texts embedded.", ["input_type"], registry=self.registry)
         self.tokens = Counter("peg_rag_embedded_tokens", "Tokens embedded.", ["input_type"], registry=self.registry)
+        self.generated = Counter(
+            "peg_rag_generated_answers", "Answers by the language model.", ["outcome"], registry=self.registry
+        )
         ProcessCollector(registry=self.registry)
 
     def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:

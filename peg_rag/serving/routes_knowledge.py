@@ -1,34 +1,22 @@
-"""Searching, asking, and the documents of the store."""
+"""Searching, and the documents of the store."""
 
 import io
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, Any, BinaryIO
 
-from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
-from pydantic import BaseModel
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.datastructures import UploadFile
 
-from peg_rag.answer import Answer
 from peg_rag.errors import DataError
-from peg_rag.hits import Hit
 from peg_rag.serving.access import Parts, may_read, may_write
 from peg_rag.serving.knowledge import Added, KnowledgeBase
 from peg_rag.serving.names import safe_name
 from peg_rag.serving.problems import ApiError
 from peg_rag.serving.schemas import (
     AddedDocument,
-    AnswerEnd,
-    AnswerSentence,
-    AskAnswer,
-    AskRequest,
-    Citation,
     Deleted,
     DocumentCard,
     DocumentDetail,
     DocumentList,
-    FoundPassage,
     NewText,
     PassageCard,
     PassageDetail,
@@ -40,8 +28,6 @@ from peg_rag.serving.schemas import (
 )
 from peg_rag.serving.state import State
 
-_EVENTS = """Server-sent events, in this order: `hits` (the passages with their scores), a `sentence` for each sentence
-of the answer, `done` (confidence, citations, the whole text); `error` where it cannot be finished."""
 _UPLOAD = {
     "requestBody": {
         "required": True,
@@ -71,7 +57,7 @@ readers = APIRouter(dependencies=[Depends(may_read)])
 writers = APIRouter(dependencies=[Depends(may_write)])
 
 
-# -- asking -----------------------------------------------------------------------------------------------------------
+# -- searching --------------------------------------------------------------------------------------------------------
 
 
 @readers.post("/search", tags=["search"])
@@ -80,61 +66,7 @@ async def search(request: SearchRequest, parts: Parts, knowledge: Knowledge) -> 
     hits = await parts.searches.run(
         knowledge.search, request.query, k=request.k, mode=request.mode, where=request.where
     )
-    return SearchAnswer(hits=[FoundPassage.of(hit) for hit in hits], mode=request.mode)
-
-
-@readers.post(
-    "/ask",
-    tags=["search"],
-    response_model=None,
-    responses={200: {"model": AskAnswer, "description": _EVENTS, "content": {"text/event-stream": {}}}},
-)
-async def ask(request: AskRequest, parts: Parts, knowledge: Knowledge) -> Response:
-    """An answer made of the documents' own sentences, each with its source; or that they do not say."""
-    hits = await parts.searches.run(
-        knowledge.search, request.question, k=request.k, mode=request.mode, where=request.where
-    )
-    if request.stream:
-        events = _stream(request, hits, parts, knowledge)
-        return StreamingResponse(events, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    answer = await _answer(request, hits, parts, knowledge)
-    whole = AskAnswer(
-        **_end(answer).model_dump(),
-        hits=[FoundPassage.of(hit) for hit in hits],
-        sentences=[AnswerSentence.of(sentence, answer.sources) for sentence in answer.sentences],
-    )
-    return Response(whole.model_dump_json(), media_type="application/json")
-
-
-async def _stream(request: AskRequest, hits: list[Hit], parts: State, knowledge: KnowledgeBase) -> AsyncIterator[bytes]:
-    yield _event("hits", SearchAnswer(hits=[FoundPassage.of(hit) for hit in hits], mode=request.mode))
-    try:
-        answer = await _answer(request, hits, parts, knowledge)
-    except ApiError as error:
-        yield format_sse_event(event="error", data_str=bytes(error.response().body).decode())
-        return
-    for sentence in answer.sentences:
-        yield _event("sentence", AnswerSentence.of(sentence, answer.sources))
-    yield _event("done", _end(answer))
-
-
-async def _answer(request: AskRequest, hits: list[Hit], parts: State, knowledge: KnowledgeBase) -> Answer:
-    return await parts.searches.run(
-        knowledge.answer, request.question, hits, threshold=request.threshold, sentences=request.sentences
-    )
-
-
-def _end(answer: Answer) -> AnswerEnd:
-    return AnswerEnd(
-        found=answer.found,
-        confidence=answer.confidence,
-        citations=[Citation.of(number, hit) for number, hit in enumerate(answer.sources, start=1)],
-        text=answer.text,
-    )
-
-
-def _event(name: Literal["hits", "sentence", "done"], data: BaseModel) -> bytes:
-    return format_sse_event(event=name, data_str=data.model_dump_json())
+    return SearchAnswer.of(request.query, hits, request.mode)
 
 
 # -- documents --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from peg_rag import __version__
 from peg_rag.readers import SUFFIXES
 from peg_rag.serving.access import Parts, may_read
 from peg_rag.serving.problems import ApiError
-from peg_rag.serving.schemas import Health, SearchMode, ServerInfo
+from peg_rag.serving.schemas import AnswerKind, Health, LanguageModelCard, SearchMode, ServerInfo
+from peg_rag.serving.state import State
 
 router = APIRouter(tags=["server"])
 
@@ -29,7 +30,22 @@ async def info(parts: Parts) -> ServerInfo:
         max_upload_bytes=parts.settings.max_upload_bytes,
         max_upload_files=parts.settings.max_upload_files,
         modes=list(get_args(SearchMode)),
+        answers=_answers(parts),
+        language_model=_language_model(parts),
     )
+
+
+def _answers(parts: State) -> list[AnswerKind]:
+    if parts.knowledge is None:
+        return []
+    return ["generated", "extractive"] if parts.language_model else ["extractive"]
+
+
+def _language_model(parts: State) -> LanguageModelCard | None:
+    if parts.language_model is None:
+        return None
+    known = parts.language_model.settings
+    return LanguageModelCard(name=known.model, host=known.host, local=known.local)
 
 
 @router.get("/health/live")

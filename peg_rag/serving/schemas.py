@@ -1,7 +1,7 @@
 """What travels: requests, checked strictly and with unknown fields refused, and answers. OpenAPI is made of these."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, field_validator
@@ -11,6 +11,7 @@ from peg_rag.answer import CitedSentence
 from peg_rag.hits import Hit
 from peg_rag.index import Record
 from peg_rag.serving import knowledge as kb
+from peg_rag.serving.matches import Matcher
 
 MAX_QUERY_CHARACTERS = 10_000
 MAX_FILTER_CHARACTERS = 8_192
@@ -40,6 +41,7 @@ Text = Annotated[str, AfterValidator(_unicode)]
 Query = Annotated[str, Field(min_length=1, max_length=MAX_QUERY_CHARACTERS, pattern=r"\S"), AfterValidator(_unicode)]
 Filter = Annotated[dict[str, JsonValue], AfterValidator(_filter)]
 SearchMode = Literal["hybrid", "dense", "lexical", "mmr"]
+AnswerKind = Literal["extractive", "generated"]
 InputType = Literal["document", "query"]
 
 
@@ -135,16 +137,31 @@ class FoundPassage(BaseModel):
     text: str
     score: float
     scores: dict[str, float]
+    matches: list[tuple[int, int]] = Field(
+        description="Where words of the question stand in the text: [start, end), in characters."
+    )
     metadata: dict[str, Any]
 
     @classmethod
-    def of(cls, hit: Hit) -> "FoundPassage":
-        return cls(id=hit.id, text=hit.text, score=hit.score, scores=dict(hit.scores), metadata=dict(hit.metadata))
+    def of(cls, hit: Hit, matcher: Matcher) -> "FoundPassage":
+        return cls(
+            id=hit.id,
+            text=hit.text,
+            score=hit.score,
+            scores=dict(hit.scores),
+            matches=matcher.spans(hit.text),
+            metadata=dict(hit.metadata),
+        )
 
 
 class SearchAnswer(BaseModel):
     hits: list[FoundPassage]
     mode: SearchMode
+
+    @classmethod
+    def of(cls, query: str, hits: Sequence[Hit], mode: SearchMode) -> "SearchAnswer":
+        matcher = Matcher(query)
+        return cls(hits=[FoundPassage.of(hit, matcher) for hit in hits], mode=mode)
 
 
 class AskRequest(_Request):
@@ -153,9 +170,14 @@ class AskRequest(_Request):
     mode: SearchMode = "hybrid"
     where: Filter | None = None
     threshold: float | None = Field(
-        None, ge=0, le=1, description="Least confidence for an answer; None for the calibrated one."
+        None, ge=0, le=1, description="Least confidence for an extractive answer; None for the calibrated one."
     )
     sentences: int = Field(3, ge=1, le=10, description="Most sentences to quote.")
+    answers: AnswerKind | None = Field(
+        None,
+        description="`extractive`: sentences of the documents; `generated`: written by the server's language model. "
+        "None: generated where the server has a language model, else extractive.",
+    )
     stream: bool = Field(True, description="Server-sent events; false for one JSON object.")
 
 
@@ -199,21 +221,36 @@ class Citation(BaseModel):
         )
 
 
+class AnswerOpening(SearchAnswer):
+    """What opens an answer: the passages that were found, and who answers from them."""
+
+    kind: AnswerKind
+    model: str | None = Field(description="The language model, of a generated answer.")
+
+
+class AnswerDelta(BaseModel):
+    """A piece of a generated answer. A number in square brackets cites the passage of that rank, from 1."""
+
+    text: str
+
+
 class AnswerEnd(BaseModel):
     """What closes an answer."""
 
-    kind: Literal["extractive"] = Field(
-        default="extractive", description="The sentences are the documents' own; no language model wrote them."
+    kind: AnswerKind = Field(
+        description="`extractive`: the sentences are the documents' own; `generated`: a language model wrote the text."
     )
-    found: bool = Field(description="False: the documents do not say, and there is no sentence.")
-    confidence: float
+    model: str | None = Field(description="The language model, of a generated answer.")
+    found: bool = Field(description="False: the documents do not say.")
+    confidence: float | None = Field(description="Of an extractive answer, 0 to 1; null for a generated one.")
+    complete: bool = Field(description="False: the language model stopped at its limit of length.")
     citations: list[Citation]
     text: str = Field(description="The whole answer with citation marks, or that none was found.")
 
 
 class AskAnswer(AnswerEnd):
     hits: list[FoundPassage]
-    sentences: list[AnswerSentence]
+    sentences: list[AnswerSentence] = Field(description="Of an extractive answer.")
 
 
 # -- documents --------------------------------------------------------------------------------------------------------
@@ -300,6 +337,14 @@ class Deleted(BaseModel):
 # -- the server -------------------------------------------------------------------------------------------------------
 
 
+class LanguageModelCard(BaseModel):
+    """Who writes generated answers, and where questions and passages are sent for that."""
+
+    name: str
+    host: str
+    local: bool = Field(description="The endpoint is the server's own machine.")
+
+
 class ServerInfo(BaseModel):
     """What a page needs to know before it draws itself."""
 
@@ -313,7 +358,8 @@ class ServerInfo(BaseModel):
     max_upload_bytes: int
     max_upload_files: int
     modes: list[str]
-    answers: Literal["extractive"] = "extractive"
+    answers: list[AnswerKind] = Field(description="Kinds of answers that /ask gives; the first is the default.")
+    language_model: LanguageModelCard | None
 
 
 class Health(BaseModel):

@@ -1,6 +1,11 @@
-"""`ServerSettings`: every limit of the server in one place, so that what a client can cost is known beforehand."""
+"""`ServerSettings`: every limit of the server in one place, so that what a client can cost is known beforehand.
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
+`LanguageModelSettings`, where answers are written by a language model: which one, and how long to wait for it.
+"""
+
+import ipaddress
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PositiveFloat, PositiveInt, SecretStr, field_validator
 
 MIB = 1 << 20
 
@@ -57,3 +62,46 @@ class ServerSettings(BaseModel):
     """After SIGTERM, for requests in flight to finish."""
     conversion_timeout_s: PositiveFloat = 60.0
     """For an uploaded file to be read, in a process of its own."""
+
+
+class LanguageModelSettings(BaseModel):
+    """A chat model behind an OpenAI-compatible endpoint: OpenAI, Ollama, vLLM and many others. Times in seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_url: HttpUrl
+    """As OpenAI's clients take it, such as `http://localhost:11434/v1`."""
+    model: str = Field(min_length=1, max_length=200)
+    api_key: SecretStr = SecretStr("")
+    """Sent as a Bearer token; empty where the endpoint wants none."""
+    connect_timeout_s: PositiveFloat = 10.0
+    silence_timeout_s: PositiveFloat = 60.0
+    """The longest time without a word. The first comes late where the model runs on a CPU."""
+    answer_timeout_s: PositiveFloat = 300.0
+    """For a whole answer."""
+    max_at_once: PositiveInt = 8
+    """Answers being written; one more is answered 429."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _bare(cls, url: HttpUrl) -> HttpUrl:
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError("expected a bare address such as http://localhost:11434/v1; a key has its own setting")
+        return url
+
+    @property
+    def completions_url(self) -> str:
+        return f"{str(self.base_url).rstrip('/')}/chat/completions"
+
+    @property
+    def host(self) -> str:
+        """Where the texts go, as it is shown to readers."""
+        return self.base_url.host or ""
+
+    @property
+    def local(self) -> bool:
+        """Whether the endpoint is this machine, so that no text leaves it."""
+        try:
+            return ipaddress.ip_address(self.host.strip("[]")).is_loopback
+        except ValueError:
+            return self.host == "localhost"

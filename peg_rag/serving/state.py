@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peg_rag.encoder import CHARACTERS_PER_TOKEN, PEGEncoder, load_tokenizer
+from peg_rag.serving.generate import LanguageModel
 from peg_rag.serving.guard import Load
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
@@ -14,10 +15,12 @@ from peg_rag.serving.work import EmbeddingQueue, Gate, Role
 
 @dataclass(slots=True)
 class State:
-    """The server's parts. `knowledge` is None where only embeddings are served."""
+    """The server's parts. `knowledge` is None where only embeddings are served, `language_model` where answers are
+    quoted and not written."""
 
     encoder: PEGEncoder
     knowledge: KnowledgeBase | None
+    language_model: LanguageModel | None
     settings: ServerSettings
     keys: ApiKeys
     metrics: Metrics

@@ -214,7 +214,7 @@ class StaticOptions(_Options):
 
     dimension: int = Field(default=256, ge=1)
     tokenizer: str | None = None
-    """Folder or bundled name of a static model whose vocabulary is used; None learns one from the first stage's texts."""
+    """Folder or bundled name of a static model whose words are used; None learns them from the first stage's texts."""
     vocabulary: VocabularyOptions = VocabularyOptions()
 
 
