@@ -1,0 +1,206 @@
+"""Same data, same wall-clock, same architecture: our recipe and sentence-transformers' best for the same task.
+
+Both train a new static model (same words, same first weights, same training rows with five mined negatives) for the
+same number of seconds on one core. Theirs: `CachedMultipleNegativesRankingLoss`, no duplicates in a batch, batches of
+one data set, with hard negatives. Ours: `recipes/ablation.yaml` with five negatives. Each side's batch size and
+learning rate are chosen on the validation split with one seed in a third of the time; then three seeds are run, and the
+evaluation sets scored once.
+
+    PEG_MINED=runs/mined python train/against_sentence_transformers.py --out runs/against   # see ablation.py for mining
+
+Goes on where it was stopped. Cost: about half an hour of one core at the default of 90 s a run.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from experiments import RESULTS, Runs, StaticModel, Words, chinese_sets, data_folder, scores
+from safetensors.torch import save_file
+
+from peg_rag.evaluation import RetrievalDataset, evaluate
+from peg_rag.training import Recipe, train
+from peg_rag.training.data import load_pairs, pair_texts
+from peg_rag.training.model import build_encoder
+from peg_rag.training.recipe import expand_path
+from peg_rag.training.validation import retrieval_validation, split_rows
+
+RECIPE = Path(__file__).parent / "recipes" / "ablation.yaml"
+NEGATIVES, SCALE = 5, 25.0  # the temperature of the recipe is 1/25
+BATCHES, RATES = (1_024, 4_096), (0.01, 0.03)
+SEEDS = (0, 1, 2)
+SIDES = ("sentence-transformers", "peg-rag")
+PROBE_STEPS = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """What both sides are given: rows by file, and the validation set."""
+
+    recipe: Recipe
+    rows: dict[str, list[dict[str, Any]]]
+    validation: RetrievalDataset
+    words: Words
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Task":
+        torch.manual_seed(0)
+        encoder = build_encoder(recipe.model, recipe.stages[0].data.sources, expand_path(recipe.cache_dir))
+        files = load_pairs(recipe.stages[0].data.sources, encoder.tokenizer, expand_path(recipe.cache_dir))
+        split = split_rows(files, recipe.validation)
+        rows = {file.name: pair_texts(file, mine) for file, mine in zip(files, split.training, strict=True)}
+        validation = retrieval_validation(files, split, recipe.validation.distractors)
+        assert validation is not None
+        folder = Path(recipe.output_dir) / "words"
+        encoder.save(folder)
+        return cls(recipe, rows, validation, Words(folder / "tokenizer.json", recipe.model.max_length or 512))
+
+    def score(self, folder: Path) -> float:
+        """nDCG@10 on the validation split, the mean of the files' means."""
+        result = evaluate(StaticModel.load(folder, self.words), self.validation)
+        files = np.array([int(query.split("/")[0]) for query in result.query_ids])
+        values = result.values["nDCG@10"]
+        return float(np.mean([values[files == number].mean() for number in np.unique(files)]))
+
+
+def ours(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int) -> float:
+    """Train → seconds of the training loop."""
+    overrides = {
+        "output_dir": str(out),
+        "seed": seed,
+        "stages.0.steps": steps,
+        "stages.0.batch": json.dumps({"queries": queries, "negatives": NEGATIVES}),
+        "stages.0.optimizer.learning_rate": rate,
+    }
+    tree = task.recipe.model_dump(mode="json")
+    recipe = Recipe.parse(tree, [f"{key}={value}" for key, value in overrides.items()])
+    train(recipe, show_progress=True)
+    history = json.loads((out / "stages" / "1-arm" / "history.json").read_text(encoding="utf-8"))["log_history"]
+    return float(next(entry["train_runtime"] for entry in history if "train_runtime" in entry))
+
+
+def theirs(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int) -> float:
+    """The same by their trainer."""
+    from datasets import Dataset
+    from sentence_transformers import (
+        SentenceTransformer,
+        SentenceTransformerTrainer,
+        SentenceTransformerTrainingArguments,
+    )
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    torch.manual_seed(seed)
+    encoder = build_encoder(task.recipe.model, [], out)
+    body = StaticEmbedding(encoder.tokenizer, embedding_weights=encoder.body.weight.detach().numpy())
+    model = SentenceTransformer(modules=[body], device="cpu")
+    columns = {name: Dataset.from_list(their_rows(rows)) for name, rows in task.rows.items() if len(rows) >= 16}
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(out / "trainer"),
+        max_steps=steps,
+        per_device_train_batch_size=queries,
+        learning_rate=rate,
+        warmup_steps=0,
+        max_grad_norm=0.0,
+        lr_scheduler_type="linear",
+        batch_sampler="no_duplicates",
+        multi_dataset_batch_sampler="proportional",
+        seed=seed,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    loss = CachedMultipleNegativesRankingLoss(model, scale=SCALE, mini_batch_size=1_024)
+    result = SentenceTransformerTrainer(model=model, args=arguments, train_dataset=columns, loss=loss).train()
+    save_file({"embedding.weight": body.embedding.weight.detach().contiguous()}, out / "model.safetensors")
+    return float(result.metrics["train_runtime"])
+
+
+def their_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    """A column for each negative; a row that has fewer repeats its own, one without borrows an answer."""
+    made = []
+    for i, row in enumerate(rows):
+        negatives = row["negatives"] or [rows[i - 1]["positive"]]
+        some = itertools.islice(itertools.cycle(negatives), NEGATIVES)
+        columns = {f"negative_{n}": text for n, text in enumerate(some)}
+        made.append({"anchor": row["query"], "positive": row["positive"], **columns})
+    return made
+
+
+TRAINERS = {"sentence-transformers": theirs, "peg-rag": ours}
+
+
+def timed(side: str, task: Task, out: Path, queries: int, rate: float, seed: int, seconds: float) -> dict[str, Any]:
+    """Train for so many seconds: a few steps tell how many fit, so that the learning rate falls to 0 in time."""
+    probe = fresh(out / "probe")
+    one = TRAINERS[side](task, probe, queries, rate, PROBE_STEPS, seed) / PROBE_STEPS
+    steps = max(int(seconds / one), 2)
+    taken = TRAINERS[side](task, fresh(out / side), queries, rate, steps, seed)
+    result = {"steps": steps, "pairs": steps * queries, "seconds": round(taken, 1)}
+    return result | {"validation": task.score(out / side)}
+
+
+def fresh(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--set", dest="extra", action="append", default=[], help="key=value of the recipe")
+    arguments = parser.parse_args()
+    data = data_folder()
+    task = Task.of(Recipe.load(RECIPE, [*arguments.extra, f"output_dir={arguments.out}"]))
+    runs, sets = Runs(RESULTS / "against_sentence_transformers.jsonl"), chinese_sets(data)
+    for side, queries, rate in itertools.product(SIDES, BATCHES, RATES):
+        key = {"kind": "search", "side": side, "queries": queries, "rate": rate}
+        if not runs.has(key):
+            runs.add(key | timed(side, task, arguments.out, queries, rate, 0, arguments.seconds / 3))
+    for seed, side in itertools.product(SEEDS, SIDES):
+        key = {"kind": "run", "side": side, "seed": seed}
+        if not runs.has(key):
+            best = max((row for row in runs if row["kind"] == "search" and row["side"] == side), key=validation)
+            chosen = {"queries": best["queries"], "rate": best["rate"]}
+            result = timed(side, task, arguments.out, seed=seed, seconds=arguments.seconds, **chosen)
+            evaluation = scores(StaticModel.load(arguments.out / side, task.words), sets)
+            runs.add(key | chosen | result | {"eval": evaluation})
+    write_table(runs)
+
+
+def validation(row: dict[str, Any]) -> float:
+    return float(row["validation"])
+
+
+def write_table(runs: Runs) -> None:
+    lines = [
+        "# The same seconds",
+        "",
+        "Made by `train/against_sentence_transformers.py`; mean ± deviation over seeds.",
+        "",
+    ]
+    lines += ["| | batch | learning rate | pairs seen | seconds | validation | ten evaluation sets |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    for side in SIDES:
+        rows = [row for row in runs if row["kind"] == "run" and row["side"] == side]
+        means = [np.mean(list(row["eval"].values())) for row in rows]
+        cells = [side, f"{rows[0]['queries']:,}", rows[0]["rate"], f"{np.mean([r['pairs'] for r in rows]):,.0f}"]
+        cells += [f"{np.mean([r['seconds'] for r in rows]):.0f}"]
+        cells += [f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for v in ([r["validation"] for r in rows], means)]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "against_sentence_transformers.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
