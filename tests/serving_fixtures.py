@@ -49,8 +49,8 @@ def make_store(folder: Path, model: str | Path) -> Path:
 
 
 @contextmanager
-def running(*arguments: str | Path, keys: str = KEY) -> Iterator["RunningServer"]:
-    """`peg-rag serve` in a process of its own, on a free port of 127.0.0.1."""
+def running(*arguments: str | Path, keys: str = KEY, **variables: str) -> Iterator["RunningServer"]:
+    """`peg-rag serve` in a process of its own, on a free port of 127.0.0.1, with these environment variables."""
     command = [
         sys.executable,
         "-c",
@@ -60,7 +60,9 @@ def running(*arguments: str | Path, keys: str = KEY) -> Iterator["RunningServer"
         "0",
         *map(str, arguments),
     ]
-    environment = {**os.environ, "PEG_RAG_API_KEYS": keys, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    own = {"PEG_RAG_API_KEYS": keys, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"}
+    environment = {**inherited, **own, **variables}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, encoding="utf-8")
     server = RunningServer(process)
     try:

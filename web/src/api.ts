@@ -1,0 +1,192 @@
+// The server, as the page sees it. Addresses are relative, so that the page works under a path of a reverse proxy too.
+
+import { EventSourceParserStream } from "eventsource-parser/stream";
+import type { Span } from "./text";
+
+export type Mode = "hybrid" | "dense" | "lexical";
+export type Kind = "extractive" | "generated";
+
+export interface Info {
+  version: string;
+  model: string;
+  passages: number | null;
+  writable: boolean;
+  private: boolean;
+  suffixes: string[];
+  max_upload_bytes: number;
+  answers: Kind[];
+  language_model: { name: string; host: string; local: boolean } | null;
+}
+
+export interface Hit {
+  id: string;
+  text: string;
+  score: number;
+  scores: Partial<Record<"dense" | "lexical" | "fused", number>>;
+  matches: Span[];
+  metadata: { source?: string; title?: string; page?: number; row?: number };
+}
+
+export interface Sentence {
+  text: string;
+  citation: number;
+  passage_id: string;
+  start: number;
+}
+
+export interface Citation {
+  number: number;
+  passage_id: string;
+}
+
+export interface Opening {
+  hits: Hit[];
+  kind: Kind;
+  model: string | null;
+}
+
+export interface End {
+  found: boolean;
+  confidence: number | null;
+  complete: boolean;
+  citations: Citation[];
+  text: string;
+}
+
+export type AskEvent =
+  | { event: "hits"; data: Opening }
+  | { event: "sentence"; data: Sentence }
+  | { event: "delta"; data: { text: string } }
+  | { event: "done"; data: End };
+
+export interface DocumentCard {
+  id: string;
+  name: string;
+  source: string;
+  title: string;
+  uploaded: boolean;
+  size_bytes: number | null;
+}
+
+export interface AddedDocument extends DocumentCard {
+  passages: number;
+  replaced: boolean;
+}
+
+export interface PassageDetail {
+  id: string;
+  text: string;
+  before: string;
+  after: string;
+  document: DocumentCard | null;
+}
+
+/** What went wrong, for `explain` to put into words. `code` is the server's, or `unreachable`, `interrupted`. */
+export class Problem extends Error {
+  constructor(
+    readonly code: string,
+    message = "",
+    readonly status = 0,
+    readonly retryAfterS: number | null = null,
+  ) {
+    super(message);
+  }
+}
+
+const KEY = "peg-rag-key";
+
+/** The server's key, for this tab only: the browser forgets it when the tab is closed. */
+export const key = {
+  get: (): string => sessionStorage.getItem(KEY) ?? "",
+  set: (value: string): void => sessionStorage.setItem(KEY, value),
+  forget: (): void => sessionStorage.removeItem(KEY),
+};
+
+function authorization(): Record<string, string> {
+  return key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
+}
+
+function problemOf(status: number, body: string, retryAfter: string | null): Problem {
+  const seconds = retryAfter && /^\d+$/.test(retryAfter) ? Number(retryAfter) : null;
+  try {
+    const { error } = JSON.parse(body) as { error: { code: string; message: string } };
+    return new Problem(error.code, error.message, status, seconds);
+  } catch {
+    return new Problem("unknown", "", status, seconds);
+  }
+}
+
+async function request(path: string, init: RequestInit = {}): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(path, { ...init, headers: { ...init.headers, ...authorization() } });
+  } catch (error) {
+    if (init.signal?.aborted) throw error;
+    throw new Problem("unreachable");
+  }
+  if (!response.ok) throw problemOf(response.status, await response.text(), response.headers.get("Retry-After"));
+  return response;
+}
+
+async function json<T>(path: string, init?: RequestInit): Promise<T> {
+  return (await (await request(path, init)).json()) as T;
+}
+
+export const getInfo = (): Promise<Info> => json("info");
+
+export const listDocuments = (offset: number, limit: number): Promise<{ documents: DocumentCard[]; total: number }> =>
+  json(`documents?offset=${offset}&limit=${limit}`);
+
+export const getPassage = (id: string): Promise<PassageDetail> => json(`passages/${encodeURIComponent(id)}`);
+
+export const deleteDocument = (id: string): Promise<unknown> => json(`documents/${id}`, { method: "DELETE" });
+
+export interface Question {
+  question: string;
+  mode: Mode;
+  answers: Kind;
+  source: string | null;
+}
+
+/** The answer's events as they come. Ends after `done`; anything else that ends it is a `Problem`. */
+export async function* ask({ question, mode, answers, source }: Question, signal: AbortSignal): AsyncGenerator<AskEvent> {
+  const body = JSON.stringify({ question, mode, answers, ...(source === null ? {} : { where: { source } }) });
+  const response = await request("ask", {
+    method: "POST",
+    body,
+    headers: { "Content-Type": "application/json" },
+    signal,
+  });
+  const events = response.body!.pipeThrough(new TextDecoderStream()).pipeThrough(new EventSourceParserStream()).getReader();
+  for (;;) {
+    const { done, value } = await events.read().catch((error: unknown) => {
+      if (signal.aborted) throw error;
+      throw new Problem("interrupted");
+    });
+    if (done) throw new Problem("interrupted");
+    if (value.event === "error") throw problemOf(0, value.data, null);
+    yield { event: value.event, data: JSON.parse(value.data) } as AskEvent;
+    if (value.event === "done") return;
+  }
+}
+
+/** Sends one file; `onProgress` gets the share sent, 0 to 1. (Of `fetch` no progress can be had.) */
+export function upload(file: File, onProgress: (share: number) => void): Promise<AddedDocument> {
+  return new Promise((resolve, reject) => {
+    const sending = new XMLHttpRequest();
+    sending.open("POST", "documents");
+    for (const [name, value] of Object.entries(authorization())) sending.setRequestHeader(name, value);
+    sending.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    sending.onerror = () => reject(new Problem("unreachable"));
+    sending.onload = () => {
+      if (sending.status !== 200) {
+        reject(problemOf(sending.status, sending.responseText, sending.getResponseHeader("Retry-After")));
+        return;
+      }
+      resolve((JSON.parse(sending.responseText) as { added: [AddedDocument] }).added[0]);
+    };
+    const form = new FormData();
+    form.append("files", file);
+    sending.send(form);
+  });
+}
