@@ -155,6 +155,15 @@ def test_compare_pooling(run: Run) -> None:
     assert all(float(cosine) < 0.9 for cosine in rows["HuggingFaceEmbeddings"].split())
 
 
+@pytest.mark.slow
+def test_adapt_to_your_docs(run: Run) -> None:
+    printed = run("adapt_to_your_docs")
+    assert re.search(r"[\d,]+ pairs cut from 1,6\d\d documents, \d+ steps", printed)
+    before, after = map(float, re.search(r"nDCG@10 +([\d.]+) → ([\d.]+)", printed).groups())
+    assert after > before
+    assert "vectors of 256 dimensions from mine" in printed
+
+
 @pytest.mark.slow  # Ray takes a while to start a cluster, and cannot run where sockets are closed
 def test_scale_out_ray() -> None:
     pytest.importorskip("ray", reason="needs peg-rag[ray]")

@@ -53,7 +53,7 @@ class AdaptOptions:
     Attributes:
         steps: of the optimiser; None for `minutes`, or else `passes` through the pairs.
         minutes: about how long to train; reading, mining and comparing come on top.
-        held_out: share of the documents that is set aside.
+        held_out: share of the documents that is set aside; of few documents it is more, up to a quarter.
         seed: of everything drawn.
     """
 
@@ -114,7 +114,13 @@ class Adaptation:
 
 @dataclass(frozen=True)
 class _Defaults:
-    """What differs between kinds of models."""
+    """What differs between kinds of models.
+
+    Attributes:
+        learning_rate: of a static model in units of its weights' root mean square, which makers choose freely.
+        queries, negatives: in a batch, and for each query.
+        passes: through the pairs, where neither steps nor minutes are given.
+    """
 
     learning_rate: float
     queries: int
@@ -124,7 +130,7 @@ class _Defaults:
 
 
 _DEFAULTS: dict[Kind, _Defaults] = {
-    "static": _Defaults(learning_rate=0.003, queries=1_024, negatives=2, temperature=0.04, passes=4),
+    "static": _Defaults(learning_rate=0.02, queries=1_024, negatives=2, temperature=0.04, passes=4),
     "transformer": _Defaults(learning_rate=2e-5, queries=64, negatives=3, temperature=0.02, passes=1),
 }
 
@@ -245,6 +251,7 @@ def _recipe(
     defaults, on_gpu = _DEFAULTS[kind], device != "cpu" and torch.cuda.is_available()
     steps = options.steps or max(FEWEST_STEPS, round(defaults.passes * len(lesson) / defaults.queries))
     static = kind == "static"
+    scale = _spread(model) if static else 1.0
     tree: dict[str, Any] = {
         "output_dir": str(work / "run"),
         "cache_dir": str(work / "cache"),
@@ -260,7 +267,7 @@ def _recipe(
                 "data": {"sources": [{"path": str(file)} for file in files], "alpha": 1.0},
                 "loss": {"temperature": defaults.temperature, "symmetric": static},
                 "optimizer": {
-                    "learning_rate": defaults.learning_rate,
+                    "learning_rate": scale * defaults.learning_rate,
                     "warmup_steps": 0 if static else steps // 10,
                     "max_grad_norm": None if static else 1.0,
                 },
@@ -274,6 +281,12 @@ def _recipe(
         return recipe
     steps = max(FEWEST_STEPS, round(60 * options.minutes / plan_run(recipe).stages[0].seconds))
     return Recipe.parse(tree, [f"stages.0.steps={steps}"], name="adapt")
+
+
+def _spread(model: str) -> float:
+    """Root mean square of a model's weights."""
+    weights = torch.cat([tensor.flatten() for tensor in load_encoder(ModelOptions(path=model)).parameters()])
+    return float(weights.square().mean().sqrt())
 
 
 def _judge(recipe: Recipe, work: Path, before: Evaluation, choosing: Exam, reporting: Exam) -> Judgement:

@@ -26,9 +26,10 @@ logger = logging.getLogger(__name__)
 FEWEST_PAIRS = 100  # to train on
 FEWEST_QUERIES = 20  # of each exam
 MOST_QUERIES = 500
-DISTRACTORS = 5_000  # passages of the training documents among which a held-out one is to be found
+DISTRACTORS = 2_000  # passages of the training documents among which a held-out one is to be found
 FEWEST_DOCUMENTS = 20  # below which parts of documents are held out, not whole ones
-PART_PASSAGES = 8
+PART_PASSAGES = 4
+HELD_DOCUMENTS = 60  # set aside at least, or a quarter of all where that is less
 DRAWS = 3  # sentences that are taken out of a passage, one at a time
 
 
@@ -101,7 +102,7 @@ def split(documents: Sequence[Sequence[TextDocument]], share: float, seed: int) 
     if len(documents) < FEWEST_DOCUMENTS:
         documents = [[part] for document in documents for section in document for part in _parts(section)]
     shuffled = random.Random(seed).sample(list(documents), len(documents))
-    held = max(2, round(share * len(documents)))
+    held = max(round(share * len(documents)), min(HELD_DOCUMENTS, len(documents) // 4))
     halves, rest = (shuffled[:held:2], shuffled[1:held:2]), shuffled[held:]
     exams = [_exam(list(chain.from_iterable(half)), seed) for half in halves]
     unseen = {text_key(text) for exam in exams for pair in exam for text in (pair.query, pair.positive)}
