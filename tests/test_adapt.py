@@ -1,0 +1,252 @@
+"""`adapt`: what is read, what is held out, and a model that is better on text it never saw or is not saved."""
+
+import json
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zstandard
+from sample_files import docx, pdf, static_model
+
+from peg_rag import PEGEncoder
+from peg_rag.cli.app import run
+from peg_rag.errors import DataError, InvalidInput
+from peg_rag.evaluation import evaluate
+from peg_rag.training import adapt as module
+from peg_rag.training.adapt import Adaptation, AdaptOptions, adapt
+from peg_rag.training.adapt_data import read_documents, split
+from peg_rag.training.data import text_key
+
+CHARACTERS = "".join(chr(0x4E00 + i) for i in range(600))
+FILLERS, WORDS = CHARACTERS[:40], CHARACTERS[40:]
+
+
+def passage(draw: random.Random) -> str:
+    """Four sentences that share two of many words, drowned in fillers that a model must learn to overhear."""
+    words = draw.sample(WORDS, 2)
+    return "".join("".join(draw.choices(FILLERS, k=18)) + draw.choice(words) * 2 + "。" for _ in range(4))
+
+
+@pytest.fixture(scope="module")
+def passages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One a line."""
+    draw = random.Random(0)
+    file = tmp_path_factory.mktemp("text") / "passages.txt"
+    file.write_text("\n".join(passage(draw) for _ in range(480)), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return static_model(tmp_path_factory.mktemp("model") / "start", CHARACTERS)
+
+
+@pytest.fixture(scope="module")
+def adapted(passages: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Adaptation:
+    return adapt(passages, model, tmp_path_factory.mktemp("out") / "mine", AdaptOptions(steps=60, held_out=0.2))
+
+
+# -- what is read ------------------------------------------------------------------------------------------------------
+
+
+def test_read_documents_of_every_kind(tmp_path: Path) -> None:
+    text = "这里是第一句话，说明这件事情。这里是第二句话，说明另一件事情。"
+    (tmp_path / "a.md").write_text(f"# 报销\n{text}\n## 材料\n{text}", encoding="utf-8")
+    (tmp_path / "b.txt").write_text(text, encoding="gb18030")
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"title": f"题{i}", "text": text}) for i in range(3)))
+    (tmp_path / "d.docx").write_bytes(docx(["# 标题", text]))
+    (tmp_path / "e.pdf").write_bytes(pdf([[text]]))
+    (tmp_path / "f.pdf").write_bytes(b"%PDF-1.4 broken")
+    (tmp_path / "g.zip").write_bytes(b"")
+    found = read_documents(tmp_path)
+    assert (found.files, len(found.failed), len(found.documents)) == (6, 1, 4 + 3)
+    assert "f.pdf" in found.failed[0]
+    assert [section.title for section in found.documents[0]] == ["报销", "报销 材料"]
+    assert found.documents[2][0].title == "题0"
+    assert all(section.passages for document in found.documents for section in document)
+
+
+def test_a_passage_a_line(tmp_path: Path) -> None:
+    packed = tmp_path / "texts.txt.zst"
+    packed.write_bytes(zstandard.compress("第一段。\n\n第二段。\n".encode()))
+    assert [document[0].passages for document in read_documents(packed).documents] == [["第一段。"], ["第二段。"]]
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="no such file or folder"):
+        read_documents(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="holds no text: 0 files"):
+        read_documents(tmp_path)
+    (tmp_path / "a.pdf").write_bytes(b"no pdf")
+    with pytest.raises(DataError, match=r"1 files.*the first error: .*a\.pdf"):
+        read_documents(tmp_path)
+
+
+# -- what is held out --------------------------------------------------------------------------------------------------
+
+
+def test_held_out_documents_teach_nothing(passages: Path) -> None:
+    documents = read_documents(passages).documents
+    lesson, choosing, reporting = split(documents, 0.2, seed=3)
+    assert lesson.documents + choosing.documents + reporting.documents == len(documents)
+    assert choosing.documents + reporting.documents == round(0.2 * len(documents))
+    taught = {text_key(text) for pairs in lesson.pairs.values() for p in pairs for text in (p.query, p.positive)}
+    whole = "\n".join(lesson.passages)
+    for exam in (choosing, reporting):
+        asked = [*exam.task.queries.values(), *(exam.task.corpus[d] for q in exam.task.qrels.values() for d in q)]
+        assert not {text_key(text) for text in asked} & taught
+        assert not any(query in whole for query in exam.task.queries.values())
+        assert set(exam.task.corpus.values()) > set(lesson.passages[:10])  # it is to be found among others
+    assert not set(choosing.task.queries.values()) & set(reporting.task.queries.values())
+    again = split(documents, 0.2, seed=3)
+    assert (again[0].pairs, again[1].task.queries) == (lesson.pairs, choosing.task.queries)
+    assert split(documents, 0.2, seed=4)[1].task.queries != choosing.task.queries
+
+
+def test_a_text_that_stands_twice_is_not_taught_and_asked(passages: Path) -> None:
+    documents = read_documents(passages).documents
+    lesson, choosing, reporting = split([*documents, *documents], 0.1, seed=0)
+    asked = {text_key(q) for exam in (choosing, reporting) for q in exam.task.queries.values()}
+    assert not asked & {text_key(p.query) for pairs in lesson.pairs.values() for p in pairs}
+
+
+def test_no_passage_meets_itself_in_a_batch(passages: Path) -> None:
+    lesson, _, _ = split(read_documents(passages).documents, 0.2, seed=0)
+    for name, pairs in lesson.pairs.items():
+        sources = [next(p for p in lesson.passages if all(s in p for s in pair.positive.split("。"))) for pair in pairs]
+        assert len(set(sources)) == len(sources), name
+
+
+def test_few_documents_are_held_out_in_parts(passages: Path) -> None:
+    draw = random.Random(1)
+    text = "".join(passage(draw) for _ in range(900))
+    folder = passages.parent / "one"
+    folder.mkdir()
+    (folder / "long.txt").write_text(text, encoding="utf-8")
+    lesson, choosing, _ = split(read_documents(folder).documents, 0.2, seed=0)
+    assert lesson.documents > 20
+    assert not {text_key(q) for q in choosing.task.queries.values()} & {
+        text_key(p.query) for pairs in lesson.pairs.values() for p in pairs
+    }
+
+
+def test_too_little_text(passages: Path) -> None:
+    with pytest.raises(DataError, match=r"too little text: \d+ documents give \d+ pairs"):
+        split(read_documents(passages).documents[:30], 0.1, seed=0)
+
+
+# -- what comes out ----------------------------------------------------------------------------------------------------
+
+
+def test_the_model_is_better_and_opens_everywhere(adapted: Adaptation, passages: Path, model: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    judgement = adapted.judgement
+    assert judgement is not None
+    assert adapted.saved
+    assert judgement.comparison.difference > 0.1
+    assert judgement.comparison.p < 0.01
+    assert 0 < judgement.share <= 1
+    _, _, reporting = split(read_documents(passages).documents, 0.2, seed=0)
+    for folder, said in ((model, judgement.before), (adapted.folder, judgement.after)):
+        with PEGEncoder(folder) as encoder:
+            assert evaluate(encoder, reporting.task).mean() == pytest.approx(said.mean(), abs=1e-6)
+            ours = encoder.encode_documents([CHARACTERS[:20]])
+    theirs = SentenceTransformer(str(adapted.folder), device="cpu").encode([CHARACTERS[:20]])
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    card = (adapted.folder / "README.md").read_text(encoding="utf-8")
+    for words in ("# mine", "## Adaptation", f"{judgement.after.mean():.4f}", "learning_rate", "paired over queries"):
+        assert words in card
+    assert [path.name for path in adapted.folder.parent.iterdir()] == ["mine"]  # the work is taken away
+
+
+def test_what_got_worse_is_not_saved(
+    passages: Path, adapted: Adaptation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    wild = replace(module._DEFAULTS["static"], learning_rate=30.0)
+    monkeypatch.setitem(module._DEFAULTS, "static", wild)
+    monkeypatch.setattr(module, "SHARES", (1.0,))
+    arguments = ["adapt", str(passages), "-m", str(adapted.folder), "-o", str(tmp_path / "worse"), "--steps", "5"]
+    assert run(arguments) == 1
+    shown = capsys.readouterr()
+    assert "before" in shown.out
+    assert "got worse and is not saved" in " ".join(shown.err.split())
+    assert not (tmp_path / "worse").exists()
+    assert run([*arguments, "--force"]) == 0  # goes on from what is there
+    assert PEGEncoder(tmp_path / "worse").dimension == 64
+    assert run(arguments) == 2
+    assert "is there already" in " ".join(capsys.readouterr().err.split())
+    assert run([*arguments, "--force", "--overwrite"]) == 0
+
+
+def test_interrupted_and_gone_on_with(
+    adapted: Adaptation, passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peg_rag.training.trainer import ContrastiveTrainer
+
+    plain, steps = ContrastiveTrainer.training_step, []
+
+    def step(self: ContrastiveTrainer, *arguments, **options):
+        steps.append(self.state.global_step)
+        if len(steps) == 7:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(ContrastiveTrainer, "training_step", step)
+    call = [
+        "adapt",
+        str(passages),
+        "-m",
+        str(model),
+        "-o",
+        str(tmp_path / "mine"),
+        "--steps",
+        "60",
+        "--held-out",
+        "0.2",
+    ]
+    assert run(call) == 130
+    assert not (tmp_path / "mine").exists()
+    assert run(call) == 0
+    assert steps == [*range(7), *range(7, 60)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "mine", adapted.folder)]
+    assert weights[0] == weights[1]
+
+
+def test_a_transformer(passages: Path, tiny_bert: Path, tmp_path: Path) -> None:
+    done = adapt(passages, tiny_bert, tmp_path / "bert", AdaptOptions(steps=2), force=True, device="cpu")
+    assert done.saved
+    with PEGEncoder(tmp_path / "bert") as encoder, PEGEncoder(tiny_bert, pooling="cls") as start:
+        assert (encoder.spec.kind, encoder.spec.pooling) == ("transformer", "cls")
+        assert not np.array_equal(encoder.encode_queries(["花呗"]), start.encode_queries(["花呗"]))
+
+
+def test_minutes_become_steps(passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def stop(recipe, **_):
+        asked.append(recipe.stages[0].steps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", stop)
+    for minutes in (1.0, 10.0):
+        with pytest.raises(KeyboardInterrupt):
+            adapt(passages, model, tmp_path / "mine", AdaptOptions(minutes=minutes))
+    assert 10 < asked[0] < asked[1]
+
+
+@pytest.mark.parametrize("options", [{"steps": 5, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}, {"held_out": 0.6}])
+def test_contradictory_options(options: dict) -> None:
+    with pytest.raises(InvalidInput, match=r"expected|one says"):
+        AdaptOptions(**options)
+
+
+def test_a_folder_of_somebody_else_is_left_alone(passages: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.adapting").mkdir()
+    (tmp_path / "mine.adapting" / "thesis.txt").write_text("mine")
+    with pytest.raises(InvalidInput, match="in the way"):
+        adapt(passages, model, tmp_path / "mine", AdaptOptions(steps=2))
+    assert (tmp_path / "mine.adapting" / "thesis.txt").is_file()
