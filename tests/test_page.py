@@ -1,0 +1,521 @@
+"""The page of `peg-rag serve` in a real browser: Chromium over a real server, with a real store and the bundled model.
+
+`PEG_SCREENSHOTS=1` keeps a picture of each state in `docs/images/`.
+"""
+
+import hashlib
+import os
+import shutil
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from language_model_server import KEY as MODEL_KEY
+from language_model_server import chatting
+from serving_fixtures import KEY, running
+
+from peg_rag import PEGEncoder, PEGIndex
+from peg_rag.ingest import sync
+
+REPO = Path(__file__).resolve().parent.parent
+WEB, DIST = REPO / "web", REPO / "peg_rag" / "serving" / "web" / "dist"
+AXE = WEB / "node_modules" / "axe-core" / "axe.min.js"
+IMAGES = REPO / "docs" / "images"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+DESK, PHONE = {"width": 1200, "height": 860}, {"width": 360, "height": 740}
+
+RULES = """# 差旅报销
+
+员工出差回来，须在十个工作日内提交报销申请。报销需要发票、行程单和审批单，缺一不可。
+
+高铁报销二等座，飞机报销经济舱；超出标准的部分由本人承担。
+
+# 住宿
+
+一线城市每晚不超过五百元，其他城市每晚不超过三百五十元。
+"""
+SCRIPT = """<script>window.ran = 1</script><img src=x onerror="window.ran = 2"> 是网页代码，安全审查要求把它原样显示。
+<mark onmouseover="window.ran = 3">安全审查</mark>每季度进行一次。
+"""
+QUESTION = "差旅报销需要哪些材料？"
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; on Debian: apt-get install chromium")
+
+
+def test_the_build_is_of_these_sources():
+    names = ["index.html", "package-lock.json"]
+    names += [f"{folder}/{file.name}" for folder in ("src", "public") for file in (WEB / folder).iterdir()]
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        digest.update(f"{name}\n".encode() + (WEB / name).read_bytes())
+    built = (DIST / "sources.sha256").read_text().strip()
+    assert built == digest.hexdigest(), "web/ was changed and not built; run: make page"
+
+
+def test_the_build_holds_nothing_inline_and_loads_nothing_from_elsewhere():
+    html = (DIST / "index.html").read_text()
+    assert "<style" not in html
+    assert "style=" not in html
+    assert html.count("<script") == html.count('<script type="module" crossorigin src="./assets/page.js">') == 1
+    assert "://" not in html + (DIST / "assets" / "page.css").read_text()
+
+
+# -- a browser, and servers -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """A store of the examples' documents, all from a folder."""
+    folder = tmp_path_factory.mktemp("page") / "kb"
+    with PEGEncoder("peg-mini") as encoder, PEGIndex(folder, identity=encoder.identity) as index:
+        sync(REPO / "examples" / "data" / "sights", index, encoder, folder, model="peg-mini")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(store):
+    with running(store, "--max-upload-mb", "1") as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens a page in a browser context of its own; at the end, no error and no foreign request may have been seen."""
+    contexts, wrong, expected = [], [], []
+
+    def open_page(url, *, viewport=DESK, scheme="light", locale="zh-CN", key="", failing=False):
+        context = browser.new_context(
+            viewport=viewport, color_scheme=scheme, locale=locale, reduced_motion="reduce", has_touch=viewport is PHONE
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(url) or wrong.append(request.url))
+        errors = expected if failing else wrong  # a refused request is an error in the console
+        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+        if key:
+            page.add_init_script(f"sessionStorage.setItem('peg-rag-key', '{key}')")
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
+    assert not any("Content Security Policy" in text for text in expected)
+
+
+def ask(page, question):
+    page.locator("#question").fill(question)
+    page.locator("#question").press("Enter")
+    page.locator(".answer[aria-busy=false]").wait_for()
+
+
+def send(page, name, text):
+    data = text.encode() if isinstance(text, str) else text
+    files = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
+    page.locator("input[type=file]").set_input_files(files)
+
+
+def delete(page, name):
+    page.get_by_role("button", name=f"删除《{name}》").click()
+    page.get_by_role("dialog").get_by_role("button", name="删除").click()
+    page.get_by_role("button", name=f"删除《{name}》").wait_for(state="detached")
+
+
+def picture(page, name, **options):
+    if os.environ.get("PEG_SCREENSHOTS"):
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(150)
+        page.screenshot(path=IMAGES / f"page-{name}.png", **options)
+
+
+# -- what readers do --------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_upload_ask_open_the_citation_delete_and_not_found(visit, server):
+    page = visit(server.url, failing=True)
+    page.get_by_role("heading", name="问问你的文档").wait_for()
+    picture(page, "start")
+    ask(page, QUESTION)
+    page.get_by_text("文档中没有找到答案").first.wait_for()
+
+    send(page, "差旅报销制度.md", RULES)
+    dialog = page.get_by_role("dialog", name="需要密钥")
+    dialog.get_by_role("textbox", name="密钥").fill("a-wrong-key-0123456789")
+    picture(page, "key")
+    dialog.get_by_role("button", name="继续").click()
+    dialog.get_by_text("这个密钥不对").wait_for()
+    dialog.get_by_role("textbox", name="密钥").fill(KEY)
+    dialog.get_by_role("textbox", name="密钥").press("Enter")
+    page.get_by_text("已添加，2 个段落").wait_for()
+    picture(page, "uploaded")
+    assert page.evaluate("[Object.keys(localStorage), Object.keys(sessionStorage)]") == [[], ["peg-rag-key"]]
+
+    ask(page, QUESTION)
+    answer = page.get_by_role("region", name="回答", exact=True)
+    assert "需要发票、行程单和审批单" in answer.locator(".quotes").inner_text()
+    assert "没有经过语言模型" in answer.inner_text()
+    picture(page, "answer")
+
+    cite = answer.locator(".quotes button.cite").first
+    assert cite.get_attribute("aria-label") == "出处 1：差旅报销制度.md，打开段落"
+    cite.click()
+    passage = page.get_by_role("dialog", name="差旅报销制度.md")
+    assert "需要发票、行程单和审批单" in "".join(passage.locator("mark.quoted").all_inner_texts())
+    assert "报销" in passage.locator("mark.word").all_inner_texts()
+    picture(page, "passage")
+    page.keyboard.press("Escape")
+    passage.wait_for(state="detached")
+    assert cite.evaluate("element => element === document.activeElement")
+
+    page.get_by_role("button", name="删除《差旅报销制度.md》").click()
+    confirm = page.get_by_role("dialog", name="删除这份文档？")
+    picture(page, "delete")
+    confirm.get_by_role("button", name="取消").click()
+    delete(page, "差旅报销制度.md")
+    assert page.evaluate("document.activeElement.id") == "documents-title"
+    ask(page, QUESTION)
+    page.get_by_text("文档中没有找到答案").first.wait_for()
+    picture(page, "not-found")
+
+
+@needs_browser
+def test_what_a_document_says_is_shown_and_never_run(visit, server):
+    page = visit(server.url, key=KEY)
+    send(page, "<img src=x onerror=alert(1)>.txt", SCRIPT)
+    page.get_by_text("已添加，1 个段落").wait_for()
+    ask(page, "安全审查多久进行一次？")
+    page.locator(".cite").first.click()
+    assert "<script>window.ran = 1</script><img src=x onerror" in page.get_by_role("dialog").inner_text()
+    assert "<mark onmouseover" in page.locator(".hits").inner_text()
+    assert page.evaluate("[window.ran === undefined, document.images.length]") == [True, 1]
+    page.keyboard.press("Escape")
+    name = page.locator(".card .name").first.inner_text()
+    delete(page, name)
+
+
+@needs_browser
+def test_all_of_it_by_keyboard(visit, server):
+    page = visit(server.url, key=KEY)
+    page.locator("#question").wait_for()
+    press = page.keyboard.press
+
+    def focused():
+        """What has the focus, which must be seen: (accessible name or text)."""
+        return page.evaluate(
+            """() => {
+                const element = document.activeElement;
+                const shown = element.tagName === "TEXTAREA" ? element.closest(".ask-box")
+                    : element.type === "radio" ? element.nextElementSibling
+                    : element.type === "file" ? element.closest("label") : element;
+                const style = getComputedStyle(shown);
+                if (style.outlineStyle === "none" || parseFloat(style.outlineWidth) < 2) return "focus is not seen";
+                return element.getAttribute("aria-label") || element.innerText || element.value || element.id;
+            }"""
+        )
+
+    press("Tab")
+    assert focused() == "跳到提问"
+    press("Enter")
+    page.keyboard.type("八达岭长城的门票多少钱？")
+    press("Enter")
+    page.locator(".sources").wait_for()
+    press("Tab")
+    assert focused() == "提问"
+    press("Tab")
+    assert focused() == "hybrid"
+    press("ArrowRight")
+    assert focused() == "dense"
+    page.locator(".answer[aria-busy=false]").wait_for()
+    press("ArrowLeft")
+    page.locator(".sources").wait_for()
+    press("Tab")
+    assert focused().startswith("出处 1：sights/badaling.md")
+    press("Enter")
+    page.get_by_role("dialog").wait_for()
+    for _ in range(4):  # the focus stays in the dialog (or goes to the browser's own controls)
+        press("Tab")
+        assert page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
+    press("Escape")
+    assert focused().startswith("出处 1：sights/badaling.md")
+    for _ in range(20):
+        press("Tab")
+        if page.evaluate("document.activeElement.type") == "file":
+            break
+    assert focused() != "focus is not seen"
+    press("/")
+    page.keyboard.type("？")
+    assert page.locator("#question").input_value().endswith("？")
+
+
+@needs_browser
+def test_the_modes_are_compared_by_their_scores(visit, server):
+    page = visit(server.url)
+    ask(page, "八达岭长城的门票多少钱？")
+    for label, parts in (("混合", ["语义", "字词", "综合"]), ("语义", ["语义"]), ("字词", ["字词"])):
+        page.get_by_role("radio", name=label, exact=True).check(force=True)
+        page.locator(".answer[aria-busy=false]").wait_for()
+        first = page.locator(".hit").first
+        assert "badaling.md" in first.inner_text()
+        assert [s.split()[0] for s in first.locator(".score").all_inner_texts()] == parts
+    with page.expect_response("**/ask") as response:
+        page.get_by_role("button", name="只在《sights/zoo.md》中提问").click()
+    response.value.finished()
+    page.get_by_text("只在《sights/zoo.md》中查找").wait_for()
+    page.locator(".answer[aria-busy=false]").wait_for()
+    assert all("zoo.md" in text for text in page.locator(".hit .name").all_inner_texts())
+
+
+@needs_browser
+def test_both_languages(visit, server):
+    page = visit(server.url, locale="en-GB")
+    page.get_by_role("heading", name="Ask your documents").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "en"
+    page.get_by_role("button", name="中文").click()
+    page.get_by_role("heading", name="问问你的文档").wait_for()
+    page.reload()
+    page.get_by_role("heading", name="问问你的文档").wait_for()
+    assert page.evaluate("[document.documentElement.lang, document.title]") == ["zh-CN", "peg-rag · 问你的文档"]
+    visit(server.url, locale="fr-FR").get_by_role("heading", name="问问你的文档").wait_for()
+
+
+@needs_browser
+def test_a_phone_needs_no_scrolling_sideways(visit, server):
+    page = visit(server.url, viewport=PHONE, key=KEY)
+    page.locator("#question").wait_for()
+
+    def wide():
+        return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+    picture(page, "phone-start")
+    assert not wide()
+    name = "一个非常长而且没有空格的文件名" * 3 + "abcdefghij" * 6 + ".txt"
+    send(page, name, "不间断的" + "abcdefghijklmnopqrstuvwxyz" * 20 + "文字说明书。")
+    page.get_by_text("已添加").wait_for()
+    ask(page, "不间断的文字说明书")
+    assert not wide()
+    page.get_by_role("button", name="只在《一个非常长").click()
+    assert not wide()
+    page.locator(".hit").first.click()
+    page.get_by_role("dialog").wait_for()
+    assert not wide()
+    assert page.locator("dialog").evaluate("d => d.scrollWidth <= d.clientWidth && d.offsetWidth <= innerWidth")
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="改为查找全部文档").click()
+    ask(page, "八达岭长城的门票多少钱？")
+    page.locator("#question").blur()
+    page.evaluate("scrollTo(0, 0)")
+    picture(page, "phone-answer")
+    page.locator(".cite").first.click()
+    page.locator("mark.quoted").first.wait_for()
+    picture(page, "phone-passage")
+    page.keyboard.press("Escape")
+    small = page.evaluate(
+        """[...document.querySelectorAll("button, a, .segments label")].filter(e => e.offsetParent)
+            .filter(e => e.getBoundingClientRect().height < 24).map(e => e.outerHTML)"""
+    )
+    assert not small  # WCAG 2.2: targets of at least 24 pixels
+    delete(page, page.locator(".card .name").first.inner_text())
+
+
+# -- uploads ----------------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_an_upload_shows_its_progress(visit, server):
+    page = visit(server.url, key=KEY)
+    page.locator("input[type=file]").wait_for(state="attached")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
+    page.context.new_cdp_session(page).send("Network.emulateNetworkConditions", slow)
+    page.evaluate(
+        """() => { window.seen = []; new MutationObserver(() => {
+            const bar = document.querySelector("progress");
+            if (bar) window.seen.push(bar.position);
+        }).observe(document.body, {subtree: true, childList: true, attributes: true, characterData: true}) }"""
+    )
+    send(page, "慢.txt", "慢慢上传的文字。" * 12_000)
+    page.get_by_text("已添加").wait_for()
+    seen = page.evaluate("window.seen")
+    assert any(0 < share < 1 for share in seen)
+    assert seen[-1] == -1  # all is sent, and how long the rest takes is not known
+    delete(page, "慢.txt")
+
+
+@needs_browser
+def test_files_can_be_dropped_and_are_taken_or_refused_one_by_one(visit, server):
+    page = visit(server.url, key=KEY, failing=True)
+    page.locator("input[type=file]").wait_for(state="attached")
+    page.evaluate(
+        """() => {
+            const held = new DataTransfer();
+            held.items.add(new File(["放下的文件。"], "放下.txt"));
+            held.items.add(new File(["MZ"], "程序.exe"));
+            held.items.add(new File(["not a pdf"], "坏的.pdf"));
+            held.items.add(new File([new Uint8Array(2 << 20)], "太大.txt"));
+            for (const name of ["dragover", "drop"])
+                document.body.dispatchEvent(new DragEvent(name, {dataTransfer: held, bubbles: true, cancelable: true}));
+        }"""
+    )
+    uploads = page.get_by_role("region", name="上传")
+    uploads.get_by_text("超过了服务器的上限").wait_for()
+    picture(page, "uploads")
+    assert [item.split("\n") for item in uploads.locator("li").all_inner_texts()] == [
+        ["放下.txt", "已添加，1 个段落"],
+        ["程序.exe", "不支持这种文件。"],
+        ["坏的.pdf", "读不出这个文件的内容，它可能已损坏、为空或者是扫描件。"],
+        ["太大.txt", "文件太大，超过了服务器的上限。"],
+    ]
+    delete(page, "放下.txt")
+
+
+# -- when things go wrong ---------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_a_busy_server_and_one_that_is_gone_are_said_in_words(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with running(copied, "--max-in-flight", "4", keys="") as server:
+        page = visit(server.url, failing=True)
+        page.get_by_text("只读：服务器没有设置密钥").wait_for()
+        with ExitStack() as others:  # who keep all places for themselves
+            for _ in range(4):
+                other = others.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                other.sendall(b"POST /search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+            time.sleep(0.3)
+            ask(page, QUESTION)
+            assert "服务器正忙。请在 1 秒后再试。" in page.get_by_role("alert").inner_text()
+            picture(page, "busy")
+        time.sleep(0.3)
+        page.get_by_role("button", name="重试").click()
+        page.locator(".hits").wait_for()
+        server.stop()
+        ask(page, QUESTION)
+        assert "连不上服务器" in page.get_by_role("alert").inner_text()
+
+
+@needs_browser
+def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with running(copied, "--private") as server:
+        page = visit(server.url, failing=True)
+        page.get_by_role("dialog").get_by_role("textbox", name="密钥").fill(KEY)
+        page.keyboard.press("Enter")
+        ask(page, "八达岭长城的门票多少钱？")
+        page.locator(".sources").wait_for()
+        page.reload()
+        page.get_by_text("共").or_(page.locator(".card")).first.wait_for()  # the tab still knows the key
+        page.get_by_role("button", name="忘掉密钥").click()
+        assert page.evaluate("sessionStorage.length") == 0
+
+
+# -- with a language model --------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with chatting() as chat:
+        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "qwen3:8b", "OPENAI_API_KEY": MODEL_KEY}
+        with running(copied, **model) as server:
+            page = visit(server.url)
+            page.get_by_text("由 qwen3:8b 撰写，它就在服务器本机运行").wait_for()
+            page.evaluate(
+                """() => { window.lengths = []; new MutationObserver(() => {
+                    const text = document.querySelector(".written.growing");
+                    if (text) window.lengths.push(text.textContent.length);
+                }).observe(document.body, {subtree: true, childList: true, characterData: true}) }"""
+            )
+            ask(page, "八达岭长城的门票多少钱？")
+            assert len(set(page.evaluate("window.lengths"))) > 5  # it grew before the reader's eyes
+            answer = page.get_by_role("region", name="回答", exact=True)
+            assert "qwen3:8b 撰写" in answer.inner_text()
+            assert "请对照出处" in answer.inner_text()
+            assert answer.locator(".written .cite").count() == 2
+            picture(page, "generated")
+            answer.locator(".written .cite").first.click()
+            page.get_by_role("dialog").locator("mark.word").first.wait_for()
+            page.keyboard.press("Escape")
+            page.get_by_role("radio", name="摘录原文").check(force=True)
+            page.get_by_text("没有经过语言模型").wait_for()
+
+
+@needs_browser
+def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with chatting() as chat:
+        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "qwen3:8b", "OPENAI_API_KEY": "wrong"}
+        with running(copied, **model) as server:
+            page = visit(server.url)
+            ask(page, "八达岭长城的门票多少钱？")
+            assert "语言模型的接口拒绝了服务器的密钥" in page.get_by_role("alert").inner_text()
+            assert page.locator(".sources, .quotes p").count() == 0  # nothing else in its place unless asked for
+            picture(page, "model-failed")
+            page.get_by_role("button", name="改为摘录原文").click()
+            page.get_by_text("没有经过语言模型").wait_for()
+
+
+# -- accessibility ----------------------------------------------------------------------------------------------------
+
+
+def violations(page):
+    """What axe-core finds serious or critical."""
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run()")["violations"]
+    return [
+        (rule["id"], node["html"], node["failureSummary"])
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+        for node in rule["nodes"]
+    ]
+
+
+@needs_browser
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; run: npm ci --prefix web")
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_violation_in_any_state(visit, server, scheme, viewport):
+    page = visit(server.url, scheme=scheme, viewport=viewport, failing=True)
+    page.locator(".card").first.wait_for()
+    states = {"start": violations(page)}
+    ask(page, "八达岭长城的门票多少钱？")
+    states["answer"] = violations(page)
+    if (scheme, viewport) == ("dark", DESK):
+        picture(page, "answer-dark")
+    page.locator(".cite").first.click()
+    page.locator("mark.quoted").first.wait_for()
+    states["passage"] = violations(page)
+    if (scheme, viewport) == ("dark", DESK):
+        picture(page, "passage-dark")
+    page.keyboard.press("Escape")
+    send(page, "差旅报销制度.md", RULES)
+    page.get_by_role("dialog").get_by_role("textbox", name="密钥").fill("a-wrong-key-0123456789")
+    page.keyboard.press("Enter")
+    page.get_by_text("这个密钥不对").wait_for()
+    states["key"] = violations(page)
+    page.get_by_role("textbox", name="密钥").fill(KEY)
+    page.keyboard.press("Enter")
+    page.get_by_text("已添加").wait_for()
+    send(page, "坏的.pdf", "not a pdf")
+    page.get_by_text("读不出").wait_for()
+    states["uploads"] = violations(page)
+    page.get_by_role("button", name="删除《差旅报销制度.md》").click()
+    states["delete"] = violations(page)
+    page.get_by_role("dialog").get_by_role("button", name="删除").click()
+    page.get_by_role("dialog").wait_for(state="detached")
+    ask(page, "量子计算机怎么做饭？")
+    states["not found"] = violations(page)
+    assert not any(states.values()), states
