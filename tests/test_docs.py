@@ -18,8 +18,7 @@ PAGES = [
     *REPO.glob("*.md"),
     *(page for name in ("benchmarks", "examples", "train", "peg_rag/assets") for page in (REPO / name).rglob("*.md")),
 ]
-# What `peg-rag serve` answers is tested by its own tests.
-RUNNABLE = [page for page in DOCS if page.name != "serve.md" and any(b.language in RUN for b in blocks_of(page))]
+RUNNABLE = [page for page in DOCS if any(b.language in RUN and not b.skip for b in blocks_of(page))]
 SLOW = ("evaluate-and-mine", "fine-tune", "train")  # many commands, each of which starts Python and torch
 NEEDS_PEG = ("migrate-from-huggingface-embeddings",)
 
