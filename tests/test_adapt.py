@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -242,6 +243,12 @@ def test_minutes_become_steps(passages: Path, model: Path, tmp_path: Path, monke
 def test_contradictory_options(options: dict) -> None:
     with pytest.raises(InvalidInput, match=r"expected|one says"):
         AdaptOptions(**options)
+
+
+def test_without_the_extra_there_is_a_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert run(["adapt", str(tmp_path), "-o", str(tmp_path / "mine")]) == 1
+    assert "pip install 'peg-rag[train]'" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_of_somebody_else_is_left_alone(passages: Path, model: Path, tmp_path: Path) -> None:

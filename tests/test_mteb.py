@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mteb.abstasks import AbsTaskReranking, AbsTaskRetrieval, AbsTaskSTS  # noqa
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 
 from peg_rag import PEGEncoder  # noqa: E402
-from peg_rag.errors import InvalidInput  # noqa: E402
+from peg_rag.errors import InvalidInput, MissingExtra  # noqa: E402
 from peg_rag.evaluation import (  # noqa: E402
     Candidates,
     Indexed,
@@ -249,6 +250,12 @@ def test_model_meta(tiny_bert: Path) -> None:
     other = MTEBModel(tiny_bert, pooling="mean").mteb_model_meta
     assert meta.revision == other.revision
     assert meta.experiment_name != other.experiment_name  # mteb would else show one's results for the other
+
+
+def test_without_mteb_there_is_a_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mteb", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'peg-rag\[mteb\]'"):
+        MTEBModel("peg-mini")
 
 
 def test_an_encoder_is_taken_as_it_is(model: MTEBModel) -> None:

@@ -30,6 +30,10 @@ def adapt(
 ) -> None:
     """Adapt a model to documents without labels. Ctrl-C saves a checkpoint; the same command goes on with it."""
     from peg_rag.cli.console import error, note, show
+    from peg_rag.extras import require
+
+    for needed in ("accelerate", "datasets", "faiss", "ir_measures", "pydantic"):
+        require(needed, "train")
     from peg_rag.training.adapt import AdaptOptions
     from peg_rag.training.adapt import adapt as run
 
