@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -321,6 +322,22 @@ def test_the_server_says_what_it_is_and_how_it_is(client, name):
     for path in ("/health", "/health/live", "/health/ready"):
         assert client.get(path).json() == {"status": "ok"}
     assert "/v1/embeddings" in client.get("/openapi.json").json()["paths"]
+
+
+def test_the_page_is_served_under_a_strict_policy_and_revalidated(client):
+    page = client.get("/")
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert page.headers["cache-control"] == "no-cache"
+    assert client.get("/", headers={"If-None-Match": page.headers["etag"]}).status_code == 304
+    for asset in re.findall(r'(?:src|href)="\./([^"]+)"', page.text):
+        answer = client.get(f"/{asset}")
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-cache")
+    assert client.head("/").status_code == 200
+    for path in ("/nowhere", "/assets/nowhere", "/assets/../index.html", "/index.html", "/sources.sha256"):
+        assert client.get(path).status_code == 404
+    assert client.post("/nowhere").status_code == 404
 
 
 def test_the_api_page_needs_no_other_host(client):

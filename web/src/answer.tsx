@@ -108,9 +108,12 @@ function Cite({ number, hit, onOpen }: { number: number; hit: Hit | undefined; o
   if (!hit) return null;
   const label = strings.cite(number, placeOf(hit, strings).name);
   return (
-    <button type="button" class="cite" aria-label={label} title={label} aria-haspopup="dialog" onClick={() => onOpen(hit)}>
-      {number}
-    </button>
+    <>
+      {"\u2060" /* no line begins with a citation */}
+      <button type="button" class="cite" aria-label={label} title={label} aria-haspopup="dialog" onClick={() => onOpen(hit)}>
+        {number}
+      </button>
+    </>
   );
 }
 

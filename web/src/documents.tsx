@@ -79,7 +79,13 @@ function useUploads(info: Info, withKey: WithKey, onAdded: () => Promise<void>) 
       line.current = line.current.then(() => send(file, id));
     }
   };
-  return { items, add, clear: () => setItems((all) => all.filter((item) => item.state !== "done" && item.state !== "failed")) };
+  const keep = (wanted: (item: Item) => boolean) => setItems((all) => all.filter(wanted));
+  return {
+    items,
+    add,
+    clear: () => keep((item) => item.state !== "done" && item.state !== "failed"),
+    forget: (name: string) => keep((item) => item.state !== "done" || item.name !== name),
+  };
 }
 
 /** What the server would refuse anyway is said before anything is sent. */
@@ -100,7 +106,7 @@ interface Props {
 
 export function Documents({ info, library, withKey, scope, onScope, onChanged }: Props) {
   const strings = useStrings();
-  const { items, add, clear } = useUploads(info, withKey, onChanged);
+  const { items, add, clear, forget } = useUploads(info, withKey, onChanged);
   const [doomed, setDoomed] = useState<DocumentCard | null>(null);
   const [said, setSaid] = useState("");
   const [problem, setProblem] = useState<Problem | null>(null);
@@ -113,6 +119,7 @@ export function Documents({ info, library, withKey, scope, onScope, onChanged }:
     try {
       if (!(await withKey(() => deleteDocument(document.id), true))) return;
       setSaid(strings.removed(document.name));
+      forget(document.name);
       await onChanged(document);
       heading.current?.focus(); // the button that was pressed is gone
     } catch (error) {
