@@ -94,6 +94,7 @@ def test_the_wheel_holds_all_it_needs(wheel, tmp_path):
     done = python(f"import sys; sys.path.insert(0, {str(site)!r}); {ANSWERS}", cwd=tmp_path)
     assert str(site) in done.stdout
     assert (site / "peg_rag" / "py.typed").is_file()
+    assert (site / "peg_rag" / "serving" / "web" / "dist" / "assets" / "page.js").is_file()
     assert not (site / "tests").exists()
 
 

@@ -194,6 +194,7 @@ def test_upload_ask_open_the_citation_delete_and_not_found(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_what_a_document_says_is_shown_and_never_run(visit, server):
     page = visit(server.url, key=KEY)
     send(page, "<img src=x onerror=alert(1)>.txt", SCRIPT)
@@ -209,6 +210,7 @@ def test_what_a_document_says_is_shown_and_never_run(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_all_of_it_by_keyboard(visit, server):
     page = visit(server.url, key=KEY)
     page.locator("#question").wait_for()
@@ -263,6 +265,7 @@ def test_all_of_it_by_keyboard(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_the_modes_are_compared_by_their_scores(visit, server):
     page = visit(server.url)
     ask(page, "八达岭长城的门票多少钱？")
@@ -281,6 +284,7 @@ def test_the_modes_are_compared_by_their_scores(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_both_languages(visit, server):
     page = visit(server.url, locale="en-GB")
     page.get_by_role("heading", name="Ask your documents").wait_for()
@@ -294,6 +298,7 @@ def test_both_languages(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_phone_needs_no_scrolling_sideways(visit, server):
     page = visit(server.url, viewport=PHONE, key=KEY)
     page.locator("#question").wait_for()
@@ -336,6 +341,7 @@ def test_a_phone_needs_no_scrolling_sideways(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_an_upload_shows_its_progress(visit, server):
     page = visit(server.url, key=KEY)
     page.locator("input[type=file]").wait_for(state="attached")
@@ -356,6 +362,7 @@ def test_an_upload_shows_its_progress(visit, server):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_files_can_be_dropped_and_are_taken_or_refused_one_by_one(visit, server):
     page = visit(server.url, key=KEY, failing=True)
     page.locator("input[type=file]").wait_for(state="attached")
@@ -386,6 +393,7 @@ def test_files_can_be_dropped_and_are_taken_or_refused_one_by_one(visit, server)
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_busy_server_and_one_that_is_gone_are_said_in_words(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with running(copied, "--max-in-flight", "4", keys="") as server:
@@ -408,6 +416,7 @@ def test_a_busy_server_and_one_that_is_gone_are_said_in_words(visit, store, tmp_
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with running(copied, "--private") as server:
@@ -426,6 +435,7 @@ def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
 
 
 @needs_browser
+@pytest.mark.slow
 def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
@@ -454,6 +464,7 @@ def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, sto
 
 
 @needs_browser
+@pytest.mark.slow
 def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
@@ -481,6 +492,7 @@ def violations(page):
 
 
 @needs_browser
+@pytest.mark.slow
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; run: npm ci --prefix web")
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -402,11 +402,12 @@ def test_no_file_name_leads_out_of_the_folder_of_uploads(guarded, name):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cetc", "/docs/assets/../../api.py", "//etc/passwd"],
-)
+    ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cetc", "/docs/assets/../../api.py", "//etc/passwd",
+     "/assets/../../secret.txt", "/assets/%2e%2e/%2e%2e/secret.txt", "/assets/..%2findex.html", "/index.html"],
+)  # fmt: skip
 def test_no_path_leads_out_of_the_page(served_model, tmp_path, path):
     page = tmp_path / "page"
-    page.mkdir()
+    (page / "assets").mkdir(parents=True)
     (page / "index.html").write_text("<h1>page</h1>")
     (tmp_path / "secret.txt").write_text("secret")
     settings = ServerSettings()
