@@ -40,7 +40,7 @@ _GROUP_CHUNKS = 2048  # chunks that are embedded and stored together
 _SLICE_CHUNKS = 128  # chunks between two reports of progress
 _TITLE_CHARACTERS = 100
 _LOCK_TIMEOUT_S = 5.0
-_FORMAT = "1"  # raised when reading or chunking changes, so that every file is read again
+_FORMAT = "2"  # raised when reading or chunking changes, so that every file is read again
 
 _LETTER = re.compile(r"\S")
 

@@ -33,9 +33,10 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 _MARKUP = re.compile(r"!\[[^\[\]]*\]\([^()]*\)|^\|[ \t|:-]+\|$\n?", re.MULTILINE)
 _CJK = r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 # A line break between two Chinese characters is the page's, not the sentence's, unless a sentence ends there.
-_WRAPPED_CJK = re.compile(rf"(?<={_CJK})(?<![。！？；：…])\n(?={_CJK})")
+_WRAPPED_CJK = re.compile(rf"^([^\n]*{_CJK})(?<![。！？；：…])(\n\n?)(?={_CJK})", re.MULTILINE)
 _HYPHENATED = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
-_WRAPPED_LATIN = re.compile(r"(?<=[^\s。！？；：….!?:;])\n(?=[^\s•·\-*\d])")
+_WRAPPED_LATIN = re.compile(rf"(?<=[^\s。！？；：….!?:;])(?:(?<!{_CJK})\n|\n(?!{_CJK}))(?=[^\s•·\-*\d])")
+_FULL_LINE = 30  # half-widths that the widest line of a page of running text has at the least
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +237,27 @@ def _read_pdf(data: bytes, path: Path, _: str | None) -> Iterator[Section]:
 
 
 def unwrap(text: str) -> str:
-    """Undo a page's line breaks inside sentences: Chinese lines join as they are, Latin ones with a space."""
-    text = _HYPHENATED.sub("", _WRAPPED_CJK.sub("", text))
+    """Undo a page's line breaks inside sentences: Chinese lines join as they are, Latin ones with a space.
+
+    A line much narrower than the page's widest is a heading and stays alone. Lines spaced widely, as is usual in Chinese
+    documents, come with an empty line between them: there only a line of full width goes on in the next.
+    """
+    widest = max(map(_width, text.split("\n")))
+
+    def joined(found: re.Match[str]) -> str:
+        line, gap = found.groups()
+        least = 0.5 if gap == "\n" else 0.9
+        if widest < _FULL_LINE:
+            return line if gap == "\n" else found[0]
+        return line if _width(line) >= least * widest else found[0]
+
+    text = _HYPHENATED.sub("", _WRAPPED_CJK.sub(joined, text))
     return _WRAPPED_LATIN.sub(" ", text)
+
+
+def _width(line: str) -> int:
+    """Half-widths: a Chinese character takes two."""
+    return sum(2 if character > "\u2e7f" else 1 for character in line)
 
 
 def _read_csv(data: bytes, path: Path, text_column: str | None) -> Iterator[Section]:

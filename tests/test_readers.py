@@ -108,6 +108,23 @@ def test_unwrap_joins_chinese_without_and_english_with_a_space() -> None:
     )
 
 
+def test_unwrap_knows_headings_and_wide_spacing_by_the_width_of_lines() -> None:
+    page = "第一章 差旅\n差旅报销需要提供发票、行程单和审批\n\n单，缺一不可。\n\n住宿每晚不超过六百元\n\n高铁报二等座。"
+    assert unwrap(page) == (
+        "第一章 差旅\n差旅报销需要提供发票、行程单和审批单，缺一不可。\n\n住宿每晚不超过六百元\n\n高铁报二等座。"
+    )
+    assert unwrap("员工手册\n\n二〇二四") == "员工手册\n\n二〇二四"
+
+
+@pytest.mark.parametrize(
+    "page", ["中" * 300_000, "中 " * 150_000 + "\na", "中\n\n" * 100_000, "中" * 9 + "\na" * 100_000]
+)
+def test_unwrap_takes_linear_time(page: str) -> None:
+    started = time.process_time()
+    unwrap(page)
+    assert time.process_time() - started < 3
+
+
 def test_csv_rows_have_text_title_and_fields(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "id,标题,正文,年\n1,差旅,出差要申请。,2023\n2,,住宿四百元。,\n")
     assert read_sections(path) == [
