@@ -239,8 +239,8 @@ def _read_pdf(data: bytes, path: Path, _: str | None) -> Iterator[Section]:
 def unwrap(text: str) -> str:
     """Undo a page's line breaks inside sentences: Chinese lines join as they are, Latin ones with a space.
 
-    A line much narrower than the page's widest is a heading and stays alone. Lines spaced widely, as is usual in Chinese
-    documents, come with an empty line between them: there only a line of full width goes on in the next.
+    A line much narrower than the page's widest is a heading and stays alone. Lines that are spaced widely, as in most
+    Chinese documents, come with an empty line between them: there only a line of full width goes on in the next.
     """
     widest = max(map(_width, text.split("\n")))
 
