@@ -1,12 +1,13 @@
 """Ways to join dense and lexical rankings, compared on held-out training pairs; the default of PEGIndex is chosen here.
 
-Queries are rows of `pairs` that the bundled model has not seen: the validation split of sources it was trained on, and
-sources it was not trained on at all (a field the model does not know, which is where a hybrid can lose to its lexical
-side). A source's positives are the corpus. Every query is searched once; all ways fuse the same candidates, the 100
-best of each side. The evaluation sets are not touched.
+Queries are rows of `pairs` that the model has not seen: the validation split of sources it was trained on, sources it
+was not trained on at all, and, with `--left-out`, whole domains that a model of `train/leave_one_out.py` did without. A
+field the model does not know is where a hybrid can lose to its lexical side. A source's positives are the corpus. Every
+query is searched once; all ways fuse the same 100 best candidates of each side. The evaluation sets are not touched.
 
-    python benchmarks/fusion.py                       # PEG_DATA names the data folder, else ../shared/data
-    python benchmarks/fusion.py --write               # also writes benchmarks/results/fusion.md
+    python benchmarks/fusion.py                                   # PEG_DATA names the data folder, else ../shared/data
+    python benchmarks/fusion.py --left-out runs/leave-one-out     # models called no_law, no_medicine, …
+    python benchmarks/fusion.py --write                           # also writes benchmarks/results/fusion.md
 
 Cost: about three minutes on two cores.
 """
@@ -41,6 +42,12 @@ TRAINED = [
     "psychology-smile",
 ]
 UNTRAINED = ["encyclopedia-squad_zh", "reading-c3", "law-lawyer_llama_qa", "law-lawyer_llama_article"]
+LEFT_OUT = {
+    "news": ["news-xwlb", "news-crud_lead"],
+    "law": ["law-statutes"],
+    "medicine": ["medicine-kuake_qtr"],
+    "tourism": ["tourism-crosswoz"],
+}
 HELD_OUT = 0.02  # the share that train/recipes/peg_mini.yaml holds out
 DOCUMENTS, QUERIES, CANDIDATES, CUTOFF = 10_000, 120, 100, 10
 
@@ -76,7 +83,10 @@ WAYS: dict[str, Callable[[Rankings], Fused]] = {
     "convex, dense 0.3": lambda r: fuse(r, {"dense": 0.3, "lexical": 0.7}),
     "convex, dense 0.5": lambda r: fuse(r, {"dense": 0.5, "lexical": 0.5}),
     "convex, dense 0.7": lambda r: fuse(r, {"dense": 0.7, "lexical": 0.3}),
-    "convex by confidence (default)": lambda r: fuse(r),
+    "convex by confidence": lambda r: fuse(r, by_confidence),
+    "convex by confidence, dense 0.25": lambda r: fuse(r, leaning(0.25)),
+    "convex by confidence, dense 0.3": lambda r: fuse(r, leaning(0.3)),
+    "convex by confidence, dense 0.35 (default)": lambda r: fuse(r),
     "convex by confidence, dense 0.4": lambda r: fuse(r, leaning(0.4)),
     "convex by confidence, dense 0.6": lambda r: fuse(r, leaning(0.6)),
 }
@@ -123,7 +133,7 @@ def table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Markdown: a row for each way. scores: source → way → mean nDCG@10."""
     groups = {
         "trained on": [name for name in scores if name in TRAINED],
-        "not trained on": [name for name in scores if name in UNTRAINED],
+        "not trained on": [name for name in scores if name not in TRAINED],
         "all": list(scores),
     }
     columns = [f"{group} ({len(names)})" for group, names in groups.items()]
@@ -140,17 +150,22 @@ def main() -> None:
     here = Path(__file__).resolve().parents[2] / "shared" / "data"
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PEG_DATA", here)))
     parser.add_argument("--model", default="peg-mini", help="a bundled name or a folder")
+    parser.add_argument("--left-out", type=Path, help="a folder with models no_DOMAIN")
     parser.add_argument("--write", action="store_true", help=f"put the table into {RESULTS.name}")
     options = parser.parse_args()
+    jobs = [(options.model, name, name, name in TRAINED) for name in [*TRAINED, *UNTRAINED]]
+    if options.left_out:
+        folders = [(domain, options.left_out / f"no_{domain}") for domain in LEFT_OUT]
+        found = [(domain, folder) for domain, folder in folders if folder.is_dir()]
+        jobs += [(folder, f"{name} (left out)", name, False) for domain, folder in found for name in LEFT_OUT[domain]]
     scores: dict[str, dict[str, float]] = {}
-    with PEGEncoder(options.model) as encoder:
-        for name in [*TRAINED, *UNTRAINED]:
-            queries = searched(options.data / "pairs" / f"{name}.jsonl.zst", encoder, trained=name in TRAINED)
-            scores[name] = {
-                way: float(np.mean([ndcg(fused(q.rankings), q.relevant) for q in queries]))
-                for way, fused in WAYS.items()
-            }
-            print(f"{name:28} {len(queries):4} queries", {way: round(score, 3) for way, score in scores[name].items()})
+    for model, label, name, trained in jobs:
+        with PEGEncoder(model) as encoder:
+            queries = searched(options.data / "pairs" / f"{name}.jsonl.zst", encoder, trained=trained)
+        scores[label] = {
+            way: float(np.mean([ndcg(fused(q.rankings), q.relevant) for q in queries])) for way, fused in WAYS.items()
+        }
+        print(f"{label:32} {len(queries):4} queries", {way: round(score, 3) for way, score in scores[label].items()})
     print(text := table(scores))
     if options.write:
         RESULTS.parent.mkdir(exist_ok=True)

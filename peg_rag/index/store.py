@@ -293,7 +293,7 @@ class PEGIndex:
             where: a filter on the metadata (see `peg_rag.index.filters`), applied before the search.
             threshold: leave out hits whose `score` is lower.
             weights: for `hybrid`: how much `dense` and `lexical` count, or a function of the rankings; None: the side
-                whose best hit stands out more counts more (`peg_rag.index.fusion.by_confidence`).
+                whose best hit stands out more counts more (`peg_rag.index.fusion.leaning_to_words`).
             fetch_k: for `hybrid`: how many candidates each side brings; None: the larger of 100 and 4 k.
             fusion: for `hybrid`: `convex` (scores brought to 0-1 and averaged) or `rrf` (reciprocal ranks).
 
