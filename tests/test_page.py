@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import io
 import os
 import shutil
 import socket
@@ -135,11 +136,14 @@ def delete(page, name):
     page.get_by_role("button", name=f"删除《{name}》").wait_for(state="detached")
 
 
-def picture(page, name, **options):
+def picture(page, name):
     if os.environ.get("PEG_SCREENSHOTS"):
+        from PIL import Image
+
         IMAGES.mkdir(parents=True, exist_ok=True)
         page.wait_for_timeout(150)
-        page.screenshot(path=IMAGES / f"page-{name}.png", **options)
+        shot = Image.open(io.BytesIO(page.screenshot()))
+        shot.quantize(256, dither=Image.Dither.NONE).save(IMAGES / f"page-{name}.png", optimize=True)
 
 
 # -- what readers do --------------------------------------------------------------------------------------------------
@@ -169,6 +173,7 @@ def test_upload_ask_open_the_citation_delete_and_not_found(visit, server):
     answer = page.get_by_role("region", name="回答", exact=True)
     assert "需要发票、行程单和审批单" in answer.locator(".quotes").inner_text()
     assert "没有经过语言模型" in answer.inner_text()
+    assert "报销需要发票、行程单和审批单，缺一不可。[1]" in page.locator("#announcement").inner_text()
     picture(page, "answer")
 
     cite = answer.locator(".quotes button.cite").first
@@ -289,6 +294,10 @@ def test_both_languages(visit, server):
     page = visit(server.url, locale="en-GB")
     page.get_by_role("heading", name="Ask your documents").wait_for()
     assert page.evaluate("document.documentElement.lang") == "en"
+    ask(page, "八达岭长城的门票多少钱？")
+    page.get_by_text("Word for word from the documents").wait_for()
+    picture(page, "english")
+    page.reload()
     page.get_by_role("button", name="中文").click()
     page.get_by_role("heading", name="问问你的文档").wait_for()
     page.reload()
@@ -429,6 +438,18 @@ def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
         page.get_by_text("共").or_(page.locator(".card")).first.wait_for()  # the tab still knows the key
         page.get_by_role("button", name="忘掉密钥").click()
         assert page.evaluate("sessionStorage.length") == 0
+
+
+@needs_browser
+@pytest.mark.slow
+def test_an_empty_store_and_none_at_all(visit, tmp_path):
+    with running(tmp_path / "new", "--model", "peg-mini") as server:
+        page = visit(server.url)
+        page.get_by_text("这里还没有文档。先上传几份，再来提问。").wait_for()
+        ask(page, QUESTION)
+        page.get_by_text("没有找到任何相近的段落。").wait_for()
+    with running("--model", "peg-mini") as server:
+        visit(server.url).get_by_text("这个服务器只提供向量接口").wait_for()
 
 
 # -- with a language model --------------------------------------------------------------------------------------------

@@ -68,6 +68,19 @@ async def test_an_answer_comes_in_pieces(chat):
     assert (asked["model"], asked["stream"]) == ("good", True)
 
 
+def test_the_real_client_reads_the_same_answer(chat):
+    """What the tests' server sends is what OpenAI's own client takes."""
+    import openai
+
+    with openai.OpenAI(base_url=chat.url, api_key=KEY, max_retries=0) as client:
+        stream = client.chat.completions.create(model="good", messages=messages("问题", PASSAGES), stream=True)
+        chunks = list(stream)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == WHOLE
+        assert chunks[-1].usage.total_tokens == 2
+        with pytest.raises(openai.RateLimitError):
+            client.chat.completions.create(model="busy", messages=messages("问题", PASSAGES), stream=True)
+
+
 async def test_thoughts_are_not_part_of_an_answer(chat):
     assert (await written(settings(chat, "thinks")))[:2] == (WHOLE, "stop")
 

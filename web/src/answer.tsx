@@ -4,7 +4,7 @@ import { useState } from "preact/hooks";
 import type { Hit } from "./api";
 import type { Asked } from "./ask";
 import { placeOf } from "./passage";
-import { explain, useStrings } from "./strings";
+import { explain, useStrings, type Strings } from "./strings";
 import { excerpt, Marked } from "./text";
 
 interface Props {
@@ -17,8 +17,7 @@ interface Props {
 export function Answer({ asked, onOpen, onRetry, onQuote }: Props) {
   const strings = useStrings();
   const { phase, opening, end, problem } = asked;
-  const generated = (opening?.kind ?? asked.question.answers) === "generated";
-  const waiting = phase === "searching" ? strings.searching : generated ? strings.writing : strings.reading;
+  const generated = isGenerated(asked);
   const begun = asked.sentences.length > 0 || asked.text !== "";
   return (
     <section class="answer" aria-labelledby="answer-title" aria-busy={phase === "searching" || phase === "answering"}>
@@ -28,7 +27,7 @@ export function Answer({ asked, onOpen, onRetry, onQuote }: Props) {
       <p class="asked">{asked.question.question}</p>
       {(begun || end?.found) && <Label asked={asked} generated={generated} />}
       {generated ? <Written asked={asked} onOpen={onOpen} /> : <Quoted asked={asked} onOpen={onOpen} />}
-      {(phase === "searching" || (phase === "answering" && !begun)) && <p class="waiting">{waiting}</p>}
+      {(phase === "searching" || (phase === "answering" && !begun)) && <p class="waiting">{waitingFor(asked, strings)}</p>}
       {end && !end.found && (
         <div class="not-found">
           <p class="lead">{strings.notFound}</p>
@@ -55,10 +54,29 @@ export function Answer({ asked, onOpen, onRetry, onQuote }: Props) {
         </div>
       )}
       {end?.found && <Sources asked={asked} onOpen={onOpen} />}
-      <p class="unseen" role="status">
-        {phase === "done" ? (end?.found ? end.text : strings.notFound) : phase === "failed" || phase === "stopped" ? "" : waiting}
-      </p>
     </section>
+  );
+}
+
+const isGenerated = (asked: Asked): boolean => (asked.opening?.kind ?? asked.question.answers) === "generated";
+
+function waitingFor(asked: Asked, strings: Strings): string {
+  if (asked.phase === "searching") return strings.searching;
+  return isGenerated(asked) ? strings.writing : strings.reading;
+}
+
+/** What a screen reader is told: that something is going on, then the whole answer at once. */
+export function Announcement({ asked }: { asked: Asked | null }) {
+  const strings = useStrings();
+  const words = () => {
+    if (!asked || asked.phase === "failed" || asked.phase === "stopped") return "";
+    if (asked.phase === "done") return asked.end?.found ? asked.end.text : strings.notFound;
+    return waitingFor(asked, strings);
+  };
+  return (
+    <p class="unseen" role="status" id="announcement">
+      {words()}
+    </p>
   );
 }
 

@@ -2,7 +2,7 @@
 
 import { useCallback, useEffect, useLayoutEffect, useState } from "preact/hooks";
 import { getInfo, Problem, type Hit, type Info, type Question } from "./api";
-import { Answer, Hits } from "./answer";
+import { Announcement, Answer, Hits } from "./answer";
 import { useAsk } from "./ask";
 import { Documents, useLibrary, type Library } from "./documents";
 import { AskForm, type Draft } from "./form";
@@ -127,6 +127,7 @@ function Desk({ info, library, withKey, onChanged }: Props) {
           />
         )}
         {asked && <Hits asked={asked} onOpen={setOpen} />}
+        <Announcement asked={asked} />
       </main>
       <Documents
         info={info}
