@@ -6,8 +6,8 @@ a field the model has not seen, vectors win where questions and texts share no w
 query: the side whose best document stands out from the ones after it counts more. `leaning_to_words` does so with a
 smaller share for the dense side, since a field that the model has not seen costs it more than any field costs BM25.
 
-`benchmarks/fusion.py` compares them on held-out pairs, of fields that a model was trained on and of fields that were left
-out; `convex` with `leaning_to_words` is the default for being the best in the latter.
+`benchmarks/fusion.py` compares them on held-out pairs, of fields that a model was trained on and of fields that were
+left out; `convex` with `leaning_to_words` is the default for being the best in the latter.
 
 Cost: about 0.2 ms for 200 candidates.
 """
