@@ -104,7 +104,8 @@ class TrainableEncoder(nn.Module):
             from safetensors.torch import save_file
 
             save_file({"embedding.weight": weights["weight"]}, folder / "model.safetensors")
-            self.tokenizer.save(str(folder / "tokenizer.json"))
+            (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
+            self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
             modules = [_module(0, "", "StaticEmbedding"), *modules]
         else:
             self.body.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
