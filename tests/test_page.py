@@ -1,6 +1,6 @@
 """The page of `peg-rag serve` in a real browser: Chromium over a real server, with a real store and the bundled model.
 
-`PEG_SCREENSHOTS=1` keeps a picture of each state in `docs/images/`.
+`PEG_SCREENSHOTS=1 pytest -m '' tests/test_page.py` keeps a picture of each state in `docs/images/`.
 """
 
 import hashlib

@@ -313,6 +313,21 @@ def test_ask_tells_a_failure_in_the_stream_and_puts_nothing_in_its_place(served,
     assert "绝密" not in caplog.text + str([vars(record) for record in caplog.records if record.name.startswith("peg")])
 
 
+def test_a_reader_who_leaves_ends_the_writing(served, chat):
+    with served("slow", silence_timeout_s=30.0) as (url, _):
+        chat.hung_up.clear()
+        with httpx.stream("POST", f"{url}/ask", json=BODY, timeout=30) as response:
+            pieces = response.iter_text()  # kept: when it is dropped, the connection is
+            while "event: delta" not in next(pieces):
+                pass
+            assert "peg_rag_answers_being_generated 1.0" in httpx.get(f"{url}/metrics").text
+        assert chat.hung_up.wait(10)
+        give_up = time.monotonic() + 10
+        while "peg_rag_answers_being_generated 0.0" not in httpx.get(f"{url}/metrics").text:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+
+
 def test_generated_answers_are_refused_where_nobody_writes_them(store, served_model):
     with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
         app = create_app(encoder, KnowledgeBase(store, index, encoder))

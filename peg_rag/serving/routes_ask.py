@@ -4,7 +4,7 @@ Both kinds of answers are made as a series of events. A client takes them as the
 """
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
 from fastapi import APIRouter, Depends, Response
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 router = APIRouter(dependencies=[Depends(may_read)])
 
 Event = AnswerSentence | AnswerDelta | AnswerEnd
+Events = AsyncGenerator[Event, None]
 _NAMES: dict[type[BaseModel], str] = {
     AnswerOpening: "hits",
     AnswerSentence: "sentence",
@@ -80,11 +81,12 @@ def _opening(kind: AnswerKind, request: AskRequest, hits: list[Hit], model: Lang
     return AnswerOpening(hits=found.hits, mode=found.mode, kind=kind, model=name)
 
 
-async def _stream(opening: AnswerOpening, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+async def _stream(opening: AnswerOpening, events: Events) -> AsyncIterator[bytes]:
     yield _written(opening)
     try:
-        async for event in events:
-            yield _written(event)
+        async with aclosing(events):  # when the client goes, so does what is asked for it
+            async for event in events:
+                yield _written(event)
     except ApiError as error:
         yield format_sse_event(event="error", data_str=bytes(error.response().body).decode())
 
@@ -93,7 +95,7 @@ def _written(event: BaseModel) -> bytes:
     return format_sse_event(event=_NAMES[type(event)], data_str=event.model_dump_json())
 
 
-async def _whole(opening: AnswerOpening, events: AsyncIterator[Event]) -> AskAnswer:
+async def _whole(opening: AnswerOpening, events: Events) -> AskAnswer:
     told = [event async for event in events]
     sentences = [event for event in told if isinstance(event, AnswerSentence)]
     end = told[-1]
@@ -101,9 +103,7 @@ async def _whole(opening: AnswerOpening, events: AsyncIterator[Event]) -> AskAns
     return AskAnswer(**end.model_dump(), hits=opening.hits, sentences=sentences)
 
 
-async def _extracted(
-    request: AskRequest, hits: list[Hit], parts: State, knowledge: KnowledgeBase
-) -> AsyncIterator[Event]:
+async def _extracted(request: AskRequest, hits: list[Hit], parts: State, knowledge: KnowledgeBase) -> Events:
     answer = await parts.searches.run(
         knowledge.answer, request.question, hits, threshold=request.threshold, sentences=request.sentences
     )
@@ -120,7 +120,7 @@ async def _extracted(
     )
 
 
-async def _generated(request: AskRequest, hits: list[Hit], parts: State) -> AsyncIterator[Event]:
+async def _generated(request: AskRequest, hits: list[Hit], parts: State) -> Events:
     """What the language model writes; without any passage it is not asked."""
     model = parts.language_model
     assert model is not None
