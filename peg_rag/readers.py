@@ -33,10 +33,11 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 _MARKUP = re.compile(r"!\[[^\[\]]*\]\([^()]*\)|^\|[ \t|:-]+\|$\n?", re.MULTILINE)
 _CJK = r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]"
 # A line break between two Chinese characters is the page's, not the sentence's, unless a sentence ends there.
-_WRAPPED_CJK = re.compile(rf"^([^\n]*{_CJK})(?<![。！？；：…])(\n\n?)(?={_CJK})", re.MULTILINE)
+_WRAPPED_CJK = re.compile(rf"(?<={_CJK})(?<![。！？；：…])\n(?={_CJK})")
+_SPACED_CJK = re.compile(rf"^([^\n]*{_CJK})(?<![。！？；：…])\n\n(?={_CJK})", re.MULTILINE)
 _HYPHENATED = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
-_WRAPPED_LATIN = re.compile(rf"(?<=[^\s。！？；：….!?:;])(?:(?<!{_CJK})\n|\n(?!{_CJK}))(?=[^\s•·\-*\d])")
-_FULL_LINE = 30  # half-widths that the widest line of a page of running text has at the least
+_WRAPPED_LATIN = re.compile(r"(?<=[^\s。！？；：….!?:;])\n(?=[^\s•·\-*\d])")
+_FULL_LINE = 30  # half-widths that a line of running text has at the least
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,19 +240,12 @@ def _read_pdf(data: bytes, path: Path, _: str | None) -> Iterator[Section]:
 def unwrap(text: str) -> str:
     """Undo a page's line breaks inside sentences: Chinese lines join as they are, Latin ones with a space.
 
-    A line much narrower than the page's widest is a heading and stays alone. Lines that are spaced widely, as in most
-    Chinese documents, come with an empty line between them: there only a line of full width goes on in the next.
+    Lines that are spaced widely, as in most Chinese documents, come with an empty line between them. There only a line
+    as wide as the page's widest goes on in the next: a narrower one is a heading, or a paragraph's end.
     """
-    widest = max(map(_width, text.split("\n")))
-
-    def joined(found: re.Match[str]) -> str:
-        line, gap = found.groups()
-        least = 0.5 if gap == "\n" else 0.9
-        if widest < _FULL_LINE:
-            return line if gap == "\n" else found[0]
-        return line if _width(line) >= least * widest else found[0]
-
-    text = _HYPHENATED.sub("", _WRAPPED_CJK.sub(joined, text))
+    full = max(_FULL_LINE, 0.9 * max(map(_width, text.split("\n"))))
+    text = _SPACED_CJK.sub(lambda found: found[1] if _width(found[1]) >= full else found[0], text)
+    text = _HYPHENATED.sub("", _WRAPPED_CJK.sub("", text))
     return _WRAPPED_LATIN.sub(" ", text)
 
 

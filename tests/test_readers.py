@@ -108,10 +108,12 @@ def test_unwrap_joins_chinese_without_and_english_with_a_space() -> None:
     )
 
 
-def test_unwrap_knows_headings_and_wide_spacing_by_the_width_of_lines() -> None:
-    page = "第一章 差旅\n差旅报销需要提供发票、行程单和审批\n\n单，缺一不可。\n\n住宿每晚不超过六百元\n\n高铁报二等座。"
+def test_unwrap_joins_widely_spaced_lines_of_full_width() -> None:
+    page = (
+        "第一章 差旅\n\n差旅报销需要提供发票、行程单和审批\n\n单，缺一不可。\n\n住宿每晚不超过六百元\n\n高铁报二等座。"
+    )
     assert unwrap(page) == (
-        "第一章 差旅\n差旅报销需要提供发票、行程单和审批单，缺一不可。\n\n住宿每晚不超过六百元\n\n高铁报二等座。"
+        "第一章 差旅\n\n差旅报销需要提供发票、行程单和审批单，缺一不可。\n\n住宿每晚不超过六百元\n\n高铁报二等座。"
     )
     assert unwrap("员工手册\n\n二〇二四") == "员工手册\n\n二〇二四"
 
