@@ -18,7 +18,6 @@ the table shows as `extract_answer(..., threshold=)`, or put the constants in.
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -26,15 +25,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO / "train"))
-from peg_mini_first import Pairs, read_pairs  # noqa: E402
+from peg_rag import PEGEncoder, PEGIndex, Retriever
+from peg_rag.answer import MAX_HITS, THRESHOLD, evidence, extract_answer
+from peg_rag.hits import Hit
+from peg_rag.training.data import read_rows, text_key
+from peg_rag.training.sampling import in_validation
 
-from peg_rag import PEGEncoder, PEGIndex, Retriever  # noqa: E402
-from peg_rag.answer import MAX_HITS, THRESHOLD, evidence, extract_answer  # noqa: E402
-from peg_rag.hits import Hit  # noqa: E402
-from peg_rag.training.data import text_key  # noqa: E402
-from peg_rag.training.sampling import in_validation  # noqa: E402
+REPO = Path(__file__).resolve().parent.parent
 
 # Questions that one passage answers and that are unanswered without it. Headlines (news, papers), advice (psychology)
 # and chat (film, music) are no such questions; insurance and diseases have many passages that answer the same.
@@ -48,6 +45,14 @@ SIGHTS = "tourism-kdconv_kb"  # a passage is "<sight> <attribute>：<value>"
 SIGNS = {"门票": "票元费", "开放时间": "开放闭:：时点"}
 SMALL = 50  # passages of a small corpus, all of the question's own source
 SEED = 0
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Questions and the passages that answer them, row by row."""
+
+    queries: list[str]
+    positives: list[str]
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,11 @@ def make_cases(data: Path, encoder: PEGEncoder) -> list[Case]:
         for name in SOURCES:
             cases += cases_of(name, everything[name], Retriever(index, encoder, mode="hybrid"))
     return cases
+
+
+def read_pairs(data: Path, name: str) -> Pairs:
+    rows = [row for _, row in read_rows(data / "pairs" / f"{name}.jsonl.zst") if not isinstance(row, str)]
+    return Pairs([row["query"] for row in rows], [row["positive"] for row in rows])
 
 
 def cases_of(name: str, pairs: Pairs, retriever: Retriever) -> list[Case]:

@@ -4,9 +4,9 @@ import importlib.util
 import json
 import re
 import sys
-from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ import zstandard
 from peg_rag import PEGEncoder
 from peg_rag.evaluation import evaluate, load_beir
 from peg_rag.models import bundled_path
+from peg_rag.training import Recipe
+from peg_rag.training.data import source_files
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = bundled_path("peg-mini")
@@ -41,61 +43,79 @@ def encoder() -> PEGEncoder:
     return PEGEncoder("peg-mini")
 
 
-def first_recipe():
-    """`train/peg_mini_first.py` as a module."""
-    spec = importlib.util.spec_from_file_location("peg_mini_first", REPO / "train" / "peg_mini_first.py")
+@pytest.fixture(scope="module")
+def recipe() -> Recipe:
+    """What made the bundled weights."""
+    return Recipe.load(REPO / "train" / "recipes" / "peg_mini.yaml")
+
+
+def script(name: str) -> Any:
+    """A script of `train/` as a module."""
+    spec = importlib.util.spec_from_file_location(name, REPO / "train" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["peg_mini_first"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
 
-def test_only_permitted_sources() -> None:
-    sources = first_recipe().SOURCES
-    assert len(set(sources)) == len(sources) >= 20
-    assert not RESEARCH_ONLY & set(sources)
+def trained_on(recipe: Recipe, folder: Path) -> set[str]:
+    """The files of pairs in a folder that the recipe takes."""
+    taken = set()
+    for stage in recipe.stages:
+        for source in stage.data.sources:
+            if source.path.startswith("$PEG_DATA/"):
+                here = source.model_copy(update={"path": source.path.replace("$PEG_DATA/pairs", str(folder))})
+                taken |= {path.name.split(".")[0] for path in source_files(here)}
+    return taken
 
 
-def test_the_sources_and_the_excluded_are_all_there_is(data_dir: Path) -> None:
+def test_only_permitted_sources(recipe: Recipe, tmp_path: Path) -> None:
+    for name in [*RESEARCH_ONLY, "law-statutes", "news-xwlb"]:
+        (tmp_path / f"{name}.jsonl.zst").touch()
+    assert trained_on(recipe, tmp_path) == {"law-statutes", "news-xwlb"}
+    paths = {source.path for stage in recipe.stages for source in stage.data.sources}
+    assert paths == {"$PEG_DATA/pairs/*.jsonl.zst", "$PEG_TEXT_PAIRS/*-sentences.jsonl"}
+    assert not recipe.model.static.vocabulary.texts  # the words come from the same sources
+
+
+def test_the_sources_and_the_excluded_are_all_there_is(recipe: Recipe, data_dir: Path) -> None:
     files = {path.name.removesuffix(".jsonl.zst") for path in (data_dir / "pairs").glob("*.jsonl.zst")}
-    assert files == RESEARCH_ONLY | set(first_recipe().SOURCES)
+    assert files == RESEARCH_ONLY | trained_on(recipe, data_dir / "pairs")
     rules = (data_dir / "README.md").read_text(encoding="utf-8")
     left_out = re.search(r"research-only, academic or non-commercial: leave out (.*?)\. Ablations", rules)
     assert set(re.findall(r"`([\w-]+)`", left_out[1])) == RESEARCH_ONLY
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert all(source in card for source in trained_on(recipe, data_dir / "pairs"))
 
 
-def test_the_script_trains_from_pairs_to_an_open_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script = first_recipe()
+def test_plain_text_gives_pairs_from_permitted_sources_alone(tmp_path: Path) -> None:
+    """A passage is taken for what it is known to come from, never for want of a reason against it."""
+    made = script("make_text_pairs")
+    lead = "记者今天从气象台获悉，受台风影响，未来三天沿海地区将有大到暴雨。请市民注意防范，减少外出。"
+    story = "从前有一位老人住在山脚下的小屋里，每天清晨都去河边打水。他的孙子喜欢听他讲过去的故事。"
+    article = "第十二条 申请人应当提交书面材料。主管部门应当在二十日内作出决定。"
+    unknown = "这段话不知从哪里来，谁也没有见过它。它说的是一件没有名字的事情，所以不能用。"
     (tmp_path / "pairs").mkdir()
-    cities = ["北京", "上海", "广州", "深圳", "杭州", "成都", "武汉", "西安"]
-    things = ["门票", "酒店", "地铁", "博物馆", "早餐", "医院", "大学", "机场", "公园", "图书馆"]
-    rows = [
-        {"query": f"{city}{thing}怎么样", "positive": f"这里介绍{city}的{thing}", "negatives": [f"别处的{thing}"]}
-        for city in cities
-        for thing in things
+    (tmp_path / "text").mkdir()
+    for name, text in {"news-crud_lead": lead, "news-xwlb": "无", "law-statutes": "无", "reading-c3": story}.items():
+        line = json.dumps({"query": "问", "positive": text}, ensure_ascii=False) + "\n"
+        (tmp_path / "pairs" / f"{name}.jsonl.zst").write_bytes(zstandard.compress(line.encode()))
+    lines = "\n".join([lead, story, article, unknown, lead + story])
+    (tmp_path / "text" / "zh.txt.zst").write_bytes(zstandard.compress(lines.encode()))
+    documents = list(made.text_documents(tmp_path))
+    assert [(domain, "".join(document.passages)) for domain, document in documents] == [
+        ("news", lead),
+        ("law", article),
     ]
-    for name in ("travel-a", "travel-b"):
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (tmp_path / "pairs" / f"{name}.jsonl.zst").write_bytes(zstandard.compress(text.encode()))
-    small = partial(script.Settings, words=200, dimension=16, batch=32, steps=30, learning_rate=0.02)
-    monkeypatch.setattr(script, "SOURCES", ("travel-a", "travel-b"))
-    monkeypatch.setattr(script, "Settings", small)
-    monkeypatch.setattr(sys, "argv", ["peg_mini_first.py", "--data", str(tmp_path), "--out", str(tmp_path / "model")])
-    script.main()
-    assert float(re.search(r"validation mean +nDCG@10 ([\d.]+)", capsys.readouterr().out)[1]) > 0.8
-    vectors = PEGEncoder(tmp_path / "model").encode_documents(["北京的门票", "北京门票", "成都机场"])
-    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2]
 
 
-def test_size_and_files() -> None:
+def test_size_and_files(recipe: Recipe) -> None:
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 40_000_000
     described = json.loads((FOLDER / "peg_rag.json").read_text(encoding="utf-8"))
     tokenizer = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     assert described["max_length"] == tokenizer["truncation"]["max_length"] == 512
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert all(source in card for source in first_recipe().SOURCES)
+    assert recipe.model.max_length == 512
+    assert recipe.model.static.vocabulary.size == len(tokenizer["model"]["vocab"])
 
 
 def test_sentence_transformers_opens_it_with_equal_vectors(encoder: PEGEncoder) -> None:

@@ -44,12 +44,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--model", default="peg-mini", help="a bundled name or a folder")
+    parser.add_argument("--also", action="append", default=[], metavar="NAME=FOLDER", help="a further model, alone")
     parser.add_argument("--card", type=Path, help="a model card with the two marks; the table is put between them")
     arguments = parser.parse_args()
     sets = [load_beir(folder) for folder in sorted((arguments.data / "eval").iterdir()) if folder.is_dir()]
+    others = [Dense(PEGEncoder(folder), name) for name, _, folder in (also.partition("=") for also in arguments.also)]
     with PEGEncoder(arguments.model) as encoder:
         name = Path(arguments.model).name
-        systems = [Dense(encoder, name), BM25s(), Indexed("lexical", name="bm25"), Indexed("hybrid", encoder, "hybrid")]
+        fused = Indexed("hybrid", encoder, "hybrid")
+        systems = [Dense(encoder, name), *others, BM25s(), Indexed("lexical", name="bm25"), fused]
         results = []
         for result in evaluate_all(systems, sets):
             print(
