@@ -443,11 +443,13 @@ def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
 @needs_browser
 @pytest.mark.slow
 def test_an_empty_store_and_none_at_all(visit, tmp_path):
-    with running(tmp_path / "new", "--model", "peg-mini") as server:
+    elsewhere = {"OPENAI_BASE_URL": "https://model.example.com/v1", "OPENAI_MODEL": "test-model"}
+    with running(tmp_path / "new", "--model", "peg-mini", **elsewhere) as server:
         page = visit(server.url)
+        page.get_by_text("问题和找到的段落会发送到 model.example.com").wait_for()  # said before anything is
         page.get_by_text("这里还没有文档。先上传几份，再来提问。").wait_for()
         ask(page, QUESTION)
-        page.get_by_text("没有找到任何相近的段落。").wait_for()
+        page.get_by_text("没有找到任何相近的段落。").wait_for()  # and without a passage nothing was sent
     with running("--model", "peg-mini") as server:
         visit(server.url).get_by_text("这个服务器只提供向量接口").wait_for()
 
@@ -460,10 +462,10 @@ def test_an_empty_store_and_none_at_all(visit, tmp_path):
 def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
-        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "qwen3:8b", "OPENAI_API_KEY": MODEL_KEY}
+        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": MODEL_KEY}
         with running(copied, **model) as server:
             page = visit(server.url)
-            page.get_by_text("由 qwen3:8b 撰写，它就在服务器本机运行").wait_for()
+            page.get_by_text("由 test-model 撰写，它就在服务器本机运行").wait_for()
             page.evaluate(
                 """() => { window.lengths = []; new MutationObserver(() => {
                     const text = document.querySelector(".written.growing");
@@ -473,7 +475,7 @@ def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, sto
             ask(page, "八达岭长城的门票多少钱？")
             assert len(set(page.evaluate("window.lengths"))) > 5  # it grew before the reader's eyes
             answer = page.get_by_role("region", name="回答", exact=True)
-            assert "qwen3:8b 撰写" in answer.inner_text()
+            assert "test-model 撰写" in answer.inner_text()
             assert "请对照出处" in answer.inner_text()
             assert answer.locator(".written .cite").count() == 2
             picture(page, "generated")
@@ -489,7 +491,7 @@ def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, sto
 def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
-        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "qwen3:8b", "OPENAI_API_KEY": "wrong"}
+        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": "wrong"}
         with running(copied, **model) as server:
             page = visit(server.url)
             ask(page, "八达岭长城的门票多少钱？")
