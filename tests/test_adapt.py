@@ -176,6 +176,11 @@ def test_what_got_worse_is_not_saved(
     assert "before" in shown.out
     assert "got worse and is not saved" in " ".join(shown.err.split())
     assert not (tmp_path / "worse").exists()
+    lesson, _, _ = split(read_documents(passages).documents, AdaptOptions().held_out, seed=0)
+    for name, pairs in lesson.pairs.items():  # mined together, and told apart again
+        rows = (tmp_path / "worse.adapting" / "mined" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        assert [json.loads(row)["query"] for row in rows] == [pair.query for pair in pairs]
+        assert any(json.loads(row)["negatives"] for row in rows)
     assert run([*arguments, "--force"]) == 0  # goes on from what is there
     assert PEGEncoder(tmp_path / "worse").dimension == 64
     assert run(arguments) == 2

@@ -16,6 +16,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -220,18 +221,19 @@ def _work_folder(out: Path, identity: str, lesson: Lesson, options: AdaptOptions
 
 
 def _mined(work: Path, lesson: Lesson, encoder: PEGEncoder, options: AdaptOptions, show_progress: bool) -> list[Path]:
-    """The pairs with their negatives, a file for each kind; what an earlier call wrote is kept."""
-    passages = work / "passages.txt"
+    """The pairs with their negatives, a file for each name; what an earlier call wrote is kept."""
+    files = {name: work / "mined" / f"{name}.jsonl" for name in lesson.pairs}
+    if all(file.is_file() for file in files.values()):
+        return list(files.values())
+    passages, plain, mined = work / "passages.txt", work / "pairs.jsonl", work / "mined.jsonl"
     write_atomically(passages, "\n".join(lesson.passages).encode())
+    write_atomically(plain, "\n".join(_line(pair) for pairs in lesson.pairs.values() for pair in pairs).encode())
     wanted = MiningOptions(negatives=_DEFAULTS[encoder.spec.kind].negatives, seed=options.seed)
-    files = []
-    for name, pairs in lesson.pairs.items():
-        plain, mined = work / "pairs" / f"{name}.jsonl", work / "mined" / f"{name}.jsonl"
-        files.append(mined)
-        if not mined.is_file():
-            write_atomically(plain, "\n".join(map(_line, pairs)).encode())
-            mine_hard_negatives(plain, mined, encoder, corpus=passages, options=wanted, show_progress=show_progress)
-    return files
+    mine_hard_negatives(plain, mined, encoder, corpus=passages, options=wanted, show_progress=show_progress)
+    with mined.open(encoding="utf-8") as rows:  # in the order of the pairs
+        for name, pairs in lesson.pairs.items():
+            write_atomically(files[name], "".join(islice(rows, len(pairs))).encode())
+    return list(files.values())
 
 
 def _line(pair: TextPair) -> str:

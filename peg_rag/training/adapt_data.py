@@ -30,7 +30,7 @@ DISTRACTORS = 2_000  # passages of the training documents among which a held-out
 FEWEST_DOCUMENTS = 20  # below which parts of documents are held out, not whole ones
 PART_PASSAGES = 4
 HELD_DOCUMENTS = 60  # set aside at least, or a quarter of all where that is less
-DRAWS = 3  # sentences that are taken out of a passage, one at a time
+DRAWS = 2  # sentences that are taken out of a passage, one at a time
 
 
 @dataclass
