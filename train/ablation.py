@@ -1,8 +1,8 @@
 """Does progressive learning pay? Batch size, hard negatives, strategies and query weights, one after the other.
 
 Every arm sees the same number of pairs with the same model. The learning rate of each batch size is chosen first, on
-the validation split and one seed; then each arm runs with three seeds. All is chosen on validation; the evaluation sets
-are scored once for each finished run.
+the validation split and one seed; then each arm runs with three seeds, those with negatives at the batch size that was
+best without. All is chosen on validation; the evaluation sets are scored once for each finished run.
 
     cd $PEG_DATA/pairs; for f in medicine* insurance* finance-fin* law-statutes* tourism* web* science* film*; do
       peg-rag mine $f -o ~/runs/mined/$f --negatives 5
@@ -59,6 +59,11 @@ def best_rate(runs: Runs, queries: int) -> float:
     return float(max(found, key=lambda row: row["validation"])["rate"])
 
 
+def best_batch(runs: Runs) -> int:
+    found = [row for row in runs if row["kind"] == "rate"]
+    return int(max(found, key=lambda row: row["validation"])["queries"])
+
+
 def search_rates(runs: Runs, out: Path, extra: list[str]) -> None:
     for queries in BATCHES:
         for rate in RATES:
@@ -71,9 +76,10 @@ def search_rates(runs: Runs, out: Path, extra: list[str]) -> None:
 def arms(runs: Runs) -> dict[str, list[str]]:
     """Name → what the arm changes in the recipe."""
     plain = {f"batch {queries:,}": batch_overrides(queries, best_rate(runs, queries)) for queries in BATCHES}
-    largest = [*batch_overrides(BATCHES[-1], best_rate(runs, BATCHES[-1])), "stages.0.batch.negatives=5"]
+    best = best_batch(runs)
+    common = [*batch_overrides(best, best_rate(runs, best)), "stages.0.batch.negatives=5"]
     return plain | {
-        name: [*largest, *(f"stages.0.loss.progressive.{key}={value}" for key, value in options.items())]
+        name: [*common, *(f"stages.0.loss.progressive.{key}={value}" for key, value in options.items())]
         for name, options in NEGATIVES.items()
     }
 
@@ -115,6 +121,7 @@ def report(runs: Runs) -> None:
     for name, (n, validation, evaluation, seconds) in summary.items():
         lines.append(f"| {name} | {n} | {spread(validation)} | {spread(evaluation)} | {np.mean(seconds):.0f} |")
     rates = [f"{queries:,}: {best_rate(runs, queries)}" for queries in BATCHES]
+    lines += ["", f"Arms with negatives: batches of {best_batch(runs):,}."]
     lines += ["", f"Learning rate chosen for each batch size on validation, out of {RATES}: {'; '.join(rates)}."]
     (RESULTS / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw(summary, RESULTS / "ablation.png")
