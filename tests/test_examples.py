@@ -169,6 +169,8 @@ def test_scale_out_ray() -> None:
     pytest.importorskip("ray", reason="needs peg-rag[ray]")
     command = [sys.executable, str(EXAMPLES / "scale_out_ray.py")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    if "timed out during startup" in done.stderr:
+        pytest.skip("the machine is so busy that Ray did not start within the 30 s that it gives itself")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "5,539 passages, embedded by 2 workers" in done.stdout
     assert float(re.search(r"one process: (.+)", done.stdout)[1]) < 1e-6
