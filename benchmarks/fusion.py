@@ -45,8 +45,8 @@ UNTRAINED = ["encyclopedia-squad_zh", "reading-c3", "law-lawyer_llama_qa", "law-
 LEFT_OUT = {
     "news": ["news-xwlb", "news-crud_lead"],
     "law": ["law-statutes"],
-    "medicine": ["medicine-kuake_qtr"],
-    "tourism": ["tourism-crosswoz"],
+    "medicine": ["medicine-kuake_qtr", "medicine-chip_cdn", "medicine-disease_kb"],
+    "tourism": ["tourism-crosswoz", "tourism-kdconv_kb", "tourism-kdconv"],
 }
 HELD_OUT = 0.02  # the share that train/recipes/peg_mini.yaml holds out
 DOCUMENTS, QUERIES, CANDIDATES, CUTOFF = 10_000, 120, 100, 10

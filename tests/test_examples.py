@@ -161,7 +161,7 @@ def test_adapt_to_your_docs(run: Run) -> None:
     assert re.search(r"[\d,]+ pairs cut from 1,6\d\d documents, \d+ steps", printed)
     before, after = map(float, re.search(r"nDCG@10 +([\d.]+) → ([\d.]+)", printed).groups())
     assert after > before
-    assert "vectors of 256 dimensions from mine" in printed
+    assert "vectors of 512 dimensions from mine" in printed
 
 
 @pytest.mark.slow  # Ray takes a while to start a cluster, and cannot run where sockets are closed
