@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 
-.PHONY: demo test prove lint format bench clean
+.PHONY: demo test prove lint format bench page clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -36,6 +36,11 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/embed.py
+
+# The question-answering page: web/ → peg_rag/serving/web/dist, which is committed.
+page:
+	npm ci --prefix web --no-audit --no-fund
+	npm run build --prefix web
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache
