@@ -207,7 +207,10 @@ def write_table(runs: Runs) -> None:
         means = [np.mean(list(row["eval"].values())) for row in rows]
         cells = [side, f"{rows[0]['queries']:,}", f"{np.mean([r['pairs'] for r in rows]):,.0f}"]
         cells += [f"{np.mean([r[key] for r in rows]):.0f}" for key in ("preparation", "seconds")]
-        cells += [f"{np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for v in ([r["validation"] for r in rows], means)]
+        cells += [
+            f"{np.mean(v):.4f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.4f}"
+            for v in ([r["validation"] for r in rows], means)
+        ]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     text = "\n".join(lines) + "\n"
     (RESULTS / "against_sentence_transformers.md").write_text(text, encoding="utf-8")
