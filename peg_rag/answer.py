@@ -4,8 +4,8 @@ Why this exists: a question-answering page must work, and be tested, where no la
 sees the sentence itself with its source needs to believe nobody. The best sentences are those nearest to the question
 by the encoder's cosine and by the question's terms they contain. Whether there is an answer at all is decided apart,
 with a threshold: `THRESHOLD` was calibrated for `peg-mini` on 261 questions it was not trained on, 160 of them from a
-field it does not know, each asked with and without the passage that answers it. Over 50 passages, answers are given with
-precision 0.89 and recall 0.87; over 29,969 passages, with much that resembles an answer, with 0.53 and 0.86
+field it does not know, each asked with and without the passage that answers it. Over 50 passages, answers are given
+with precision 0.89 and recall 0.87; over 29,969 passages, with much that resembles an answer, with 0.53 and 0.86
 (`benchmarks/calibrate_answer.py`, which also fits another model, and lists other thresholds).
 
 Costs one encoding of the question and of the sentences of the first few hits.

@@ -7,8 +7,8 @@ query: the side whose best document stands out from the ones after it counts mor
 smaller share for the dense side, since a field that the model has not seen costs it more than any field costs BM25.
 
 `benchmarks/fusion.py` compares them on held-out pairs, of fields that a model was trained on and of fields that were
-left out; `convex` with `leaning_to_words` is the default: within 0.001 of the best in the latter, and better than those in
-the former.
+left out; `convex` with `leaning_to_words` is the default: within 0.001 of the best in the latter, and better than those
+in the former.
 
 Cost: about 0.2 ms for 200 candidates.
 """
