@@ -56,7 +56,7 @@ hide(json.load(sys.stdin))
 import numpy as np
 """
 
-EMBED = "vectors = {}; assert len(vectors[0]) == 256"
+EMBED = "vectors = {}; assert len(vectors[0]) == 512"
 PROMISES = {
     "": "from peg_rag import PEGEncoder; " + EMBED.format("PEGEncoder('peg-mini').encode_documents(['花呗'])"),
     "langchain": (

@@ -105,4 +105,4 @@ def test_the_wheel_answers_in_a_clean_environment(wheel, tmp_path):
     constraints = str(REPO / "constraints.txt")
     command = [executable, "-m", "pip", "install", "--quiet", "-c", constraints, f"{wheel}[langchain]"]
     subprocess.run(command, check=True, cwd=tmp_path)
-    assert python(ANSWERS, executable=executable, cwd=tmp_path).stdout.startswith("256 ")
+    assert python(ANSWERS, executable=executable, cwd=tmp_path).stdout.startswith("512 ")
