@@ -1,6 +1,8 @@
 """PEGIndex against a brute-force model of it, and every input a caller can get wrong."""
 
 import math
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from test_filters import matches
 
 from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
 from peg_rag.index import PEGIndex, store
-from peg_rag.index.documents import BLOCK
+from peg_rag.index.documents import BLOCK, _Slots
 
 DIMENSION = 4
 
@@ -698,3 +700,20 @@ def test_a_second_writer_waits_and_then_gives_up(tmp_path: Path) -> None:
             second.upsert(**GOOD)
         second.upsert(**GOOD)
         assert len(first) == 2
+
+
+def test_slots_are_served_in_the_order_of_asking_and_time_out() -> None:
+    slots, order, threads = _Slots(1), [], []
+    assert slots.acquire(1)
+    assert not slots.acquire(0.01)
+    for number in range(5):
+        threads.append(threading.Thread(target=lambda n=number: (slots.acquire(30), order.append(n), slots.release())))
+        threads[-1].start()
+        while len(slots._waiting) < number + 1:
+            time.sleep(0.001)
+    slots.release()
+    slots_again = slots.acquire(30)  # asked last, served last
+    for thread in threads:
+        thread.join(30)
+    assert slots_again
+    assert order == list(range(5))

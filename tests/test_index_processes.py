@@ -301,9 +301,11 @@ def test_threads_write_and_search_at_once(path: str | None, tmp_path: Path, monk
         with ThreadPoolExecutor(12) as pool:
             readers = [pool.submit(read) for _ in range(9)]
             writers = [pool.submit(write, 1000 * (i + 1)) for i in range(3)]
-            for writer in writers:
-                writer.result(60)
-            stop.set()
+            try:
+                for writer in writers:
+                    writer.result(60)
+            finally:
+                stop.set()
             assert all(reader.result(60) > 0 for reader in readers)
         assert len(index) == 1 + 3 * 5 * BATCH
 

@@ -16,6 +16,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,44 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
 
 
+class _Slots:
+    """A semaphore that serves threads in the order they came.
+
+    Python's own lets the thread that gives a slot back take it again before any that waits wakes up: readers in a loop
+    then keep a writer out for minutes.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: deque[threading.Lock] = deque()
+        self._lock = threading.Lock()
+
+    def acquire(self, timeout: float) -> bool:
+        """Whether a slot was had within `timeout` seconds."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                return True
+            ticket = threading.Lock()
+            ticket.acquire()
+            self._waiting.append(ticket)
+        if ticket.acquire(timeout=timeout):
+            return True
+        with self._lock:
+            if ticket in self._waiting:
+                self._waiting.remove(ticket)
+                return False
+        return True  # handed over in the last moment
+
+    def release(self) -> None:
+        """Hand the slot to the thread that has waited longest; free it where none waits."""
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._free += 1
+
+
 class Database:
     """Connections to one SQLite file, or to one database in memory: many readers, one writer."""
 
@@ -73,7 +112,7 @@ class Database:
         self.read_only = read_only
         self.timeout_s = timeout_s
         self._idle: list[sqlite3.Connection] = []
-        self._slots = threading.BoundedSemaphore(1 if file is None else READERS)
+        self._slots = _Slots(1 if file is None else READERS)
         self._one_writer = threading.Lock()
         self._process = os.getpid()
         self._closed = False
@@ -156,7 +195,7 @@ class Database:
             return
         _abandoned.extend(self._idle)
         self._idle = []
-        self._slots = threading.BoundedSemaphore(READERS)
+        self._slots = _Slots(READERS)
         self._one_writer = threading.Lock()
         self._process = os.getpid()
 
