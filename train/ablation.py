@@ -1,11 +1,12 @@
-"""Does progressive learning pay? Batch size, hard negatives, strategies and query weights, one after the other.
+r"""Does progressive learning pay? Batch size, hard negatives, strategies and query weights, one after the other.
 
 Every arm sees the same number of pairs with the same model. The learning rate of each batch size is chosen first, on
 the validation split and one seed; then each arm runs with three seeds, those with negatives at the batch size that was
 best without. All is chosen on validation; the evaluation sets are scored once for each finished run.
 
-    cd $PEG_DATA/pairs; for f in medicine* insurance* finance-fin* law-statutes* tourism* web* science* film*; do
-      peg-rag mine $f -o ~/runs/mined/$f --negatives 5
+    cd $PEG_DATA/pairs; for f in medicine* insurance* finance-fin* finance-disc* finance-atec* law-statutes* \
+        tourism* web* science* film* music* realestate* encyclopedia-cmrc* general-sim* general-tri* news-xwlb*; do
+      peg-rag mine $f -o ~/runs/mined/$f --negatives 8 --model peg-mini
     done
     PEG_MINED=~/runs/mined python train/ablation.py --out runs/ablation
 
