@@ -36,6 +36,10 @@ _WHOLE = re.compile(r"(?s).+")
 _NUMERAL = r"[一二三四五六七八九十\d]{1,3}"
 _ITEM = rf"[ \t]*(?:[-*•·]|\d{{1,2}}[.)）]|[（(]{_NUMERAL}[)）]|{_NUMERAL}、)[^\n]{{1,60}}(?:\n|$)"
 _BLOCK = re.compile(rf"(?m)(?P<list>(?:^{_ITEM}){{2,8}})|[^\n]+")
+# A short line that states nothing: no punctuation but a colon at its end, and no figure but its number.
+_HEADING = re.compile(
+    rf"\s*(?:#+\s*)?(?:第{_NUMERAL}[章节条款]|{_NUMERAL}[、.]|[\d.]+\s)?[^\d.。！？!?…：:；;，,|\n]{{1,40}}[：:]?\s*"
+)
 _WORDS = re.compile(r"\w")
 # What makes a question a question, and says nothing about its subject.
 _ASKING = re.compile(
@@ -122,16 +126,37 @@ def extract_answer(
 def sentences_of(text: str) -> Iterator[tuple[int, str]]:
     """(offset, sentence) of a Chinese or English text.
 
-    Long enumerations are cut at their semicolons, and the items of a short list stay together: alone they say nothing.
+    Long enumerations are cut at their semicolons. What alone says nothing stays with its neighbours: the items of a
+    short list together, a heading with the first sentence under it.
     """
+    heading: int | None = None  # where the line before begins, if it is one
     for block in _BLOCK.finditer(text):
-        pieces = [block] if block["list"] else _SENTENCE.finditer(block[0])
-        for piece in pieces:
-            start = piece.start() if piece is block else block.start() + piece.start()
-            cuts = _CLAUSE if len(piece[0]) > _LONG_SENTENCE and piece is not block else _WHOLE
-            for part in cuts.finditer(piece[0]):
-                if len(_WORDS.findall(part[0])) >= 2:
-                    yield start + part.start() + len(part[0]) - len(part[0].lstrip()), part[0].strip()
+        is_heading = not block["list"] and _HEADING.fullmatch(block[0]) is not None
+        if heading is not None and is_heading:  # nothing stands under the one before
+            yield from _stripped(text, heading, block.start())
+        start = block.start() if heading is None or is_heading else heading
+        heading = start if is_heading else None
+        if heading is None:
+            yield from _sentences_of_block(text, start, block)
+    if heading is not None:
+        yield from _stripped(text, heading, len(text))
+
+
+def _sentences_of_block(text: str, start: int, block: re.Match[str]) -> Iterator[tuple[int, str]]:
+    """The sentences of a list or a line; the first begins at `start`, which is that of the heading if there is one."""
+    pieces = [block] if block["list"] else _SENTENCE.finditer(text, block.start(), block.end())
+    for piece in pieces:
+        cuts = _CLAUSE if len(piece[0]) > _LONG_SENTENCE and piece is not block else _WHOLE
+        for part in cuts.finditer(text, piece.start(), piece.end()):
+            yield from _stripped(text, start if start < block.start() else part.start(), part.end())
+            start = block.start()
+
+
+def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, str]]:
+    """The piece without blanks at its ends, if it has a word in it."""
+    piece = text[start:end]
+    if len(_WORDS.findall(piece)) >= 2:
+        yield start + len(piece) - len(piece.lstrip()), piece.strip()
 
 
 def subject_of(question: str) -> str:

@@ -32,7 +32,16 @@ def test_a_long_enumeration_is_cut_at_its_semicolons() -> None:
 
 def test_the_items_of_a_list_stay_together() -> None:
     text = "需要：\n1. 发票原件\n2. 审批单\n\n另见附件。"
-    assert [s for _, s in sentences_of(text)] == ["需要：", "1. 发票原件\n2. 审批单", "另见附件。"]
+    assert [s for _, s in sentences_of(text)] == ["需要：\n1. 发票原件\n2. 审批单", "另见附件。"]
+
+
+def test_a_heading_stays_with_the_first_sentence_under_it() -> None:
+    text = "# 一、总则\n\n第二章 退货期限\n收货后三十天内可退。逾期不退。\n附则"
+    expected = ["# 一、总则", "第二章 退货期限\n收货后三十天内可退。", "逾期不退。", "附则"]
+    assert [s for _, s in sentences_of(text)] == expected
+    lines = "营业时间 9:00-17:00\n苹果\n香蕉\n地址：北京"  # a line that says something is no heading
+    assert [s for _, s in sentences_of(lines)] == ["营业时间 9:00-17:00", "苹果", "香蕉\n地址：北京"]
+    assert [s for _, s in sentences_of("Returns\nThirty days. No more.")] == ["Returns\nThirty days. No more."]
 
 
 @given(st.text("报销。！？；…\n 1.、-ab”", max_size=200))

@@ -251,6 +251,40 @@ def test_small_temperatures_stay_finite() -> None:
     assert result.document_gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 59.0, 61.0, 100.0, 130.0, 400.0])
+@pytest.mark.parametrize("case", ["positives first", "positives last", "all alike", "near"])
+def test_exponentials_keep_float32_exact(scale: float, case: str) -> None:
+    """Exponentials are kept without looking for a maximum; no scale and no order of the candidates may lose digits."""
+    torch.manual_seed(0)
+    queries, candidates = torch.randn(7, 4), torch.randn(30, 4)
+    positives = {"positives first": queries, "positives last": -queries, "near": queries + 0.3 * torch.randn(7, 4)}
+    documents = torch.cat([positives.get(case, queries), candidates])
+    if case == "all alike":
+        queries, documents = torch.ones(7, 4), torch.ones(37, 4)
+    pairs = Pairs(torch.arange(7), torch.cat([torch.arange(7), torch.full((30,), -1)]))
+    options = LossOptions(temperature=1 / scale)
+    tiles = [Tile(rows=4, columns=9, keep=keep) for keep in (True, False)]
+    results = [tiled_loss(queries, documents, pairs, options, tile=tile) for tile in tiles]
+    exact = tiled_loss(queries.double(), documents.double(), pairs, options, tile=tiles[1])
+    for result in results:
+        assert result.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5, abs=1e-7 * scale)
+        for got, expected in (
+            (result.query_gradient, exact.query_gradient),
+            (result.document_gradient, exact.document_gradient),
+        ):
+            assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-6 * scale
+
+
+def test_autocast_does_not_reach_the_loss() -> None:
+    queries, documents, pairs = make_batch(2, [2] * 6, 0, False)
+    queries, documents = queries.float(), documents.float()
+    plain = tiled_loss(queries, documents, pairs)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = tiled_loss(queries, documents, pairs)
+    assert torch.equal(cast.query_gradient, plain.query_gradient)
+    assert torch.equal(cast.document_gradient, plain.document_gradient)
+
+
 def test_half_precision_vectors_are_computed_in_float32() -> None:
     queries, documents, pairs = make_batch(2, [2] * 6, 0, False)
     halves = tiled_loss(queries.bfloat16(), documents.bfloat16(), pairs)

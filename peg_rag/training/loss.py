@@ -101,7 +101,7 @@ class LossMetrics:
 
     loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity:
     mean cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the
-    progressive margin, counted in one column tile per row tile. masked_share: share of candidates masked as false
+    progressive margin, counted in 256 columns per row tile. masked_share: share of candidates masked as false
     negatives. t: of the curricular strategy. temperature: τ.
     """
 
@@ -252,7 +252,7 @@ def tiled_loss(
     """
     options, progressive, ranks = options or LossOptions(), progressive or ProgressiveState(), ranks or Ranks()
     _check(queries, documents, pairs, options)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):  # float32 is a promise
         return _Step(queries.detach(), documents.detach(), pairs, options, progressive, scale, tile, ranks).run()
 
 
@@ -398,7 +398,7 @@ class _Step:
         """Each positive looks for its query among the queries of all ranks."""
         positives = self.pairs.positives
         unit = documents.unit[positives]  # (b, dim)
-        rows = Prefix(unit, documents.norms[positives], torch.zeros_like(unit))
+        rows = Prefix(unit, documents.norms[positives])
         answers = Answers(self.document_ids[positives], self.ranks.gather(self.query_ids), self.answers.flip(1))
         own_index = torch.arange(len(unit), device=unit.device).unsqueeze(1)  # (b, 1)
         return Direction(rows, queries, own_index, own_index[:, 1:].bool(), rivals, answers, weights)

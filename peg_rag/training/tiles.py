@@ -1,9 +1,12 @@
 """Softmax cross-entropy over rows × columns of cosines, one tile at a time: the arithmetic behind `loss.tiled_loss`.
 
-Row tile by row tile: a forward pass over the columns gathers each row's log-sum-exp; then each column tile's
-probabilities turn into gradients that are added to two buffers. Scores are one matrix product, gradients two; all else
-is a few passes over a tile that lies in cache. Costs per row and column, d dimensions: 6·d operations when a row tile's
-scores are kept between the passes, 8·d when they are computed again.
+Row tile by row tile: a forward pass over the columns gathers each row's log-sum-exp; then probabilities turn into
+gradients that are added to two buffers. Scores are one matrix product, gradients two; all else is a few passes over a
+tile that lies in cache. Costs per row and column, d dimensions: 6·d operations when a row tile's scores are kept
+between the passes, 8·d when they are computed again.
+
+The usual case, plain logits that are kept, has the least to do: cosines bound the scores, so exponentials need no
+maximum first, one pass makes them, and the two products of the gradient go over all columns at once.
 
 The loss of row i with own candidates o (column 0 the positive p) and shared columns j:
 `(1−ε)·(−log p_p) + ε·mean over unmasked candidates of (−log p)`, ε the label smoothing. A row's positive may also stand
@@ -11,12 +14,15 @@ among the shared columns; it is then one of the hidden cells.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
+COUNTED_COLUMNS = 256  # of one column tile per row tile: enough to say what share of negatives is hard
+LARGEST_EXPONENT = 60.0  # e^60 times a million candidates, and its inverse times 1e-5, are normal float32 numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class Tile:
     @classmethod
     def automatic(cls, columns: int, device: torch.device) -> "Tile":
         """A tile of a few MB on a CPU, or that fills a GPU; with fewer rows where that lets their scores be kept."""
-        rows, least, width = (512, 128, 2048) if device.type == "cpu" else (4096, 1024, 8192)
+        rows, least, width = (1024, 128, 3072) if device.type == "cpu" else (4096, 1024, 8192)
         fitting = KEPT_BYTES.get(device.type, 0) // (4 * max(columns, 1)) // 64 * 64
         keep = fitting >= least
         return cls(rows=min(rows, fitting) if keep else rows, columns=width, keep=keep)
@@ -46,21 +52,45 @@ class Prefix:
 
     unit: Tensor
     norms: Tensor
-    gradient: Tensor
+    _gradient: Tensor | None = None
+
+    @property
+    def gradient(self) -> Tensor:
+        """(n, dim), zeros until something is added."""
+        if self._gradient is None:
+            self._gradient = torch.zeros_like(self.unit)
+        return self._gradient
+
+    def add_product(self, left: Tensor, right: Tensor) -> None:
+        """Add the product of (n, k) and (k, dim) to the gradient; the first is written where zeros would have been."""
+        if self._gradient is None:
+            self._gradient = torch.mm(left, right)
+        else:
+            self._gradient.addmm_(left, right)
 
     @classmethod
     def of(cls, vectors: Tensor, dim: int) -> "Prefix":
         """Normalise the first `dim` of `vectors` (n, d) in float32 or better; a zero vector stays zero."""
         part = vectors[:, :dim].to(torch.promote_types(vectors.dtype, torch.float32))
-        norms = torch.linalg.vector_norm(part, dim=1, keepdim=True)  # (n, 1)
-        norms.masked_fill_(norms == 0, 1.0)
-        unit = part / norms
-        return cls(unit, norms, torch.zeros_like(unit))
+        unit, norms = torch.empty_like(part), part.new_empty(len(part), 1)
+        for piece, out, length in _pieces(part, unit, norms):
+            torch.linalg.vector_norm(piece, dim=1, keepdim=True, out=length)
+            torch.div(piece, length.masked_fill_(length == 0, 1.0), out=out)
+        return cls(unit, norms)
 
     def raw_gradient(self) -> Tensor:
         """The gradient on the vectors as they were given, (g − (g·u)u) / ‖x‖, made in place of the other."""
-        along = torch.linalg.vecdot(self.gradient, self.unit).unsqueeze_(1)  # (n, 1)
-        return self.gradient.addcmul_(self.unit, along, value=-1.0).div_(self.norms)
+        whole = self.gradient
+        for gradient, unit, norms in _pieces(whole, self.unit, self.norms):
+            along = torch.linalg.vecdot(gradient, unit).unsqueeze_(1)  # (rows, 1)
+            gradient.addcmul_(unit, along, value=-1.0).div_(norms)
+        return whole
+
+
+def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows of each at a time: on a CPU few enough that the second operation on them finds them in cache."""
+    rows = 1024 if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +116,24 @@ class Logits:
     def factor(self) -> float:
         """Turns cosines of negatives into the scores that tiles hold."""
         return self.scale + self.strength
+
+    def shift(self, positives: Tensor) -> Tensor | None:
+        """What to take from a row's scores (r, 1) so that no exponential overflows and none that counts vanishes.
+
+        No score is above ±`bound`, nor is the row's log-sum-exp below its positive. None where no such shift is known:
+        a positive with a cosine far below 0 at a very low temperature.
+        """
+        own, bound = self.scale * positives, max(self.factor, self.scale)
+        if not self.shifts:
+            return torch.zeros_like(own).unsqueeze(1)
+        if bool((own < bound - 2 * LARGEST_EXPONENT).any()):
+            return None
+        return own.clamp(min=bound - LARGEST_EXPONENT).unsqueeze(1)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether `shift` is more than nothing."""
+        return max(self.factor, self.scale) > LARGEST_EXPONENT
 
     def hard_above(self, positives: Tensor) -> Tensor:
         """The score (r, 1) above which a negative is hard."""
@@ -224,30 +272,36 @@ def _row_tile(state: "_RowTile", direction: Direction, rows: slice, tile: Tile, 
         out = buffer[:, some] if tile.keep else buffer[:, : some.stop - start]  # (r, c)
         return some, state.score(columns.unit[some], hidden[number], out) if compute else out
 
-    sample = rows.start // tile.rows % len(hidden)  # hard negatives are counted in one column tile per row tile
+    sample = rows.start // tile.rows % len(hidden)  # the column tile in which hard negatives are counted
     for number, (hidden_rows, _) in enumerate(hidden):
         state.see(scores(number, compute=True)[1], hidden_rows, count=number == sample)
-    for number in range(len(hidden)):
-        some, seen = scores(number, compute=not tile.keep)
-        state.spread(seen, number, columns.unit[some], columns.gradient[some])
+    state.close()
+    if state.exponentials:
+        state.spread_exponentials(buffer, columns)
+    else:
+        for number in range(len(hidden)):
+            some, seen = scores(number, compute=not tile.keep)
+            state.spread(seen, columns.unit[some], columns.gradient[some])
     return state.finish(direction, rows)
 
 
 class _RowTile:
     """Some rows' own candidates, and running statistics over the shared columns seen so far.
 
-    Where a tile's scores are kept and its logits are plain, what is kept is e^(score − the row's highest in the tile):
-    the gradient is then a factor per row away, which goes into the (r, d) side of the two products.
+    Where a tile's scores are kept and its logits are plain, what is kept is e^(score − a shift for each row): the
+    gradient is then a factor per row away, which goes into the (r, d) side of the two products.
     """
 
     def __init__(self, direction: Direction, rows: slice, logits: Logits, keep: bool) -> None:
         self.logits, self.weights = logits, direction.weights[rows]
-        self.exponentials = keep and logits.t is None and logits.smoothing == 0
-        self.tops: list[Tensor] = []  # (r, 1) of each column tile, where exponentials are kept
         self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
         self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
-        self.rows_scaled, self.rows_factor = self.unit * logits.scale, self.unit * logits.factor  # (r, d)
+        self.rows_scaled = self.unit * logits.scale  # (r, d)
+        self.rows_factor = self.unit * logits.factor if logits.strength else self.rows_scaled  # (r, d)
         self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines
+        plain = keep and logits.t is None and logits.smoothing == 0
+        self.shift = logits.shift(self.positives) if plain else None  # (r, 1)
+        self.total = torch.zeros_like(self.positives)  # (r,) sum of the exponentials
         self.hard_above, self.false_above = logits.hard_above(self.positives), logits.false_above(self.positives)
         self.own_scores = torch.einsum("rd,rhd->rh", self.rows_factor, self.own[:, 1:])  # (r, h)
         self._hide(self.own_scores.masked_fill_(direction.own_hidden[rows], -math.inf))
@@ -260,6 +314,11 @@ class _RowTile:
         if self.own_scores.shape[1]:
             self._note(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0], count=True)
             self._add(self.own_scores)
+
+    @property
+    def exponentials(self) -> bool:
+        """Whether `see` leaves exponentials in place of scores."""
+        return self.shift is not None
 
     def _hide(self, scores: Tensor) -> Tensor:
         return scores if self.false_above is None else scores.masked_fill_(scores > self.false_above, -math.inf)
@@ -276,26 +335,31 @@ class _RowTile:
 
         count: whether hard negatives are counted in this tile. `scores` is overwritten where exponentials are kept.
         """
-        top = self._note(scores, hidden_rows, count)
-        if not self.exponentials:
+        self._note(scores, hidden_rows, count)
+        if self.shift is None:
             self._add(scores)
             return
-        self.tops.append(top)
-        self.lse = torch.logaddexp(self.lse, scores.sub_(top).exp_().sum(1).log_().add_(top.squeeze(1)))
+        if self.logits.shifts:
+            scores.sub_(self.shift)
+        self.total += scores.exp_().sum(1)
 
-    def _note(self, scores: Tensor, hidden_rows: Tensor, count: bool) -> Tensor:
-        """Count what is unmasked and hard; the highest score of each row, (r, 1), finite."""
-        top = scores.amax(1, keepdim=True).clamp_(min=torch.finfo(scores.dtype).min)
-        self.best = torch.maximum(self.best, top.squeeze(1))
+    def close(self) -> None:
+        """All tiles were seen: take what their exponentials add up to into the log-sum-exp."""
+        if self.shift is not None:
+            self.lse = torch.logaddexp(self.lse, self.total.log().add_(self.shift.squeeze(1)))
+
+    def _note(self, scores: Tensor, hidden_rows: Tensor, count: bool) -> None:
+        """Count what is unmasked and hard, and find the highest score of each row."""
+        self.best = torch.maximum(self.best, scores.amax(1))
         if self.false_above is not None:
             seen = (scores > -math.inf).sum(1)
         else:
             seen = scores.shape[1] - torch.bincount(hidden_rows, minlength=len(scores))
         self.seen += seen
         if count:
-            self.sampled += seen
-            self.hard += self.logits.hard(scores, self.hard_above).sum(1)
-        return top
+            some = scores[:, :COUNTED_COLUMNS]
+            self.sampled += (some > -math.inf).sum(1)
+            self.hard += self.logits.hard(some, self.hard_above).sum(1)
 
     def _add(self, scores: Tensor) -> None:
         logits = self.logits.adjust(scores, self.hard_above)
@@ -303,16 +367,18 @@ class _RowTile:
         if self.logits.smoothing:
             self.logit_sum += torch.where(logits > -math.inf, logits, 0.0).sum(1)
 
-    def spread(self, scores: Tensor, number: int, columns: Tensor, column_gradient: Tensor) -> None:
-        """Add a tile's gradients to the rows' and to the columns' (c, d); `scores` as `see` left it, or afresh."""
-        if self.exponentials:
-            factor = self.weights.unsqueeze(1) * (self.tops[number] - self.lse.unsqueeze(1)).exp_()  # (r, 1)
-            self.row_gradient.addcmul_(torch.mm(scores, columns), factor)
-            column_gradient.addmm_(scores.T, self.rows_scaled * factor)
-        else:
-            gradient = self.gradient(scores)  # (r, c)
-            self.row_gradient.addmm_(gradient, columns)
-            column_gradient.addmm_(gradient.T, self.rows_scaled)
+    def spread_exponentials(self, exponentials: Tensor, columns: Prefix) -> None:
+        """Add the gradients to the rows' and to the columns'; (r, m), of all columns, as `see` left them."""
+        assert self.shift is not None
+        factor = self.weights.unsqueeze(1) * (self.shift - self.lse.unsqueeze(1)).exp_()  # (r, 1)
+        self.row_gradient.addcmul_(torch.mm(exponentials, columns.unit), factor)
+        columns.add_product(exponentials.T, self.rows_scaled * factor)
+
+    def spread(self, scores: Tensor, columns: Tensor, column_gradient: Tensor) -> None:
+        """Add a tile's gradients to the rows' and to the columns' (c, d); `scores` (r, c) as `see` left them."""
+        gradient = self.gradient(scores)  # (r, c)
+        self.row_gradient.addmm_(gradient, columns)
+        column_gradient.addmm_(gradient.T, self.rows_scaled)
 
     def gradient(self, scores: Tensor) -> Tensor:
         """∂loss/∂score of the tile's cells, (r, c); overwrites `scores`."""
