@@ -64,8 +64,9 @@ def search(table: pa.Table) -> None:
         for batch in table.to_batches():
             vectors = np.stack(batch["embedding"].to_numpy(zero_copy_only=False))
             index.upsert(batch["id"].to_pylist(), batch["text"].to_pylist(), vectors)
-        [hit] = Retriever(index, encoder, k=1, mode="hybrid").retrieve(QUESTION)
-        print(f"{QUESTION}\n  {hit.id}: {hit.text[:40]}…")
+        print(QUESTION)
+        for hit in Retriever(index, encoder, k=3, mode="hybrid").retrieve(QUESTION):
+            print(f"  {hit.score:.2f} {hit.id}: {hit.text[:40]}…")
 
 
 def main() -> None:
