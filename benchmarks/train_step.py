@@ -29,6 +29,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,15 +37,16 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import numpy as np
 import torch
+from torch.nn.functional import normalize
 
 from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, TokenRows
 from peg_rag.training.loss import LossOptions, LossResult, Pairs, tiled_loss
 from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
-from peg_rag.training.tiles import Tile
+from peg_rag.training.tiles import Scratch, Tile
 
 RESULTS = Path(__file__).parent / "results"
 DIM, NEGATIVES, SCALE = 256, 5, 20.0
-OPTIONS = LossOptions(temperature=1 / SCALE)
+OPTIONS, SCRATCH = LossOptions(temperature=1 / SCALE), Scratch()
 GRID = (32, 128, 512, 1024)  # mini_batch_size; the first is the peer's default
 TOKEN_GRID = (32_768,)  # mini_batch_num_tokens, with the best mini_batch_size
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -65,34 +67,39 @@ def token_lengths(rows: int, seed: int = 0) -> np.ndarray:
     return np.clip(np.random.default_rng(seed).lognormal(np.log(40), 0.8, rows), 4, 256).astype(int)
 
 
-def gemm_seconds(flops: int, repeats: int) -> float:
+def seconds_of(run: Callable[[], Any]) -> float:
+    started = clock()
+    run()
+    return clock() - started
+
+
+def gemm_seconds(flops: int) -> float:
     """Seconds that (2048, d) × (d, 2048) products take for as many operations: as long a look as ours."""
     a, b, out = torch.randn(2048, DIM), torch.randn(2048, DIM), torch.empty(2048, 2048)
     one = 2 * 2048 * 2048 * DIM
-
-    def run() -> None:
-        for _ in range(max(round(flops / one), 1)):
-            torch.mm(a, b.T, out=out)
-
-    return best_of(run, repeats)[0] * flops / (one * max(round(flops / one), 1))
+    times = max(round(flops / one), 1)
+    torch.mm(a, b.T, out=out)  # touches the memory
+    return seconds_of(lambda: [torch.mm(a, b.T, out=out) for _ in range(times)]) * flops / (one * times)
 
 
-def products_seconds(queries: torch.Tensor, documents: torch.Tensor, tile: Tile, repeats: int) -> float:
-    """Seconds of our three matrix products alone, over the same tiles: what no arrangement of the rest can go below."""
-    scores = torch.empty(tile.rows, len(documents))
+def floor_seconds(queries: torch.Tensor, documents: torch.Tensor, tile: Tile) -> float:
+    """Seconds of what no float32 softmax over all candidates can do without, over the same tiles, into buffers that are
+    there already: the three matrix products, and one exponential and one addition for each score."""
+    scores = SCRATCH.matrix(tile.rows, len(documents), documents)
     row_gradient, column_gradient = torch.zeros_like(queries), torch.zeros_like(documents)
     columns = [slice(at, min(at + tile.columns, len(documents))) for at in range(0, len(documents), tile.columns)]
 
     def run() -> None:
         for at in range(0, len(queries), tile.rows):
             rows = queries[at : at + tile.rows]
-            for some in columns:
-                torch.mm(rows, documents[some].T, out=scores[: len(rows), some])
-            for some in columns:
-                row_gradient[at : at + tile.rows].addmm_(scores[: len(rows), some], documents[some])
-                column_gradient[some].addmm_(scores[: len(rows), some].T, rows)
+            some = scores[: len(rows)]
+            for column in columns:
+                torch.mm(rows, documents[column].T, out=some[:, column])
+                some[:, column].exp_().sum(1)
+            torch.mm(some, documents, out=row_gradient[at : at + tile.rows])
+            column_gradient.addmm_(some.T, rows)
 
-    return best_of(run, repeats)[0]
+    return seconds_of(run)
 
 
 def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
@@ -178,45 +185,60 @@ def assert_same(ours: LossResult, value: float, gradients: tuple[torch.Tensor, t
 
 
 def loss_stage(b: int, grid: list[int], repeats: int, folder: Path) -> dict[str, Any]:
-    """Seconds of both at batch size b, and what they amount to."""
+    """Seconds of both at batch size b, and what they amount to.
+
+    All take turns, and what is reported are medians over the turns, of ratios within a turn: the machine's clock rate
+    changes by a quarter from one minute to the next, and would otherwise decide who is fast.
+    """
     queries, documents = make_vectors(b)
     pairs, loss = Pairs.regular(b, NEGATIVES), peer_loss(peer_model(folder))
-    tile = Tile.automatic(len(documents), documents.device)
+    tile, units = Tile.automatic(len(documents), documents.device), (normalize(queries), normalize(documents))
     flops = (6 if tile.keep else 8) * b * len(documents) * DIM
-    gemm = seconds = floor = float("inf")
+    mine: list[float] = []
+    gemm: list[float] = []
+    floor: list[float] = []
     theirs: dict[str, float] = {}
+    faster: dict[str, float] = {}
     settings: list[tuple[int, int | None]] = [(rows, None) for rows in grid if rows <= b]
     while settings:
         rows, tokens = settings.pop(0)
         run, gradients = peer_stage(loss, queries, documents, rows, tokens)
+        result = ours(queries, documents, pairs)
+        assert_same(result, run(), gradients())
         name = f"mini_batch_size={rows}" + (f", mini_batch_num_tokens={tokens}" if tokens else "")
-        theirs[name], value = best_of(run, repeats if rows > GRID[0] else 1)
-        mine, result = best_of(lambda: tiled_loss(queries, documents, pairs, OPTIONS), repeats)  # turn and turn about
-        assert_same(result, value, gradients())
-        seconds = min(seconds, mine)
-        gemm = min(gemm, gemm_seconds(flops, repeats))
-        floor = min(floor, products_seconds(queries, documents, tile, repeats))
+        turns: list[float] = []
+        for _ in range(repeats if rows > GRID[0] else 1):
+            turns.append(seconds_of(run))
+            mine.append(seconds_of(lambda: ours(queries, documents, pairs)))
+            gemm.append(gemm_seconds(flops))
+            floor.append(floor_seconds(*units, tile))
+        theirs[name] = median(turns)
+        faster[name] = median(a / b for a, b in zip(turns, mine[-len(turns) :], strict=True))
         if not settings and tokens is None:
-            best = min(theirs, key=lambda key: theirs[key])
+            best = min(faster, key=lambda key: faster[key])
             settings = [(int(best.partition("=")[2]), tokens) for tokens in TOKEN_GRID]
-    options = dict(_variants(queries, documents, pairs, repeats))
-    default, best = theirs[f"mini_batch_size={GRID[0]}"], min(theirs.values())
     return {
         "queries": b,
         "candidates": len(documents),
         "tile": asdict(tile),
         "loss": result.loss.item(),
-        "ours_s": seconds,
+        "ours_s": median(mine),
         "theirs_s": theirs,
-        "faster_than_default": default / seconds,
-        "faster_than_best": best / seconds,
-        "ours_gflops": flops / seconds / 1e9,
-        "gemm_gflops": flops / gemm / 1e9,
-        "share_of_gemm": gemm / seconds,
-        "products_alone_s": floor,
-        "share_of_floor": floor / seconds,
-        "ours_with_options_s": options,
+        "faster": faster,
+        "faster_than_default": faster[f"mini_batch_size={GRID[0]}"],
+        "faster_than_best": min(faster.values()),
+        "ours_gflops": flops / median(mine) / 1e9,
+        "gemm_gflops": flops / median(gemm) / 1e9,
+        "share_of_gemm": median(a / b for a, b in zip(gemm, mine, strict=True)),
+        "floor_s": median(floor),
+        "share_of_floor": median(a / b for a, b in zip(floor, mine, strict=True)),
+        "ours_with_options_s": dict(_variants(queries, documents, pairs, repeats)),
     }
+
+
+def ours(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs) -> LossResult:
+    """As a training step calls it, with the memory of the step before."""
+    return tiled_loss(queries, documents, pairs, OPTIONS, scratch=SCRATCH)
 
 
 def _variants(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repeats: int) -> list[tuple[str, float]]:
@@ -409,9 +431,9 @@ def configuration(repeats: int) -> dict[str, Any]:
 def show(row: dict[str, Any]) -> None:
     print(f"  B={row['queries']}, {row['candidates']} candidates, loss {row['loss']:.4f}")
     print(f"    ours {row['ours_s']:.3f} s, {row['ours_gflops']:.0f} GFLOP/s = {row['share_of_gemm']:.0%} of GEMM")
-    print(f"    the three products alone {row['products_alone_s']:.3f} s = {row['share_of_floor']:.0%} of ours")
+    print(f"    products, exponentials and sums alone {row['floor_s']:.3f} s = {row['share_of_floor']:.0%} of ours")
     for name, seconds in row["theirs_s"].items():
-        print(f"    theirs, {name}: {seconds:.3f} s = {seconds / row['ours_s']:.1f}×")
+        print(f"    theirs, {name}: {seconds:.3f} s = {row['faster'][name]:.2f}×")
     for name, seconds in row["ours_with_options_s"].items():
         print(f"    ours, {name}: {seconds:.3f} s")
     sys.stdout.flush()
@@ -423,7 +445,7 @@ def main() -> None:
     parser.add_argument("--batches", nargs="+", type=int, default=[1024, 2048, 4096])
     parser.add_argument("--mini-batches", nargs="+", type=int, default=list(GRID), help="of the peer")
     parser.add_argument("--step-batch", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: processor seconds, on one thread")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--measure-memory", help=argparse.SUPPRESS)

@@ -58,8 +58,8 @@ class ServerSettings(BaseModel):
     request_timeout_s: PositiveFloat = 600.0
     """For everything from the headers to the end of the answer."""
     keep_alive_s: PositiveInt = 75
-    """For an idle connection; longer than clients and load balancers keep theirs (5 to 60 s), so that it is they who let
-    go: a request would else now and then meet a connection that is just being closed."""
+    """For an idle connection; longer than clients and load balancers keep theirs (5 to 60 s), so that it is they who
+    let go: a request would else now and then meet a connection that is just being closed."""
     drain_timeout_s: PositiveInt = 30
     """After SIGTERM, for requests in flight to finish."""
     conversion_timeout_s: PositiveFloat = 60.0

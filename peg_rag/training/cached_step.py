@@ -31,7 +31,7 @@ from peg_rag.extras import require
 from peg_rag.training.loss import LossMetrics, LossOptions, LossResult, Pairs, cosines, tiled_loss
 from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
 from peg_rag.training.ranks import Ranks
-from peg_rag.training.tiles import Tile
+from peg_rag.training.tiles import Scratch, Tile
 
 
 class Rows(Protocol):
@@ -104,6 +104,7 @@ class ContrastiveObjective:
         self.options = options or LossOptions()
         self.progressive = ProgressiveState(progressive)
         self.temperature, self.tile = temperature, tile
+        self._scratch = Scratch()
 
     def __call__(self, queries: Tensor, documents: Tensor, labels: Pairs, progress: float) -> LossResult:
         """Move t by the positives of all ranks, then compute the loss; a learned temperature gets its gradient here."""
@@ -114,7 +115,15 @@ class ContrastiveObjective:
             self.progressive.advance(total / count, progress)
         scale = None if self.temperature is None else self.temperature()
         result = tiled_loss(
-            queries, documents, labels, self.options, self.progressive, scale=scale, tile=self.tile, ranks=ranks
+            queries,
+            documents,
+            labels,
+            self.options,
+            self.progressive,
+            scale=scale,
+            tile=self.tile,
+            ranks=ranks,
+            scratch=self._scratch,
         )
         if scale is not None:
             scale.backward(result.scale_gradient.to(scale))

@@ -23,7 +23,7 @@ from torch import Tensor
 from peg_rag.errors import InvalidInput, TrainingError
 from peg_rag.training.progressive import ProgressiveState
 from peg_rag.training.ranks import Ranks
-from peg_rag.training.tiles import Answers, Direction, Logits, Prefix, Sums, Tile, contrast
+from peg_rag.training.tiles import Answers, Direction, Logits, Prefix, Scratch, Sums, Tile, contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +234,7 @@ def tiled_loss(
     scale: Tensor | None = None,
     tile: Tile | None = None,
     ranks: Ranks | None = None,
+    scratch: Scratch | None = None,
 ) -> LossResult:
     """The loss of the batch and its gradients, tile by tile; equal to autograd over `dense_loss`.
 
@@ -245,6 +246,7 @@ def tiled_loss(
         scale: 1/τ when it is learned; otherwise `options.temperature` counts.
         tile: None chooses by size and device.
         ranks: None takes the default process group where one is initialised. The candidates are those of all ranks.
+        scratch: memory to work in, where it is kept from step to step; None takes fresh memory.
 
     Raises:
         TrainingError: a vector holds NaN or infinity, on any rank.
@@ -253,7 +255,8 @@ def tiled_loss(
     options, progressive, ranks = options or LossOptions(), progressive or ProgressiveState(), ranks or Ranks()
     _check(queries, documents, pairs, options)
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):  # float32 is a promise
-        return _Step(queries.detach(), documents.detach(), pairs, options, progressive, scale, tile, ranks).run()
+        rows = queries.detach(), documents.detach()
+        return _Step(*rows, pairs, options, progressive, scale, tile, ranks, scratch or Scratch()).run()
 
 
 def _check(queries: Tensor, documents: Tensor, pairs: Pairs, options: LossOptions) -> None:
@@ -303,8 +306,10 @@ class _Step:
         scale: Tensor | None,
         tile: Tile | None,
         ranks: Ranks,
+        scratch: Scratch,
     ) -> None:
-        self.pairs, self.options, self.progressive, self.ranks, self.tile = pairs, options, progressive, ranks, tile
+        self.pairs, self.options, self.progressive, self.ranks = pairs, options, progressive, ranks
+        self.tile, self.scratch = tile, scratch
         self.logits = _logits(options, progressive, scale)
         self.shared, self.own_index = _split(pairs, options.hard_negatives)  # (m,), (b, 1 + h)
         self.queries, self.documents = _Side(queries), _Side(documents)
@@ -384,7 +389,8 @@ class _Step:
 
     def _contrast(self, direction: Direction) -> Sums:
         columns = direction.columns.unit
-        return contrast(direction, self.logits, self.tile or Tile.automatic(len(columns), columns.device))
+        tile = self.tile or Tile.automatic(len(columns), columns.device, self.logits.plain)
+        return contrast(direction, self.logits, tile, self.scratch)
 
     def _retrieval(self, queries: Prefix, documents: Prefix, candidates: Prefix, weights: Tensor) -> Direction:
         """Each query looks for its positive among its own hard negatives and the candidates of all ranks."""

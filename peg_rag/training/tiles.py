@@ -38,9 +38,13 @@ class Tile:
     keep: bool
 
     @classmethod
-    def automatic(cls, columns: int, device: torch.device) -> "Tile":
-        """A tile of a few MB on a CPU, or that fills a GPU; with fewer rows where that lets their scores be kept."""
-        rows, least, width = (1024, 128, 3072) if device.type == "cpu" else (4096, 1024, 8192)
+    def automatic(cls, columns: int, device: torch.device, plain: bool = True) -> "Tile":
+        """A tile that suits the device, with fewer rows where that lets their scores be kept.
+
+        columns: there are in all. plain: the logits are; others make copies of a tile, so theirs is a few MB on a CPU.
+        """
+        on_cpu = (768, 128, 6144) if plain else (512, 128, 2048)
+        rows, least, width = on_cpu if device.type == "cpu" else (4096, 1024, 8192)
         fitting = KEPT_BYTES.get(device.type, 0) // (4 * max(columns, 1)) // 64 * 64
         keep = fitting >= least
         return cls(rows=min(rows, fitting) if keep else rows, columns=width, keep=keep)
@@ -73,7 +77,7 @@ class Prefix:
         """Normalise the first `dim` of `vectors` (n, d) in float32 or better; a zero vector stays zero."""
         part = vectors[:, :dim].to(torch.promote_types(vectors.dtype, torch.float32))
         unit, norms = torch.empty_like(part), part.new_empty(len(part), 1)
-        for piece, out, length in _pieces(part, unit, norms):
+        for piece, out, length in _pieces(1024, part, unit, norms):
             torch.linalg.vector_norm(piece, dim=1, keepdim=True, out=length)
             torch.div(piece, length.masked_fill_(length == 0, 1.0), out=out)
         return cls(unit, norms)
@@ -81,15 +85,15 @@ class Prefix:
     def raw_gradient(self) -> Tensor:
         """The gradient on the vectors as they were given, (g − (g·u)u) / ‖x‖, made in place of the other."""
         whole = self.gradient
-        for gradient, unit, norms in _pieces(whole, self.unit, self.norms):
+        for gradient, unit, norms in _pieces(1024, whole, self.unit, self.norms):
             along = torch.linalg.vecdot(gradient, unit).unsqueeze_(1)  # (rows, 1)
             gradient.addcmul_(unit, along, value=-1.0).div_(norms)
         return whole
 
 
-def _pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Some rows of each at a time: on a CPU few enough that the second operation on them finds them in cache."""
-    rows = 1024 if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
+def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """So many rows of each at a time on a CPU, few enough that the second operation on them finds them in cache."""
+    rows = rows if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
     return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
@@ -111,6 +115,11 @@ class Logits:
     learned: bool
     false_margin: float | None
     false_ratio: float | None
+
+    @property
+    def plain(self) -> bool:
+        """Whether logits are the scores, and gradients the probabilities."""
+        return self.t is None and self.smoothing == 0
 
     @property
     def factor(self) -> float:
@@ -250,11 +259,26 @@ class Sums:
     positives: Tensor
 
 
-def contrast(direction: Direction, logits: Logits, tile: Tile) -> Sums:
+class Scratch:
+    """The memory of a tile's scores, kept from step to step on a CPU, where fresh pages cost a tenth of the loss."""
+
+    def __init__(self) -> None:
+        self._kept: Tensor | None = None
+
+    def matrix(self, rows: int, columns: int, like: Tensor) -> Tensor:
+        """(rows, columns) of `like`'s type and device, with anything in it; the next call may give the same memory."""
+        if like.device.type != "cpu":  # elsewhere the allocator itself keeps memory, and can lend it to the encoder
+            return like.new_empty(rows, columns)
+        if self._kept is None or self._kept.dtype != like.dtype or len(self._kept) < rows * columns:
+            self._kept = like.new_empty(rows * columns)
+        return self._kept[: rows * columns].view(rows, columns)
+
+
+def contrast(direction: Direction, logits: Logits, tile: Tile, scratch: Scratch) -> Sums:
     """Add the gradients of the direction's loss to its three prefixes and return what its rows add up to."""
     rows, columns = len(direction.rows.unit), len(direction.columns.unit)
     width = columns if tile.keep else min(tile.columns, columns)
-    buffer = direction.columns.unit.new_empty(min(tile.rows, rows), width)  # the only scores there are
+    buffer = scratch.matrix(min(tile.rows, rows), width, direction.columns.unit)  # the only scores there are
     parts = []
     for start in range(0, rows, tile.rows):
         some = slice(start, min(start + tile.rows, rows))
@@ -299,8 +323,7 @@ class _RowTile:
         self.rows_scaled = self.unit * logits.scale  # (r, d)
         self.rows_factor = self.unit * logits.factor if logits.strength else self.rows_scaled  # (r, d)
         self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines
-        plain = keep and logits.t is None and logits.smoothing == 0
-        self.shift = logits.shift(self.positives) if plain else None  # (r, 1)
+        self.shift = logits.shift(self.positives) if keep and logits.plain else None  # (r, 1)
         self.total = torch.zeros_like(self.positives)  # (r,) sum of the exponentials
         self.hard_above, self.false_above = logits.hard_above(self.positives), logits.false_above(self.positives)
         self.own_scores = torch.einsum("rd,rhd->rh", self.rows_factor, self.own[:, 1:])  # (r, h)
@@ -312,7 +335,7 @@ class _RowTile:
         self.row_gradient = torch.zeros_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
         self.scale_gradient = self.lse.new_zeros(())
         if self.own_scores.shape[1]:
-            self._note(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0], count=True)
+            self._count(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0], hard=True)
             self._add(self.own_scores)
 
     @property
@@ -335,33 +358,35 @@ class _RowTile:
 
         count: whether hard negatives are counted in this tile. `scores` is overwritten where exponentials are kept.
         """
-        self._note(scores, hidden_rows, count)
+        self._count(scores, hidden_rows, count)
         if self.shift is None:
             self._add(scores)
             return
-        if self.logits.shifts:
-            scores.sub_(self.shift)
-        self.total += scores.exp_().sum(1)
+        for piece, best, total, shift in _pieces(128, scores, self.best, self.total, self.shift):
+            torch.maximum(best, piece.amax(1), out=best)
+            if self.logits.shifts:
+                piece.sub_(shift)
+            total += piece.exp_().sum(1)
 
     def close(self) -> None:
         """All tiles were seen: take what their exponentials add up to into the log-sum-exp."""
         if self.shift is not None:
             self.lse = torch.logaddexp(self.lse, self.total.log().add_(self.shift.squeeze(1)))
 
-    def _note(self, scores: Tensor, hidden_rows: Tensor, count: bool) -> None:
-        """Count what is unmasked and hard, and find the highest score of each row."""
-        self.best = torch.maximum(self.best, scores.amax(1))
+    def _count(self, scores: Tensor, hidden_rows: Tensor, hard: bool) -> None:
+        """Count what is unmasked and, if wanted, what is hard."""
         if self.false_above is not None:
             seen = (scores > -math.inf).sum(1)
         else:
             seen = scores.shape[1] - torch.bincount(hidden_rows, minlength=len(scores))
         self.seen += seen
-        if count:
+        if hard:
             some = scores[:, :COUNTED_COLUMNS]
             self.sampled += (some > -math.inf).sum(1)
             self.hard += self.logits.hard(some, self.hard_above).sum(1)
 
     def _add(self, scores: Tensor) -> None:
+        self.best = torch.maximum(self.best, scores.amax(1))
         logits = self.logits.adjust(scores, self.hard_above)
         self.lse = torch.logaddexp(self.lse, logits.logsumexp(1))
         if self.logits.smoothing:
@@ -404,10 +429,10 @@ class _RowTile:
         gradient = weights * ((logits - self.lse).exp() - (1.0 - smoothing) - smoothing / self.seen)  # (r,)
         if self._explicit_scale:
             self.scale_gradient += (gradient * self.positives).sum()
-        own = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
-        self.row_gradient += torch.einsum("rh,rhd->rd", own, self.own)
-        spread = own.unsqueeze(2) * self.rows_scaled.unsqueeze(1)  # (r, 1 + h, d)
-        direction.own.gradient.index_add_(0, self.own_index.clamp(min=0).flatten(), spread.flatten(0, 1))
+        gradients = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
+        for place, own in enumerate(gradients.split(1, 1)):  # (r, 1)
+            self.row_gradient.addcmul_(self.own[:, place], own)
+            direction.own.gradient.index_add_(0, self.own_index[:, place].clamp(min=0), self.rows_scaled * own)
         direction.rows.gradient[rows].add_(self.row_gradient, alpha=self.logits.scale)
         if not self._explicit_scale:
             self.scale_gradient = torch.sum(self.row_gradient * self.unit)
