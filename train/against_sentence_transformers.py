@@ -3,13 +3,14 @@
 Both train a new static model (same words, same first weights, same training rows with five mined negatives) for the
 same number of seconds on one core. Theirs: `MultipleNegativesRankingLoss` (its cached form refuses static models, for
 which it would save nothing), no duplicates in a batch, batches of one data set, with hard negatives. Ours:
-`recipes/ablation.yaml` with five negatives. Each side's batch size is chosen on the validation split with one seed in a
-third of the time; then the seeds are run, and the evaluation sets scored once. We read and tokenise everything before
-the first step and they each batch as it comes, so our preparation, from an empty cache, is taken off our seconds.
+`recipes/ablation.yaml` with five negatives. Each side's batch size and learning rate are chosen on the validation split
+with one seed in a third of the time; then the seeds are run, and the evaluation sets scored once. We read and tokenise
+everything before the first step and they each batch as it comes, so our preparation, from an empty cache, is taken off
+our seconds.
 
     PEG_MINED=runs/mined python train/against_sentence_transformers.py --out runs/against   # see ablation.py for mining
 
-Goes on where it was stopped. Cost: about a quarter of an hour of one core at the default of 120 s a run.
+Goes on where it was stopped. Cost: about half an hour of one core at the default of 120 s a run.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from peg_rag.training.validation import retrieval_validation, split_rows
 
 RECIPE = Path(__file__).parent / "recipes" / "ablation.yaml"
 NEGATIVES, SCALE = 5, 25.0  # the temperature of the recipe is 1/25
-BATCHES, RATE = (512, 2_048), 0.01  # the rate that served batches of 512 best in ablation.py
+BATCHES, RATES = (512, 2_048), (0.01, 0.03, 0.1)
 SEEDS = (0, 1)
 SIDES = ("sentence-transformers", "peg-rag")
 PROBE_STEPS = (2, 8)
@@ -145,13 +146,13 @@ def their_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
 TRAINERS = {"sentence-transformers": theirs, "peg-rag": ours}
 
 
-def timed(side: str, task: Task, out: Path, queries: int, seed: int, seconds: float) -> dict[str, Any]:
+def timed(side: str, task: Task, out: Path, queries: int, rate: float, seed: int, seconds: float) -> dict[str, Any]:
     """Train for so many seconds: two probes tell how many steps fit, so that the learning rate falls to 0 in time."""
-    few, more = (TRAINERS[side](task, fresh(out / "probe"), queries, RATE, steps, seed) for steps in PROBE_STEPS)
+    few, more = (TRAINERS[side](task, fresh(out / "probe"), queries, rate, steps, seed) for steps in PROBE_STEPS)
     one = (more - few) / (PROBE_STEPS[1] - PROBE_STEPS[0])
     start_s = max(few - PROBE_STEPS[0] * one, 0.0)
     steps = max(int((seconds - start_s) / one), 2)
-    taken = TRAINERS[side](task, fresh(out / side), queries, RATE, steps, seed)
+    taken = TRAINERS[side](task, fresh(out / side), queries, rate, steps, seed)
     result = {"steps": steps, "pairs": steps * queries, "seconds": round(taken, 1)}
     return result | {"validation": task.score(out / side)}
 
@@ -173,17 +174,18 @@ def main() -> None:
     task = Task.of(Recipe.load(RECIPE, [*arguments.extra, *folders]))
     print(f"our preparation takes {task.preparation_s:.0f} s")
     runs, sets = Runs(RESULTS / "against_sentence_transformers.jsonl"), chinese_sets(data)
-    for side, queries in itertools.product(SIDES, BATCHES):
-        key = {"kind": "search", "side": side, "queries": queries}
+    for side, queries, rate in itertools.product(SIDES, BATCHES, RATES):
+        key = {"kind": "search", "side": side, "queries": queries, "rate": rate}
         if not runs.has(key):
-            runs.add(key | timed(side, task, arguments.out, queries, 0, arguments.seconds / 3))
+            runs.add(key | timed(side, task, arguments.out, queries, rate, 0, arguments.seconds / 3))
     for seed, side in itertools.product(SEEDS, SIDES):
         key = {"kind": "run", "side": side, "seed": seed}
         if not runs.has(key):
             best = max((row for row in runs if row["kind"] == "search" and row["side"] == side), key=validation)
-            before = {"queries": best["queries"], "preparation": task.preparation_s if side == "peg-rag" else 0.0}
+            before = {"queries": best["queries"], "rate": best["rate"]}
+            before["preparation"] = task.preparation_s if side == "peg-rag" else 0.0
             seconds = arguments.seconds - before["preparation"]
-            result = timed(side, task, arguments.out, best["queries"], seed, seconds)
+            result = timed(side, task, arguments.out, best["queries"], best["rate"], seed, seconds)
             evaluation = scores(StaticModel.load(arguments.out / side, task.words), sets)
             runs.add(key | before | result | {"eval": evaluation})
     write_table(runs)
@@ -200,12 +202,12 @@ def write_table(runs: Runs) -> None:
         "Made by `train/against_sentence_transformers.py`; mean ± deviation over seeds.",
         "",
     ]
-    lines += ["| | batch | pairs seen | seconds before | seconds of steps | validation | ten evaluation sets |"]
-    lines += ["|---|---:|---:|---:|---:|---:|---:|"]
+    lines += ["| | batch | learning rate | pairs seen | seconds before | of steps | validation | ten evaluation sets |"]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
     for side in SIDES:
         rows = [row for row in runs if row["kind"] == "run" and row["side"] == side]
         means = [np.mean(list(row["eval"].values())) for row in rows]
-        cells = [side, f"{rows[0]['queries']:,}", f"{np.mean([r['pairs'] for r in rows]):,.0f}"]
+        cells = [side, f"{rows[0]['queries']:,}", rows[0]["rate"], f"{np.mean([r['pairs'] for r in rows]):,.0f}"]
         cells += [f"{np.mean([r[key] for r in rows]):.0f}" for key in ("preparation", "seconds")]
         cells += [
             f"{np.mean(v):.4f} ± {np.std(v, ddof=1) if len(v) > 1 else 0:.4f}"
