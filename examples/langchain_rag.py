@@ -7,7 +7,6 @@ OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_API_KEY=none OPENAI_MODEL=qwen3
 """
 
 import os
-import re
 from operator import itemgetter
 from pathlib import Path
 
@@ -67,8 +66,9 @@ def main() -> None:
     for question in QUESTIONS:
         result = chain.invoke({"question": question})
         print(f"\nQuestion: {question}\nAnswer:   {result['answer']}")
-        for number in sorted(set(re.findall(r"\[(\d+)\]", result["answer"]))):
-            print(f"  [{number}] {result['documents'][int(number) - 1].metadata['source']}")
+        for number, document in enumerate(result["documents"], 1):
+            if f"[{number}]" in result["answer"]:
+                print(f"  [{number}] {document.metadata['source']}")
 
 
 if __name__ == "__main__":

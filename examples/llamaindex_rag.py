@@ -7,7 +7,6 @@ OPENAI_BASE_URL=http://localhost:11434/v1 OPENAI_API_KEY=none OPENAI_MODEL=qwen3
 """
 
 import os
-import re
 from pathlib import Path
 
 from llama_index.core import Document, StorageContext, VectorStoreIndex
@@ -56,8 +55,9 @@ def main() -> None:
     for question in QUESTIONS:
         response = engine.query(question)
         print(f"\nQuestion: {question}\nAnswer:   {response}")
-        for number in sorted(set(re.findall(r"\[(\d+)\]", str(response)))):
-            print(f"  [{number}] {response.source_nodes[int(number) - 1].metadata['source']}")
+        for number, source in enumerate(response.source_nodes, 1):
+            if f"[{number}]" in str(response):
+                print(f"  [{number}] {source.metadata['source']}")
 
 
 if __name__ == "__main__":
