@@ -1,7 +1,10 @@
 """The tiled loss is held to its dense definition, and the definition to values worked out by hand."""
 
+import copy
 import math
+import time
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -13,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.loss import LossOptions, LossResult, Pairs, dense_loss, tiled_loss
+from peg_rag.training.loss import LossOptions, LossResult, Pairs, cosines, dense_loss, tiled_loss
 from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
-from peg_rag.training.tiles import Answers, Tile
+from peg_rag.training.tiles import Answers, Scratch, Tile
 
 DIM = 6
 TOLERANCE = 1e-9
@@ -273,6 +276,67 @@ def test_exponentials_keep_float32_exact(scale: float, case: str) -> None:
             (result.document_gradient, exact.document_gradient),
         ):
             assert (got - expected).norm() <= 1e-4 * expected.norm() + 1e-6 * scale
+
+
+@pytest.mark.parametrize("hard_negatives", ["shared", "own"])
+def test_hard_negatives_are_counted_all_over_the_batch(hard_negatives: Literal["shared", "own"]) -> None:
+    """As the trainer lays documents out, positives first: what is hard stands behind the first hundreds of columns."""
+    torch.manual_seed(0)
+    b, spare = 400, 1200
+    queries = torch.randn(b, 16)
+    documents = torch.cat([queries, queries + 0.5 * torch.randn(b, 16), torch.randn(spare, 16)])
+    pairs = Pairs(torch.arange(b), torch.cat([torch.arange(b), torch.arange(b), torch.full((spare,), -1)]))
+    candidates = ~torch.eye(b, len(documents), dtype=torch.bool)  # all but a query's positive
+    if hard_negatives == "own":
+        candidates[:, b : 2 * b] = torch.eye(b, dtype=torch.bool)
+    cosine = functional.normalize(queries) @ functional.normalize(documents).T
+    expected = (candidates & (cosine > 0.5)).sum() / candidates.sum()
+    state = ProgressiveState(ProgressiveOptions(strategy="static", margin=0.5))
+    result = tiled_loss(queries, documents, pairs, LossOptions(hard_negatives=hard_negatives), state)
+    assert result.metrics.hard_share == pytest.approx(expected.item(), rel=0.1)
+
+
+def test_low_temperatures_cost_no_more() -> None:
+    """Far negatives of a good model would be denormal numbers, with which a product takes ten times as long."""
+    torch.manual_seed(0)
+    queries = torch.randn(256, 64)
+    documents = torch.cat([queries + 0.4 * torch.randn(256, 64), torch.randn(2048, 64)])
+    pairs = Pairs(torch.arange(256), torch.cat([torch.arange(256), torch.full((2048,), -1)]))
+
+    def seconds(scale: float, keep: bool) -> float:
+        started = time.perf_counter()
+        tiled_loss(
+            queries, documents, pairs, LossOptions(temperature=1 / scale), tile=Tile(rows=256, columns=2304, keep=keep)
+        )
+        return time.perf_counter() - started
+
+    for keep in (True, False):
+        usual, low = (min(seconds(scale, keep) for _ in range(7)) for scale in (20.0, 150.0))
+        assert low < 4 * usual
+
+
+def test_the_gradient_of_a_solved_query_keeps_its_digits() -> None:
+    """1 − p is computed as such: near p = 1 a difference of two rounded numbers has none left."""
+    queries, documents, pairs = make_batch(4, [2] * 4, 0, False)
+    documents = documents.clone()
+    documents[pairs.positives] = queries
+    options = LossOptions(temperature=1 / 40)
+    exact = tiled_loss(queries.double(), documents.double(), pairs, options)
+    got = tiled_loss(queries.float(), documents.float(), pairs, options)
+    assert 0 < exact.loss.item() < 1e-3
+    assert got.loss.item() == pytest.approx(exact.loss.item(), rel=1e-4)
+    assert (got.document_gradient - exact.document_gradient).norm() <= 1e-4 * exact.document_gradient.norm()
+
+
+def test_scratch_is_no_part_of_a_copy_and_survives_inference_mode() -> None:
+    queries, documents, pairs = make_batch(2, [2] * 6, 0, False)
+    scratch = Scratch()
+    with torch.inference_mode():
+        first = tiled_loss(queries, documents, pairs, scratch=scratch)
+    again = tiled_loss(queries, documents, pairs, scratch=scratch)
+    assert torch.equal(first.loss, again.loss)
+    assert copy.deepcopy(scratch).matrix(2, 2, queries).shape == (2, 2)
+    assert cosines(queries.requires_grad_(), queries).requires_grad is False
 
 
 def test_autocast_does_not_reach_the_loss() -> None:

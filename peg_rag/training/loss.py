@@ -101,7 +101,7 @@ class LossMetrics:
 
     loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity:
     mean cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the
-    progressive margin, counted in 256 columns per row tile. masked_share: share of candidates masked as false
+    progressive margin, estimated from 256 columns of each tile. masked_share: share of candidates masked as false
     negatives. t: of the curricular strategy. temperature: τ.
     """
 
@@ -424,18 +424,17 @@ class _Step:
             rows,
             sums.correct,
             sums.hard,
-            sums.sampled,
             sums.masked,
             sums.candidates,
             sums.positives,
         ]
         loss, slope, *counts = self.ranks.sum(torch.stack(counts)).unbind()
-        total, correct, hard, sampled, masked, negatives, positives = (float(count) for count in counts)
+        total, correct, hard, masked, negatives, positives = (float(count) for count in counts)
         metrics = LossMetrics(
             loss=float(loss),
             accuracy=correct / total,
             positive_similarity=positives / total,
-            hard_share=hard / max(sampled, 1.0),
+            hard_share=hard / max(negatives, 1.0),
             masked_share=masked / max(negatives + masked, 1.0),
             t=self.progressive.t,
             temperature=1.0 / self.logits.scale,
@@ -476,6 +475,8 @@ def _split(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]:
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
-    """(n,) cosines of paired rows (n, d), in float32 or better; 0 for a zero vector."""
-    product: Tensor = torch.linalg.vecdot(Prefix.of(left, left.shape[1]).unit, Prefix.of(right, right.shape[1]).unit)
+    """(n,) cosines of paired rows (n, d), in float32 or better, without a graph; 0 for a zero vector."""
+    with torch.no_grad(), torch.autocast(left.device.type, enabled=False):
+        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (left, right)]
+        product: Tensor = torch.linalg.vecdot(*units)
     return product

@@ -19,10 +19,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
-COUNTED_COLUMNS = 256  # of one column tile per row tile: enough to say what share of negatives is hard
+COUNTED_COLUMNS = 256  # of a tile: enough to say what share of negatives is hard
 LARGEST_EXPONENT = 60.0  # e^60 times a million candidates, and its inverse times 1e-5, are normal float32 numbers
+LEAST_EXPONENT = -80.0  # e^-80 adds nothing; much less is denormal, and products of denormals take ten times as long
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +131,10 @@ class Logits:
     def shift(self, positives: Tensor) -> Tensor | None:
         """What to take from a row's scores (r, 1) so that no exponential overflows and none that counts vanishes.
 
-        No score is above ±`bound`, nor is the row's log-sum-exp below its positive. None where no such shift is known:
-        a positive with a cosine far below 0 at a very low temperature.
+        Scores lie within ±`_bound`, and a row's log-sum-exp is not below its positive. None where no such shift is
+        known: a positive with a cosine far below 0 at a very low temperature.
         """
-        own, bound = self.scale * positives, max(self.factor, self.scale)
+        own, bound = self.scale * positives, self._bound
         if not self.shifts:
             return torch.zeros_like(own).unsqueeze(1)
         if bool((own < bound - 2 * LARGEST_EXPONENT).any()):
@@ -142,7 +144,11 @@ class Logits:
     @property
     def shifts(self) -> bool:
         """Whether `shift` is more than nothing."""
-        return max(self.factor, self.scale) > LARGEST_EXPONENT
+        return self._bound > LARGEST_EXPONENT
+
+    @property
+    def _bound(self) -> float:
+        return max(abs(self.factor), abs(self.scale))
 
     def hard_above(self, positives: Tensor) -> Tensor:
         """The score (r, 1) above which a negative is hard."""
@@ -245,33 +251,39 @@ class Direction:
 @dataclass
 class Sums:
     """What a direction adds up over its rows, each a float64 scalar: the weighted loss, the gradient of the scale, and
-    counts. `hard` counts hard negatives among the `sampled`; `candidates` are unmasked negatives, `masked` those that
-    are not; `positives` is a sum of cosines.
+    counts. `candidates` are unmasked negatives, `hard` how many of them are, estimated from `COUNTED_COLUMNS` of each
+    tile; `masked` are those that are not; `positives` is a sum of cosines.
     """
 
     loss: Tensor
     scale_gradient: Tensor
     correct: Tensor
     hard: Tensor
-    sampled: Tensor
     masked: Tensor
     candidates: Tensor
     positives: Tensor
 
 
 class Scratch:
-    """The memory of a tile's scores, kept from step to step on a CPU, where fresh pages cost a tenth of the loss."""
+    """The memory of a tile's scores, kept from step to step on a CPU, where fresh pages cost a tenth of the loss.
+
+    For one computation at a time. A copy begins with nothing.
+    """
 
     def __init__(self) -> None:
         self._kept: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type["Scratch"], tuple[()]]:
+        return Scratch, ()
 
     def matrix(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """(rows, columns) of `like`'s type and device, with anything in it; the next call may give the same memory."""
         if like.device.type != "cpu":  # elsewhere the allocator itself keeps memory, and can lend it to the encoder
             return like.new_empty(rows, columns)
-        if self._kept is None or self._kept.dtype != like.dtype or len(self._kept) < rows * columns:
-            self._kept = like.new_empty(rows * columns)
-        return self._kept[: rows * columns].view(rows, columns)
+        kept = self._kept
+        if kept is None or kept.dtype != like.dtype or len(kept) < rows * columns or kept.is_inference():
+            self._kept = kept = like.new_empty(rows * columns)
+        return kept[: rows * columns].view(rows, columns)
 
 
 def contrast(direction: Direction, logits: Logits, tile: Tile, scratch: Scratch) -> Sums:
@@ -296,9 +308,8 @@ def _row_tile(state: "_RowTile", direction: Direction, rows: slice, tile: Tile, 
         out = buffer[:, some] if tile.keep else buffer[:, : some.stop - start]  # (r, c)
         return some, state.score(columns.unit[some], hidden[number], out) if compute else out
 
-    sample = rows.start // tile.rows % len(hidden)  # the column tile in which hard negatives are counted
     for number, (hidden_rows, _) in enumerate(hidden):
-        state.see(scores(number, compute=True)[1], hidden_rows, count=number == sample)
+        state.see(scores(number, compute=True)[1], hidden_rows)
     state.close()
     if state.exponentials:
         state.spread_exponentials(buffer, columns)
@@ -328,14 +339,15 @@ class _RowTile:
         self.hard_above, self.false_above = logits.hard_above(self.positives), logits.false_above(self.positives)
         self.own_scores = torch.einsum("rd,rhd->rh", self.rows_factor, self.own[:, 1:])  # (r, h)
         self._hide(self.own_scores.masked_fill_(direction.own_hidden[rows], -math.inf))
-        self.lse = self.positives * logits.scale  # (r,)
-        self.best = torch.full_like(self.lse, -math.inf)  # (r,) the highest score of a negative
-        self.logit_sum, self.seen = self.lse.clone(), torch.ones_like(self.lse)  # (r,) over unmasked candidates
-        self.hard, self.sampled = torch.zeros_like(self.lse), torch.zeros_like(self.lse)  # (r,)
+        self.positive_logits = self.positives * logits.scale  # (r,)
+        self.rest = torch.full_like(self.positives, -math.inf)  # (r,) log-sum-exp of the negatives
+        self.best = torch.full_like(self.positives, -math.inf)  # (r,) the highest score of a negative
+        self.logit_sum, self.seen = self.positive_logits.clone(), torch.ones_like(self.positives)  # (r,) unmasked ones
+        self.hard = torch.zeros_like(self.positives)  # (r,)
         self.row_gradient = torch.zeros_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
-        self.scale_gradient = self.lse.new_zeros(())
+        self.scale_gradient = self.positives.new_zeros(())
         if self.own_scores.shape[1]:
-            self._count(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0], hard=True)
+            self._count(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0])
             self._add(self.own_scores)
 
     @property
@@ -353,42 +365,42 @@ class _RowTile:
             out[hidden] = -math.inf
         return self._hide(out)
 
-    def see(self, scores: Tensor, hidden_rows: Tensor, count: bool) -> None:
+    def see(self, scores: Tensor, hidden_rows: Tensor) -> None:
         """Take a tile's scores (r, c) into the statistics; `hidden_rows` has the row of each hidden cell.
 
-        count: whether hard negatives are counted in this tile. `scores` is overwritten where exponentials are kept.
+        `scores` is overwritten where exponentials are kept.
         """
-        self._count(scores, hidden_rows, count)
+        self._count(scores, hidden_rows)
         if self.shift is None:
             self._add(scores)
             return
         for piece, best, total, shift in _pieces(128, scores, self.best, self.total, self.shift):
             torch.maximum(best, piece.amax(1), out=best)
             if self.logits.shifts:
-                piece.sub_(shift)
+                functional.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
             total += piece.exp_().sum(1)
 
     def close(self) -> None:
-        """All tiles were seen: take what their exponentials add up to into the log-sum-exp."""
+        """All tiles were seen: add up the log-sum-exp, of the negatives and of all."""
         if self.shift is not None:
-            self.lse = torch.logaddexp(self.lse, self.total.log().add_(self.shift.squeeze(1)))
+            self.rest = torch.logaddexp(self.rest, self.total.log().add_(self.shift.squeeze(1)))
+        self.lse = torch.logaddexp(self.positive_logits, self.rest)  # (r,)
 
-    def _count(self, scores: Tensor, hidden_rows: Tensor, hard: bool) -> None:
-        """Count what is unmasked and, if wanted, what is hard."""
+    def _count(self, scores: Tensor, hidden_rows: Tensor) -> None:
+        """Count what is unmasked, and estimate how much of it is hard from columns all over the tile."""
         if self.false_above is not None:
             seen = (scores > -math.inf).sum(1)
         else:
             seen = scores.shape[1] - torch.bincount(hidden_rows, minlength=len(scores))
         self.seen += seen
-        if hard:
-            some = scores[:, :COUNTED_COLUMNS]
-            self.sampled += (some > -math.inf).sum(1)
-            self.hard += self.logits.hard(some, self.hard_above).sum(1)
+        some = scores[:, :: max(scores.shape[1] // COUNTED_COLUMNS, 1)]
+        share = self.logits.hard(some, self.hard_above).sum(1) / (some > -math.inf).sum(1).clamp_(min=1)
+        self.hard += share * seen
 
     def _add(self, scores: Tensor) -> None:
         self.best = torch.maximum(self.best, scores.amax(1))
         logits = self.logits.adjust(scores, self.hard_above)
-        self.lse = torch.logaddexp(self.lse, logits.logsumexp(1))
+        self.rest = torch.logaddexp(self.rest, logits.logsumexp(1))
         if self.logits.smoothing:
             self.logit_sum += torch.where(logits > -math.inf, logits, 0.0).sum(1)
 
@@ -411,7 +423,8 @@ class _RowTile:
         smooth = self.logits.smoothing * self.weights / self.seen  # (r,)
         unmasked = logits > -math.inf if self.logits.smoothing else None
         scaled = torch.where(logits > -math.inf, logits, 0.0) if self._explicit_scale else None
-        gradient = logits.sub_((self.lse - self.weights.log()).unsqueeze(1)).exp_()
+        logits.sub_((self.lse - self.weights.log()).unsqueeze(1))
+        gradient = functional.threshold_(logits, LEAST_EXPONENT, -math.inf).exp_()
         if unmasked is not None:
             gradient.sub_(smooth.unsqueeze(1) * unmasked)
         if scaled is not None:
@@ -425,8 +438,8 @@ class _RowTile:
 
     def finish(self, direction: Direction, rows: slice) -> Tensor:
         """Add the gradients of the rows and of their own candidates; return what the rows add up to, as in `Sums`."""
-        smoothing, weights, logits = self.logits.smoothing, self.weights, self.positives * self.logits.scale
-        gradient = weights * ((logits - self.lse).exp() - (1.0 - smoothing) - smoothing / self.seen)  # (r,)
+        smoothing, missing = self.logits.smoothing, (self.rest - self.positive_logits).sigmoid()  # (r,) 1 − p_p
+        gradient = self.weights * (smoothing - smoothing / self.seen - missing)  # (r,)
         if self._explicit_scale:
             self.scale_gradient += (gradient * self.positives).sum()
         gradients = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
@@ -436,11 +449,11 @@ class _RowTile:
         direction.rows.gradient[rows].add_(self.row_gradient, alpha=self.logits.scale)
         if not self._explicit_scale:
             self.scale_gradient = torch.sum(self.row_gradient * self.unit)
-        return self._sums(direction, rows, logits)
+        return self._sums(direction)
 
-    def _sums(self, direction: Direction, rows: slice, logits: Tensor) -> Tensor:
-        smoothing = self.logits.smoothing
-        losses = self.lse - (1.0 - smoothing) * logits - smoothing * self.logit_sum / self.seen  # (r,)
+    def _sums(self, direction: Direction) -> Tensor:
+        losses = -functional.logsigmoid(self.positive_logits - self.rest)  # (r,) −log p_p, exact near p_p = 1 too
+        losses += self.logits.smoothing * (self.positive_logits - self.logit_sum / self.seen)
         negatives = self.seen - 1
         total = len(direction.columns.unit) - 1 + (self.own_index[:, 1:] >= 0).sum(1)  # (r,) hidden ones included
         correct = self.best < self.logits.factor * self.positives
@@ -448,7 +461,6 @@ class _RowTile:
             self.weights * losses,
             correct,
             self.hard,
-            self.sampled,
             total - negatives,
             negatives,
             self.positives,
