@@ -37,9 +37,11 @@ _NUMERAL = r"[一二三四五六七八九十\d]{1,3}"
 _ITEM = rf"[ \t]*(?:[-*•·]|\d{{1,2}}[.)）]|[（(]{_NUMERAL}[)）]|{_NUMERAL}、)[^\n]{{1,60}}(?:\n|$)"
 _BLOCK = re.compile(rf"(?m)(?P<list>(?:^{_ITEM}){{2,8}})|[^\n]+")
 # A short line that states nothing: no punctuation but a colon at its end, and no figure but its number.
+_STATING = r"\d.。！？!?…：:；;，,|\n"
 _HEADING = re.compile(
-    rf"\s*(?:#+\s*)?(?:第{_NUMERAL}[章节条款]|{_NUMERAL}[、.]|[\d.]+\s)?[^\d.。！？!?…：:；;，,|\n]{{1,40}}[：:]?\s*"
+    rf"(?:#+ *)?(?:第{_NUMERAL}[章节条款]|{_NUMERAL}[、.]|[\d.]+\s)?[^-*•·{_STATING}][^{_STATING}]*[：:]?"
 )
+_LONGEST_HEADING = 50  # characters
 _WORDS = re.compile(r"\w")
 # What makes a question a question, and says nothing about its subject.
 _ASKING = re.compile(
@@ -131,7 +133,9 @@ def sentences_of(text: str) -> Iterator[tuple[int, str]]:
     """
     heading: int | None = None  # where the line before begins, if it is one
     for block in _BLOCK.finditer(text):
-        is_heading = not block["list"] and _HEADING.fullmatch(block[0]) is not None
+        if not _WORDS.search(block[0]):  # a blank line, a rule
+            continue
+        is_heading = not block["list"] and _is_heading(block[0].strip())
         if heading is not None and is_heading:  # nothing stands under the one before
             yield from _stripped(text, heading, block.start())
         start = block.start() if heading is None or is_heading else heading
@@ -140,6 +144,10 @@ def sentences_of(text: str) -> Iterator[tuple[int, str]]:
             yield from _sentences_of_block(text, start, block)
     if heading is not None:
         yield from _stripped(text, heading, len(text))
+
+
+def _is_heading(line: str) -> bool:
+    return len(line) <= _LONGEST_HEADING and _HEADING.fullmatch(line) is not None
 
 
 def _sentences_of_block(text: str, start: int, block: re.Match[str]) -> Iterator[tuple[int, str]]:

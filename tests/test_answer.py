@@ -1,5 +1,6 @@
 """Answers are sentences of the hits, each with its source, or an honest "not found"."""
 
+import time
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,21 @@ def test_a_heading_stays_with_the_first_sentence_under_it() -> None:
     lines = "营业时间 9:00-17:00\n苹果\n香蕉\n地址：北京"  # a line that says something is no heading
     assert [s for _, s in sentences_of(lines)] == ["营业时间 9:00-17:00", "苹果", "香蕉\n地址：北京"]
     assert [s for _, s in sentences_of("Returns\nThirty days. No more.")] == ["Returns\nThirty days. No more."]
+
+
+@pytest.mark.parametrize("between", ["\n\n", "\n \n", "\r\n\r\n", "\n……\n", "\n- ", "\n" + "；" * 130 + "\n"])
+def test_a_heading_is_not_lost_over_what_says_nothing(between: str) -> None:
+    text = f"退货期限{between}三十天内可退。"
+    assert list(sentences_of(text)) == [(0, text)]
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 100_000 + "1。…", "\u3000" * 100_000, "#" + " " * 100_000 + "。", "第" * 100_000]
+)
+def test_hostile_text_takes_no_longer_than_its_length(text: str) -> None:
+    started = time.perf_counter()
+    list(sentences_of(text))
+    assert time.perf_counter() - started < 2
 
 
 @given(st.text("报销。！？；…\n 1.、-ab”", max_size=200))
