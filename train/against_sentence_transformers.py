@@ -36,7 +36,7 @@ from peg_rag.training.validation import retrieval_validation, split_rows
 
 RECIPE = Path(__file__).parent / "recipes" / "ablation.yaml"
 NEGATIVES, SCALE = 5, 25.0  # the temperature of the recipe is 1/25
-BATCHES, RATES = (512, 2_048), (0.01, 0.03, 0.1)
+BATCHES, RATES = (512, 2_048), (0.003, 0.01, 0.03, 0.1)
 SEEDS = (0, 1)
 SIDES = ("sentence-transformers", "peg-rag")
 PROBE_STEPS = (2, 8)

@@ -36,8 +36,12 @@ def recipe(out: Path, domain: str) -> Recipe:
 
 
 def trained(out: Path, domain: str) -> Path:
+    """The folder of the model; one that another recipe made is refused, whether it is finished or not."""
+    wanted = recipe(out, domain)
+    if (out / "peg_rag.json").is_file() and Recipe.load(out / "recipe.yaml") != wanted:
+        raise SystemExit(f"{out} was made by another recipe; name another --out")
     if not (out / "peg_rag.json").is_file():
-        train(recipe(out, domain), resume=(out / "recipe.yaml").is_file(), show_progress=True)
+        train(wanted, resume=(out / "recipe.yaml").is_file(), show_progress=True)
     return out
 
 
