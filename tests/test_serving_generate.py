@@ -16,6 +16,7 @@ from test_serving import events
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.answer import NOT_FOUND
+from peg_rag.errors import DamagedModel, IndexBusy, InvalidInput
 from peg_rag.serving.api import create_app
 from peg_rag.serving.generate import (
     MAX_ANSWER_CHARACTERS,
@@ -90,6 +91,26 @@ async def test_not_found_is_told_from_an_answer(chat, model):
     assert (await written(settings(chat, model)))[:2] == ("", "not_found")
 
 
+@pytest.mark.parametrize(
+    ("text", "finish"),
+    [
+        ("**NOT_FOUND**", "not_found"),
+        ("`NOT_FOUND`。", "not_found"),
+        ("<think>a</think><think>b</think>\nNOT_FOUND.\n", "not_found"),
+        ("NOT_FOUND\n\n资料没有提到。", "not_found"),
+        ("NOT_FOUND（代码 5）表示请求的资源不存在[1]。", "stop"),
+        ("**NOT_FOUND** 是错误码[1]。", "stop"),
+    ],
+)
+async def test_only_the_mark_by_itself_means_not_found(text, finish):
+    async def pieces():
+        for character in text:
+            yield Part(character)
+
+    told = [part async for part in _visible(pieces())]
+    assert ("".join(part.text for part in told), told[-1].finish) == ("" if finish == "not_found" else text, finish)
+
+
 async def test_a_limit_of_length_is_told(chat):
     assert (await written(settings(chat, "long")))[:2] == (WHOLE, "length")
     text, finish, _ = await written(settings(chat, "endless"))
@@ -123,6 +144,19 @@ async def test_an_endpoint_that_is_down(chat):
     with pytest.raises(LanguageModelError) as failed:
         await written(settings(chat, base_url="http://127.0.0.1:9/v1"))
     assert failed.value.code == "language_model_unreachable"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "proxy"),
+    [(None, "http://127.0.0.1:9"), ("http://model.invalid/v1", None)],
+    ids=["this machine", "another"],
+)
+async def test_a_proxy_of_the_environment_sees_only_what_goes_to_another_machine(chat, monkeypatch, base_url, proxy):
+    """Through a proxy that is not there the answer would fail; through one that answers itself it comes."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", proxy or chat.url.removesuffix("/v1"))
+    assert (await written(settings(chat, base_url=base_url or chat.url)))[:2] == (WHOLE, "stop")
 
 
 async def test_a_wrong_key_is_told_without_what_the_endpoint_says(chat):
@@ -163,7 +197,10 @@ async def test_as_many_answers_are_written_as_are_taken_on(chat):
 
 
 TEXTS = st.sampled_from(
-    ["NOT_FOUND", "NOT_FOUND.", "NOT_YET", " 答[1]", "<think>a</think>答", "<think", "<b>", "N", "答"]
+    [
+        *("NOT_FOUND", "**NOT_FOUND**.", "NOT_FOUND是[1]", "NOT_FOUND\n无", "**N", "NOT_YET", "```\n答", ".."),
+        *("<think>a</think>答", "<think>a</think> <think>b</think>`NOT_FOUND`", "<think", "<b>", "N", "答", " 答[1]"),
+    ]
 )
 
 
@@ -220,6 +257,13 @@ def test_citations_are_read(text, numbers):
 def test_addresses_that_are_none_are_refused(url):
     with pytest.raises(ValueError, match="base_url"):
         LanguageModelSettings.model_validate({"base_url": url, "model": "a"})
+
+
+@pytest.mark.parametrize("key", ["…", "sk-密钥", "sk-a b", "sk-a\n", "sk-\x7f"])
+def test_keys_that_cannot_travel_in_a_header_are_refused_and_not_repeated(key):
+    with pytest.raises(ValueError, match="printable ASCII") as refused:
+        LanguageModelSettings.model_validate({"base_url": "http://a/v1", "model": "a", "api_key": key})
+    assert key not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +357,39 @@ def test_ask_tells_a_failure_in_the_stream_and_puts_nothing_in_its_place(served,
     assert "绝密" not in caplog.text + str([vars(record) for record in caplog.records if record.name.startswith("peg")])
 
 
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (DamagedModel("绝密: a vector is not finite"), "internal_error"),
+        (RuntimeError("绝密"), "internal_error"),
+        (OSError("绝密"), "internal_error"),
+        (IndexBusy("绝密"), "busy"),
+        (InvalidInput("too many sentences"), "invalid_request"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else value,
+)
+def test_whatever_goes_wrong_in_a_stream_is_its_last_event(store, served_model, caplog, error, code):
+    class Failing(KnowledgeBase):
+        def answer(self, *args, **kwargs):
+            raise error
+
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
+        app = create_app(encoder, Failing(store, index, encoder))
+        with threaded(app, ServerSettings()) as (url, _), caplog.at_level(logging.INFO):
+            answer = httpx.post(f"{url}/ask", json=BODY, timeout=30)
+            whole = httpx.post(f"{url}/ask", json={**BODY, "stream": False}, timeout=30)
+    (first, _), (last, data) = events(answer)
+    assert (answer.status_code, first, last, data["error"]["code"]) == (200, "hits", "error", code)
+    assert whole.json()["error"]["code"] == code
+    assert "绝密" not in answer.text
+    logged = [record.fields["request_id"] for record in caplog.records if record.message == "unexpected error"]
+    if code == "internal_error":
+        assert logged[0] == answer.headers["x-request-id"]
+        assert logged[0] in data["error"]["message"]
+    else:
+        assert not logged
+
+
 def test_a_reader_who_leaves_ends_the_writing(served, chat):
     with served("slow", silence_timeout_s=30.0) as (url, _):
         chat.hung_up.clear()
@@ -355,16 +432,36 @@ def test_the_command_takes_the_model_from_the_environment_and_keeps_its_key_to_i
     ("variables", "says"),
     [
         ({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1"}, "no model"),
-        ({"OPENAI_BASE_URL": "nonsense", "OPENAI_MODEL": "a"}, "OPENAI_BASE_URL"),
+        ({"OPENAI_BASE_URL": "nonsense", "OPENAI_MODEL": "a"}, "OPENAI_BASE_URL: "),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_MODEL": "a" * 201}, "OPENAI_MODEL: "),
+        ({"OPENAI_BASE_URL": "http://127.0.0.1:9/v1", "OPENAI_MODEL": "a", "OPENAI_API_KEY": "…"}, "OPENAI_API_KEY: "),
     ],
 )
 def test_the_command_refuses_half_a_configuration(variables, says, monkeypatch, tmp_path, capsys):
     from peg_rag.cli.app import run
 
     (tmp_path / "kb").mkdir()
-    for name in ("OPENAI_BASE_URL", "OPENAI_MODEL"):
+    for name in ("OPENAI_BASE_URL", "OPENAI_MODEL", "OPENAI_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert run(["serve", str(tmp_path / "kb")]) == 2
     assert says in capsys.readouterr().err.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("silence_s", "request_s", "whole_s"), [(60, 600, 300), (200, 600, 400), (400, 600, 540), (60, 20, 18)]
+)
+def test_an_answer_is_given_up_before_its_request_is(silence_s, request_s, whole_s):
+    from peg_rag.cli.serve import _language_model
+
+    assert _language_model("http://a/v1", "a", silence_s, request_s).answer_timeout_s == whole_s
+
+
+def test_the_command_has_a_slow_model_told_before_the_request_is_cut(chat, tmp_path, served_model):
+    store = make_store(tmp_path, served_model)
+    variables = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "slow", "OPENAI_API_KEY": KEY}
+    with running(store, "--request-timeout", "5", **variables) as server:
+        httpx.post(f"{server.url}/search", json={"query": "花呗"}, timeout=30)  # the first takes longer
+        name, data = events(httpx.post(f"{server.url}/ask", json=BODY, timeout=30))[-1]
+    assert (name, data["error"]["code"]) == ("error", "language_model_timeout")

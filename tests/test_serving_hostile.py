@@ -167,6 +167,25 @@ def test_one_connection_too_many_is_told_to_come_back(quick):
     assert b"Retry-After: 1" in data
 
 
+def test_an_idle_connection_makes_room_for_a_newcomer(quick):
+    """An answered request buys no place: whoever has been idle longest goes, and whoever works stays."""
+    url, _ = quick
+    request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    held = [connect(url) for _ in range(QUICK.max_connections)]
+    for connection in held[:2]:
+        connection.sendall(request)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 ")
+        time.sleep(0.05)
+    with connect(url) as late:
+        late.sendall(request)
+        assert late.recv(4096).startswith(b"HTTP/1.1 200")
+        held[1].sendall(request)
+        assert held[1].recv(4096).startswith(b"HTTP/1.1 200")
+        assert held[0].recv(4096) == b""
+    for connection in held:
+        connection.close()
+
+
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
 def test_a_client_that_goes_away_is_no_error_of_the_server(guarded, path):
     client, store, process = guarded
@@ -446,6 +465,17 @@ def test_another_name_for_this_machine_is_refused(guarded):
     for name in ("evil.example", "127.0.0.1.evil.example", ""):
         assert client.get("/documents", headers={"Host": name}).status_code == 400
     assert client.get("/documents", headers={"Host": "localhost"}).status_code == 200
+
+
+def test_probes_come_by_address_and_are_answered_under_any_name(served_model):
+    with PEGEncoder(served_model) as encoder:
+        app = create_app(encoder, hosts=["rag.example.org"])
+        with threaded(app, ServerSettings()) as (url, _):
+            for path in ("/health", "/health/live", "/health/ready"):
+                assert httpx.get(f"{url}{path}").json() == {"status": "ok"}
+            for path in ("/", "/info", "/metrics", "/docs", "/healthy"):
+                assert httpx.get(f"{url}{path}").status_code == 400
+            assert httpx.get(f"{url}/info", headers={"Host": "rag.example.org"}).status_code == 200
 
 
 WRITES = [

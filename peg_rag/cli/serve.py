@@ -15,6 +15,13 @@ if TYPE_CHECKING:
     from peg_rag.serving.settings import LanguageModelSettings, ServerSettings
 
 _LOOPBACK = ["127.0.0.1", "localhost", "::1", "[::1]"]
+_GIVEN_AS = {
+    "base_url": "--llm-url or OPENAI_BASE_URL",
+    "model": "--llm-model or OPENAI_MODEL",
+    "api_key": "OPENAI_API_KEY",
+    "silence_timeout_s": "--llm-timeout",
+    "answer_timeout_s": "--llm-timeout and --request-timeout",
+}
 
 
 def serve(
@@ -77,7 +84,7 @@ def serve(
 
     keys = _keys(key_file, private)
     _check_store(store, keys)
-    writer = _language_model(llm_url, llm_model, llm_timeout) if store else None
+    writer = _language_model(llm_url, llm_model, llm_timeout, request_timeout) if store else None
     settings = ServerSettings(
         private=private,
         max_in_flight=max_in_flight,
@@ -106,8 +113,11 @@ def _keys(file: Path | None, private: bool) -> "ApiKeys":
     return keys
 
 
-def _language_model(url: str, model: str, timeout_s: float) -> "LanguageModelSettings | None":
-    """Where answers are written, if anywhere."""
+def _language_model(url: str, model: str, timeout_s: float, request_timeout_s: float) -> "LanguageModelSettings | None":
+    """Where answers are written, if anywhere.
+
+    An answer ends before its request does, with time for the search, so that the reader is told what took too long.
+    """
     from pydantic import ValidationError
 
     from peg_rag.errors import InvalidInput
@@ -127,11 +137,13 @@ def _language_model(url: str, model: str, timeout_s: float) -> "LanguageModelSet
                 "model": model,
                 "api_key": os.environ.get("OPENAI_API_KEY", ""),
                 "silence_timeout_s": timeout_s,
-                "answer_timeout_s": max(300.0, 2 * timeout_s),
+                "answer_timeout_s": min(max(300.0, 2 * timeout_s), 0.9 * request_timeout_s),
             }
         )
     except ValidationError as error:
-        raise InvalidInput(f"--llm-url or OPENAI_BASE_URL: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidInput(f"{_GIVEN_AS[str(first['loc'][0])]}: {message}") from error
 
 
 def _check_store(store: Path | None, keys: "ApiKeys") -> None:

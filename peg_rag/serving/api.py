@@ -14,7 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from peg_rag import __version__
 from peg_rag.encoder import PEGEncoder
@@ -54,7 +54,8 @@ def create_app(
         language_model: writes the answers of `/ask`, and is closed with the application; None: they are quoted.
         page: a folder of static files, shown at `/` where it exists.
         hosts: names this server goes by. A server for this machine alone should say so: else a web page elsewhere can
-            point its own name here and read what the browser may read (DNS rebinding).
+            point its own name here and read what the browser may read (DNS rebinding). Health checks are answered
+            under any name.
     """
     parts = _parts(encoder, knowledge, language_model, keys or ApiKeys(), settings or ServerSettings())
 
@@ -82,7 +83,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.parts = parts
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(_TrustedHosts, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(Guard, settings=parts.settings, metrics=parts.metrics, load=parts.load)
     add_handlers(app)
     app.include_router(routes_embeddings.router)
@@ -123,6 +124,16 @@ def _parts(
         metrics.watch("answers_being_generated", "Answers being written.", lambda: language_model.running)
     now = int(time.time())
     return State(encoder, knowledge, language_model, settings, keys, metrics, load, queue, searches, writes, now)
+
+
+class _TrustedHosts(TrustedHostMiddleware):
+    """Answers to the server's names alone, but for health checks: probes come by address, and learn only `ok`."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if f"{scope.get('path', '')}/".startswith("/health/"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def _add_docs(app: FastAPI) -> None:

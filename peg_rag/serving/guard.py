@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from peg_rag.serving.logs import describe, log
+from peg_rag.serving.logs import log
 from peg_rag.serving.metrics import Metrics
-from peg_rag.serving.problems import ApiError, Busy
+from peg_rag.serving.problems import ApiError, Busy, unexpected_problem
 from peg_rag.serving.settings import ServerSettings
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class Guard:
             await self.app(scope, receive, send)
             return
         exchange = _Exchange(self.settings, self.load, receive, send)
+        scope.setdefault("state", {})["request_id"] = exchange.id
         self.load.in_flight += 1
         try:
             await self._answer(scope, exchange)
@@ -79,8 +80,7 @@ class Guard:
         except TimeoutError:
             problem = ApiError(503, "the request took too long; send less at once", code="timeout", retry_after_s=5)
         except Exception as error:
-            log(logger, logging.ERROR, "unexpected error", request_id=exchange.id, **describe(error))
-            problem = ApiError(500, f"something went wrong inside; the log knows it as {exchange.id}")
+            problem = unexpected_problem(error, exchange.id)
         if exchange.status:  # the answer has begun: all that is left is to break it off
             raise _BrokenOff(problem.message)
         await problem.response()(scope, exchange.receive, exchange.send)

@@ -4,6 +4,7 @@ A message may name what the client sent; it never names a path of this machine o
 """
 
 import errno
+import logging
 import math
 
 from fastapi import FastAPI, Request
@@ -14,6 +15,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, MissingExtra, PegRagError, UnsupportedSearch
+from peg_rag.serving.logs import describe, log
+
+logger = logging.getLogger(__name__)
 
 _CODES = {
     400: "invalid_request",
@@ -80,17 +84,44 @@ class Busy(ApiError):
 
 def add_handlers(app: FastAPI) -> None:
     """Have every exception of a request answered in the one form."""
-    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(ApiError, _answer_known)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
-    app.add_exception_handler(PegRagError, _answer_library)
-    app.add_exception_handler(OSError, _answer_os)
+    app.add_exception_handler(PegRagError, _answer_known)
+    app.add_exception_handler(OSError, _answer_known)
     app.add_exception_handler(ClientDisconnect, _answer_gone)
 
 
-async def _answer_api_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error.response()
+def known_problem(error: Exception) -> ApiError | None:
+    """What a client is told of an error that it or the server's owner can do something about; None for any other."""
+    match error:
+        case ApiError():
+            return error
+        case DataError():
+            return ApiError(422, str(error))
+        case MissingExtra():
+            return ApiError(501, str(error))
+        case InvalidInput() | UnsupportedSearch():
+            return ApiError(400, str(error))
+        case IndexBusy():
+            return ApiError(429, "the store is being written to by another process", retry_after_s=5)
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return ApiError(507, "the disk is full; nothing was changed")
+        case _:
+            return None
+
+
+def unexpected_problem(error: Exception, request_id: str) -> ApiError:
+    """Log any other error, and have the client told where the log has it."""
+    log(logger, logging.ERROR, "unexpected error", request_id=request_id, **describe(error))
+    return ApiError(500, f"something went wrong inside; the log knows it as {request_id}")
+
+
+async def _answer_known(_: Request, error: Exception) -> Response:
+    problem = known_problem(error)
+    if problem is None:
+        raise error
+    return problem.response()
 
 
 async def _answer_invalid(_: Request, error: Exception) -> Response:
@@ -109,26 +140,6 @@ async def _answer_http(_: Request, error: Exception) -> Response:
     for name, value in (error.headers or {}).items():
         answer.headers[name] = value
     return answer
-
-
-async def _answer_library(_: Request, error: Exception) -> Response:
-    match error:
-        case DataError():
-            return ApiError(422, str(error)).response()
-        case MissingExtra():
-            return ApiError(501, str(error)).response()
-        case InvalidInput() | UnsupportedSearch():
-            return ApiError(400, str(error)).response()
-        case IndexBusy():
-            return ApiError(429, "the store is being written to by another process", retry_after_s=5).response()
-        case _:
-            raise error
-
-
-async def _answer_os(_: Request, error: Exception) -> Response:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ApiError(507, "the disk is full; nothing was changed").response()
-    raise error
 
 
 async def _answer_gone(_: Request, __: Exception) -> Response:

@@ -2,7 +2,8 @@
 
 A client that sends a header a minute (slow-loris), or never reads its answer, would keep a socket and its buffers for
 ever; h11 itself bounds the headers' size. Such connections never reach, or have left, the application, so this cannot
-be a middleware.
+be a middleware. Where no connection is left for a newcomer, the one that has been idle longest makes room, so that
+clients that keep theirs shut nobody out.
 """
 
 import asyncio
@@ -24,10 +25,11 @@ def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
         _reading: asyncio.TimerHandle | None = None
         _writing: asyncio.TimerHandle | None = None
         _unsent = 0  # bytes, when the writing timer was set
+        _idle_since: float | None = None  # seconds of the loop's clock; None before the first answer and while at work
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > settings.max_connections:
+            if len(self.connections) > settings.max_connections and not self._make_room():
                 self._refuse(b"429 Too Many Requests", _TOO_MANY, b"Retry-After: 1\r\n")
             else:
                 self._expect_headers()
@@ -35,6 +37,7 @@ def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():  # refused, or too late
                 return
+            self._idle_since = None
             super().data_received(data)
             if self._answering():
                 self._stop("_reading")
@@ -45,6 +48,7 @@ def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
             super().on_response_complete()
             if not self._answering():  # no pipelined request was waiting: the keep-alive timer runs now
                 self._stop("_reading")
+                self._idle_since = self.loop.time()
             self._expect_progress()
 
         def pause_writing(self) -> None:
@@ -58,6 +62,16 @@ def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop("_reading", "_writing")
             super().connection_lost(exc)
+
+        def _make_room(self) -> bool:
+            """Close the connection that has been idle longest, if any is idle."""
+            idle = [c for c in self.connections if isinstance(c, GuardedProtocol) and c._idle_since is not None]
+            if not idle:
+                return False
+            longest = min(idle, key=lambda c: c._idle_since or 0.0)
+            longest._idle_since = None
+            longest.transport.close()
+            return True
 
         def _stop(self, *timers: str) -> None:
             for name in timers:

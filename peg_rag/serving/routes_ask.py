@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 
-from fastapi import APIRouter, Depends, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
@@ -18,7 +18,7 @@ from peg_rag.serving.access import Parts, may_read
 from peg_rag.serving.generate import LanguageModel, LanguageModelError, Part, cited_numbers
 from peg_rag.serving.knowledge import KnowledgeBase
 from peg_rag.serving.logs import log
-from peg_rag.serving.problems import ApiError
+from peg_rag.serving.problems import ApiError, known_problem, unexpected_problem
 from peg_rag.serving.routes_knowledge import Knowledge
 from peg_rag.serving.schemas import (
     AnswerDelta,
@@ -55,7 +55,7 @@ text); `error` where it cannot be finished."""
     response_model=None,
     responses={200: {"model": AskAnswer, "description": _EVENTS, "content": {"text/event-stream": {}}}},
 )
-async def ask(request: AskRequest, parts: Parts, knowledge: Knowledge) -> Response:
+async def ask(request: AskRequest, parts: Parts, knowledge: Knowledge, exchange: Request) -> Response:
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
     kind = _kind(request, parts.language_model)
     hits = await parts.searches.run(
@@ -64,7 +64,7 @@ async def ask(request: AskRequest, parts: Parts, knowledge: Knowledge) -> Respon
     events = _generated(request, hits, parts) if kind == "generated" else _extracted(request, hits, parts, knowledge)
     opening = _opening(kind, request, hits, parts.language_model)
     if request.stream:
-        stream = _stream(opening, events)
+        stream = _stream(opening, events, exchange.state.request_id)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
     return Response((await _whole(opening, events)).model_dump_json(), media_type="application/json")
 
@@ -81,14 +81,16 @@ def _opening(kind: AnswerKind, request: AskRequest, hits: list[Hit], model: Lang
     return AnswerOpening(hits=found.hits, mode=found.mode, kind=kind, model=name)
 
 
-async def _stream(opening: AnswerOpening, events: Events) -> AsyncIterator[bytes]:
+async def _stream(opening: AnswerOpening, events: Events, request_id: str) -> AsyncIterator[bytes]:
+    """The events as they come. The status is sent by then, so whatever goes wrong becomes the last of them."""
     yield _written(opening)
     try:
         async with aclosing(events):  # when the client goes, so does what is asked for it
             async for event in events:
                 yield _written(event)
-    except ApiError as error:
-        yield format_sse_event(event="error", data_str=bytes(error.response().body).decode())
+    except Exception as error:
+        problem = known_problem(error) or unexpected_problem(error, request_id)
+        yield format_sse_event(event="error", data_str=bytes(problem.response().body).decode())
 
 
 def _written(event: BaseModel) -> bytes:

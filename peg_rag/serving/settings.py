@@ -58,8 +58,8 @@ class ServerSettings(BaseModel):
     request_timeout_s: PositiveFloat = 600.0
     """For everything from the headers to the end of the answer."""
     keep_alive_s: PositiveInt = 75
-    """For an idle connection; longer than clients and load balancers keep theirs (5 to 60 s), so that it is they who
-    let go: a request would else now and then meet a connection that is just being closed."""
+    """For an idle connection; longer than most clients and load balancers keep theirs (5 to 60 s), so that it is they
+    who let go: a request would else now and then meet a connection that is just being closed."""
     drain_timeout_s: PositiveInt = 30
     """After SIGTERM, for requests in flight to finish."""
     conversion_timeout_s: PositiveFloat = 60.0
@@ -69,7 +69,7 @@ class ServerSettings(BaseModel):
 class LanguageModelSettings(BaseModel):
     """A chat model behind an OpenAI-compatible endpoint: OpenAI, Ollama, vLLM and many others. Times in seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base_url: HttpUrl
     """As OpenAI's clients take it, such as `http://localhost:11434/v1`."""
@@ -90,6 +90,13 @@ class LanguageModelSettings(BaseModel):
         if url.username or url.password or url.query or url.fragment:
             raise ValueError("expected a bare address such as http://localhost:11434/v1; a key has its own setting")
         return url
+
+    @field_validator("api_key")
+    @classmethod
+    def _sendable(cls, key: SecretStr) -> SecretStr:
+        if not all("!" <= c <= "~" for c in key.get_secret_value()):
+            raise ValueError("expected printable ASCII characters without spaces: the key travels in a header")
+        return key
 
     @property
     def completions_url(self) -> str:

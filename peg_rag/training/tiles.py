@@ -377,7 +377,7 @@ class _RowTile:
         for piece, best, total, shift in _pieces(128, scores, self.best, self.total, self.shift):
             torch.maximum(best, piece.amax(1), out=best)
             if self.logits.shifts:
-                functional.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
+                torch.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
             total += piece.exp_().sum(1)
 
     def close(self) -> None:
@@ -424,7 +424,7 @@ class _RowTile:
         unmasked = logits > -math.inf if self.logits.smoothing else None
         scaled = torch.where(logits > -math.inf, logits, 0.0) if self._explicit_scale else None
         logits.sub_((self.lse - self.weights.log()).unsqueeze(1))
-        gradient = functional.threshold_(logits, LEAST_EXPONENT, -math.inf).exp_()
+        gradient = torch.threshold_(logits, LEAST_EXPONENT, -math.inf).exp_()
         if unmasked is not None:
             gradient.sub_(smooth.unsqueeze(1) * unmasked)
         if scaled is not None:
@@ -443,7 +443,7 @@ class _RowTile:
         if self._explicit_scale:
             self.scale_gradient += (gradient * self.positives).sum()
         gradients = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
-        for place, own in enumerate(gradients.split(1, 1)):  # (r, 1)
+        for place, own in enumerate(torch.split(gradients, 1, 1)):  # (r, 1)
             self.row_gradient.addcmul_(self.own[:, place], own)
             direction.own.gradient.index_add_(0, self.own_index[:, place].clamp(min=0), self.rows_scaled * own)
         direction.rows.gradient[rows].add_(self.row_gradient, alpha=self.logits.scale)
