@@ -1,5 +1,6 @@
 """`adapt`: what is read, what is held out, and a model that is better on text it never saw or is not saved."""
 
+import gzip
 import json
 import random
 import signal
@@ -10,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zstandard
+from filelock import FileLock
 from sample_files import docx, pdf, static_model
 
 from peg_rag import PEGEncoder
 from peg_rag.cli.app import run
-from peg_rag.errors import DataError, InvalidInput
+from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.evaluation import evaluate
 from peg_rag.training import adapt as module
 from peg_rag.training.adapt import Adaptation, AdaptOptions, adapt
 from peg_rag.training.adapt_data import read_documents, split
 from peg_rag.training.data import text_key
+from peg_rag.training.texts import TextDocument
 
 CHARACTERS = "".join(chr(0x4E00 + i) for i in range(600))
 FILLERS, WORDS = CHARACTERS[:40], CHARACTERS[40:]
@@ -76,6 +79,32 @@ def test_a_passage_a_line(tmp_path: Path) -> None:
     assert [document[0].passages for document in read_documents(packed).documents] == [["第一段。"], ["第二段。"]]
 
 
+def test_a_file_reads_alike_alone_and_in_a_folder(tmp_path: Path) -> None:
+    text = "第一段说明报销的办法。\n第二段说明请假的办法。"
+    for encoding in ("gb18030", "utf-16", "utf-8-sig"):
+        file = tmp_path / "a.txt"
+        file.write_text(text, encoding=encoding)
+        alone, within = (read_documents(path).documents for path in (file, tmp_path))
+        assert [document[0].passages[0] for document in alone] == text.split("\n")
+        assert within[0][0].passages == [text.replace("\n", "")]
+    bad = ("好" * 2_000 + "\n").encode() + b"\xff\n"  # one bad line leaves the others alone
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(bad))
+    assert read_documents(tmp_path / "a.txt.gz").documents[0][0].passages == ["好" * 2_000]
+
+
+def test_archives_that_cannot_be_read(tmp_path: Path) -> None:
+    rows = "\n".join(f"第{i}段说明第{i * i}件事情。" for i in range(2_000)).encode()
+    whole = gzip.compress(rows)
+    (tmp_path / "rows.jsonl.gz").write_bytes(whole)
+    with pytest.raises(DataError, match=r"rows\.jsonl\.gz: files named \*\.gz are not read"):
+        read_documents(tmp_path / "rows.jsonl.gz")
+    broken = whole[:200] + b"\xff" * 200 + whole[400:]
+    for name, data in {"a.txt.gz": whole[:-500], "b.txt.gz": broken, "c.txt.gz": rows, "d.txt.zst": rows}.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match="is the file whole"):
+            read_documents(tmp_path / name)
+
+
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no such file or folder"):
         read_documents(tmp_path / "nowhere")
@@ -112,6 +141,31 @@ def test_a_text_that_stands_twice_is_not_taught_and_asked(passages: Path) -> Non
     lesson, choosing, reporting = split([*documents, *documents], 0.1, seed=0)
     asked = {text_key(q) for exam in (choosing, reporting) for q in exam.task.queries.values()}
     assert not asked & {text_key(p.query) for pairs in lesson.pairs.values() for p in pairs}
+
+
+def test_of_copies_one_stands(passages: Path) -> None:
+    documents = read_documents(passages).documents
+    copies = [[TextDocument("副本", [f" {p}" for p in section.passages]) for section in d] for d in documents]
+    lesson, choosing, reporting = split([*documents, *copies], 0.1, seed=0)
+    assert lesson.documents + choosing.documents + reporting.documents == len(documents)
+    taught = [pair.positive for pairs in lesson.pairs.values() for pair in pairs]
+    for task in (choosing.task, reporting.task):
+        asked = "\n".join(map(text_of, [*task.corpus.values(), *taught]))
+        assert not any(query in asked for query in map(text_of, task.queries.values()))
+
+
+def test_versions_of_a_text_are_not_asked_for(passages: Path) -> None:
+    documents = read_documents(passages).documents
+    versions = [[TextDocument("", [f"这是后来的一个版本。{d[0].passages[0]}"])] for d in documents[::4]]
+    lesson, *exams = split([*documents, *versions], 0.2, seed=0)
+    taught = [pair.positive for pairs in lesson.pairs.values() for pair in pairs]
+    for exam in exams:
+        elsewhere = "\n".join([*exam.task.corpus.values(), *taught])
+        assert not any(query in elsewhere for query in exam.task.queries.values())
+
+
+def text_of(text: str) -> str:
+    return text.replace(" ", "")
 
 
 def test_no_passage_meets_itself_in_a_batch(passages: Path) -> None:
@@ -223,7 +277,7 @@ def test_interrupted_and_gone_on_with(
 
 
 def test_a_transformer(passages: Path, tiny_bert: Path, tmp_path: Path) -> None:
-    done = adapt(passages, tiny_bert, tmp_path / "bert", AdaptOptions(steps=2), force=True, device="cpu")
+    done = adapt(passages, tiny_bert, tmp_path / "bert", AdaptOptions(steps=2), force=True, device="auto")
     assert done.saved
     with PEGEncoder(tmp_path / "bert") as encoder, PEGEncoder(tiny_bert, pooling="cls") as start:
         assert (encoder.spec.kind, encoder.spec.pooling) == ("transformer", "cls")
@@ -244,7 +298,56 @@ def test_minutes_become_steps(passages: Path, model: Path, tmp_path: Path, monke
     assert 10 < asked[0] < asked[1]
 
 
-@pytest.mark.parametrize("options", [{"steps": 5, "minutes": 1.0}, {"steps": 0}, {"minutes": -1.0}, {"held_out": 0.6}])
+def test_minutes_go_on_with_the_steps_that_were_measured(
+    passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peg_rag.training.trainer import ContrastiveTrainer
+
+    plain, steps = ContrastiveTrainer.training_step, []
+
+    def step(self: ContrastiveTrainer, *arguments, **options):
+        steps.append(self.state.global_step)
+        if len(steps) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self, *arguments, **options)
+
+    monkeypatch.setattr(ContrastiveTrainer, "training_step", step)
+    options = AdaptOptions(minutes=0.02)
+    first = adapt(passages, model, tmp_path / "mine", options)
+    assert (first.judgement, first.saved) == (None, False)
+    monkeypatch.setattr(module, "plan_run", None)  # another measurement would be another number
+    done = adapt(passages, model, tmp_path / "mine", options, force=True)
+    assert done.saved
+    assert steps == [*range(4), *range(4, first.steps)]
+
+
+def test_few_minutes_have_a_warm_up_of_their_own(
+    passages: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def stop(recipe, **_):
+        asked.append(recipe.stages[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", stop)
+    monkeypatch.setitem(module._DEFAULTS, "transformer", replace(module._DEFAULTS["transformer"], passes=100))
+    with pytest.raises(KeyboardInterrupt):
+        adapt(passages, tiny_bert, tmp_path / "mine", AdaptOptions(minutes=1e-4), device="cpu")
+    assert (asked[0].steps, asked[0].optimizer.warmup_steps) == (10, 1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"steps": 5, "minutes": 1.0},
+        {"steps": 0},
+        {"minutes": -1.0},
+        {"minutes": float("inf")},
+        {"held_out": 0.6},
+        {"seed": -1},
+    ],
+)
 def test_contradictory_options(options: dict) -> None:
     with pytest.raises(InvalidInput, match=r"expected|one says"):
         AdaptOptions(**options)
@@ -262,3 +365,90 @@ def test_a_folder_of_somebody_else_is_left_alone(passages: Path, model: Path, tm
     with pytest.raises(InvalidInput, match="in the way"):
         adapt(passages, model, tmp_path / "mine", AdaptOptions(steps=2))
     assert (tmp_path / "mine.adapting" / "thesis.txt").is_file()
+
+
+def test_only_a_model_is_replaced(passages: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+
+    def refused(documents: Path, out: Path, reason: str) -> None:
+        with pytest.raises(InvalidInput, match=reason):
+            adapt(documents, model, out, AdaptOptions(steps=2), overwrite=True)
+
+    refused(passages, tmp_path / "thesis", "is no model")
+    refused(passages, tmp_path / "docs" / "a.txt", "is no model")
+    refused(tmp_path / "docs", tmp_path / "docs", "the documents .* would be lost")
+    refused(tmp_path / "docs", tmp_path, "the documents .* would be lost")
+    refused(tmp_path / "mine.adapting" / "docs", tmp_path / "mine", "the documents .* would be lost")
+    refused(passages, model, "the model to start from .* would be lost")
+    refused(passages, model.parent, "the model to start from .* would be lost")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_kill_while_the_model_is_replaced_loses_nothing(passages: Path, model: Path, tmp_path: Path) -> None:
+    out, work = tmp_path / "mine", tmp_path / "mine.adapting"
+    (work / "replaced").mkdir(parents=True)
+    (work / "call.json").write_text("{}")
+    (work / "replaced" / "modules.json").write_text("[]")
+    with pytest.raises(InvalidInput, match="is there already"):
+        adapt(passages, model, out, AdaptOptions(steps=2))
+    assert (out / "modules.json").read_text() == "[]"
+    assert not (work / "replaced").exists()
+
+
+def test_two_calls_do_not_share_the_work(passages: Path, model: Path, tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / ".mine.adapting.lock"),
+        pytest.raises(IndexBusy, match=r"another process is at work in .*mine\.adapting"),
+    ):
+        adapt(passages, model, tmp_path / "mine", AdaptOptions(steps=2))
+    assert not (tmp_path / "mine.adapting").exists()
+
+
+def test_own_work_within_the_documents_is_not_read(
+    passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    rows = (json.dumps({"text": line}) for line in passages.read_text(encoding="utf-8").splitlines())
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    (tmp_path / "torn.pdf").write_bytes(b"no pdf")
+    monkeypatch.chdir(tmp_path)
+
+    def stop(recipe, **_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "train", stop)
+        written = []
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                adapt(".", model, "mine", AdaptOptions(steps=2))
+            mined = (tmp_path / "mine.adapting" / "mined").iterdir()
+            written.append({file.name: file.stat().st_mtime_ns for file in mined})
+    assert written[0] == written[1]
+    call = ["adapt", ".", "-m", str(model), "-o", "mine", "--steps", "2", "--force"]
+    assert run(call) == 3  # done, and one file was left out
+    assert "torn.pdf" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "rows.jsonl", "torn.pdf"]
+    assert len(read_documents(tmp_path, leave_out=[tmp_path / "mine"]).documents) == 480
+
+
+def test_into_the_empty_folder_one_stands_in(
+    passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert adapt(passages, model, ".", AdaptOptions(steps=2), force=True).folder == tmp_path / "mine"
+    with pytest.raises(InvalidInput, match="is there already"):
+        adapt(passages, model, "~/mine", AdaptOptions(steps=2))
+    assert (tmp_path / "mine" / "modules.json").is_file()
+
+
+@pytest.mark.parametrize("device", ["meta", "cuda:1", "tpu"])
+def test_devices_that_are_not_trained_on(device: str, passages: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="device="):
+        adapt(passages, model, tmp_path / "mine", AdaptOptions(steps=2), device=device)
+    assert not list(tmp_path.iterdir())

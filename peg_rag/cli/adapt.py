@@ -25,10 +25,13 @@ def adapt(
     held_out: Annotated[float, typer.Option(help="Share of the documents to judge by, never trained on.")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Save a model that got worse, too.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what lies at --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model at --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
 ) -> None:
-    """Adapt a model to documents without labels. Ctrl-C saves a checkpoint; the same command goes on with it."""
+    """Adapt a model to documents without labels. Ctrl-C saves a checkpoint; the same command goes on with it.
+
+    Exit code 3: files were skipped.
+    """
     from peg_rag.cli.console import error, note, show
     from peg_rag.extras import require
 
@@ -49,6 +52,8 @@ def adapt(
         error("the model got worse and is not saved. Give it more text or fewer steps, or save it with --force")
         raise typer.Exit(1)
     note(f"→ {done.folder}")
+    if done.failed:
+        raise typer.Exit(3)
 
 
 def _table(done: "Adaptation", judgement: "Judgement") -> "Table":

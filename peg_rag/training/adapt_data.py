@@ -8,6 +8,7 @@ and HTML files, then some milliseconds a page) and the memory of the texts.
 
 import logging
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -23,6 +24,7 @@ from peg_rag.training.texts import LONGEST_QUERY, SHORTEST_QUERY, TextDocument, 
 
 logger = logging.getLogger(__name__)
 
+LINES = (".txt", ".txt.gz", ".txt.zst")  # a file of passages, one a line
 FEWEST_PAIRS = 100  # to train on
 FEWEST_QUERIES = 20  # of each exam
 MOST_QUERIES = 500
@@ -69,21 +71,24 @@ class Lesson:
         return sum(map(len, self.pairs.values()))
 
 
-def read_documents(path: Path) -> Documents:
+def read_documents(path: Path, *, leave_out: Sequence[Path] = ()) -> Documents:
     """Read a folder of files, one such file, or a .txt, .txt.gz or .txt.zst of one passage a line.
 
     A row of a CSV or JSONL file is a document, any other file is one. Files that cannot be read are left out and named.
+
+    Args:
+        leave_out: folders within the folder that are not read; absolute.
 
     Raises:
         InvalidInput: there is no such file or folder.
         DataError: nothing in it can be read.
     """
-    if path.is_file() and (".txt" in path.suffixes or path.suffix in (".gz", ".zst")):
+    if path.is_file() and path.name.lower().endswith(LINES):
         found = Documents([[TextDocument.of(line)] for line in read_lines(path)], files=1)
         ignored = 0
     else:
         files, ignored = find_files(path)
-        found = _read_files(list(files.values()))
+        found = _read_files([f for f in files.values() if not any(f.is_relative_to(place) for place in leave_out)])
     if not found.documents:
         first = f"; the first error: {found.failed[0]}" if found.failed else ""
         raise DataError(
@@ -96,15 +101,19 @@ def read_documents(path: Path) -> Documents:
 def split(documents: Sequence[Sequence[TextDocument]], share: float, seed: int) -> tuple[Lesson, Exam, Exam]:
     """Set a share of the documents aside whole and cut both parts: the lesson, an exam to choose on, one to report.
 
+    A passage that stands in several places is kept in the first: it cannot be held out and taught at once, and a copy
+    of the right answer would be counted as a wrong one.
+
     Raises:
         DataError: too little text.
     """
+    documents = _distinct(documents)
     if len(documents) < FEWEST_DOCUMENTS:
         documents = [[part] for document in documents for section in document for part in _parts(section)]
     shuffled = random.Random(seed).sample(list(documents), len(documents))
     held = max(round(share * len(documents)), min(HELD_DOCUMENTS, len(documents) // 4))
     halves, rest = (shuffled[:held:2], shuffled[1:held:2]), shuffled[held:]
-    exams = [_exam(list(chain.from_iterable(half)), seed) for half in halves]
+    exams = _asked_once([_exam(list(chain.from_iterable(half)), seed) for half in halves], documents)
     unseen = {text_key(text) for exam in exams for pair in exam for text in (pair.query, pair.positive)}
     lesson = _lesson(list(chain.from_iterable(rest)), unseen, len(rest), seed)
     _check_enough(lesson, exams, len(documents))
@@ -140,6 +149,19 @@ def _documents(sections: Iterable[Section]) -> Iterator[list[TextDocument]]:
         yield whole
 
 
+def _distinct(documents: Sequence[Sequence[TextDocument]]) -> list[list[TextDocument]]:
+    """Every passage once; what is left with none goes."""
+    seen: set[int] = set()
+
+    def fresh(passage: str) -> bool:
+        known = len(seen)
+        seen.add(text_key(passage))
+        return len(seen) > known
+
+    kept = ([TextDocument(s.title, [*filter(fresh, s.passages)]) for s in document] for document in documents)
+    return [some for document in kept if (some := [section for section in document if section.passages])]
+
+
 def _parts(section: TextDocument) -> Iterator[TextDocument]:
     for start in range(0, len(section.passages), PART_PASSAGES):
         yield TextDocument(section.title if start == 0 else "", section.passages[start : start + PART_PASSAGES])
@@ -163,6 +185,16 @@ def _exam(sections: Sequence[TextDocument], seed: int) -> list[TextPair]:
     return pairs
 
 
+def _asked_once(
+    exams: Sequence[Sequence[TextPair]], documents: Sequence[Sequence[TextDocument]]
+) -> list[list[TextPair]]:
+    """The pairs less those whose query stands in several passages, as in versions of one text: each would answer it."""
+    places = Counter({text_key(pair.query): 0 for exam in exams for pair in exam})
+    for passage in (passage for document in documents for section in document for passage in section.passages):
+        places.update({text_key(sentence) for sentence in sentences(passage)} & places.keys())
+    return [[pair for pair in exam if places[text_key(pair.query)] <= 1] for exam in exams]
+
+
 def _lesson(sections: Sequence[TextDocument], unseen: set[int], documents: int, seed: int) -> Lesson:
     def cut(kind: str, draw: int) -> list[TextPair]:
         pairs = pairs_from(map(_titled, sections), [kind], seed=seed + draw)  # type: ignore[list-item]
@@ -170,7 +202,7 @@ def _lesson(sections: Sequence[TextDocument], unseen: set[int], documents: int, 
 
     pairs = {"title": cut("title", 0), "neighbour": cut("neighbour", 0)}
     pairs |= {f"sentence-{draw}": cut("sentence", draw) for draw in range(DRAWS)}
-    passages = list(dict.fromkeys(passage for section in sections for passage in section.passages))
+    passages = [passage for section in sections for passage in section.passages]
     return Lesson({name: some for name, some in pairs.items() if some}, passages, documents)
 
 

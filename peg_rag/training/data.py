@@ -16,7 +16,9 @@ import logging
 import os
 import re
 import struct
+import sys
 import unicodedata
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +32,7 @@ from numpy.typing import NDArray
 from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.files import write_atomically
+from peg_rag.readers import encoding_of
 from peg_rag.texts import replace_unencodable
 from peg_rag.training.recipe import Columns, SourceOptions, expand_path
 
@@ -42,6 +45,7 @@ Ints = NDArray[np.int64]
 
 FORMAT = 2  # of the cached rows and tokens: raise it when their meaning changes
 FAULTS_SHOWN = 5
+SNIFFED_BYTES = 1 << 16  # that tell a text file's encoding
 WRITE_ROWS = 10_000
 KNOWN_TEXTS = 200_000  # whose cleaned form or tokens are remembered while a file is read
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\ufeff]")
@@ -273,13 +277,35 @@ def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """The clean lines of a .txt file (also .gz, .zst) that hold something."""
+    """The clean lines of a .txt file (also .gz, .zst) that hold something.
+
+    Raises:
+        DataError: the file is missing, is no text, or cannot be read on.
+    """
     if not file.is_file():
         raise DataError(f"{file} is not there")
-    with open_bytes(file) as stream:
-        for line in stream:
-            if text := clean_text(line.decode("utf-8", "replace")):
-                yield text
+    try:
+        with open_bytes(file) as stream:
+            encoding = _encoding(stream.read(SNIFFED_BYTES), file)
+        with io.TextIOWrapper(open_bytes(file), encoding=encoding, errors="replace", newline="\n") as lines:
+            for line in lines:
+                if text := clean_text(line):
+                    yield text
+    except _unreadable() as error:
+        raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
+
+
+def _encoding(head: bytes, file: Path) -> str:
+    """UTF-8 where next to nothing of the head is broken, for one bad line must not change the rest; else as readers."""
+    if b"\0" not in head and head.decode("utf-8", "replace").count("\ufffd") <= len(head) // 1_000:
+        return "utf-8"
+    return encoding_of(head, str(file))
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What damaged files and archives raise; zstandard is imported by whoever opened one of its files."""
+    zstandard = sys.modules.get("zstandard")
+    return (OSError, EOFError, zlib.error, *([zstandard.ZstdError] if zstandard else []))
 
 
 def open_bytes(file: Path) -> IO[bytes]:
