@@ -101,7 +101,7 @@ class LossMetrics:
 
     loss: the loss. accuracy: share of queries whose positive scores above all their negatives. positive_similarity:
     mean cosine of the positives. hard_share: share of negatives with a cosine above the positive's minus the
-    progressive margin, estimated from 256 columns of each tile. masked_share: share of candidates masked as false
+    progressive margin, estimated from 32 rows of each tile. masked_share: share of candidates masked as false
     negatives. t: of the curricular strategy. temperature: τ.
     """
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
-COUNTED_COLUMNS = 256  # of a tile: enough to say what share of negatives is hard
+COUNTED_ROWS = 32  # of a tile: enough to say what share of negatives is hard
 LARGEST_EXPONENT = 60.0  # e^60 times a million candidates, and its inverse times 1e-5, are normal float32 numbers
 LEAST_EXPONENT = -80.0  # e^-80 adds nothing; much less is denormal, and products of denormals take ten times as long
 
@@ -251,7 +251,7 @@ class Direction:
 @dataclass
 class Sums:
     """What a direction adds up over its rows, each a float64 scalar: the weighted loss, the gradient of the scale, and
-    counts. `candidates` are unmasked negatives, `hard` how many of them are, estimated from `COUNTED_COLUMNS` of each
+    counts. `candidates` are unmasked negatives, `hard` how many of them are, estimated from `COUNTED_ROWS` of each
     tile; `masked` are those that are not; `positives` is a sum of cosines.
     """
 
@@ -387,15 +387,15 @@ class _RowTile:
         self.lse = torch.logaddexp(self.positive_logits, self.rest)  # (r,)
 
     def _count(self, scores: Tensor, hidden_rows: Tensor) -> None:
-        """Count what is unmasked, and estimate how much of it is hard from columns all over the tile."""
+        """Count what is unmasked, and estimate how much of it is hard from some of the rows."""
         if self.false_above is not None:
             seen = (scores > -math.inf).sum(1)
         else:
             seen = scores.shape[1] - torch.bincount(hidden_rows, minlength=len(scores))
         self.seen += seen
-        some = scores[:, :: max(scores.shape[1] // COUNTED_COLUMNS, 1)]
-        share = self.logits.hard(some, self.hard_above).sum(1) / (some > -math.inf).sum(1).clamp_(min=1)
-        self.hard += share * seen
+        some = slice(None, None, max(len(scores) // COUNTED_ROWS, 1))
+        hard = self.logits.hard(scores[some], self.hard_above[some]).sum()
+        self.hard += seen * (hard / seen[some].sum().clamp_(min=1))
 
     def _add(self, scores: Tensor) -> None:
         self.best = torch.maximum(self.best, scores.amax(1))
