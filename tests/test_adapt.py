@@ -242,20 +242,26 @@ def test_what_got_worse_is_not_saved(
     assert run([*arguments, "--force", "--overwrite"]) == 0
 
 
-def test_interrupted_and_gone_on_with(
-    adapted: Adaptation, passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
+    """Have Ctrl-C pressed in that training step; the list is filled with the steps that are taken."""
     from peg_rag.training.trainer import ContrastiveTrainer
 
     plain, steps = ContrastiveTrainer.training_step, []
 
     def step(self: ContrastiveTrainer, *arguments, **options):
         steps.append(self.state.global_step)
-        if len(steps) == 7:
+        if len(steps) == number:
             signal.raise_signal(signal.SIGINT)
         return plain(self, *arguments, **options)
 
     monkeypatch.setattr(ContrastiveTrainer, "training_step", step)
+    return steps
+
+
+def test_interrupted_and_gone_on_with(
+    adapted: Adaptation, passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = interrupt_at(monkeypatch, 7)
     call = [
         "adapt",
         str(passages),
@@ -301,17 +307,7 @@ def test_minutes_become_steps(passages: Path, model: Path, tmp_path: Path, monke
 def test_minutes_go_on_with_the_steps_that_were_measured(
     passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from peg_rag.training.trainer import ContrastiveTrainer
-
-    plain, steps = ContrastiveTrainer.training_step, []
-
-    def step(self: ContrastiveTrainer, *arguments, **options):
-        steps.append(self.state.global_step)
-        if len(steps) == 4:
-            signal.raise_signal(signal.SIGINT)
-        return plain(self, *arguments, **options)
-
-    monkeypatch.setattr(ContrastiveTrainer, "training_step", step)
+    steps = interrupt_at(monkeypatch, 4)
     options = AdaptOptions(minutes=0.02)
     first = adapt(passages, model, tmp_path / "mine", options)
     assert (first.judgement, first.saved) == (None, False)
