@@ -24,6 +24,7 @@ from torch.nn import functional
 KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
 COUNTED_ROWS = 32  # of a tile: enough to say what share of negatives is hard
 LARGEST_EXPONENT = 60.0  # e^60 times a million candidates, and its inverse times 1e-5, are normal float32 numbers
+LINE = 16  # elements: a cache line of float32
 LEAST_EXPONENT = -80.0  # e^-80 adds nothing; much less is denormal, and products of denormals take ten times as long
 
 
@@ -45,7 +46,7 @@ class Tile:
 
         columns: there are in all. plain: the logits are; others make copies of a tile, so theirs is a few MB on a CPU.
         """
-        on_cpu = (768, 128, 6144) if plain else (512, 128, 2048)
+        on_cpu = (1024, 128, 6144) if plain else (512, 128, 2048)
         rows, least, width = on_cpu if device.type == "cpu" else (4096, 1024, 8192)
         fitting = KEPT_BYTES.get(device.type, 0) // (4 * max(columns, 1)) // 64 * 64
         keep = fitting >= least
@@ -78,19 +79,19 @@ class Prefix:
     def of(cls, vectors: Tensor, dim: int) -> "Prefix":
         """Normalise the first `dim` of `vectors` (n, d) in float32 or better; a zero vector stays zero."""
         part = vectors[:, :dim].to(torch.promote_types(vectors.dtype, torch.float32))
-        unit, norms = torch.empty_like(part), part.new_empty(len(part), 1)
-        for piece, out, length in _pieces(1024, part, unit, norms):
-            torch.linalg.vector_norm(piece, dim=1, keepdim=True, out=length)
-            torch.div(piece, length.masked_fill_(length == 0, 1.0), out=out)
-        return cls(unit, norms)
+        norms = torch.linalg.vector_norm(part, dim=1, keepdim=True)  # (n, 1)
+        norms.masked_fill_(norms < torch.finfo(part.dtype).tiny, 1.0)
+        return cls(part * norms.reciprocal(), norms)
 
     def raw_gradient(self) -> Tensor:
         """The gradient on the vectors as they were given, (g − (g·u)u) / ‖x‖, made in place of the other."""
-        whole = self.gradient
-        for gradient, unit, norms in _pieces(1024, whole, self.unit, self.norms):
-            along = torch.linalg.vecdot(gradient, unit).unsqueeze_(1)  # (rows, 1)
-            gradient.addcmul_(unit, along, value=-1.0).div_(norms)
-        return whole
+        along = dots(self.gradient, self.unit).unsqueeze_(1)  # (n, 1)
+        return self.gradient.addcmul_(self.unit, along, value=-1.0).mul_(self.norms.reciprocal())
+
+
+def dots(left: Tensor, right: Tensor) -> Tensor:
+    """(n,) dot products of paired rows (n, d); `torch.linalg.vecdot` would first write all products down."""
+    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).view(-1)
 
 
 def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -281,9 +282,11 @@ class Scratch:
         if like.device.type != "cpu":  # elsewhere the allocator itself keeps memory, and can lend it to the encoder
             return like.new_empty(rows, columns)
         kept = self._kept
-        if kept is None or kept.dtype != like.dtype or len(kept) < rows * columns or kept.is_inference():
-            self._kept = kept = like.new_empty(rows * columns)
-        return kept[: rows * columns].view(rows, columns)
+        lines = -(-columns // LINE) | 1  # an odd number: rows a multiple of 4 KB apart would share cache sets
+        size = rows * lines * LINE
+        if kept is None or kept.dtype != like.dtype or len(kept) < size or kept.is_inference():
+            self._kept = kept = like.new_empty(size)
+        return kept[:size].view(rows, lines * LINE)[:, :columns]
 
 
 def contrast(direction: Direction, logits: Logits, tile: Tile, scratch: Scratch) -> Sums:
@@ -310,7 +313,7 @@ def _row_tile(state: "_RowTile", direction: Direction, rows: slice, tile: Tile, 
 
     for number, (hidden_rows, _) in enumerate(hidden):
         state.see(scores(number, compute=True)[1], hidden_rows)
-    state.close()
+    state.close(buffer)
     if state.exponentials:
         state.spread_exponentials(buffer, columns)
     else:
@@ -331,20 +334,20 @@ class _RowTile:
         self.logits, self.weights = logits, direction.weights[rows]
         self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
         self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
-        self.rows_scaled = self.unit * logits.scale  # (r, d)
-        self.rows_factor = self.unit * logits.factor if logits.strength else self.rows_scaled  # (r, d)
-        self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines
+        self.positives = dots(self.unit, self.own[:, 0])  # (r,) cosines
         self.shift = logits.shift(self.positives) if keep and logits.plain else None  # (r, 1)
         self.total = torch.zeros_like(self.positives)  # (r,) sum of the exponentials
         self.hard_above, self.false_above = logits.hard_above(self.positives), logits.false_above(self.positives)
-        self.own_scores = torch.einsum("rd,rhd->rh", self.rows_factor, self.own[:, 1:])  # (r, h)
+        self.own_scores = torch.einsum("rd,rhd->rh", self.unit, self.own[:, 1:]) * logits.factor  # (r, h)
         self._hide(self.own_scores.masked_fill_(direction.own_hidden[rows], -math.inf))
         self.positive_logits = self.positives * logits.scale  # (r,)
         self.rest = torch.full_like(self.positives, -math.inf)  # (r,) log-sum-exp of the negatives
-        self.best = torch.full_like(self.positives, -math.inf)  # (r,) the highest score of a negative
+        self.best = torch.full_like(self.positives, -math.inf)  # (r,) the highest score of a negative, where it matters
         self.logit_sum, self.seen = self.positive_logits.clone(), torch.ones_like(self.positives)  # (r,) unmasked ones
         self.hard = torch.zeros_like(self.positives)  # (r,)
-        self.row_gradient = torch.zeros_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
+        self.row_gradient = torch.empty_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
+        if self.shift is None:
+            self.row_gradient.zero_()
         self.scale_gradient = self.positives.new_zeros(())
         if self.own_scores.shape[1]:
             self._count(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0])
@@ -360,7 +363,7 @@ class _RowTile:
 
     def score(self, columns: Tensor, hidden: tuple[Tensor, Tensor], out: Tensor) -> Tensor:
         """Scores of the rows against columns (c, d), hidden cells at −inf, written to `out` (r, c)."""
-        torch.mm(self.rows_factor, columns.T, out=out)
+        torch.addmm(out, self.unit, columns.T, beta=0, alpha=self.logits.factor, out=out)
         if len(hidden[0]):
             out[hidden] = -math.inf
         return self._hide(out)
@@ -374,17 +377,27 @@ class _RowTile:
         if self.shift is None:
             self._add(scores)
             return
-        for piece, best, total, shift in _pieces(128, scores, self.best, self.total, self.shift):
-            torch.maximum(best, piece.amax(1), out=best)
+        for piece, total, shift in _pieces(128, scores, self.total, self.shift):
             if self.logits.shifts:
                 torch.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
             total += piece.exp_().sum(1)
 
-    def close(self) -> None:
-        """All tiles were seen: add up the log-sum-exp, of the negatives and of all."""
+    def close(self, exponentials: Tensor) -> None:
+        """All tiles were seen: add up the log-sum-exp, of the negatives and of all. `exponentials` (r, m) where kept."""
         if self.shift is not None:
             self.rest = torch.logaddexp(self.rest, self.total.log().add_(self.shift.squeeze(1)))
+            self._find_best(exponentials)
         self.lse = torch.logaddexp(self.positive_logits, self.rest)  # (r,)
+
+    def _find_best(self, exponentials: Tensor) -> None:
+        """Look for the highest score where it matters: no negative outdoes a positive that outweighs all together."""
+        assert self.shift is not None
+        unclear = self.rest >= self.logits.factor * self.positives  # (r,)
+        if not unclear.any():
+            return
+        for piece, best, shift, some in _pieces(128, exponentials, self.best, self.shift, unclear):
+            if some.any():
+                torch.maximum(best, piece.amax(1).log_().add_(shift.squeeze(1)), out=best)
 
     def _count(self, scores: Tensor, hidden_rows: Tensor) -> None:
         """Count what is unmasked, and estimate how much of it is hard from some of the rows."""
@@ -408,14 +421,14 @@ class _RowTile:
         """Add the gradients to the rows' and to the columns'; (r, m), of all columns, as `see` left them."""
         assert self.shift is not None
         factor = self.weights.unsqueeze(1) * (self.shift - self.lse.unsqueeze(1)).exp_()  # (r, 1)
-        self.row_gradient.addcmul_(torch.mm(exponentials, columns.unit), factor)
-        columns.add_product(exponentials.T, self.rows_scaled * factor)
+        torch.mm(exponentials, columns.unit, out=self.row_gradient).mul_(factor)
+        columns.add_product(exponentials.T, self.unit * (self.logits.scale * factor))
 
     def spread(self, scores: Tensor, columns: Tensor, column_gradient: Tensor) -> None:
         """Add a tile's gradients to the rows' and to the columns' (c, d); `scores` (r, c) as `see` left them."""
         gradient = self.gradient(scores)  # (r, c)
         self.row_gradient.addmm_(gradient, columns)
-        column_gradient.addmm_(gradient.T, self.rows_scaled)
+        column_gradient.addmm_(gradient.T, self.unit, alpha=self.logits.scale)
 
     def gradient(self, scores: Tensor) -> Tensor:
         """∂loss/∂score of the tile's cells, (r, c); overwrites `scores`."""
@@ -445,10 +458,11 @@ class _RowTile:
         gradients = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
         for place, own in enumerate(torch.split(gradients, 1, 1)):  # (r, 1)
             self.row_gradient.addcmul_(self.own[:, place], own)
-            direction.own.gradient.index_add_(0, self.own_index[:, place].clamp(min=0), self.rows_scaled * own)
+            source = self.unit * (self.logits.scale * own)
+            direction.own.gradient.index_add_(0, self.own_index[:, place].clamp(min=0), source)
         direction.rows.gradient[rows].add_(self.row_gradient, alpha=self.logits.scale)
         if not self._explicit_scale:
-            self.scale_gradient = torch.sum(self.row_gradient * self.unit)
+            self.scale_gradient = dots(self.row_gradient, self.unit).sum()
         return self._sums(direction)
 
     def _sums(self, direction: Direction) -> Tensor:
