@@ -6,7 +6,8 @@ stops where their values differ by more than 1e-4 or their gradients by more tha
 * `loss`: the loss stage alone (vectors in, gradients on them out), 256 dimensions, 5 hard negatives per query, at the
   peer's default `mini_batch_size` and over a grid of others and of `mini_batch_num_tokens`. The GFLOP/s of ours count
   the arithmetic that is really done, and stand beside the machine's own GEMM rate in the same type and minutes.
-* `memory`: what the loss stage takes above the vectors and their gradients (peak resident set, one process each).
+* `memory`: what the loss stage takes above the vectors and their gradients (peak resident set, one process each; the
+  median of as many processes as there are repeats, since the peer's peak varies by half).
 * `step`: a whole step of a 4-layer BERT with dropout off, token lengths as in real Chinese pairs.
 
 Where other work runs on the machine, wall time measures that too: `--clock cpu` counts processor time on one thread.
@@ -309,33 +310,31 @@ def memory_of(who: str, b: int, folder: Path) -> int:
     return resident("VmHWM") - before - gradients
 
 
-def memory_stage(batches: list[int], folder: Path) -> list[dict[str, int]]:
+def memory_stage(batches: list[int], repeats: int, folder: Path) -> list[dict[str, Any]]:
     rows = []
     for b in batches:
-        row = {"queries": b}
-        for who in ("ours", "32"):
-            command: list[str] = [
-                sys.executable,
-                __file__,
-                "--measure-memory",
-                who,
-                "--batches",
-                str(b),
-                "--folder",
-                str(folder),
-            ]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            row[who] = int(out.splitlines()[-1])
+        peaks: dict[str, list[int]] = {"ours": [], "32": []}
+        for _ in range(repeats):
+            for who, found in peaks.items():
+                options = ["--measure-memory", who, "--batches", str(b), "--folder", str(folder)]
+                command = [sys.executable, __file__, *options]
+                out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                found.append(int(out.splitlines()[-1]))
+        row: dict[str, Any] = {"queries": b, **{who: median(found) for who, found in peaks.items()}, "peaks": peaks}
         rows.append(row)
         print(
-            f"  B={b}: ours {row['ours'] / 1e6:.0f} MB; theirs at their default {row['32'] / 1e6:.0f} MB; "
-            f"ratio {row['ours'] / row['32']:.2f}",
+            f"  B={b}: ours {_megabytes(peaks['ours'])}; theirs at their default {_megabytes(peaks['32'])}; "
+            f"ratio of medians {row['ours'] / row['32']:.2f}",
             flush=True,
         )
     return rows
 
 
-def plot_memory(rows: list[dict[str, int]], path: Path) -> None:
+def _megabytes(peaks: list[int]) -> str:
+    return f"{median(peaks) / 1e6:.0f} MB ({min(peaks) / 1e6:.0f} to {max(peaks) / 1e6:.0f})"
+
+
+def plot_memory(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -487,7 +486,7 @@ def main() -> None:
                     report.setdefault("loss", {})[str(b)] = row
                     path.write_text(json.dumps(report, indent=2) + "\n")
             elif stage == "memory":
-                report["memory_bytes"] = memory_stage(arguments.batches, folder)
+                report["memory_bytes"] = memory_stage(arguments.batches, arguments.repeats, folder)
                 plot_memory(report["memory_bytes"], arguments.out / "train_step_memory.png")
             else:
                 report["step"] = step_stage(arguments.step_batch, arguments.repeats, folder)

@@ -213,6 +213,30 @@ def test_metrics_against_brute_force() -> None:
     assert metrics.positive_similarity == pytest.approx(positives.mean().item())
 
 
+@settings(deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    temperature=st.sampled_from([1.0, 0.05, 0.01]),
+    nearness=st.floats(0, 3),
+    strategy=st.sampled_from(["none", "static"]),
+    keep=st.booleans(),
+)
+def test_accuracy_by_brute_force_whether_positives_outweigh_all_negatives_or_not(
+    seed: int, temperature: float, nearness: float, strategy: Literal["none", "static"], keep: bool
+) -> None:
+    """Where they do, the tiles don't look for the highest negative."""
+    queries, documents, pairs = make_batch(seed, [2] * 7, 0, False)
+    documents = documents.index_add(0, pairs.positives, queries * nearness)
+    state = ProgressiveState(ProgressiveOptions(strategy=strategy))
+    options = LossOptions(temperature=temperature)
+    metrics = tiled_loss(queries, documents, pairs, options, state, tile=Tile(rows=3, columns=5, keep=keep)).metrics
+    scores = (functional.normalize(queries) @ functional.normalize(documents).T) * (1 / temperature + state.strength)
+    rows = torch.arange(7)
+    positives = scores[rows, pairs.positives]
+    negatives = scores.index_put((rows, pairs.positives), torch.tensor(-math.inf).double())
+    assert metrics.accuracy == pytest.approx((negatives.amax(1) < positives).double().mean().item())
+
+
 class LargestTensor(TorchDispatchMode):
     """Notes the number of elements of the largest tensor that any operation returns."""
 
@@ -339,6 +363,13 @@ def test_scratch_is_no_part_of_a_copy_and_survives_inference_mode() -> None:
     assert cosines(queries.requires_grad_(), queries).requires_grad is False
 
 
+@pytest.mark.parametrize("columns", [1, 16, 17, 1024, 12_288])
+def test_rows_of_the_scratch_do_not_share_cache_sets(columns: int) -> None:
+    matrix = Scratch().matrix(3, columns, torch.empty(0))
+    assert matrix.shape == (3, columns)
+    assert matrix.stride(0) * 4 % 128 == 64  # an odd number of cache lines
+
+
 def test_autocast_does_not_reach_the_loss() -> None:
     queries, documents, pairs = make_batch(2, [2] * 6, 0, False)
     queries, documents = queries.float(), documents.float()
@@ -355,6 +386,15 @@ def test_half_precision_vectors_are_computed_in_float32() -> None:
     full = tiled_loss(queries.bfloat16().float(), documents.bfloat16().float(), pairs)
     assert halves.query_gradient.dtype == torch.float32
     assert torch.equal(halves.document_gradient, full.document_gradient)
+
+
+@pytest.mark.parametrize("length", [1e-18, 1e15])
+def test_very_short_and_very_long_vectors(length: float) -> None:
+    queries, documents, pairs = make_batch(5, [2] * 4, 0, False)
+    exact = tiled_loss(queries, documents, pairs)
+    got = tiled_loss(queries.float() * length, documents.float(), pairs)
+    assert got.loss.item() == pytest.approx(exact.loss.item(), rel=1e-5)
+    assert (got.query_gradient * length - exact.query_gradient).norm() <= 1e-5 * exact.query_gradient.norm()
 
 
 def test_a_zero_vector_is_orthogonal_to_all() -> None:

@@ -359,7 +359,9 @@ class _Step:
     def _weights(self) -> Tensor:
         """(b,), summing to 1 over all ranks. All ranks learn here whether any vector is broken."""
         queries, documents = self.whole[id(self.queries)], self.whole[id(self.documents)]
-        positives = dots(queries.unit, documents.unit[self.pairs.positives])
+        positives = queries.unit.new_zeros(len(queries.unit))  # (b,) any: without focus all weigh alike
+        if self.progressive.focus:
+            positives = dots(queries.unit, documents.unit[self.pairs.positives])
         weights = _raw_weights(self.pairs, self.progressive, positives)  # (b,)
         broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
         totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))

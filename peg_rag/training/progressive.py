@@ -93,10 +93,15 @@ class ProgressiveState:
         """Whether hard negatives are re-scaled by t rather than weighted by a strength."""
         return self.options.strategy == "curricular"
 
+    @property
+    def focus(self) -> float:
+        """How much more queries far from their positives weigh, now; at 0 all weigh alike."""
+        return self.options.query_focus * self.progress
+
     def query_weights(self, positives: Tensor) -> Tensor:
         """Unnormalised weights (b,) of queries whose positives have the cosines `positives` (b,); no gradient."""
         distance = ((1.0 - positives.detach()) / 2.0).clamp_(min=1e-6)
-        return distance.pow_(self.options.query_focus * self.progress)
+        return distance.pow_(self.focus)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""

@@ -2,8 +2,8 @@
 
 Row tile by row tile: a forward pass over the columns gathers each row's log-sum-exp; then probabilities turn into
 gradients that are added to two buffers. Scores are one matrix product, gradients two; all else is a few passes over a
-tile that lies in cache. Costs per row and column, d dimensions: 6·d operations when a row tile's scores are kept
-between the passes, 8·d when they are computed again.
+tile. Costs per row and column, d dimensions: 6·d operations when a row tile's scores are kept between the passes, 8·d
+when they are computed again.
 
 The usual case, plain logits that are kept, has the least to do: cosines bound the scores, so exponentials need no
 maximum first, one pass makes them, and the two products of the gradient go over all columns at once.
@@ -14,7 +14,6 @@ among the shared columns; it is then one of the hidden cells.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +45,7 @@ class Tile:
 
         columns: there are in all. plain: the logits are; others make copies of a tile, so theirs is a few MB on a CPU.
         """
-        on_cpu = (1024, 128, 6144) if plain else (512, 128, 2048)
+        on_cpu = (1024, 128, 12288) if plain else (512, 128, 2048)
         rows, least, width = on_cpu if device.type == "cpu" else (4096, 1024, 8192)
         fitting = KEPT_BYTES.get(device.type, 0) // (4 * max(columns, 1)) // 64 * 64
         keep = fitting >= least
@@ -92,12 +91,6 @@ class Prefix:
 def dots(left: Tensor, right: Tensor) -> Tensor:
     """(n,) dot products of paired rows (n, d); `torch.linalg.vecdot` would first write all products down."""
     return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).view(-1)
-
-
-def _pieces(rows: int, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """So many rows of each at a time on a CPU, few enough that the second operation on them finds them in cache."""
-    rows = rows if tensors[0].device.type == "cpu" else max(len(tensors[0]), 1)
-    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +229,9 @@ def _expand(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 class Direction:
     """One softmax per row, over its own candidates and over columns that all rows share.
 
-    rows: (b, d). own: vectors that `own_index` (b, 1 + h) points into, column 0 the positive. own_hidden: (b, h) bool.
-    columns: (m, d). answers: the cells of rows × columns that are no negatives. weights: (b,), sum 1 over all ranks.
+    rows: (b, d), without a gradient as yet. own: vectors that `own_index` (b, 1 + h) points into, column 0 the
+    positive. own_hidden: (b, h) bool. columns: (m, d). answers: the cells of rows × columns that are no negatives.
+    weights: (b,), sum 1 over all ranks.
     """
 
     rows: Prefix
@@ -345,9 +339,7 @@ class _RowTile:
         self.best = torch.full_like(self.positives, -math.inf)  # (r,) the highest score of a negative, where it matters
         self.logit_sum, self.seen = self.positive_logits.clone(), torch.ones_like(self.positives)  # (r,) unmasked ones
         self.hard = torch.zeros_like(self.positives)  # (r,)
-        self.row_gradient = torch.empty_like(self.unit)  # (r, d) ∂loss/∂(scale·row)
-        if self.shift is None:
-            self.row_gradient.zero_()
+        self.row_gradient = direction.rows.gradient[rows]  # (r, d) ∂loss/∂(scale·row), zeros as yet
         self.scale_gradient = self.positives.new_zeros(())
         if self.own_scores.shape[1]:
             self._count(self.own_scores, direction.own_hidden[rows].nonzero()[:, 0])
@@ -377,13 +369,12 @@ class _RowTile:
         if self.shift is None:
             self._add(scores)
             return
-        for piece, total, shift in _pieces(128, scores, self.total, self.shift):
-            if self.logits.shifts:
-                torch.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
-            total += piece.exp_().sum(1)
+        if self.logits.shifts:
+            torch.threshold_(scores.sub_(self.shift), LEAST_EXPONENT, -math.inf)
+        self.total += scores.exp_().sum(1)
 
     def close(self, exponentials: Tensor) -> None:
-        """All tiles were seen: add up the log-sum-exp, of the negatives and of all. `exponentials` (r, m) where kept."""
+        """All tiles were seen: add up the log-sum-exp, of negatives and of all. `exponentials`: (r, m), where kept."""
         if self.shift is not None:
             self.rest = torch.logaddexp(self.rest, self.total.log().add_(self.shift.squeeze(1)))
             self._find_best(exponentials)
@@ -393,11 +384,8 @@ class _RowTile:
         """Look for the highest score where it matters: no negative outdoes a positive that outweighs all together."""
         assert self.shift is not None
         unclear = self.rest >= self.logits.factor * self.positives  # (r,)
-        if not unclear.any():
-            return
-        for piece, best, shift, some in _pieces(128, exponentials, self.best, self.shift, unclear):
-            if some.any():
-                torch.maximum(best, piece.amax(1).log_().add_(shift.squeeze(1)), out=best)
+        if unclear.any():
+            self.best = torch.maximum(self.best, exponentials.amax(1).log_().add_(self.shift.squeeze(1)))
 
     def _count(self, scores: Tensor, hidden_rows: Tensor) -> None:
         """Count what is unmasked, and estimate how much of it is hard from some of the rows."""
@@ -456,13 +444,13 @@ class _RowTile:
         if self._explicit_scale:
             self.scale_gradient += (gradient * self.positives).sum()
         gradients = torch.cat([gradient.unsqueeze(1), self.gradient(self.own_scores)], 1)  # (r, 1 + h)
-        for place, own in enumerate(torch.split(gradients, 1, 1)):  # (r, 1)
-            self.row_gradient.addcmul_(self.own[:, place], own)
-            source = self.unit * (self.logits.scale * own)
-            direction.own.gradient.index_add_(0, self.own_index[:, place].clamp(min=0), source)
-        direction.rows.gradient[rows].add_(self.row_gradient, alpha=self.logits.scale)
+        for own, unit, index in zip(gradients.T, self.own.unbind(1), self.own_index.T, strict=True):
+            self.row_gradient.addcmul_(unit, own.unsqueeze(1))
+            torch.mul(self.unit, (self.logits.scale * own).unsqueeze(1), out=unit)  # whose memory is free now
+            direction.own.gradient.index_add_(0, index.clamp(min=0), unit)
         if not self._explicit_scale:
             self.scale_gradient = dots(self.row_gradient, self.unit).sum()
+        self.row_gradient.mul_(self.logits.scale)
         return self._sums(direction)
 
     def _sums(self, direction: Direction) -> Tensor:
