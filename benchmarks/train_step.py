@@ -221,6 +221,7 @@ def loss_stage(b: int, grid: list[int], repeats: int, folder: Path) -> dict[str,
             settings = [(int(best.partition("=")[2]), tokens) for tokens in TOKEN_GRID]
     return {
         "queries": b,
+        "repeats": repeats,
         "candidates": len(documents),
         "tile": asdict(tile),
         "loss": result.loss.item(),
@@ -420,7 +421,7 @@ def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------- run
 
 
-def configuration(repeats: int) -> dict[str, Any]:
+def configuration() -> dict[str, Any]:
     cpu = next((x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "")
     return {
         "cpu": cpu.partition(":")[2].strip() or platform.processor(),
@@ -435,7 +436,6 @@ def configuration(repeats: int) -> dict[str, Any]:
         "dimensions": DIM,
         "hard_negatives": NEGATIVES,
         "scale": SCALE,
-        "repeats": repeats,
     }
 
 
@@ -473,7 +473,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / "train_step.json"
     report = json.loads(path.read_text()) if path.exists() else {}
-    report["configuration"] = configuration(arguments.repeats)
+    report["configuration"] = configuration()
     print(json.dumps(report["configuration"], indent=2), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

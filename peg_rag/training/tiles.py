@@ -23,6 +23,7 @@ from torch.nn import functional
 KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
 COUNTED_ROWS = 32  # of a tile: enough to say what share of negatives is hard
 LARGEST_EXPONENT = 60.0  # e^60 times a million candidates, and its inverse times 1e-5, are normal float32 numbers
+CACHED = 768 << 10  # elements that the second operation on them finds in cache
 LINE = 16  # elements: a cache line of float32
 LEAST_EXPONENT = -80.0  # e^-80 adds nothing; much less is denormal, and products of denormals take ten times as long
 
@@ -369,9 +370,11 @@ class _RowTile:
         if self.shift is None:
             self._add(scores)
             return
-        if self.logits.shifts:
-            torch.threshold_(scores.sub_(self.shift), LEAST_EXPONENT, -math.inf)
-        self.total += scores.exp_().sum(1)
+        rows = max(CACHED // scores.shape[1], 1) if scores.device.type == "cpu" else len(scores)
+        for piece, total, shift in zip(*(x.split(rows) for x in (scores, self.total, self.shift)), strict=True):
+            if self.logits.shifts:
+                torch.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
+            total += piece.exp_().sum(1)
 
     def close(self, exponentials: Tensor) -> None:
         """All tiles were seen: add up the log-sum-exp, of negatives and of all. `exponentials`: (r, m), where kept."""
