@@ -371,7 +371,8 @@ class _RowTile:
             self._add(scores)
             return
         rows = max(CACHED // scores.shape[1], 1) if scores.device.type == "cpu" else len(scores)
-        for piece, total, shift in zip(*(x.split(rows) for x in (scores, self.total, self.shift)), strict=True):
+        pieces = (torch.split(tensor, rows) for tensor in (scores, self.total, self.shift))
+        for piece, total, shift in zip(*pieces, strict=True):
             if self.logits.shifts:
                 torch.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
             total += piece.exp_().sum(1)
