@@ -13,7 +13,6 @@ Cost: about three minutes on two cores.
 """
 
 import argparse
-import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -21,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import zstandard
 
 from peg_rag import PEGEncoder, PEGIndex
+from peg_rag.files import open_packed
 from peg_rag.index.fusion import by_confidence, fuse
 from peg_rag.training.data import text_key
 from peg_rag.training.sampling import in_validation
@@ -96,8 +95,8 @@ def held_out(path: Path, count: int, *, trained: bool) -> tuple[list[str], dict[
     """The positives of a source, and up to `count` held-out queries with the numbers of their positives."""
     documents: dict[str, str] = {}
     relevant: dict[str, set[str]] = {}
-    with path.open("rb") as file:
-        for line in io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), encoding="utf-8"):
+    with open_packed(path, "eval") as lines:
+        for line in lines:
             row = json.loads(line)
             if row["positive"] in documents or len(documents) < DOCUMENTS:
                 key = documents.setdefault(row["positive"], str(len(documents)))

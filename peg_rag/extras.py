@@ -1,6 +1,7 @@
 """Optional dependencies: imported when first used, and an error that carries the pip line when they are not there."""
 
 import importlib
+import sys
 from types import ModuleType
 
 from peg_rag.errors import MissingExtra
@@ -18,3 +19,8 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtra(
             f"'{error.name}' is not installed, and this needs it. Install it with: pip install 'peg-rag[{extra}]'"
         ) from error
+
+
+def require_zstd(extra: str) -> ModuleType:
+    """The standard library's Zstandard, or its backport before Python 3.14; a file that is cut off is an error."""
+    return require("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd", extra)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zstandard
 from filelock import FileLock
 from sample_files import docx, pdf, static_model
 
@@ -18,11 +17,14 @@ from peg_rag import PEGEncoder
 from peg_rag.cli.app import run
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.evaluation import evaluate
+from peg_rag.extras import require_zstd
 from peg_rag.training import adapt as module
 from peg_rag.training.adapt import Adaptation, AdaptOptions, adapt
 from peg_rag.training.adapt_data import read_documents, split
 from peg_rag.training.data import text_key
 from peg_rag.training.texts import TextDocument
+
+zstd = require_zstd("train")
 
 CHARACTERS = "".join(chr(0x4E00 + i) for i in range(600))
 FILLERS, WORDS = CHARACTERS[:40], CHARACTERS[40:]
@@ -75,7 +77,7 @@ def test_read_documents_of_every_kind(tmp_path: Path) -> None:
 
 def test_a_passage_a_line(tmp_path: Path) -> None:
     packed = tmp_path / "texts.txt.zst"
-    packed.write_bytes(zstandard.compress("第一段。\n\n第二段。\n".encode()))
+    packed.write_bytes(zstd.compress("第一段。\n\n第二段。\n".encode()))
     assert [document[0].passages for document in read_documents(packed).documents] == [["第一段。"], ["第二段。"]]
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import pytrec_eval
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.evaluation import METRICS, evaluate, exact_search, load_beir, load_sts, score_run
+from peg_rag.extras import require_zstd
+
+zstd = require_zstd("train")
 
 CORPUS = [{"_id": f"d{i}", "title": "", "text": text} for i, text in enumerate(["aab", "bbc", "ccd", "花呗", "银行卡"])]
 QUERIES = [{"_id": "q0", "text": "ab"}, {"_id": "q1", "text": "花"}, {"_id": "unjudged", "text": "x"}]
@@ -21,7 +23,7 @@ QRELS = "query-id\tcorpus-id\tscore\nq0\td0\t2\nq0\td1\t1\nq1\td3\t1\nq1\td0\t0\
 
 def write_lines(path: Path, rows: list[dict]) -> None:
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
-    pack = {".gz": gzip.compress, ".zst": zstandard.compress}.get(path.suffix, bytes)
+    pack = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)
     path.write_bytes(pack(data))
 
 
@@ -70,15 +72,16 @@ def test_bad_files_are_named_with_their_line(tmp_path: Path, file: str, content:
         load_beir(folder)
 
 
-def test_missing_and_cut_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_missing_and_cut_files(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match="is not a folder"):
         load_beir(tmp_path / "nowhere")
-    folder = write_beir(tmp_path / "cut", ".gz")
-    packed = (folder / "corpus.jsonl.gz").read_bytes()
-    (folder / "corpus.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz: cannot be read after line"):
+    folder = write_beir(tmp_path / "cut", suffix)
+    corpus = folder / f"corpus.jsonl{suffix}"
+    corpus.write_bytes(corpus.read_bytes()[: corpus.stat().st_size // 2])
+    with pytest.raises(DataError, match=rf"corpus\.jsonl\{suffix}: cannot be read after line"):
         load_beir(folder)
-    (folder / "corpus.jsonl.gz").unlink()
+    corpus.unlink()
     with pytest.raises(DataError, match=r"corpus\.jsonl is not there, nor packed"):
         load_beir(folder)
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import zstandard
 
 from peg_rag import PEGEncoder
 from peg_rag.evaluation import evaluate, load_beir
+from peg_rag.extras import require_zstd
 from peg_rag.models import bundled_path
 from peg_rag.training import Recipe
 from peg_rag.training.data import source_files
+
+zstd = require_zstd("train")
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDER = bundled_path("peg-mini")
@@ -99,9 +101,9 @@ def test_plain_text_gives_pairs_from_permitted_sources_alone(tmp_path: Path) -> 
     (tmp_path / "text").mkdir()
     for name, text in {"news-crud_lead": lead, "news-xwlb": "无", "law-statutes": "无", "reading-c3": story}.items():
         line = json.dumps({"query": "问", "positive": text}, ensure_ascii=False) + "\n"
-        (tmp_path / "pairs" / f"{name}.jsonl.zst").write_bytes(zstandard.compress(line.encode()))
+        (tmp_path / "pairs" / f"{name}.jsonl.zst").write_bytes(zstd.compress(line.encode()))
     lines = "\n".join([lead, story, article, unknown, lead + story])
-    (tmp_path / "text" / "zh.txt.zst").write_bytes(zstandard.compress(lines.encode()))
+    (tmp_path / "text" / "zh.txt.zst").write_bytes(zstd.compress(lines.encode()))
     documents = list(made.text_documents(tmp_path))
     assert [(domain, "".join(document.passages)) for domain, document in documents] == [
         ("news", lead),

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 import yaml
 
 from peg_rag import PEGEncoder
-from peg_rag.errors import DataError, TrainingError
+from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.training import Recipe, train
 from peg_rag.training.plan import plan_run
 from peg_rag.training.trainer import last_checkpoint
@@ -373,6 +374,41 @@ def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: py
     history = json.loads((result.folder / "stages" / "1-contrastive" / "history.json").read_text())["log_history"]
     scores = [entry["eval_ndcg@10"] for entry in history if "eval_ndcg@10" in entry]
     assert scores[-1] > scores[0] + 0.15, scores
+
+
+def test_trackers_and_the_hub_are_looked_for_before_the_first_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("peg_rag.training.trainer.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match=r"report_to: wandb is not installed.*pip install wandb"):
+        train(make("logging.report_to=[wandb]"))
+    with pytest.raises(TrainingError, match=r"push_to_hub: nobody/nothing cannot be opened .*hf auth login"):
+        train(make("logging.push_to_hub=nobody/nothing"))
+
+
+def test_tensorboard_gets_loss_and_scores(make: Make) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = train(make("logging.report_to=[tensorboard]", "logging.every_steps=1", steps=3))
+    (folder,) = {events.parent for events in result.folder.rglob("events.out.tfevents.*")}
+    found = EventAccumulator(str(folder)).Reload()
+    assert {"train/loss", "train/accuracy", "eval/ndcg@10"} <= set(found.Tags()["scalars"])
+    assert [event.step for event in found.Scalars("train/loss")] == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_runs_learn_the_same(make: Make, tiny_bert: Path, tmp_path: Path) -> None:
+    still = shutil.copytree(tiny_bert, tmp_path / "still")
+    config = json.loads((still / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # compiled code draws other numbers
+    (still / "config.json").write_text(json.dumps(config))
+    losses = {}
+    for compiled in ("false", "true"):
+        overrides = [f"compile={compiled}", f"output_dir={tmp_path / compiled}", f"model.path={still}"]
+        folder = train(make(*overrides, "logging.every_steps=1", steps=3)).folder
+        history = folder / "stages" / "1-main" / "history.json"
+        losses[compiled] = [row["loss"] for row in json.loads(history.read_text())["log_history"] if "loss" in row]
+    assert len(losses["true"]) == 3
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -13,18 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from peg_rag.errors import DataError, RecipeError
+from peg_rag.extras import require_zstd
 from peg_rag.training.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
 from peg_rag.training.data import PairFile, TokenRows, clean_text, load_pairs, pair_texts, row_tokens, text_key
 from peg_rag.training.recipe import Columns, SourceOptions, ValidationOptions
 from peg_rag.training.sampling import BatchPlan
 from peg_rag.training.validation import retrieval_validation, spearman, split_rows, training_sources
 from peg_rag.training.vocabulary import character_tokenizer, word_tokenizer
+
+zstd = require_zstd("train")
 
 ROWS = [
     {"query": "花呗如何还款", "positive": "在支付宝里还花呗", "negatives": ["银行卡挂失", "借呗利率"]},
@@ -68,7 +70,7 @@ def write(folder: Path, form: str) -> Path:
     elif form == "jsonl.gz":
         file.write_bytes(gzip.compress(lines))
     elif form == "jsonl.zst":
-        file.write_bytes(zstandard.compress(lines))
+        file.write_bytes(zstd.compress(lines))
     elif form == "parquet":
         whole = [{"query": None, "positive": None, "negatives": None, "label": None, **row} for row in ROWS]
         pq.write_table(pa.Table.from_pylist(whole), file)
@@ -163,9 +165,29 @@ def test_missing_files_kinds_and_variables_are_named(tmp_path: Path, load: Load)
     (tmp_path / "some.xlsx").write_bytes(b"x")
     with pytest.raises(DataError, match=r"unknown kind of file; \.jsonl"):
         load(tmp_path / "some.xlsx")
-    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"query": "a"}\n' * 500)[:-20])
-    with pytest.raises(DataError, match=r"cut\.jsonl\.gz cannot be read .* is the file whole"):
-        load(tmp_path / "cut.jsonl.gz", columns=Columns(positive="query"))
+
+
+def _cut_off(packed: bytes) -> bytes:
+    return packed[:-20]
+
+
+def _damaged(packed: bytes) -> bytes:
+    return packed[: len(packed) // 2] + b"\xff" * (len(packed) // 2)
+
+
+@pytest.mark.parametrize("broken", [_cut_off, _damaged])
+@pytest.mark.parametrize(("suffix", "pack"), [(".gz", gzip.compress), (".zst", zstd.compress)])
+def test_packed_files_that_are_not_whole_are_named(
+    tmp_path: Path, load: Load, suffix: str, pack: Callable[[bytes], bytes], broken: Callable[[bytes], bytes]
+) -> None:
+    """Also a .zst that is cut off: no row of it may be lost in silence."""
+    file = tmp_path / f"pairs.jsonl{suffix}"
+    rows = "".join(json.dumps({"query": f"问{i}", "positive": f"答{i * i}"}) + "\n" for i in range(5_000)).encode()
+    file.write_bytes(pack(rows[: len(rows) // 2]) + pack(rows[len(rows) // 2 :]))
+    assert load(file)[0].report.rows == 5_000
+    file.write_bytes(broken(file.read_bytes()))
+    with pytest.raises(DataError, match=rf"pairs\.jsonl\{suffix} cannot be read .* is the file whole"):
+        load(file)
 
 
 def test_patterns_leave_out_what_is_excluded(tmp_path: Path, characters: Tokenizer) -> None:

@@ -8,14 +8,13 @@ licence for the texts themselves; nothing comes from the evaluation sets. The qu
 """
 
 import gzip
-import io
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import zstandard
+from peg_rag.files import open_packed
 
 REPO = Path(__file__).resolve().parent.parent
 OUT = REPO / "peg_rag" / "assets" / "demo" / "passages.jsonl.gz"
@@ -44,10 +43,8 @@ SOURCES = (
 
 
 def pairs(path: Path) -> Iterator[dict[str, str]]:
-    with path.open("rb") as packed:
-        stream = zstandard.ZstdDecompressor().stream_reader(packed)
-        for line in io.TextIOWrapper(stream, encoding="utf-8"):
-            yield json.loads(line)
+    with open_packed(path, "train") as lines:
+        yield from map(json.loads, lines)
 
 
 def passages(folder: Path) -> Iterator[dict[str, str]]:

@@ -5,19 +5,18 @@ checks what it reads and stops at the first line that cannot be used, naming the
 in memory as Python strings (about 200 MB for a million Chinese passages of 60 characters).
 """
 
-import gzip
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
 from peg_rag.errors import DataError
-from peg_rag.extras import require
+from peg_rag.files import open_packed, unreadable
 
 logger = logging.getLogger(__name__)
 
@@ -159,20 +158,10 @@ def with_candidates(dataset: RetrievalDataset, run: Mapping[str, Mapping[str, fl
     return RetrievalDataset(f"{dataset.name} (reranking)", corpus, dataset.queries, qrels)
 
 
-@contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """Open a UTF-8 text file for reading, unpacking `.gz` and `.zst` by their suffix."""
+def _open_text(path: Path) -> IO[str]:
     if not path.is_file():
         raise DataError(f"{path} is not there")
-    if path.suffix == ".gz":
-        with gzip.open(path, "rt", encoding="utf-8", newline="\n") as file:
-            yield file
-    elif path.suffix == ".zst":
-        with require("zstandard", "eval").open(path, "rt", encoding="utf-8", newline="\n") as file:
-            yield file
-    else:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            yield file
+    return TextIOWrapper(open_packed(path, "eval"), encoding="utf-8", newline="\n")
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -193,10 +182,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines; a file that is cut short or is not UTF-8 becomes a DataError naming the last good line."""
     number = 0
     try:
-        with open_text(path) as file:
+        with _open_text(path) as file:
             for number, line in enumerate(file, 1):
                 yield number, line.rstrip("\r\n")
-    except (UnicodeDecodeError, EOFError, OSError) as error:
+    except unreadable(UnicodeDecodeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: cannot be read after line {number} ({error}); is the file whole?") from error

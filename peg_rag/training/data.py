@@ -8,7 +8,6 @@ rows of news (400 characters) or 15,000 of questions, then milliseconds, and 24 
 """
 
 import csv
-import gzip
 import hashlib
 import io
 import json
@@ -16,22 +15,20 @@ import logging
 import os
 import re
 import struct
-import sys
 import unicodedata
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
-from peg_rag.files import write_atomically
+from peg_rag.files import open_packed, unreadable, write_atomically
 from peg_rag.readers import encoding_of
 from peg_rag.texts import replace_unencodable
 from peg_rag.training.recipe import Columns, SourceOptions, expand_path
@@ -272,7 +269,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         )
     try:
         yield from readers[form](file)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except unreadable(UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
 
 
@@ -285,13 +282,13 @@ def read_lines(file: Path) -> Iterator[str]:
     if not file.is_file():
         raise DataError(f"{file} is not there")
     try:
-        with open_bytes(file) as stream:
+        with open_packed(file, "train") as stream:
             encoding = _encoding(stream.read(SNIFFED_BYTES), file)
-        with io.TextIOWrapper(open_bytes(file), encoding=encoding, errors="replace", newline="\n") as lines:
+        with io.TextIOWrapper(open_packed(file, "train"), encoding=encoding, errors="replace", newline="\n") as lines:
             for line in lines:
                 if text := clean_text(line):
                     yield text
-    except _unreadable() as error:
+    except unreadable() as error:
         raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
 
 
@@ -302,27 +299,8 @@ def _encoding(head: bytes, file: Path) -> str:
     return encoding_of(head, str(file))
 
 
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What damaged files and archives raise; zstandard is imported by whoever opened one of its files."""
-    zstandard = sys.modules.get("zstandard")
-    return (OSError, EOFError, zlib.error, *([zstandard.ZstdError] if zstandard else []))
-
-
-def open_bytes(file: Path) -> IO[bytes]:
-    """Open for reading, unpacking .gz and .zst."""
-    if file.suffix == ".gz":
-        return gzip.open(file, "rb")  # type: ignore[return-value]
-    if file.suffix == ".zst":
-        zstandard = require("zstandard", "train")
-        stream = zstandard.ZstdDecompressor(max_window_size=2**31).stream_reader(
-            file.open("rb"), read_across_frames=True
-        )
-        return io.BufferedReader(stream)
-    return file.open("rb")
-
-
 def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    with open_bytes(file) as stream:
+    with open_packed(file, "train") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
@@ -337,7 +315,7 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     tabs = ".tsv" in file.suffixes
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    with io.TextIOWrapper(open_bytes(file), encoding="utf-8-sig", newline="") as stream:
+    with io.TextIOWrapper(open_packed(file, "train"), encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, restkey="", **dialect)
         for row in reader:
             whole = "" not in row and None not in row.values()

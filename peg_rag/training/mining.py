@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from peg_rag.errors import DataError, InvalidInput
-from peg_rag.extras import require
+from peg_rag.extras import require, require_zstd
 from peg_rag.files import write_atomically
 from peg_rag.training.data import Ints, clean_text, read_lines, read_rows, text_key
 from peg_rag.training.recipe import Columns
@@ -451,5 +451,5 @@ def _open_for_writing(part: Path, suffix: str) -> Any:
     if suffix == ".gz":
         return gzip.open(part, "wt", encoding="utf-8")
     if suffix == ".zst":
-        return require("zstandard", "train").open(part, "wt", encoding="utf-8")
+        return require_zstd("train").open(part, "wt", encoding="utf-8")
     return part.open("w", encoding="utf-8")

@@ -17,8 +17,9 @@ import torch
 from torch import nn
 
 from peg_rag.batching import plan_batches
+from peg_rag.files import open_packed
 from peg_rag.training.batches import FeatureRows
-from peg_rag.training.data import TokenRows, clean_text, open_bytes, read_rows, source_files
+from peg_rag.training.data import TokenRows, clean_text, read_rows, source_files
 from peg_rag.training.model import TrainableEncoder, build_encoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions, expand_path
 from peg_rag.training.sampling import shares
@@ -185,7 +186,7 @@ def _count_rows(file: Path) -> int:
         from pyarrow.parquet import ParquetFile
 
         return int(ParquetFile(file).metadata.num_rows)
-    with open_bytes(file) as stream:
+    with open_packed(file, "train") as stream:
         return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
 
 

@@ -18,6 +18,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_saving
 
-from peg_rag.errors import DataError, TrainingError
+from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.files import write_atomically
 from peg_rag.training.batches import FeatureRows, RankBatch, StepBatches
 from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, Objective, StepBatch, Temperature
@@ -125,6 +126,7 @@ class _Run:
 
     def all(self, resume: bool, overwrite: bool) -> TrainingResult:
         hide_bars_of_saving()  # type: ignore[no-untyped-call]
+        self._check_trackers()
         self._check_beir()
         self._prepare_folder(resume, overwrite)
         encoder: TrainableEncoder | None = None
@@ -154,6 +156,12 @@ class _Run:
             self._finish(encoder or load_encoder(ModelOptions(path=str(last))), facts)
         _barrier()
         return TrainingResult(self.folder, results)
+
+    def _check_trackers(self) -> None:
+        """Trainer would look for them only when all data are read."""
+        for name in self.recipe.logging.report_to:
+            if find_spec(name) is None:
+                raise MissingExtra(f"logging.report_to: {name} is not installed. Install it with: pip install {name}")
 
     def _check_beir(self) -> None:
         """A folder that is not there should be known now and not after the first thousand steps."""
@@ -453,6 +461,16 @@ class ContrastiveTrainer(Trainer):
             if self.args.push_to_hub:
                 super()._push_from_checkpoint(str(self._stage.folder / f"checkpoint-{self.state.global_step}"))
         _barrier()
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make sure of the hub before the first step."""
+        try:
+            super().init_hf_repo(token, private)
+        except Exception as error:
+            raise TrainingError(
+                f"logging.push_to_hub: {self.args.hub_model_id} cannot be opened on the hub ({error}). "
+                "Log in with `hf auth login` or HF_TOKEN, or leave push_to_hub out"
+            ) from error
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Called while the checkpoint is still in the staging folder; pushed from its own place instead."""
