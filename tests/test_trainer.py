@@ -1,5 +1,6 @@
 """Whole runs, small: the folder opens everywhere, Ctrl-C and faults lose nothing, recipes do what they say."""
 
+import gzip
 import json
 import os
 import resource
@@ -342,6 +343,13 @@ def test_the_verbs_train_and_mine(make: Make, tmp_path: Path, pairs: Path, capsy
 
 
 # ---- the shipped recipes
+
+
+def test_a_dry_run_names_a_file_that_is_cut_off(make: Make, pairs: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.jsonl.gz"
+    cut.write_bytes(gzip.compress(pairs.read_bytes() * 40)[:-20])
+    with pytest.raises(DataError, match=r"cut\.jsonl\.gz cannot be read .* is the file whole"):
+        plan_run(make(source={"path": str(cut)}))
 
 
 def test_a_dry_run_states_candidates_memory_tokens_and_hours(make: Make) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from peg_rag.errors import InvalidInput, TrainingError
 from peg_rag.training.progressive import ProgressiveState
 from peg_rag.training.ranks import Ranks
-from peg_rag.training.tiles import Answers, Direction, Logits, Prefix, Scratch, Sums, Tile, contrast, dots
+from peg_rag.training.tiles import Answers, Direction, Logits, Prefix, Scratch, Sums, Tile, contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,7 +361,7 @@ class _Step:
         queries, documents = self.whole[id(self.queries)], self.whole[id(self.documents)]
         positives = queries.unit.new_zeros(len(queries.unit))  # (b,) any: without focus all weigh alike
         if self.progressive.focus:
-            positives = dots(queries.unit, documents.unit[self.pairs.positives])
+            positives = torch.linalg.vecdot(queries.unit, documents.unit[self.pairs.positives])
         weights = _raw_weights(self.pairs, self.progressive, positives)  # (b,)
         broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
         totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
@@ -480,4 +480,5 @@ def cosines(left: Tensor, right: Tensor) -> Tensor:
     """(n,) cosines of paired rows (n, d), in float32 or better, without a graph; 0 for a zero vector."""
     with torch.no_grad(), torch.autocast(left.device.type, enabled=False):
         units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (left, right)]
-    return dots(*units)
+        product: Tensor = torch.linalg.vecdot(*units)
+    return product

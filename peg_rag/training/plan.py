@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from peg_rag.batching import plan_batches
-from peg_rag.files import open_packed
+from peg_rag.errors import DataError
+from peg_rag.files import open_packed, unreadable
 from peg_rag.training.batches import FeatureRows
 from peg_rag.training.data import TokenRows, clean_text, read_rows, source_files
 from peg_rag.training.model import TrainableEncoder, build_encoder, parameter_count
@@ -186,8 +187,11 @@ def _count_rows(file: Path) -> int:
         from pyarrow.parquet import ParquetFile
 
         return int(ParquetFile(file).metadata.num_rows)
-    with open_packed(file, "train") as stream:
-        return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    try:
+        with open_packed(file, "train") as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    except unreadable() as error:
+        raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
 
 
 def _token_rate(encoder: TrainableEncoder, device: torch.device, bf16: bool) -> float:

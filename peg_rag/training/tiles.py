@@ -24,7 +24,7 @@ KEPT_BYTES = {"cpu": 128 << 20, "cuda": 2 << 30}  # of a row tile's scores
 COUNTED_ROWS = 32  # of a tile: enough to say what share of negatives is hard
 LARGEST_EXPONENT = 60.0  # e^60 times a million candidates, and its inverse times 1e-5, are normal float32 numbers
 CACHED = 768 << 10  # elements that the second operation on them finds in cache
-LINE = 16  # elements: a cache line of float32
+LINE_BYTES = 64  # of the cache
 LEAST_EXPONENT = -80.0  # e^-80 adds nothing; much less is denormal, and products of denormals take ten times as long
 
 
@@ -85,12 +85,12 @@ class Prefix:
 
     def raw_gradient(self) -> Tensor:
         """The gradient on the vectors as they were given, (g − (g·u)u) / ‖x‖, made in place of the other."""
-        along = dots(self.gradient, self.unit).unsqueeze_(1)  # (n, 1)
+        along = _dots(self.gradient, self.unit).unsqueeze_(1)  # (n, 1)
         return self.gradient.addcmul_(self.unit, along, value=-1.0).mul_(self.norms.reciprocal())
 
 
-def dots(left: Tensor, right: Tensor) -> Tensor:
-    """(n,) dot products of paired rows (n, d); `torch.linalg.vecdot` would first write all products down."""
+def _dots(left: Tensor, right: Tensor) -> Tensor:
+    """(n,) dot products of paired rows (n, d). `torch.linalg.vecdot` keeps a digit more but writes all products."""
     return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).view(-1)
 
 
@@ -132,7 +132,8 @@ class Logits:
         own, bound = self.scale * positives, self._bound
         if not self.shifts:
             return torch.zeros_like(own).unsqueeze(1)
-        if bool((own < bound - 2 * LARGEST_EXPONENT).any()):
+        lowest = torch.minimum(own, self.factor * positives)  # that matters: for the loss, and for the accuracy
+        if bool((lowest < bound - 2 * LARGEST_EXPONENT).any()):
             return None
         return own.clamp(min=bound - LARGEST_EXPONENT).unsqueeze(1)
 
@@ -277,11 +278,12 @@ class Scratch:
         if like.device.type != "cpu":  # elsewhere the allocator itself keeps memory, and can lend it to the encoder
             return like.new_empty(rows, columns)
         kept = self._kept
-        lines = -(-columns // LINE) | 1  # an odd number: rows a multiple of 4 KB apart would share cache sets
-        size = rows * lines * LINE
+        line = LINE_BYTES // like.element_size()
+        stride = (-(-columns // line) | 1) * line  # an odd number of lines: rows 4 KB apart would share cache sets
+        size = rows * stride
         if kept is None or kept.dtype != like.dtype or len(kept) < size or kept.is_inference():
             self._kept = kept = like.new_empty(size)
-        return kept[:size].view(rows, lines * LINE)[:, :columns]
+        return kept[:size].view(rows, stride)[:, :columns]
 
 
 def contrast(direction: Direction, logits: Logits, tile: Tile, scratch: Scratch) -> Sums:
@@ -329,7 +331,7 @@ class _RowTile:
         self.logits, self.weights = logits, direction.weights[rows]
         self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
         self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
-        self.positives = dots(self.unit, self.own[:, 0])  # (r,) cosines
+        self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines, to the last digit
         self.shift = logits.shift(self.positives) if keep and logits.plain else None  # (r, 1)
         self.total = torch.zeros_like(self.positives)  # (r,) sum of the exponentials
         self.hard_above, self.false_above = logits.hard_above(self.positives), logits.false_above(self.positives)
@@ -453,7 +455,7 @@ class _RowTile:
             torch.mul(self.unit, (self.logits.scale * own).unsqueeze(1), out=unit)  # whose memory is free now
             direction.own.gradient.index_add_(0, index.clamp(min=0), unit)
         if not self._explicit_scale:
-            self.scale_gradient = dots(self.row_gradient, self.unit).sum()
+            self.scale_gradient = _dots(self.row_gradient, self.unit).sum()
         self.row_gradient.mul_(self.logits.scale)
         return self._sums(direction)
 

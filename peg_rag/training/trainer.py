@@ -160,7 +160,8 @@ class _Run:
     def _check_trackers(self) -> None:
         """Trainer would look for them only when all data are read."""
         for name in self.recipe.logging.report_to:
-            if find_spec(name) is None:
+            spec = find_spec(name)
+            if spec is None or spec.origin is None:  # the latter: a folder `wandb` of earlier runs
                 raise MissingExtra(f"logging.report_to: {name} is not installed. Install it with: pip install {name}")
 
     def _check_beir(self) -> None:
@@ -462,10 +463,10 @@ class ContrastiveTrainer(Trainer):
                 super()._push_from_checkpoint(str(self._stage.folder / f"checkpoint-{self.state.global_step}"))
         _barrier()
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **options: Any) -> None:
         """Make sure of the hub before the first step."""
         try:
-            super().init_hf_repo(token, private)
+            super().init_hf_repo(*args, **options)
         except Exception as error:
             raise TrainingError(
                 f"logging.push_to_hub: {self.args.hub_model_id} cannot be opened on the hub ({error}). "
