@@ -39,7 +39,7 @@ def main(documents: Path, out: Path) -> None:
         print(f"  {metric:10} {judgement.before.mean(metric):.3f} → {judgement.after.mean(metric):.3f}")
     found = judgement.comparison
     print(f"  nDCG@10 {found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f}), p = {found.p:.4f}")
-    print("  a gain" if found.low > 0 else "  no gain beyond chance: keep the model as it was, it may know such documents")
+    print("  a gain" if found.low > 0 else "  no gain beyond chance: keep the model as it was, it may know such texts")
     embeddings = PEGEmbeddings(model=out)  # the result is a model like any other
     print(f"vectors of {len(embeddings.embed_query('北京有哪些值得一看的古迹？'))} dimensions from {out.name}")
 
