@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Train the model for everyone and those with domains left out side by side on one accelerator, then score them.
 #   SECONDS_EACH=300 DATA=/tmp/kit OUT=results bash train/gpu/run.sh
-# DATA holds train.npz and eval.npz. Small models leave an accelerator idle between kernels, so several share it.
+# DATA holds train.npz and eval.npz, unpacked from what pack.py makes.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-: "${SECONDS_EACH:=300}" "${DATA:=/tmp/kit}" "${OUT:=results}" "${WORK:=/tmp/kit/runs}" "${TOKENS:=131072}"
+: "${SECONDS_EACH:=300}" "${DATA:=/tmp/kit}" "${OUT:=results}" "${WORK:=/tmp/kit/runs}" "${TOKENS:=24576}"
 mkdir -p "$OUT" "$WORK"
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=2
 train() { # name, domains to leave out
@@ -16,9 +16,12 @@ train no-law-medicine law,medicine &
 train no-tourism-finance tourism,finance &
 train no-news news &
 wait
+tar -C "$WORK" -cf "$OUT/logs.tar" --exclude '*.safetensors' --exclude '*.npz' .
+cp "$WORK/full/encoder.safetensors" "$OUT/full-encoder.safetensors"
+cp "$WORK/full/cross.safetensors" "$OUT/full-cross.safetensors"
 score() { # run, sets
   python3 "$here/small.py" score --data "$DATA/eval.npz" --run "$WORK/$1" --out "$OUT/scores-$1.npz" --sets "$2" \
-    --candidates 60 --tokens "$TOKENS"
+    --candidates 40 --tokens "$TOKENS"
 }
 if [ -f "$DATA/eval.npz" ]; then
   score full "" &
@@ -27,6 +30,3 @@ if [ -f "$DATA/eval.npz" ]; then
   score no-news news-xwlb &
   wait
 fi
-tar -C "$WORK" -cf "$OUT/logs.tar" --exclude '*.safetensors' --exclude '*.npz' .
-cp "$WORK/full/encoder.safetensors" "$OUT/full-encoder.safetensors"
-cp "$WORK/full/cross.safetensors" "$OUT/full-cross.safetensors"

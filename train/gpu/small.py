@@ -788,7 +788,7 @@ def main() -> None:
     parser.add_argument("--leave-out", default="")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--tokens", type=int, default=131_072, help="of a step")
+    parser.add_argument("--tokens", type=int, default=24_576, help="of a step; more steps teach more than larger ones")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
