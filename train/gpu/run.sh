@@ -17,8 +17,8 @@ train no-tourism-finance tourism,finance &
 train no-news news &
 wait
 tar -C "$WORK" -cf "$OUT/logs.tar" --exclude '*.safetensors' --exclude '*.npz' .
-cp "$WORK/full/encoder.safetensors" "$OUT/full-encoder.safetensors"
-cp "$WORK/full/cross.safetensors" "$OUT/full-cross.safetensors"
+mkdir -p "$OUT/full"
+cp "$WORK/full/encoder.safetensors" "$WORK/full/cross.safetensors" "$OUT/full/"
 score() { # run, sets
   python3 "$here/small.py" score --data "$DATA/eval.npz" --run "$WORK/$1" --out "$OUT/scores-$1.npz" --sets "$2" \
     --candidates 40 --tokens "$TOKENS"
