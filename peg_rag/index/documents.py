@@ -18,10 +18,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, PegRagError
+from peg_rag.errors import DamagedIndex, ForkedIndex, IndexBusy, IndexMismatch, PegRagError
+from peg_rag.index.forks import GATE, Connection
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x50454731  # "PEG1"
@@ -111,11 +112,12 @@ class Database:
         self.file = file
         self.read_only = read_only
         self.timeout_s = timeout_s
-        self._idle: list[sqlite3.Connection] = []
-        self._slots = _Slots(1 if file is None else READERS)
-        self._one_writer = threading.Lock()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()  # idle or in use
         self._process = os.getpid()
         self._closed = False
+        self._make_locks()
+        GATE.register(self)
         with self._translated():
             self._prepare()
 
@@ -129,7 +131,8 @@ class Database:
             try:
                 yield connection
             finally:
-                connection.execute("ROLLBACK")
+                if self._is_ours():
+                    connection.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -147,17 +150,20 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
+                    self._refuse_child()
                     connection.execute("COMMIT")
                 finally:
-                    if connection.in_transaction:
+                    if self._is_ours() and connection.in_transaction:
                         connection.execute("ROLLBACK")
         finally:
             self._one_writer.release()
 
     def close(self) -> None:
+        """Close every connection that is not in use; one in use is closed at its end."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        if self._is_ours():
+            with GATE.passed():
+                self._close_idle()
 
     @property
     def name(self) -> str:
@@ -166,43 +172,46 @@ class Database:
     # -- connections --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[Connection]:
         if self._closed:
             raise PegRagError(f"the index at {self.name} is closed; open it again with PEGIndex({self.name!r})")
-        if self._process != os.getpid():
-            self._after_fork()
+        self._refuse_child()
         if not self._slots.acquire(timeout=max(self.timeout_s, 60.0)):
             raise IndexBusy(f"all {READERS} connections to {self.name} are in use")
-        connection = None
         try:
-            with self._translated():
-                connection = self._idle.pop() if self._idle else self._connect()
-            yield connection
+            with GATE.passed():
+                with self._translated():
+                    connection = self._idle.pop() if self._idle else self._connect()
+                try:
+                    yield connection
+                finally:
+                    self._put_back(connection)
         finally:
-            if connection is not None:
-                self._put_back(connection)
-            self._slots.release()
+            if self._is_ours():
+                self._slots.release()
 
-    def _put_back(self, connection: sqlite3.Connection) -> None:
+    def _put_back(self, connection: Connection) -> None:
+        if not self._is_ours():
+            return
         if self._closed:
-            connection.close()
+            self._close_connection(connection)
         else:
             self._idle.append(connection)
 
-    def _after_fork(self) -> None:
-        """SQLite connections must not cross a fork; the parent's are left alone, not closed."""
-        if self.file is None:
-            return
-        _abandoned.extend(self._idle)
-        self._idle = []
-        self._slots = _Slots(READERS)
-        self._one_writer = threading.Lock()
-        self._process = os.getpid()
+    def _close_idle(self) -> None:
+        while self._idle:
+            with suppress(IndexError):  # another thread was faster
+                self._close_connection(self._idle.pop())
 
-    def _connect(self) -> sqlite3.Connection:
+    def _close_connection(self, connection: Connection) -> None:
+        connection.close()
+        self._open.discard(connection)
+
+    def _connect(self) -> Connection:
         if self.file is None:
             target = ":memory:"
         else:
+            GATE.refuse_inherited(self.file)
             target = f"{self.file.absolute().as_uri()}?mode={'ro' if self.read_only else 'rwc'}"
         connection = sqlite3.connect(
             target,
@@ -210,7 +219,11 @@ class Database:
             timeout=self.timeout_s,
             isolation_level=None,
             check_same_thread=False,
+            factory=Connection,
         )
+        if self.file is not None:
+            connection.remember_file(self.file)
+        self._open.add(connection)
         for setting in (
             "synchronous=FULL",
             "cache_size=-32768",
@@ -221,6 +234,46 @@ class Database:
             connection.execute(f"PRAGMA {setting}")
         connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
         return connection
+
+    def _make_locks(self) -> None:
+        self._slots = _Slots(1 if self.file is None else READERS)
+        self._one_writer = threading.Lock()
+
+    # -- forks --------------------------------------------------------------------------------------------------------
+
+    def _is_ours(self) -> bool:
+        """Whether this process opened the database, and not one that it was forked from."""
+        return self._process == os.getpid()
+
+    def _refuse_child(self) -> None:
+        if self._is_ours():
+            return
+        if self.file is None:
+            raise ForkedIndex(
+                "this process was forked while a thread used this index in memory, so its copy cannot be used; "
+                "fork while no thread uses it, or make another index with PEGIndex()"
+            )
+        raise ForkedIndex(
+            f"the index at {self.file.parent} was opened before this process was forked, and SQLite does not work "
+            f"across a fork; open it here: PEGIndex({str(self.file.parent)!r})"
+        )
+
+    def connections(self) -> list[Connection]:
+        """Those that are open, idle or in use."""
+        return list(self._open)
+
+    def before_fork(self) -> None:
+        """Close the idle connections, so that the child inherits none; a database in memory is copied with its own."""
+        if self.file is not None:
+            self._close_idle()
+
+    def after_fork(self, *, quiet: bool) -> None:
+        """In the child: take over a database in memory, where no thread was using it."""
+        if self.file is None and quiet:
+            self._make_locks()
+            self._process = os.getpid()
+            for connection in self._open:
+                connection.process = self._process
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -301,9 +354,6 @@ class Database:
                 f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
             )
         return error
-
-
-_abandoned: list[sqlite3.Connection] = []  # connections of a parent process: kept, as closing them would drop its locks
 
 
 def _code(error: sqlite3.DatabaseError) -> int:

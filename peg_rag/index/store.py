@@ -52,8 +52,9 @@ logger = logging.getLogger(__name__)
 class PEGIndex:
     """A persistent, incremental index of texts, vectors and metadata; in memory without a path.
 
-    Safe to use from many threads, and from many processes at once: one writes at a time, the others read. `with
-    PEGIndex(…) as index:` closes it at the end; nothing that was written depends on closing.
+    Safe to use from many threads, and from many processes at once: one writes at a time, the others read. A forked
+    child opens its own: calls of an inherited index raise `ForkedIndex`. `with PEGIndex(…) as index:` closes it at the
+    end; nothing that was written depends on closing.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class PEGIndex:
         Raises:
             IndexMismatch: identity, dimension, tokenizer or storage differ from what the index has.
             DamagedIndex: the SQLite file cannot be read.
+            ForkedIndex: a thread of the parent was using the index when this process was forked.
             InvalidInput: an unknown name, `path` is a file, or `read_only` and there is no index.
             MissingExtra: FAISS or jieba is asked for and not installed.
         """

@@ -13,6 +13,7 @@ Cost: 4 bytes per number in the file (`flat`, `hnsw`); checking a file reads it 
 
 import mmap
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -364,6 +365,16 @@ def sync_folder(folder: Path) -> None:
 
 def _faiss() -> Any:
     return require("faiss", "faiss")
+
+
+def _use_one_thread() -> None:
+    """In a forked child: OpenMP would wait for ever for threads that only its parent has."""
+    if "faiss" in sys.modules:
+        _faiss().omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def _stacked(chunks: Chunks, dimension: int) -> tuple[Array, Array]:
