@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peg_rag.errors import PegRagError
+from peg_rag.errors import IndexBusy, PegRagError
 from peg_rag.index import PEGIndex, store
 
 DIMENSION = 1024  # in int8, SQLite keeps a quarter of what the vector file takes
@@ -198,3 +198,131 @@ def test_a_stray_file_makes_room_before_the_next_is_written(tmp_path: Path, monk
         index.persist()
         assert names == [[]]
         assert vector_files(path) == ["vectors-1"]
+
+
+# -- where nothing may be written -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def seen_read_only(path: Path, target: Path) -> Iterator[Path]:
+    """The folder `path` under a second name, mounted there without the right to write."""
+    target.mkdir(exist_ok=True)
+    with mounted("--bind", str(path), str(target)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(target)], check=True)
+        yield target
+
+
+def crashed_copy(path: Path, target: Path, *, with_memory: bool) -> None:
+    """What is left on disk of an index when its writer is killed: the last writes are in the log only."""
+    target.mkdir()
+    for file in path.iterdir():
+        if with_memory or not file.name.endswith("-shm"):
+            shutil.copy(file, target / file.name)
+
+
+def test_a_read_only_mount(tmp_path: Path) -> None:
+    path = tmp_path / "kb"
+    with PEGIndex(path) as index:
+        add(index, 0, 30)
+        index.persist()
+        add(index, 30, 1)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with seen_read_only(path, tmp_path / "mount") as mount:
+        with PEGIndex(mount, read_only=True) as reader:
+            assert len(reader) == 31
+            assert reader.search(rows(31)[30], k=1)[0].id == "d30"
+            assert reader.search(text="x", k=100, where={"n": {"$gte": 5}}, mode="lexical")
+            assert [record.id for record in reader.get(where={"n": 3})] == ["d3"]
+            with pytest.raises(PegRagError, match="read_only"):
+                reader.delete(["d0"])
+        with pytest.raises(OSError, match="read_only=True"):
+            PEGIndex(mount)
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+@pytest.mark.parametrize("with_memory", [True, False])
+def test_a_log_on_a_read_only_mount_is_read(with_memory: bool, tmp_path: Path) -> None:
+    """Acknowledged writes that are still in SQLite's log are found, though they cannot be moved into the file."""
+    path, copy = tmp_path / "kb", tmp_path / "copy"
+    with PEGIndex(path) as index:
+        add(index, 0, 10)
+        index.persist()
+        add(index, 10, 1)
+        crashed_copy(path, copy, with_memory=with_memory)
+    assert (copy / "index.sqlite-wal").stat().st_size > 0
+    with seen_read_only(copy, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
+        assert len(reader) == 11
+        assert reader.search(rows(11)[10], k=1)[0].id == "d10"
+        assert reader.search(rows(11)[3], k=1)[0].id == "d3"
+
+
+def test_a_reader_on_a_read_only_mount_follows_a_writer_elsewhere(tmp_path: Path) -> None:
+    """Opened while nobody writes, it takes no locks; it must notice when somebody begins, checkpoints and ends."""
+    path = tmp_path / "kb"
+    with PEGIndex(path) as index:
+        add(index, 0, 3)
+    with seen_read_only(path, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
+        assert len(reader) == 3
+        for generation in range(1, 4):
+            with PEGIndex(path) as writer:
+                add(writer, 3 * generation, 2)
+                assert len(reader) == 3 + 3 * generation - 1
+                add(writer, 3 * generation + 2, 1)
+                assert reader.search(rows(3 * generation + 3)[-1], k=1)[0].id == f"d{3 * generation + 2}"
+            assert len(reader) == 3 + 3 * generation
+            assert reader.count({"n": {"$gte": 0}}) == 3 + 3 * generation
+
+
+def test_a_change_during_a_read_without_locks_is_an_error_and_no_wrong_answer(tmp_path: Path) -> None:
+    path = tmp_path / "kb"
+    with PEGIndex(path) as index:
+        add(index, 0, 3)
+    with seen_read_only(path, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
+
+        def read_while_somebody_writes() -> None:
+            with reader._db.reading() as connection:
+                connection.execute("SELECT count(*) FROM documents").fetchone()
+                with PEGIndex(path) as writer:
+                    add(writer, 3, 1)
+
+        with pytest.raises(IndexBusy, match="try again"):
+            read_while_somebody_writes()
+        assert len(reader) == 4
+
+
+def test_many_readers_on_a_read_only_mount_while_somebody_writes(tmp_path: Path) -> None:
+    path = tmp_path / "kb"
+    with PEGIndex(path) as index:
+        add(index, 0, 3)
+    with seen_read_only(path, tmp_path / "mount") as mount:
+        results, done = SPAWN.Queue(), SPAWN.Event()
+        children = [SPAWN.Process(target=read_until_done, args=(mount, done, results)) for _ in range(2)]
+        for child in children:
+            child.start()
+        for _ in children:
+            assert results.get(timeout=60) == "ready"
+        for number in range(3, 40):
+            with PEGIndex(path, timeout_s=60) as writer:
+                add(writer, number, 1)
+        done.set()
+        answers = [results.get(timeout=60) for _ in children]
+        for child in children:
+            child.join()
+    assert answers == [40, 40]
+
+
+def read_until_done(mount: Path, done: Any, results: Any) -> None:
+    try:
+        with PEGIndex(mount, read_only=True) as reader:
+            results.put("ready")
+            last = 0
+            while not done.is_set():
+                with contextlib.suppress(IndexBusy):
+                    count = len(reader)
+                    assert count >= last
+                    assert {hit.id for hit in reader.search(rows(1)[0], k=10**6)} >= {f"d{n}" for n in range(count)}
+                    last = count
+            results.put(len(reader))
+    except BaseException as error:
+        results.put(repr(error))
+        raise

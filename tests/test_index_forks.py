@@ -440,6 +440,15 @@ def test_a_fork_that_cannot_wait_any_longer_is_reported_and_its_child_told(
     assert ids(path) == {"d1", "d2"}
 
 
+def test_a_child_does_not_wait_for_a_writer_that_it_does_not_have(tmp_path: Path) -> None:
+    """A thread that stands in line to write keeps a lock that no thread of the child will ever release."""
+    with PEGIndex(tmp_path / "kb", timeout_s=600) as index:
+        add(index, 1)
+        assert index._db._one_writer.acquire(timeout=1)
+        assert "PEGIndex(" in Child(lambda _: refusal(lambda: add(index, 2))).result()
+        index._db._one_writer.release()
+
+
 def test_a_fork_inside_a_transaction_ends_with_an_error_in_the_child_alone(tmp_path: Path) -> None:
     path = tmp_path / "kb"
     with PEGIndex(path) as index:

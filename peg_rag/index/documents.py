@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from peg_rag.errors import DamagedIndex, ForkedIndex, IndexBusy, IndexMismatch, PegRagError
 from peg_rag.index.forks import GATE, Connection
@@ -52,8 +53,18 @@ CREATE TABLE base (
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
 """
 
+_SETTINGS = (
+    "synchronous=FULL",
+    "fullfsync=ON",  # macOS: reach the disk, not only its cache
+    "cache_size=-32768",
+    "temp_store=MEMORY",
+    "trusted_schema=OFF",
+    "secure_delete=OFF",
+    f"journal_size_limit={64 << 20}",
+)
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
 
 
@@ -95,6 +106,24 @@ class _Slots:
                 self._free += 1
 
 
+_Version = tuple[int, int, int]  # inode, size, time of change in ns
+
+
+class _Fingerprint(NamedTuple):
+    """What tells whether a database was written to."""
+
+    file: _Version | None
+    log: _Version | None  # None also where it is empty
+
+
+def _version(file: Path) -> _Version | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None
+
+
 class Database:
     """Connections to one SQLite file, or to one database in memory: many readers, one writer."""
 
@@ -125,8 +154,12 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection inside one read transaction: every statement sees the same snapshot."""
-        with self._connection() as connection, self._translated():
+        """A connection inside one read transaction: every statement sees the same snapshot.
+
+        Raises:
+            IndexBusy: on a read-only mount, another process began to write; what was read is to be dropped.
+        """
+        with self._connection() as connection, self._unchanged(connection), self._translated():
             connection.execute("BEGIN")
             try:
                 yield connection
@@ -143,6 +176,7 @@ class Database:
         """
         if self.read_only:
             raise PegRagError(f"the index at {self.name} was opened with read_only=True; open it without to write")
+        self._refuse_child()  # before its copy of a lock that nobody in it will release
         if not self._one_writer.acquire(timeout=self.timeout_s):
             raise IndexBusy(f"another thread has been writing to {self.name} for more than {self.timeout_s} s")
         try:
@@ -181,7 +215,7 @@ class Database:
         try:
             with GATE.passed():
                 with self._translated():
-                    connection = self._idle.pop() if self._idle else self._connect()
+                    connection = self._take()
                 try:
                     yield connection
                 finally:
@@ -189,6 +223,14 @@ class Database:
         finally:
             if self._is_ours():
                 self._slots.release()
+
+    def _take(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.fingerprint is None or connection.fingerprint == self._fingerprint():
+                return connection
+            self._close_connection(connection)
+        return self._connect()
 
     def _put_back(self, connection: Connection) -> None:
         if not self._is_ours():
@@ -209,10 +251,37 @@ class Database:
 
     def _connect(self) -> Connection:
         if self.file is None:
-            target = ":memory:"
-        else:
-            GATE.refuse_inherited(self.file)
-            target = f"{self.file.absolute().as_uri()}?mode={'ro' if self.read_only else 'rwc'}"
+            return self._open_connection(":memory:")
+        GATE.refuse_inherited(self.file)
+        if not self.read_only:
+            return self._open_connection(self._uri("mode=rwc"))
+        for _ in range(2):
+            fingerprint = self._fingerprint()
+            try:
+                return self._open_connection(self._uri("mode=ro"))
+            except sqlite3.OperationalError as error:
+                if _code(error) & 0xFF not in _REFUSED:
+                    raise
+                problem = error
+            if not self._beside("-shm").exists():
+                return self._connect_without_locks(fingerprint)
+        raise problem
+
+    def _connect_without_locks(self, fingerprint: "_Fingerprint") -> Connection:
+        """Open a file in a folder where SQLite cannot make the file that its locks and the map of its log live in.
+
+        Without that file nobody is writing. Should somebody begin, on another mount of the folder, the fingerprint will
+        tell: a read that was going on then is given up, and the next one finds the writer's file and uses its locks.
+        """
+        if fingerprint.log is None:
+            connection = self._open_connection(self._uri("mode=ro&immutable=1"))
+        else:  # `immutable` would leave out what is only in the log
+            vfs = "win32-none" if os.name == "nt" else "unix-none"
+            connection = self._open_connection(self._uri(f"mode=ro&vfs={vfs}"), "locking_mode=EXCLUSIVE")
+        connection.fingerprint = fingerprint
+        return connection
+
+    def _open_connection(self, target: str, *settings: str) -> Connection:
         connection = sqlite3.connect(
             target,
             uri=self.file is not None,
@@ -224,16 +293,35 @@ class Database:
         if self.file is not None:
             connection.remember_file(self.file)
         self._open.add(connection)
-        for setting in (
-            "synchronous=FULL",
-            "cache_size=-32768",
-            "temp_store=MEMORY",
-            "trusted_schema=OFF",
-            "secure_delete=OFF",
-        ):
-            connection.execute(f"PRAGMA {setting}")
-        connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
+        try:
+            for setting in (*settings, *_SETTINGS):
+                connection.execute(f"PRAGMA {setting}")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+        except BaseException:
+            self._close_connection(connection)
+            raise
         return connection
+
+    def _uri(self, parameters: str) -> str:
+        assert self.file is not None
+        return f"{self.file.absolute().as_uri()}?{parameters}"
+
+    def _beside(self, suffix: str) -> Path:
+        assert self.file is not None
+        return self.file.with_name(self.file.name + suffix)
+
+    def _fingerprint(self) -> "_Fingerprint":
+        assert self.file is not None
+        return _Fingerprint(_version(self.file), _version(self._beside("-wal")))
+
+    @contextmanager
+    def _unchanged(self, connection: Connection) -> Iterator[None]:
+        """Raise `IndexBusy`, whatever was read, where a file that is read without locks has changed meanwhile."""
+        try:
+            yield
+        finally:
+            if connection.fingerprint is not None and connection.fingerprint != self._fingerprint():
+                raise IndexBusy(f"another process began to write to {self.name} while it was read; try again")
 
     def _make_locks(self) -> None:
         self._slots = _Slots(1 if self.file is None else READERS)
@@ -347,8 +435,9 @@ class Database:
         if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             number = errno.ENOSPC if code & 0xFF == sqlite3.SQLITE_FULL else errno.EIO
             return OSError(number, f"cannot write ({error}); the index is as it was before. Free some space", self.name)
-        if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            return OSError(errno.EACCES, f"cannot open or write the index ({error})", self.name)
+        if code & 0xFF in _REFUSED:
+            cure = "" if self.read_only else "; where nothing may be written, open it with read_only=True"
+            return OSError(errno.EACCES, f"cannot open or write the index ({error}){cure}", self.name)
         if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
             return DamagedIndex(
                 f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"

@@ -39,6 +39,7 @@ class Connection(sqlite3.Connection):
     def __init__(self, database: str, *arguments: Any, **options: Any) -> None:
         self.process = os.getpid()
         self.file: _File | None = None
+        self.fingerprint: object = None  # of the files, where they are read without locks
         super().__init__(database, *arguments, **options)
 
     def remember_file(self, path: Path) -> None:

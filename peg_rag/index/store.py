@@ -83,7 +83,7 @@ class PEGIndex:
                 FAISS). An index opened as another kind than it was is converted by the next `persist()`.
             storage: how SQLite keeps the vectors: `float32` (default for a new index), `float16` or `int8`. Scores are
                 cosines with the vectors as kept.
-            read_only: refuse to write, and never make or repair a file.
+            read_only: refuse to write, and never make or repair a file; works on a read-only mount, too.
             timeout_s: how long to wait for another writer before `IndexBusy`.
 
         Raises:
@@ -529,18 +529,22 @@ class PEGIndex:
         """A read transaction and the view of exactly its state."""
         unusable: list[int] = []
         while True:
-            with self._db.reading() as connection:
-                state = State.read(connection)
-                try:
-                    view = self._view_at(connection, state, in_memory=unusable.count(state.generation) >= 2)
-                except _Unusable as reason:
-                    unusable.append(state.generation)
-                    problem = str(reason)
-                else:
-                    if view.state.sequence == state.sequence:
-                        yield connection, view
-                        return
-                    continue  # another thread has seen a later state; look again
+            try:
+                with self._db.reading() as connection:
+                    state = State.read(connection)
+                    try:
+                        view = self._view_at(connection, state, in_memory=unusable.count(state.generation) >= 2)
+                    except _Unusable as reason:
+                        unusable.append(state.generation)
+                        problem = str(reason)
+                    else:
+                        if view.state.sequence == state.sequence:
+                            yield connection, view
+                            return
+                        continue  # another thread has seen a later state; look again
+            except IndexBusy:
+                self._view = None  # it may have been read from a file that was changing
+                raise
             self._repair(unusable, problem)
 
     def _repair(self, unusable: Sequence[int], problem: str) -> None:
