@@ -611,7 +611,8 @@ def _is_due(backlog: Backlog, _: State) -> bool:
 
 
 def _hits(connection: Connection, view: View, scored: Scored, threshold: float | None) -> list[Hit]:
-    keep = slice(None) if threshold is None else scored.scores >= threshold
+    # As float64, which hits have: beside float32 numbers, NumPy would round the threshold.
+    keep = slice(None) if threshold is None else scored.scores.astype(np.float64) >= threshold
     keys = view.blocks.keys(scored.slots[keep]).tolist()
     documents = rows.records(connection, keys)
     scores = scored.scores[keep].tolist()
