@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -308,25 +307,6 @@ def test_threads_write_and_search_at_once(path: str | None, tmp_path: Path, monk
                 stop.set()
             assert all(reader.result(60) > 0 for reader in readers)
         assert len(index) == 1 + 3 * 5 * BATCH
-
-
-def search_in_child(index: PEGIndex, results: Any) -> None:
-    results.put(index.search(vector(1), k=1)[0].id)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_an_index_opened_before_a_fork_works_in_both(tmp_path: Path) -> None:
-    fork = mp.get_context("fork")
-    with PEGIndex(tmp_path / "kb") as index:
-        add(index, [1, 2, 3])
-        assert index.search(vector(1), k=1)[0].id == "d1"
-        results = fork.Queue()
-        child = fork.Process(target=search_in_child, args=(index, results))
-        child.start()
-        assert results.get(timeout=30) == "d1"
-        child.join()
-        add(index, [4])
-        assert index.search(vector(4), k=1)[0].id == "d4"
 
 
 # -- full disk --------------------------------------------------------------------------------------------------------
