@@ -194,7 +194,9 @@ class PEGEncoder:
                 backend = open_backend(
                     str(options["name"]), self.spec, device=options["device"], dtype=str(options["dtype"])
                 )
-                self._model = load_tokenizer(self.spec), backend
+                tokenizer = load_tokenizer(self.spec)
+                _check_token_ids(tokenizer, backend, self.spec)
+                self._model = tokenizer, backend
             return self._model
 
     def _encode(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
@@ -263,6 +265,8 @@ class PEGEncoder:
                 f"{self.spec.name} gave a vector that is not finite in {self.dtype}; its weights are damaged, "
                 "or the type is too narrow: try dtype='float32'"
             )
+        if self.spec.kind == "transformer" and not norms.all():  # the tokens of a static model may well be zero
+            raise DamagedModel(f"{self.spec.name} gave a zero vector; its weights are damaged, download them again")
         return vectors / np.maximum(norms, 1e-12) if self.normalize else vectors
 
     def _note_blank(self, texts: Iterable[str], role: Role) -> None:
@@ -293,7 +297,8 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
 
     try:
         if spec.kind == "static":
-            file = next(spec.path.glob("**/tokenizer.json"), spec.path / "tokenizer.json")
+            files = [spec.path / "tokenizer.json", *sorted(spec.path.glob("*_StaticEmbedding/tokenizer.json"))]
+            file = next((file for file in files if file.is_file()), files[0])
             tokenizer = Tokenizer.from_file(str(file))
         else:
             from transformers import AutoTokenizer
@@ -306,6 +311,17 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
     tokenizer.no_padding()
     tokenizer.enable_truncation(spec.max_length)
     return tokenizer
+
+
+def _check_token_ids(tokenizer: "Tokenizer", backend: Backend, spec: ModelSpec) -> None:
+    """Refuse a tokenizer and weights that do not belong together, before a text meets a token without an embedding."""
+    special = tokenizer.encode("").ids  # the post-processor has ids of its own
+    largest = max([*tokenizer.get_vocab().values(), *special], default=0)
+    if largest >= backend.vocabulary_size:
+        raise DamagedModel(
+            f"the tokenizer in {spec.path} has token {largest}, but the weights have embeddings of "
+            f"{backend.vocabulary_size} tokens: they belong to different models, or the weights were cut"
+        )
 
 
 def _blank_id(tokenizer: "Tokenizer") -> int:

@@ -8,7 +8,6 @@ transformers is imported.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from peg_rag.errors import DamagedModel, InvalidInput, ModelNotAvailable
+from peg_rag.model_folder import inside, parse_json, read_number, read_object, read_objects
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,13 @@ BUNDLED = ("peg-mini",)
 CONFIG_FILE = "peg_rag.json"
 CONFIG_FORMAT = 1
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_MAX_LAYERS = 1_000
+_MAX_LENGTH = 1 << 21  # positions; the longest known have a million
+_MAX_DIMENSION = 1 << 20
+_MAX_HEADER_BYTES = 100 << 20  # as in the safetensors library
+_UNLIMITED_LENGTH = 1_000_000  # from here on a tokenizer's model_max_length means "not known"
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers")
+_LAYER_OF_A_TENSOR = re.compile(r"(?:.*?\.)?(?:layers?|blocks?)\.(\d+)\.")
 _SMALL_FILES = ["*.json", "vocab.txt", "*.model", "merges.txt", "1_Pooling/*", "*_StaticEmbedding/*"]
 
 
@@ -112,6 +119,9 @@ def resolve(
     known = next((k for pattern, k in _KNOWN if re.fullmatch(pattern, name, re.IGNORECASE)), None)
     prompts = _folder_prompts(path, own)
     kind = _kind(path, modules)
+    weights = weight_files(path)
+    if kind == "transformer":
+        _check_layers(path, weights)
     limit = _length_limit(path, own, kind)
     if max_length is not None and not 3 <= max_length <= limit:
         raise InvalidInput(f"max_length={max_length}, but {name} takes from 3 to {limit} tokens")
@@ -130,7 +140,7 @@ def resolve(
             known.document_prompt if known else None,
         ),
         revision=commit,
-        fingerprint=_fingerprint(weight_files(path)),
+        fingerprint=_fingerprint(weights),
     )
 
 
@@ -145,20 +155,29 @@ def weight_files(path: Path) -> list[Path]:
         if (folder / "model.safetensors").is_file():
             base = folder
             break
-    whole, index = base / "model.safetensors", base / "model.safetensors.index.json"
+    whole = base / "model.safetensors"
+    index = base / "model.safetensors.index.json"
     if whole.is_file():
-        found = [whole]
+        weights = [whole]
     elif index.is_file():
-        found = [base / shard for shard in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+        weights = _shards(index)
     elif (base / "pytorch_model.bin").is_file():
         return [base / "pytorch_model.bin"]
     else:
         raise DamagedModel(
             f"{path} holds no weights: model.safetensors, model.safetensors.index.json or pytorch_model.bin is expected"
         )
-    for file in found:
+    for file in weights:
         safetensors_shapes(file)
-    return found
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise DamagedModel(f"{index} names no shards: an object weight_map, tensor → file, is expected")
+    files = {inside(index.parent, shard, index) for shard in shards.values()}
+    return sorted(files)
 
 
 def safetensors_shapes(file: Path) -> dict[str, list[int]]:
@@ -171,15 +190,15 @@ def safetensors_shapes(file: Path) -> dict[str, list[int]]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             (header_size,) = struct.unpack("<Q", stream.read(8))
-            if header_size > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(header_size))
+            if header_size > min(size, _MAX_HEADER_BYTES):
+                raise ValueError(f"a header of {header_size} bytes is too long")
+            header = parse_json(stream.read(header_size))
         tensors = {key: value for key, value in header.items() if key != "__metadata__"}
         end = 8 + header_size + max((value["data_offsets"][1] for value in tensors.values()), default=0)
         if end != size:
             raise ValueError(f"{size} bytes are there, {end} are expected")
-        return {key: value["shape"] for key, value in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        return {key: [int(side) for side in value["shape"]] for key, value in tensors.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise DamagedModel(
             f"{file} is not a whole safetensors file ({error}); copy or download the model again"
         ) from error
@@ -232,27 +251,27 @@ def _ways_out() -> str:
 
 
 def _own_config(path: Path) -> dict[str, Any]:
-    own = _read_json(path / CONFIG_FILE, missing={})
+    own = read_object(path / CONFIG_FILE, missing={})
     if own and own.get("format") != CONFIG_FORMAT:
         raise DamagedModel(
             f"{path / CONFIG_FILE} has format {own.get('format')!r}, this version of peg_rag reads {CONFIG_FORMAT}; "
             "update peg_rag"
         )
-    return cast(dict[str, Any], own)
+    return own
 
 
 def _read_modules(path: Path) -> list[dict[str, Any]] | None:
     """sentence-transformers' list of modules, or None where the folder has none."""
-    modules = _read_json(path / "modules.json", missing=None)
-    if modules is None:
-        return None
-    for module in modules:
+    file = path / "modules.json"
+    modules = read_objects(file, missing=None)
+    for module in modules or []:
+        inside(path, module.get("path", ""), file)
         if _module_name(module) not in ("Transformer", "Pooling", "Normalize", "StaticEmbedding"):
             raise DamagedModel(
-                f"{path / 'modules.json'} asks for a {_module_name(module)} module, which peg_rag does not run; "
+                f"{file} asks for a {_module_name(module)} module, which peg_rag does not run; "
                 "Transformer, Pooling, Normalize and StaticEmbedding are known"
             )
-    return cast(list[dict[str, Any]], modules)
+    return modules
 
 
 def _module_name(module: dict[str, Any]) -> str:
@@ -300,51 +319,89 @@ def _modules_pooling(path: Path, modules: list[dict[str, Any]] | None) -> str | 
     folder = next((m.get("path", "") for m in modules or [] if _module_name(m) == "Pooling"), None)
     if folder is None:
         return None
-    config = _read_json(path / folder / "config.json")
+    config = read_object(path / folder / "config.json")
     mode = config.get("pooling_mode")
     if mode is None:
         flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
         names = [flag.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for flag in flags]
         mode = "+".join(names) or "mean"
-    return "+".join(mode) if isinstance(mode, list) else str(mode)
+    return "+".join(map(str, mode)) if isinstance(mode, list) else str(mode)
 
 
 def _folder_prompts(path: Path, own: dict[str, Any]) -> dict[str, str]:
-    prompts = dict(_read_json(path / "config_sentence_transformers.json", missing={}).get("prompts") or {})
+    file = path / "config_sentence_transformers.json"
+    prompts = read_object(file, missing={}).get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise DamagedModel(f"{file} has prompts that are no object; role → prompt is expected")
     prompts = {role: text for role, text in prompts.items() if text}
     for role in ("query", "document"):
         if f"{role}_prompt" in own:
             prompts[role] = own[f"{role}_prompt"]
+    for role, text in prompts.items():
+        if not isinstance(text, str):
+            raise DamagedModel(f"{path} has a prompt for {role!r} that is not a string")
     return prompts
 
 
 def _length_limit(path: Path, own: dict[str, Any], kind: Kind) -> int:
     """The smallest of the limits that the folder's files name; 512 where none does."""
-    config = _read_json(path / "config.json", missing={}) if kind == "transformer" else {}
-    positions = config.get("max_position_embeddings")
-    if positions and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # these start counting positions after the padding index
+    sentence_file = path / "sentence_bert_config.json"
     limits = [
-        own.get("max_length"),
-        _read_json(path / "sentence_bert_config.json", missing={}).get("max_seq_length"),
-        _read_json(path / "tokenizer_config.json", missing={}).get("model_max_length"),
-        positions,
+        read_number(own, "max_length", path / CONFIG_FILE, largest=_MAX_LENGTH),
+        read_number(read_object(sentence_file, missing={}), "max_seq_length", sentence_file, largest=_MAX_LENGTH),
+        _tokenizer_limit(path),
+        _count_positions(path) if kind == "transformer" else None,
     ]
-    return min((int(limit) for limit in limits if limit and limit < 1_000_000), default=512)
+    return min((limit for limit in limits if limit is not None), default=512)
+
+
+def _tokenizer_limit(path: Path) -> int | None:
+    file = path / "tokenizer_config.json"
+    settings = read_object(file, missing={})
+    limit = settings.get("model_max_length")
+    if isinstance(limit, (int, float)) and limit >= _UNLIMITED_LENGTH:
+        return None
+    return read_number(settings, "model_max_length", file, largest=_MAX_LENGTH)
+
+
+def _count_positions(path: Path) -> int | None:
+    file = path / "config.json"
+    config = read_object(file, missing={})
+    positions = read_number(config, "max_position_embeddings", file, largest=_MAX_LENGTH)
+    if positions and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        return max(1, positions - 2)  # these start counting positions after the padding index
+    return positions
 
 
 def _dimension(path: Path, kind: Kind) -> int:
     if kind == "static":
         file = weight_files(path)[0]
         shape = safetensors_shapes(file).get("embedding.weight")
-        if shape is None or len(shape) != 2:
+        if shape is None or len(shape) != 2 or 0 in shape:
             raise DamagedModel(f"{file} holds no two-dimensional tensor embedding.weight, which a static model needs")
         return shape[1]
-    config = _read_json(path / "config.json")
-    size = next((config[key] for key in ("hidden_size", "dim", "d_model") if key in config), None)
+    file = path / "config.json"
+    config = read_object(file)
+    sizes = (read_number(config, key, file, largest=_MAX_DIMENSION) for key in ("hidden_size", "dim", "d_model"))
+    size = next((size for size in sizes if size is not None), None)
     if size is None:
-        raise DamagedModel(f"{path / 'config.json'} does not say hidden_size; is this a text encoder?")
-    return int(size)
+        raise DamagedModel(f"{file} does not say hidden_size; is this a text encoder?")
+    return size
+
+
+def _check_layers(path: Path, weights: list[Path]) -> None:
+    """Refuse a count of layers that the weights do not bear out: building them could take minutes and all memory."""
+    file = path / "config.json"
+    config = read_object(file)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in _LAYER_COUNTS:
+            read_number(part, key, file, largest=_MAX_LAYERS)
+    names = [name for weight in weights if weight.suffix == ".safetensors" for name in safetensors_shapes(weight)]
+    layers = [int(match[1]) + 1 for name in names if (match := _LAYER_OF_A_TENSOR.match(name))]
+    for key in _LAYER_COUNTS:
+        count = config.get(key)
+        if layers and count is not None and count > max(layers):
+            raise DamagedModel(f"{file} has {key}={count}, but {path} holds weights of {max(layers)} layers")
 
 
 def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 4096) -> str:
@@ -358,20 +415,6 @@ def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 409
                 stream.seek(size * i // samples)
                 digest.update(stream.read(sample_bytes))
     return digest.hexdigest()[:8]
-
-
-_REQUIRED: Any = object()
-
-
-def _read_json(file: Path, missing: Any = _REQUIRED) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if missing is not _REQUIRED:
-            return missing
-        raise DamagedModel(f"{file} is missing; copy or download the model again") from error
-    except (OSError, ValueError) as error:
-        raise DamagedModel(f"{file} is not readable JSON ({error}); copy or download the model again") from error
 
 
 def _first(*values: str | None) -> str:

@@ -27,6 +27,7 @@ class StaticBackend:
         if dtype not in ("auto", "float32"):
             raise InvalidInput(f"dtype={dtype!r}, but {spec.name} is a static model, which runs in float32")
         self._table: NDArray[np.float32] | None = _read_table(spec)  # (vocabulary, dimension)
+        self.vocabulary_size = len(self._table)
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         if self._table is None:
@@ -48,6 +49,9 @@ def _read_table(spec: ModelSpec) -> NDArray[np.float32]:
     file = weight_files(spec.path)[0]
     try:
         table = load_file(file)["embedding.weight"]
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, OSError, ValueError) as error:
         raise DamagedModel(f"{file} cannot be read ({error}); copy or download the model again") from error
-    return np.ascontiguousarray(table, dtype=np.float32)
+    table = np.ascontiguousarray(table, dtype=np.float32)
+    if not table.any():
+        raise DamagedModel(f"{file} holds nothing but zeros; copy or download the model again")
+    return table
