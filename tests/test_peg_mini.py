@@ -140,6 +140,7 @@ def test_paraphrases_are_nearer_than_strangers(encoder: PEGEncoder) -> None:
     assert scores[0, 0] > 0.6 > scores[0, 1] + 0.2
 
 
+@pytest.mark.slow
 def test_a_query_takes_less_than_five_milliseconds(encoder: PEGEncoder) -> None:
     encoder.encode_queries(["预热"])
     times_s = []
