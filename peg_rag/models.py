@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from peg_rag.errors import DamagedModel, InvalidInput, ModelNotAvailable
+from peg_rag.hub import MODELSCOPE, download_model, ways_out
 from peg_rag.model_folder import inside, parse_json, read_number, read_object, read_objects
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ _MAX_HEADER_BYTES = 100 << 20  # as in the safetensors library
 _UNLIMITED_LENGTH = 1_000_000  # from here on a tokenizer's model_max_length means "not known"
 _LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers")
 _LAYER_OF_A_TENSOR = re.compile(r"(?:.*?\.)?(?:layers?|blocks?)\.(\d+)\.")
-_SMALL_FILES = ["*.json", "vocab.txt", "*.model", "merges.txt", "1_Pooling/*", "*_StaticEmbedding/*"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ModelSpec:
         dimension: length of a text vector before any truncation.
         query_prompt: put before every query.
         document_prompt: put before every document.
-        revision: the hub commit, where known.
+        revision: the hub's commit where known, else the branch or tag.
         fingerprint: eight hex digits of the weights, so that two models of one name are told apart.
     """
 
@@ -104,12 +104,14 @@ def resolve(
     """Find a model and how its vectors are made.
 
     Args:
-        model: a hub id, a folder or a bundled name; None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
+        model: a hub id (`owner/name`, `modelscope:owner/name`), a folder or a bundled name; None for
+            `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling, max_length, query_prompt, document_prompt: override what the model says of itself.
         revision: a hub branch, tag or commit.
 
     Raises:
         ModelNotAvailable: no such folder, or the hub cannot be reached. There is never a fall-back to another model.
+        MissingExtra: the model is on ModelScope, whose client is not installed.
         DamagedModel: a file of the folder is missing, truncated or of an unknown form.
         InvalidInput: an override is out of range.
     """
@@ -210,44 +212,18 @@ def bundled_path(name: str) -> Path:
 
 
 def _locate(model: str | Path | None, revision: str | None) -> tuple[str, Path, str | None]:
-    """→ (name, folder, hub commit)."""
+    """→ (name, folder, revision on the hub)."""
     asked = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
     if asked in BUNDLED:
         return asked, bundled_path(asked), None
     folder = Path(asked).expanduser()
     if folder.is_dir():
         return folder.resolve().name, folder, None
-    if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(asked) or asked.startswith("."):
-        raise ModelNotAvailable(f"model {asked!r}: there is no such folder. {_ways_out()}")
-    path = _download(asked, revision)
-    return asked, path, path.name if path.parent.name == "snapshots" else revision
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    """Fetch from the hub, or its local cache when it cannot be reached: safetensors if there, else the .bin."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    def fetch(*weights: str) -> Path:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_SMALL_FILES, *weights]))
-
-    try:
-        path = fetch("model*.safetensors")
-        return path if list(path.glob("model*.safetensors")) else fetch("pytorch_model.bin")
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotAvailable(
-            f"model {hub_id!r} is no folder here, is not in the local hub cache and could not be fetched from the hub "
-            f"({reason}). {_ways_out()}"
-        ) from error
-
-
-def _ways_out() -> str:
-    return (
-        "Two ways out: give the path of a local folder that holds the model (PEGEmbeddings(model='path/to/PEG') or "
-        "$PEG_RAG_MODEL), or use the small model that is bundled and needs no network (model='peg-mini'). "
-        "Vectors of different models do not mix: an index made with one cannot be searched with the other."
-    )
+    hub_id = asked.removeprefix(MODELSCOPE)
+    if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(hub_id) or hub_id.startswith("."):
+        raise ModelNotAvailable(f"model {asked!r}: there is no such folder. {ways_out()}")
+    path, commit = download_model(asked, revision)
+    return hub_id, path, commit
 
 
 def _own_config(path: Path) -> dict[str, Any]:
