@@ -10,14 +10,14 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from peg_rag.backends import Backend, open_backend
 from peg_rag.batching import plan_batches
@@ -207,14 +207,14 @@ class PEGEncoder:
         places: dict[str, int] = {}  # text → row of its vector: equal texts are encoded once
         rows = np.array([places.setdefault(text, len(places)) for text in checked], dtype=np.intp)
         distinct = np.empty((len(places), self.dimension), dtype=np.float32)
-        with tqdm(total=len(places), desc=f"embed {role}s", unit="text", disable=not show_progress) as bar:
-            self._encode_distinct([self._prepare(text, prompt) for text in places], distinct, bar)
+        with _progress_bar(len(places), f"embed {role}s", show_progress) as advance:
+            self._encode_distinct([self._prepare(text, prompt) for text in places], distinct, advance)
         with self._lock:
             self.stats.seconds += time.perf_counter() - started
         return distinct if len(distinct) == len(rows) else distinct[rows]
 
-    def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], bar: Any) -> None:
-        """Encode window by window into `out` (n, dimension)."""
+    def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], advance: Callable[[int], object]) -> None:
+        """Encode window by window into `out` (n, dimension); `advance` is told how many texts are done."""
         tokenizer, backend = self._loaded()
         for start in range(0, len(texts), WINDOW_TEXTS):
             window = texts[start : start + WINDOW_TEXTS]
@@ -223,7 +223,7 @@ class PEGEncoder:
             for batch in plan_batches([len(row) for row in tokens], budget):
                 vectors = backend.embed([tokens[i] for i in batch])  # (rows, model dimension)
                 out[start + batch] = self._finish(vectors)
-                bar.update(len(batch))
+                advance(len(batch))
 
     def _prepare(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
@@ -285,6 +285,18 @@ class PEGEncoder:
             self._warned.add(counter)
         if first:
             logger.warning("%s: %s. Further ones are only counted.", self.spec.name, message)
+
+
+@contextmanager
+def _progress_bar(total: int, description: str, show: bool) -> Iterator[Callable[[int], object]]:
+    """A function to call with the number of texts done; tqdm, which takes a while to import, only draws when shown."""
+    if not show:
+        yield lambda _: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=description, unit="text") as bar:
+        yield bar.update
 
 
 def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
