@@ -53,7 +53,7 @@ class PEGEncoder:
     Args:
         model: a hub id, a folder or a bundled name (`peg-mini`); None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling: `cls`, `mean`, `max` or `lasttoken`; None for what the model says (see `peg_rag.models`).
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; None for the best there is.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` for the best there is.
         dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`.
         backend: `auto`, `torch` (transformers) or `numpy` (static models).
         batch_tokens: tokens in a batch, padding counted; None for the backend's own choice.

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -213,17 +214,39 @@ def bundled_path(name: str) -> Path:
 
 def _locate(model: str | Path | None, revision: str | None) -> tuple[str, Path, str | None]:
     """→ (name, folder, revision on the hub)."""
-    asked = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
-    if asked in BUNDLED:
-        return asked, bundled_path(asked), None
-    folder = Path(asked).expanduser()
+    name = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
+    if name in BUNDLED:
+        return name, bundled_path(name), None
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve().name, folder, None
-    hub_id = asked.removeprefix(MODELSCOPE)
+    hub_id = name.removeprefix(MODELSCOPE)
     if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(hub_id) or hub_id.startswith("."):
-        raise ModelNotAvailable(f"model {asked!r}: there is no such folder. {ways_out()}")
-    path, commit = download_model(asked, revision)
+        raise ModelNotAvailable(f"model {name!r}: there is no such folder. {ways_out()}")
+    guess = _guess_name(hub_id)
+    if guess is not None and "/" not in hub_id:
+        raise ModelNotAvailable(f"model {name!r} is not known. Did you mean {guess!r}? {ways_out()}")
+    try:
+        path, commit = download_model(name, revision)
+    except ModelNotAvailable as error:
+        if guess is None:
+            raise
+        raise ModelNotAvailable(f"Did you mean {guess!r}? {error}") from error
     return hub_id, path, commit
+
+
+def _guess_name(name: str) -> str | None:
+    """The name that a user who wrote this one may have meant, or None."""
+    meant = {_letters(bundled): bundled for bundled in BUNDLED}
+    meant |= {_letters(f"TownsWu/{bundled}"): bundled for bundled in BUNDLED}
+    meant |= {_letters(DEFAULT_MODEL): DEFAULT_MODEL, _letters("PEG"): DEFAULT_MODEL}
+    matches = get_close_matches(_letters(name), meant, n=1, cutoff=0.8)
+    guess = meant[matches[0]] if matches else None
+    return None if guess == name else guess
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _own_config(path: Path) -> dict[str, Any]:

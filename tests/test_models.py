@@ -266,3 +266,33 @@ def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
 def test_a_model_that_shares_layers_or_names_none_is_not_refused(folder):
     set_config(folder, num_hidden_layers=1, type_vocab_size=2, layer_norm_eps=1e-12, output_hidden_layers=[1, 2])
     assert resolve(folder).dimension == 32
+
+
+@pytest.mark.parametrize("name", ["peg_mini", "PEG-mini", "pegmini", "peg-mnii", "PEG_MINI", "peg-min"])
+def test_a_misspelt_bundled_name_is_answered_before_the_hub_is_asked(monkeypatch, name):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(ModelNotAvailable, match="Did you mean 'peg-mini'"):
+        resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PEG", "TownsWu/PEG"),
+        ("townswu/peg", "TownsWu/PEG"),
+        ("TownWu/PEG", "TownsWu/PEG"),
+        ("TownsWu/peg-mini", "peg-mini"),
+    ],
+)
+def test_what_no_hub_has_is_answered_with_what_may_be_meant(name, meant):
+    with pytest.raises(ModelNotAvailable, match=f"Did you mean '{meant}'"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["BAAI/bge-small-zh-v1.5", "bert-base-chinese", "TownsWu/PEG"])
+def test_other_names_are_answered_without_a_guess(name):
+    with pytest.raises(ModelNotAvailable) as caught:
+        resolve(name)
+    assert "Did you mean" not in str(caught.value)

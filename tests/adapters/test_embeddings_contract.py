@@ -264,3 +264,38 @@ async def test_the_event_loop_keeps_turning(adapter: Adapter, what: str) -> None
     await task
     assert ticks >= 5
     assert encoder.thread is not threading.main_thread()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "hint"),
+    [
+        ("model_kwargs", {"device": "cpu"}, "device="),
+        ("encode_kwargs", {"normalize_embeddings": True}, "normalize="),
+        ("query_instruction", "问：", "query_prompt="),
+        ("embed_instruction", "文：", "document_prompt="),
+        ("text_instruction", "文：", "document_prompt="),
+        ("cache_folder", "models", "HF_HOME"),
+        ("trust_remote_code", True, "never"),
+    ],
+)
+def test_habits_from_other_embeddings_are_answered_with_a_hint(
+    adapter: Adapter, setting: str, value: Any, hint: str
+) -> None:
+    with pytest.raises(InvalidInput, match=rf"{setting}.*{hint}"):
+        adapter.open("peg-mini", **{setting: value})
+
+
+def test_the_other_framework_s_name_of_the_model_is_answered_with_a_hint(adapter: Adapter) -> None:
+    other = "model_name" if adapter.model_argument == "model" else "model"
+    with pytest.raises(
+        InvalidInput, match=rf"{other}='peg-mini'.*{adapter.cls.__name__}\({adapter.model_argument}='peg-mini'\)"
+    ):
+        adapter.cls(**{other: "peg-mini"})
+
+
+@pytest.mark.parametrize("device", ["auto", None])
+def test_the_device_may_be_auto(adapter: Adapter, tiny_bert: Path, device: str | None) -> None:
+    for model in ("peg-mini", tiny_bert):
+        with adapter.open(model, device=device) as opened:
+            assert opened.encoder.device in ("cpu", "cuda", "mps")
+            assert len(adapter.embed_documents(opened, ["花呗"])) == 1
