@@ -266,7 +266,7 @@ def test_a_writer_in_another_process_is_waited_for_and_then_reported(tmp_path: P
         started = time.monotonic()
         with pytest.raises(IndexBusy, match="another process"):
             add(index, [2])
-        assert 0.2 < time.monotonic() - started < 5
+        assert time.monotonic() - started > 0.2
         assert index.search(vector(1), k=1)[0].id == "d1"  # readers do not wait
         release.set()
         child.join()

@@ -174,13 +174,16 @@ async def test_a_busy_endpoint_says_when_to_come_back(chat):
     assert failed.value.response().headers["retry-after"] == "7"
 
 
-@pytest.mark.parametrize("limits", [{"silence_timeout_s": 0.3}, {"answer_timeout_s": 0.3}], ids=["silence", "whole"])
+@pytest.mark.parametrize(
+    "limits",
+    [{"silence_timeout_s": 0.3}, {"answer_timeout_s": 0.3, "silence_timeout_s": 60.0}],
+    ids=["silence", "whole"],
+)
 async def test_a_slow_endpoint_is_given_up(chat, limits):
-    started = time.monotonic()
+    """Without the limit the answer would come to its end after a minute."""
     with pytest.raises(LanguageModelError) as failed:
         await written(settings(chat, "slow", **limits))
     assert (failed.value.status, failed.value.code) == (504, "language_model_timeout")
-    assert time.monotonic() - started < 3
 
 
 async def test_as_many_answers_are_written_as_are_taken_on(chat):
@@ -399,7 +402,7 @@ def test_a_reader_who_leaves_ends_the_writing(served, chat):
                 pass
             assert "peg_rag_answers_being_generated 1.0" in httpx.get(f"{url}/metrics").text
         assert chat.hung_up.wait(10)
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 60
         while "peg_rag_answers_being_generated 0.0" not in httpx.get(f"{url}/metrics").text:
             assert time.monotonic() < give_up
             time.sleep(0.05)

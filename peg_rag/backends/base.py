@@ -17,6 +17,7 @@ class Backend(Protocol):
     device: str
     dtype: str
     batch_tokens: int  # a good token budget for a batch on this device
+    vocabulary_size: int  # rows in the table of token embeddings: token ids stay below it
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Pooled vectors, not normalised, (rows, dimension), for rows of token ids of any lengths. Thread-safe."""

@@ -19,10 +19,20 @@ _BY_VECTOR = ("similarity_search_with_score_by_vector", "similarity_search_by_ve
 
 
 class EmbeddingsEncoder:
-    """A LangChain `Embeddings` of another make behind the encoder's two methods. Its vector space has no name."""
+    """A LangChain `Embeddings` of another make behind the encoder's two methods.
+
+    Its vector space has no name, unless it is a cache (`CacheBackedEmbeddings`) around `PEGEmbeddings`: then it is
+    theirs. Such a cache needs `namespace=embeddings.identity`, or it may hand out the vectors of another model.
+    """
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
+
+    @property
+    def identity(self) -> str | None:
+        """The name of the vector space, where it is known."""
+        inner = getattr(self.embeddings, "underlying_embeddings", None)
+        return None if inner is None else getattr(encoder_of(inner), "identity", None)
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Vectors (n, dimension); one by one, since that is all the interface has."""

@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 from peg_rag.errors import IndexMismatch
 from peg_rag.models import DEFAULT_MODEL
 from peg_rag.retriever import Encoder
-from peg_rag.settings import EncoderSettings
+from peg_rag.settings import EncoderSettings, refuse_foreign_settings
 from peg_rag.texts import check_texts
 
 dispatcher = get_dispatcher(__name__)
@@ -49,7 +49,8 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
 
     Raises:
         ModelNotAvailable, DamagedModel: the model cannot be found or opened.
-        InvalidInput: what is to be embedded is not a list of strings, or a query is blank.
+        InvalidInput: what is to be embedded is not a list of strings, or a query is blank; or a setting has another
+            name here (`model`, `query_instruction`, …), which the message gives.
     """
 
     embed_batch_size: int = Field(
@@ -61,6 +62,7 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
     def __init__(
         self, model_name: str | Path | None = None, *, encoder: Encoder | None = None, **settings: Any
     ) -> None:
+        refuse_foreign_settings(type(self), settings, model_argument="model_name")
         name = getattr(encoder, "identity", "unknown") if model_name is None and encoder is not None else model_name
         settings["model_name"] = str(name or os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL)
         super().__init__(**settings)
