@@ -39,10 +39,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 
-from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, TokenRows
-from peg_rag.training.loss import LossOptions, LossResult, Pairs, tiled_loss
-from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
-from peg_rag.training.tiles import Scratch, Tile
+from peg_rag.training.loss.contrastive import LossOptions, LossResult, Pairs, tiled_loss
+from peg_rag.training.loss.objective import ContrastiveObjective
+from peg_rag.training.loss.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.loss.tiles import Scratch, Tile
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch, TokenRows
 
 RESULTS = Path(__file__).parent / "results"
 DIM, NEGATIVES, SCALE = 256, 5, 20.0

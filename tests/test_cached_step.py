@@ -17,11 +17,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from peg_rag.batching import plan_batches
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, Temperature, TokenRows
-from peg_rag.training.cosent import CosentObjective
-from peg_rag.training.loss import LossMetrics, LossOptions, Pairs, dense_loss
-from peg_rag.training.progressive import ProgressiveOptions
-from peg_rag.training.tiles import Tile
+from peg_rag.training.loss.contrastive import LossMetrics, LossOptions, Pairs
+from peg_rag.training.loss.cosent import CosentObjective
+from peg_rag.training.loss.objective import ContrastiveObjective, Temperature
+from peg_rag.training.loss.progressive import ProgressiveOptions
+from peg_rag.training.loss.reference import dense_loss
+from peg_rag.training.loss.tiles import Tile
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch, TokenRows
 
 TOKENS = 20  # of a chunk: several chunks per side, the last one smaller
 EVERYTHING = LossOptions(symmetric=True, label_smoothing=0.1, false_negative_margin=-0.1, matryoshka_dims=(3, 8))
@@ -120,7 +122,7 @@ def test_without_the_remembered_rng_gradients_are_wrong(monkeypatch: pytest.Monk
     torch.manual_seed(5)
     _, expected = plain_step(model, batch, ContrastiveObjective(), 0.0)
     monkeypatch.setattr(CachedStep, "_set_rng", lambda self, states: None)
-    monkeypatch.setattr("peg_rag.training.cached_step._check_same", lambda again, before: None)
+    monkeypatch.setattr("peg_rag.training.run.grad_cache._check_same", lambda again, before: None)
     torch.manual_seed(5)
     _, wrong = cached_step(model, batch, ContrastiveObjective())
     assert largest_difference(wrong, expected) > 1e-2

@@ -16,9 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.loss import LossOptions, LossResult, Pairs, cosines, dense_loss, tiled_loss
-from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
-from peg_rag.training.tiles import Answers, Scratch, Tile
+from peg_rag.training.loss.contrastive import LossOptions, LossResult, Pairs, cosines, tiled_loss
+from peg_rag.training.loss.masks import Answers
+from peg_rag.training.loss.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.loss.reference import dense_loss
+from peg_rag.training.loss.tiles import Scratch, Tile
 
 DIM = 6
 TOLERANCE = 1e-9

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from peg_rag.errors import InvalidInput
-from peg_rag.training.loss import LossOptions, Pairs, dense_loss, tiled_loss
-from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.loss.contrastive import LossOptions, Pairs, tiled_loss
+from peg_rag.training.loss.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.loss.reference import dense_loss
 
 
 @pytest.mark.parametrize("steps", [4, 10, 1000])

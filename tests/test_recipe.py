@@ -145,7 +145,9 @@ def test_variables_in_paths_are_expanded_or_named(monkeypatch: pytest.MonkeyPatc
 
 def test_loss_options_are_those_of_the_loss() -> None:
     """The recipe repeats the loss's options so that it can be checked without torch; they must not drift apart."""
-    from peg_rag.training import loss, progressive, recipe
+    from peg_rag.training import recipe
+    from peg_rag.training.loss import contrastive as loss
+    from peg_rag.training.loss import progressive
 
     theirs = {f.name for f in dataclasses.fields(loss.LossOptions)}
     assert set(recipe.LossOptions.model_fields) - {"learn_temperature", "progressive"} == theirs

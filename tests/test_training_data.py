@@ -19,12 +19,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from peg_rag.errors import DataError, RecipeError
 from peg_rag.extras import require_zstd
-from peg_rag.training.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
-from peg_rag.training.data import PairFile, TokenRows, clean_text, load_pairs, pair_texts, row_tokens, text_key
+from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
+from peg_rag.training.data.pairs import PairFile, load_pairs, pair_texts, row_tokens
+from peg_rag.training.data.sampler import BatchPlan
+from peg_rag.training.data.texts import clean_text, text_key
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.model.vocabulary import character_tokenizer, word_tokenizer
 from peg_rag.training.recipe import Columns, SourceOptions, ValidationOptions
-from peg_rag.training.sampling import BatchPlan
-from peg_rag.training.validation import retrieval_validation, spearman, split_rows, training_sources
-from peg_rag.training.vocabulary import character_tokenizer, word_tokenizer
+from peg_rag.training.run.validation import retrieval_validation, spearman, split_rows, training_sources
 
 zstd = require_zstd("train")
 

@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,19 +32,21 @@ from transformers.utils.logging import disable_progress_bar as hide_bars_of_savi
 
 from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.files import write_atomically
-from peg_rag.training.batches import FeatureRows, RankBatch, StepBatches
-from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, Objective, StepBatch, Temperature
-from peg_rag.training.callbacks import Interruption, Progress
-from peg_rag.training.card import CardFacts, write_card
-from peg_rag.training.cosent import CosentObjective
-from peg_rag.training.data import PairFile, load_pairs
-from peg_rag.training.loss import LossMetrics, LossOptions
-from peg_rag.training.model import TrainableEncoder, build_encoder, load_encoder
-from peg_rag.training.progressive import ProgressiveOptions
+from peg_rag.training.data.batches import FeatureRows, RankBatch, StepBatches
+from peg_rag.training.data.pairs import PairFile, load_pairs
+from peg_rag.training.data.sampler import BatchPlan
+from peg_rag.training.loss.contrastive import LossMetrics, LossOptions
+from peg_rag.training.loss.cosent import CosentObjective
+from peg_rag.training.loss.objective import ContrastiveObjective, Objective, Temperature
+from peg_rag.training.loss.progressive import ProgressiveOptions
+from peg_rag.training.loss.tiles import Tile
+from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
 from peg_rag.training.recipe import ModelOptions, Recipe, StageOptions, expand_path
-from peg_rag.training.sampling import BatchPlan
-from peg_rag.training.tiles import Tile
-from peg_rag.training.validation import (
+from peg_rag.training.run.callbacks import Interruption, Progress
+from peg_rag.training.run.checkpoint import DONE_FILE, RECIPE_FILE, STATE_FILE, last_checkpoint, read_json, sync_folder
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch
+from peg_rag.training.run.model_card import CardFacts, write_card
+from peg_rag.training.run.validation import (
     InTraining,
     Split,
     graded_scores,
@@ -56,10 +58,6 @@ from peg_rag.training.validation import (
 )
 
 logger = logging.getLogger(__name__)
-
-RECIPE_FILE = "recipe.yaml"
-STATE_FILE = "step_state.json"
-DONE_FILE = "done.json"
 STATIC_CHUNK_TOKENS = 4_194_304  # a static model has no activations; its dense gradient costs the same for any chunk
 DDP_TIMEOUT_S = 7_200  # ranks wait while one prepares data or evaluates
 _HARMLESS = ("output_dir", "cache_dir", "device", "data_workers", "logging", "checkpoints", "evaluation")
@@ -134,7 +132,7 @@ class _Run:
         facts: list[CardFacts] = []
         for number, options in enumerate(self.recipe.stages):
             folder = self._stage_folder(number)
-            if (done := _read_json(folder / DONE_FILE)) is not None:
+            if (done := read_json(folder / DONE_FILE)) is not None:
                 results.append(StageResult(options.name, options.steps, done["scores"]))
                 facts.append(CardFacts(**done["facts"]))
                 encoder = None
@@ -445,7 +443,7 @@ class ContrastiveTrainer(Trainer):
             _barrier()
             if self.is_world_process_zero():
                 for written in self._staging.iterdir():
-                    _sync(written)
+                    sync_folder(written)
                     written.rename(self._stage.folder / written.name)
                 self._staging.rmdir()
         except Exception as error:
@@ -491,7 +489,7 @@ class ContrastiveTrainer(Trainer):
             write_atomically(Path(output_dir) / STATE_FILE, json.dumps(state).encode())
 
     def _load_step_state(self, checkpoint: Path) -> None:
-        state = _read_json(checkpoint / STATE_FILE)
+        state = read_json(checkpoint / STATE_FILE)
         if state is None:
             raise TrainingError(f"{checkpoint} has no {STATE_FILE}; resume from a checkpoint that peg-rag train wrote")
         assert self._step is not None
@@ -558,12 +556,6 @@ def training_arguments(recipe: Recipe, options: StageOptions, folder: Path) -> T
     )
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the most steps; half-written ones lie elsewhere."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
 def _check_same(saved: Recipe, asked: Recipe, file: Path) -> None:
     old, new = (r.model_dump(exclude=set(_HARMLESS)) for r in (saved, asked))
     for path, (before, now) in _differences(old, new):
@@ -591,19 +583,3 @@ def _only(items: Sequence[Any]) -> Any:
 def _barrier() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk hold every file of a folder before it gets its name."""
-    paths: Iterable[Path] = [*folder.rglob("*"), folder]
-    for path in paths:
-        if path.is_file() or path == folder:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

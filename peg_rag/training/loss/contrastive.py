@@ -13,7 +13,6 @@ re-weighted for negatives by `peg_rag.training.progressive`. Vectors need not ha
 the loss. Cosines, sums and gradients are float32 (float64 for float64 vectors), whatever the vectors are.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,9 +20,10 @@ import torch
 from torch import Tensor
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.progressive import ProgressiveState
-from peg_rag.training.ranks import Ranks
-from peg_rag.training.tiles import Answers, Direction, Logits, Prefix, Scratch, Sums, Tile, contrast
+from peg_rag.training.loss.collectives import Ranks
+from peg_rag.training.loss.masks import Answers
+from peg_rag.training.loss.progressive import ProgressiveState
+from peg_rag.training.loss.tiles import Direction, Logits, Prefix, Scratch, Sums, Tile, contrast
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,102 +126,6 @@ class LossResult:
     document_gradient: Tensor
     scale_gradient: Tensor
     metrics: LossMetrics
-
-
-# ---------------------------------------------------------------------------------------------------- the definition
-
-
-def dense_loss(
-    queries: Tensor,
-    documents: Tensor,
-    pairs: Pairs,
-    options: LossOptions | None = None,
-    progressive: ProgressiveState | None = None,
-    *,
-    scale: Tensor | None = None,
-) -> Tensor:
-    """The loss by autograd over whole (b, n) matrices: short, and only for batches that are small.
-
-    Args and errors as for `tiled_loss`; one process. Returns a scalar with a graph.
-    """
-    options, progressive = options or LossOptions(), progressive or ProgressiveState()
-    scale = torch.as_tensor(1.0 / options.temperature) if scale is None else scale
-    rows, known = torch.arange(len(queries), device=queries.device), _known_matrix(pairs, options)  # (b,), (b, n)
-    weights: Tensor | None = None
-    total = queries.new_zeros(())
-    for dim in (queries.shape[1], *options.matryoshka_dims):
-        q, d = _unit(queries[:, :dim]), _unit(documents[:, :dim])
-        cosines = q @ d.T  # (b, n)
-        positives = cosines[rows, pairs.positives]  # (b,)
-        if weights is None:
-            weights = _raw_weights(pairs, progressive, positives)
-            weights = weights / weights.sum()
-            if options.matryoshka_dims:
-                continue  # the whole vectors only gave the weights
-        elsewhere = pairs.owners[None, :] != rows[:, None]  # (b, n)
-        is_positive = torch.zeros_like(known[0]).index_fill(0, pairs.positives, True)  # (n,)
-        theirs = elsewhere & (pairs.owners >= 0) & ~is_positive if options.hard_negatives == "own" else False
-        direction = _dense_direction(cosines, pairs.positives, known | theirs, weights, options, progressive, scale)
-        if options.symmetric:
-            back = _dense_direction(
-                cosines[:, pairs.positives].T, rows, known[:, pairs.positives].T, weights, options, progressive, scale
-            )
-            direction = (direction + back) / 2
-        total = total + direction
-    return total
-
-
-def _dense_direction(
-    cosines: Tensor,
-    target: Tensor,
-    hidden: Tensor,
-    weights: Tensor,
-    options: LossOptions,
-    progressive: ProgressiveState,
-    scale: Tensor,
-) -> Tensor:
-    at_target = torch.zeros_like(hidden).scatter(1, target[:, None], True)  # (b, n)
-    positives = cosines.gather(1, target[:, None])  # (b, 1)
-    limit = options.false_negatives_above(positives.detach().squeeze(1))
-    hidden = hidden if limit is None else hidden | (cosines > limit[:, None])
-    logits = cosines * scale + progressive.strength * cosines.detach()
-    if progressive.curricular:
-        hard = cosines > positives.detach() - progressive.options.margin
-        logits = torch.where(hard, cosines * (progressive.t + cosines).clamp(min=0), cosines) * scale
-    logits = torch.where(at_target, cosines * scale, logits).masked_fill(hidden & ~at_target, -math.inf)
-    seen = logits.isfinite()
-    log_p = logits.log_softmax(1).masked_fill(~seen, 0.0)  # (b, n)
-    smooth = log_p.sum(1) / seen.sum(1)
-    losses = (1 - options.label_smoothing) * log_p.gather(1, target[:, None]).squeeze(1)
-    return -(weights * (losses + options.label_smoothing * smooth)).sum()
-
-
-def _known_matrix(pairs: Pairs, options: LossOptions) -> Tensor:
-    """(b, n) bool: the document is the query's positive, or known to be as good an answer."""
-    b, n = len(pairs.positives), len(pairs.owners)
-    known = torch.zeros(b, n, dtype=torch.bool, device=pairs.positives.device)
-    known[torch.arange(b), pairs.positives] = True
-    if pairs.known_positives is not None:
-        known[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
-    if options.mask_same_text and pairs.query_texts is not None and pairs.document_texts is not None:
-        same_query = (pairs.query_texts[:, None] == pairs.query_texts[None, :]).double()  # (b, b)
-        same_document = (pairs.document_texts[:, None] == pairs.document_texts[None, :]).double()  # (n, n)
-        known = (same_query @ known.double() @ same_document) > 0
-        known |= pairs.query_texts[:, None] == pairs.document_texts[None, :]
-    return known
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / torch.where(norms == 0, 1.0, norms)
-
-
-def _raw_weights(pairs: Pairs, progressive: ProgressiveState, positives: Tensor) -> Tensor:
-    weights = progressive.query_weights(positives)  # (b,)
-    return weights if pairs.query_weights is None else weights * pairs.query_weights
-
-
-# --------------------------------------------------------------------------------------------------- the fast path
 
 
 def tiled_loss(
@@ -362,7 +266,7 @@ class _Step:
         positives = queries.unit.new_zeros(len(queries.unit))  # (b,) any: without focus all weigh alike
         if self.progressive.focus:
             positives = torch.linalg.vecdot(queries.unit, documents.unit[self.pairs.positives])
-        weights = _raw_weights(self.pairs, self.progressive, positives)  # (b,)
+        weights = raw_query_weights(self.pairs, self.progressive, positives)  # (b,)
         broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
         totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
         if totals[1] > 0:
@@ -474,6 +378,11 @@ def _split(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]:
     others = own_index.new_full((len(own_index), int(counts.max())), -1)  # (b, h)
     others[owners, place] = documents[order]
     return everything[~alone], torch.cat([own_index, others], 1)
+
+
+def raw_query_weights(pairs: Pairs, progressive: ProgressiveState, positives: Tensor) -> Tensor:
+    weights = progressive.query_weights(positives)  # (b,)
+    return weights if pairs.query_weights is None else weights * pairs.query_weights
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:

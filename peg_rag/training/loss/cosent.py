@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.loss import LossMetrics, LossResult
-from peg_rag.training.ranks import Ranks
+from peg_rag.training.loss.collectives import Ranks
+from peg_rag.training.loss.contrastive import LossMetrics, LossResult
 
 
 def cosent_loss(similarities: Tensor, grades: Tensor, scale: float = 20.0) -> Tensor:

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peg_rag.training.data import Ints, PairFile, TokenRows, pair_texts, row_negative_keys, row_tokens
-from peg_rag.training.loss import Pairs
-from peg_rag.training.sampling import BatchPlan, PlannedBatch, mix
+from peg_rag.training.data.pairs import PairFile, pair_texts, row_negative_keys, row_tokens
+from peg_rag.training.data.sampler import BatchPlan, PlannedBatch, mix
+from peg_rag.training.data.tokens import Ints, TokenRows
+from peg_rag.training.loss.contrastive import Pairs
 
 
 @dataclass(frozen=True)
