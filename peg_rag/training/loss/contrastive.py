@@ -3,71 +3,30 @@
 At 80,000 candidates per query the scores of a batch of 13,334 are 4 GB in float32, and autograd keeps several such
 matrices. `tiled_loss` walks over tiles of rows × columns instead: a first pass over a row tile's columns gathers the
 log-sum-exp, a second writes the gradients straight into two buffers. What it costs, for B queries and N candidates of d
-dimensions: 6·B·N·d operations with a row tile's scores kept between its passes, 8·B·N·d with them computed again;
-memory for one normalised copy of the vectors, their gradients and a tile. Masks, weights and label smoothing enter tile
-by tile. `dense_loss` says the same in twenty lines of autograd: it is the definition that the tests hold the tiles to.
+dimensions: 6·B·N·d operations with a row tile's scores kept between its passes, 8·B·N·d with them computed again
+(2·B·N·d less for frozen candidates); memory for one normalised copy of the vectors, their gradients and a tile. Masks
+and weights enter tile by tile. `peg_rag.training.loss.reference` says the same in twenty lines of autograd: it is the
+definition that the tests hold the tiles to.
 
 The loss of query i with positive p is the cross-entropy of the softmax over its positive and its negatives,
 `−log(e^{z_ip} / (e^{z_ip} + Σ_j e^{z_ij}))` (InfoNCE, arXiv 1807.03748), where z is the cosine over the temperature,
-re-weighted for negatives by `peg_rag.training.progressive`. Vectors need not have unit length: normalising is part of
-the loss. Cosines, sums and gradients are float32 (float64 for float64 vectors), whatever the vectors are.
+re-weighted for negatives by `peg_rag.training.loss.progressive`. Vectors need not have unit length: normalising is part
+of the loss. Cosines, sums and gradients are float32 (float64 for float64 vectors), whatever the vectors are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from peg_rag.errors import InvalidInput, TrainingError
+from peg_rag.training.extension import CandidateMask
 from peg_rag.training.loss.collectives import Ranks
-from peg_rag.training.loss.masks import Answers
+from peg_rag.training.loss.masks import AnswerMask, limit_masks
 from peg_rag.training.loss.progressive import ProgressiveState
-from peg_rag.training.loss.tiles import Direction, Logits, Prefix, Scratch, Sums, Tile, contrast
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossOptions:
-    """What the contrastive loss computes.
-
-    temperature: τ; cosines are divided by it.
-    hard_negatives: `shared`, every query's hard negatives are candidates of all queries; `own`, of their query alone.
-    symmetric: average with the other direction, in which each positive must find its query among all queries.
-    label_smoothing: share of the target spread evenly over a query's unmasked candidates, the positive among them.
-    mask_same_text: a candidate whose text is a known answer to the same query text, or is the query's own text, is no
-        negative. Needs the text ids of `Pairs`.
-    false_negative_margin: a candidate with cosine > s_p − margin (s_p: the positive's) is no negative; None: off.
-    false_negative_ratio: a candidate with cosine > ratio·s_p is no negative; None: off.
-    matryoshka_dims: the loss is the sum over these prefixes of the vectors, each normalised anew; () for the whole.
-    """
-
-    temperature: float = 0.05
-    hard_negatives: Literal["shared", "own"] = "shared"
-    symmetric: bool = False
-    label_smoothing: float = 0.0
-    mask_same_text: bool = True
-    false_negative_margin: float | None = None
-    false_negative_ratio: float | None = None
-    matryoshka_dims: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.hard_negatives not in ("shared", "own"):
-            raise InvalidInput(f"hard_negatives={self.hard_negatives!r} is neither 'shared' nor 'own'")
-        if not self.temperature > 0 or not 0 <= self.label_smoothing < 1:
-            raise InvalidInput(
-                f"temperature={self.temperature} must be more than 0, label_smoothing={self.label_smoothing} in [0, 1)"
-            )
-        if any(dim < 1 for dim in self.matryoshka_dims) or len(set(self.matryoshka_dims)) < len(self.matryoshka_dims):
-            raise InvalidInput(f"matryoshka_dims={self.matryoshka_dims} must be distinct and 1 or more")
-
-    def false_negatives_above(self, positives: Tensor) -> Tensor | None:
-        """The cosine above which a candidate is no negative, for positives of cosine (b,); None where that is off."""
-        limits = []
-        if self.false_negative_margin is not None:
-            limits.append(positives - self.false_negative_margin)
-        if self.false_negative_ratio is not None:
-            limits.append(positives * self.false_negative_ratio)
-        return torch.stack(limits).amin(0) if limits else None
+from peg_rag.training.loss.tiles import Block, Direction, Prefix, Scoring, Scratch, Sums, Tile, contrast
+from peg_rag.training.recipe import LossOptions
 
 
 @dataclass(frozen=True)
@@ -78,6 +37,7 @@ class Pairs:
     owners: (n,) int64, the query that brought a document; −1 for a document that every query shares and none owns.
     query_texts, document_texts: (b,) and (n,) int64 ids of the texts, one space for both: equal ids mean equal texts.
     known_positives: (k, 2) int64 rows (query, document) that are answers too, and so no negatives.
+    known_texts: (k, 2) int64, a query's row and the id of a text that answers it, in the batch or not.
     query_weights: (b,) weights of the queries, scaled to mean 1 over the batch by the loss; None: all alike.
     """
 
@@ -86,6 +46,7 @@ class Pairs:
     query_texts: Tensor | None = None
     document_texts: Tensor | None = None
     known_positives: Tensor | None = None
+    known_texts: Tensor | None = None
     query_weights: Tensor | None = None
 
     @classmethod
@@ -93,6 +54,18 @@ class Pairs:
         """Documents in the order positive, its negatives, next positive, …: n = queries·(1 + negatives)."""
         owners = torch.arange(queries, device=device).repeat_interleave(1 + negatives)  # (n,)
         return cls(torch.arange(queries, device=device) * (1 + negatives), owners)
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of every query of this rank besides the documents of the batch.
+
+    vectors: (m, d). With a graph to the batch's vectors, these get its gradient; without one they are constants.
+    texts: (m,) int64 ids, of the same space as the texts of `Pairs`.
+    """
+
+    vectors: Tensor
+    texts: Tensor
 
 
 @dataclass(frozen=True)
@@ -118,13 +91,12 @@ class LossMetrics:
 class LossResult:
     """The loss of the whole batch and its gradients on this rank's vectors.
 
-    loss: scalar. query_gradient: (b, d). document_gradient: (n, d). scale_gradient: scalar, of 1/τ, over all ranks.
+    loss: scalar. query_gradient: (b, d). document_gradient: (n, d).
     """
 
     loss: Tensor
     query_gradient: Tensor
     document_gradient: Tensor
-    scale_gradient: Tensor
     metrics: LossMetrics
 
 
@@ -135,7 +107,8 @@ def tiled_loss(
     options: LossOptions | None = None,
     progressive: ProgressiveState | None = None,
     *,
-    scale: Tensor | None = None,
+    candidates: Sequence[Candidates] = (),
+    masks: Sequence[CandidateMask] = (),
     tile: Tile | None = None,
     ranks: Ranks | None = None,
     scratch: Scratch | None = None,
@@ -146,8 +119,11 @@ def tiled_loss(
         queries: (b, d), of any length; this rank's.
         documents: (n, d); this rank's.
         pairs: which answers which, in this rank's numbering.
-        options, progressive: what to compute; `progressive` is read, not moved.
-        scale: 1/τ when it is learned; otherwise `options.temperature` counts.
+        options: what to compute.
+        progressive: read, not moved; None for the first step of the strategy in the options.
+        candidates: further candidates of this rank's queries. Those with a graph to `queries` or `documents` pass
+            their gradient on to these.
+        masks: besides those that the options ask for; they judge documents, not the queries of the other direction.
         tile: None chooses by size and device.
         ranks: None takes the default process group where one is initialised. The candidates are those of all ranks.
         scratch: memory to work in, where it is kept from step to step; None takes fresh memory.
@@ -156,14 +132,38 @@ def tiled_loss(
         TrainingError: a vector holds NaN or infinity, on any rank.
         InvalidInput: shapes that do not belong together.
     """
-    options, progressive, ranks = options or LossOptions(), progressive or ProgressiveState(), ranks or Ranks()
-    _check(queries, documents, pairs, options)
+    options = options or LossOptions()
+    progressive = progressive or ProgressiveState(options.progressive)
+    _check_shapes(queries, documents, pairs, options, candidates)
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):  # float32 is a promise
-        rows = queries.detach(), documents.detach()
-        return _Step(*rows, pairs, options, progressive, scale, tile, ranks, scratch or Scratch()).run()
+        step = _Step(
+            queries.detach(),
+            documents.detach(),
+            pairs,
+            options,
+            progressive,
+            candidates,
+            masks,
+            tile,
+            ranks or Ranks(),
+            scratch or Scratch(),
+        )
+        result = step.run()
+    _pass_gradients_on(candidates, step.extra, (queries, documents), result)
+    return result
 
 
-def _check(queries: Tensor, documents: Tensor, pairs: Pairs, options: LossOptions) -> None:
+def cosines(left: Tensor, right: Tensor) -> Tensor:
+    """(n,) cosines of paired rows (n, d), in float32 or better, without a graph; 0 for a zero vector."""
+    with torch.no_grad(), torch.autocast(left.device.type, enabled=False):
+        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (left, right)]
+        product: Tensor = torch.linalg.vecdot(*units)
+    return product
+
+
+def _check_shapes(
+    queries: Tensor, documents: Tensor, pairs: Pairs, options: LossOptions, candidates: Sequence[Candidates]
+) -> None:
     b, n = len(queries), len(documents)
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
         raise InvalidInput(
@@ -177,17 +177,45 @@ def _check(queries: Tensor, documents: Tensor, pairs: Pairs, options: LossOption
         raise InvalidInput(
             f"matryoshka_dims={options.matryoshka_dims} exceed the {queries.shape[1]} dimensions there are"
         )
+    for extra in candidates:
+        if extra.vectors.shape != (len(extra.texts), queries.shape[1]):
+            raise InvalidInput(
+                f"further candidates {tuple(extra.vectors.shape)} with {len(extra.texts)} texts must be (m, d) and (m,)"
+            )
+    if candidates and not (options.mask_same_text and pairs.query_texts is not None):
+        raise InvalidInput(
+            "further candidates may be a query's own answer, which only their texts tell; "
+            "give the texts of queries and documents, and leave mask_same_text on"
+        )
+
+
+def _pass_gradients_on(
+    candidates: Sequence[Candidates], sides: Sequence["_Side"], leaves: tuple[Tensor, Tensor], result: LossResult
+) -> None:
+    """Add what reaches queries and documents through candidates that were made of them."""
+    pairs = [(extra.vectors, side.gradient) for extra, side in zip(candidates, sides, strict=True) if not side.frozen]
+    if not pairs:
+        return
+    outputs = [vectors for vectors, _ in pairs]
+    gradients = [gradient.to(vectors.dtype) for vectors, gradient in pairs if gradient is not None]
+    passed = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
+    for total, part in zip((result.query_gradient, result.document_gradient), passed, strict=True):
+        if part is not None:
+            total.add_(part)
 
 
 class _Side:
-    """Vectors as the encoder gave them, (n, d), and the gradient that gathers on them."""
+    """Vectors as the encoder gave them, (n, d), and the gradient that gathers on them; frozen ones get none."""
 
-    def __init__(self, raw: Tensor) -> None:
+    def __init__(self, raw: Tensor, frozen: bool = False) -> None:
         self.raw = raw
+        self.frozen = frozen
         self.gradient: Tensor | None = None
 
     def add(self, prefix: Prefix) -> None:
         """Take up the gradient of a prefix; the buffer itself where it is the whole."""
+        if self.frozen:
+            return
         part = prefix.raw_gradient()
         if self.gradient is None and part.shape == self.raw.shape:
             self.gradient = part
@@ -207,37 +235,42 @@ class _Step:
         pairs: Pairs,
         options: LossOptions,
         progressive: ProgressiveState,
-        scale: Tensor | None,
+        candidates: Sequence[Candidates],
+        masks: Sequence[CandidateMask],
         tile: Tile | None,
         ranks: Ranks,
         scratch: Scratch,
     ) -> None:
         self.pairs, self.options, self.progressive, self.ranks = pairs, options, progressive, ranks
-        self.tile, self.scratch = tile, scratch
-        self.logits = _logits(options, progressive, scale)
-        self.shared, self.own_index = _split(pairs, options.hard_negatives)  # (m,), (b, 1 + h)
+        self.masks, self.tile, self.scratch = masks, tile, scratch
+        self.scoring = Scoring(options, progressive)
+        self.shared, self.own_index = _split_documents(pairs, options.hard_negatives)  # (m,), (b, 1 + h)
         self.queries, self.documents = _Side(queries), _Side(documents)
-        everything = len(self.shared) == len(documents)
-        self.candidates = self._everywhere(self.documents, None if everything else self.shared)
-        self.rivals = self._everywhere(self.queries, None) if options.symmetric else self.queries
-        self._identify()
+        all_shared = len(self.shared) == len(documents)
+        self.candidates = self._gather_side(self.documents, None if all_shared else self.shared)
+        self.rivals = self._gather_side(self.queries, None) if options.symmetric else self.queries
+        self.extra = [_Side(extra.vectors.detach(), not extra.vectors.requires_grad) for extra in candidates]
+        self.extra_texts = [extra.texts for extra in candidates]
+        self._number_texts()
 
-    def _everywhere(self, side: _Side, rows: Tensor | None) -> _Side:
+    def _gather_side(self, side: _Side, rows: Tensor | None) -> _Side:
         """The chosen rows of all ranks; the very same side where that is all there is."""
         if rows is None and self.ranks.size == 1:
             return side
         return _Side(self.ranks.gather(side.raw if rows is None else side.raw[rows]))
 
-    def _identify(self) -> None:
+    def _number_texts(self) -> None:
         """Give texts ids such that the answers of all ranks are pairs of ids; without texts, each row is its own."""
         pairs, ranks = self.pairs, self.ranks
-        texts = (pairs.query_texts, pairs.document_texts) if self.options.mask_same_text else (None, None)
-        if texts[0] is None or texts[1] is None:
+        if not self.options.mask_same_text or pairs.query_texts is None or pairs.document_texts is None:
             self.query_ids, self.document_ids = -1 - ranks.number(pairs.positives), ranks.number(pairs.owners)
             answers = []
         else:
-            self.query_ids, self.document_ids = texts[0], texts[1]  # (b,), (n,)
+            self.query_ids, self.document_ids = pairs.query_texts, pairs.document_texts  # (b,), (n,)
             answers = [self.query_ids[:, None].expand(-1, 2)]
+            if pairs.known_texts is not None:
+                query, text = pairs.known_texts.unbind(1)
+                answers.append(torch.stack([self.query_ids[query], text], 1))
         answers.append(torch.stack([self.query_ids, self.document_ids[pairs.positives]], 1))  # (b, 2)
         if pairs.known_positives is not None:
             query, document = pairs.known_positives.unbind(1)
@@ -245,28 +278,26 @@ class _Step:
         self.answers = ranks.gather(torch.cat(answers))  # (k, 2)
 
     def run(self) -> LossResult:
-        self.whole = {key: Prefix.of(side.raw, side.raw.shape[1]) for key, side in self._sides().items()}
-        weights = self._weights()
+        self.whole = {key: Prefix.of(side.raw, side.raw.shape[1]) for key, side in self._all_sides().items()}
+        weights = self._normalise_weights()
         dims = sorted(self.options.matryoshka_dims or (self.queries.raw.shape[1],))
         if dims[-1] < self.queries.raw.shape[1]:
             self.whole.clear()
-        sums = [self._prefix(dim, weights) for dim in dims]
+        sums = [self._add_prefix(dim, weights) for dim in dims]
         for side, rows, source in ((self.documents, self.shared, self.candidates), (self.queries, None, self.rivals)):
-            self._collect(side, rows, source)
-        loss = torch.stack([part.loss for some in sums for part in some]).sum()
-        slope = torch.stack([part.scale_gradient for some in sums for part in some]).sum()
-        return self._result(loss, slope, sums[-1][0])
+            self._return_gradient(side, rows, source)
+        loss = torch.stack([part.loss for parts in sums for part in parts]).sum()
+        return self._sum_up(loss, sums[-1][0])
 
-    def _sides(self) -> dict[int, _Side]:
-        return {id(side): side for side in (self.queries, self.documents, self.candidates, self.rivals)}
+    def _all_sides(self) -> dict[int, _Side]:
+        return {id(side): side for side in (self.queries, self.documents, self.candidates, self.rivals, *self.extra)}
 
-    def _weights(self) -> Tensor:
+    def _normalise_weights(self) -> Tensor:
         """(b,), summing to 1 over all ranks. All ranks learn here whether any vector is broken."""
         queries, documents = self.whole[id(self.queries)], self.whole[id(self.documents)]
-        positives = queries.unit.new_zeros(len(queries.unit))  # (b,) any: without focus all weigh alike
-        if self.progressive.focus:
-            positives = torch.linalg.vecdot(queries.unit, documents.unit[self.pairs.positives])
-        weights = raw_query_weights(self.pairs, self.progressive, positives)  # (b,)
+        weights = queries.unit.new_ones(len(queries.unit))
+        if self.pairs.query_weights is not None:
+            weights = self.pairs.query_weights.to(weights)
         broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
         totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
         if totals[1] > 0:
@@ -274,19 +305,20 @@ class _Step:
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "
                 "overflowed: lower the learning rate, clip gradients, or leave half precision"
             )
-        return (weights / totals[0]).to(positives.dtype)
+        return (weights.double() / totals[0]).to(weights)
 
-    def _prefix(self, dim: int, weights: Tensor) -> list[Sums]:
-        sides = self._sides()
-        whole = dim == self.queries.raw.shape[1]
-        prefixes = {key: self.whole[key] if whole else Prefix.of(side.raw, dim) for key, side in sides.items()}
+    def _add_prefix(self, dim: int, weights: Tensor) -> list[Sums]:
+        sides = self._all_sides()
+        full = dim == self.queries.raw.shape[1]
+        prefixes = {key: self.whole[key] if full else Prefix.of(side.raw, dim) for key, side in sides.items()}
         queries, documents, candidates, rivals = (
             prefixes[id(side)] for side in (self.queries, self.documents, self.candidates, self.rivals)
         )
+        extra = [prefixes[id(side)] for side in self.extra]
         share = weights / 2 if self.options.symmetric else weights
-        sums = [self._contrast(self._retrieval(queries, documents, candidates, share))]
+        sums = [self._contrast(self._query_direction(queries, documents, candidates, extra, share))]
         if self.options.symmetric:
-            back = self._back(queries, documents, rivals, share)
+            back = self._document_direction(queries, documents, rivals, share)
             sums.append(self._contrast(back))
             documents.gradient.index_add_(0, self.pairs.positives, back.rows.gradient)
         for key, side in sides.items():
@@ -294,47 +326,42 @@ class _Step:
         return sums
 
     def _contrast(self, direction: Direction) -> Sums:
-        columns = direction.columns.unit
-        tile = self.tile or Tile.automatic(len(columns), columns.device, self.logits.plain)
-        return contrast(direction, self.logits, tile, self.scratch)
+        tile = self.tile or Tile.automatic(direction.columns, direction.rows.unit.device, self.scoring.plain)
+        return contrast(direction, self.scoring, tile, self.scratch)
 
-    def _retrieval(self, queries: Prefix, documents: Prefix, candidates: Prefix, weights: Tensor) -> Direction:
-        """Each query looks for its positive among its own hard negatives and the candidates of all ranks."""
-        columns = self.document_ids[self.shared]
-        answers = Answers(self.query_ids, self.ranks.gather(columns), self.answers)
-        others = self.own_index[:, 1:]  # (b, h)
-        hidden = answers.among(self.document_ids[others.clamp(min=0)]) | (others < 0)
-        return Direction(queries, documents, self.own_index, hidden, candidates, answers, weights)
+    def _query_direction(
+        self, queries: Prefix, documents: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
+    ) -> Direction:
+        """Each query looks for its positive among its own hard negatives, those of all ranks and further ones."""
+        blocks = [Block(candidates, self.ranks.gather(self.document_ids[self.shared]))]
+        for vectors, texts, side in zip(extra, self.extra_texts, self.extra, strict=True):
+            blocks.append(Block(vectors, texts, side.frozen))
+        columns = torch.cat([block.texts for block in blocks])
+        masks = [AnswerMask(self.query_ids, columns, self.answers), *limit_masks(self.options), *self.masks]
+        own_texts = self.document_ids[self.own_index[:, 1:].clamp(min=0)]  # (b, h)
+        return Direction(queries, self.query_ids, documents, self.own_index, own_texts, blocks, masks, weights)
 
-    def _back(self, queries: Prefix, documents: Prefix, rivals: Prefix, weights: Tensor) -> Direction:
+    def _document_direction(self, queries: Prefix, documents: Prefix, rivals: Prefix, weights: Tensor) -> Direction:
         """Each positive looks for its query among the queries of all ranks."""
         positives = self.pairs.positives
         unit = documents.unit[positives]  # (b, dim)
         rows = Prefix(unit, documents.norms[positives])
-        answers = Answers(self.document_ids[positives], self.ranks.gather(self.query_ids), self.answers.flip(1))
+        texts, columns = self.document_ids[positives], self.ranks.gather(self.query_ids)
+        masks = [AnswerMask(texts, columns, self.answers.flip(1)), *limit_masks(self.options)]
         own_index = torch.arange(len(unit), device=unit.device).unsqueeze(1)  # (b, 1)
-        return Direction(rows, queries, own_index, own_index[:, 1:].bool(), rivals, answers, weights)
+        return Direction(rows, texts, queries, own_index, own_index[:, 1:], [Block(rivals, columns)], masks, weights)
 
-    def _collect(self, side: _Side, rows: Tensor | None, source: _Side) -> None:
+    def _return_gradient(self, side: _Side, rows: Tensor | None, source: _Side) -> None:
         """Bring the gradient of gathered vectors home: summed over ranks, this rank's part."""
         if source is side or source.gradient is None or side.gradient is None:
             return
         home = self.ranks.scatter_sum(source.gradient, len(side.raw) if rows is None else len(rows))
         side.gradient.index_add_(0, rows, home) if rows is not None else side.gradient.add_(home)
 
-    def _result(self, loss: Tensor, slope: Tensor, sums: Sums) -> LossResult:
+    def _sum_up(self, loss: Tensor, sums: Sums) -> LossResult:
         rows = torch.full_like(loss, len(self.queries.raw))
-        counts = [
-            loss,
-            slope,
-            rows,
-            sums.correct,
-            sums.hard,
-            sums.masked,
-            sums.candidates,
-            sums.positives,
-        ]
-        loss, slope, *counts = self.ranks.sum(torch.stack(counts)).unbind()
+        counts = [loss, rows, sums.correct, sums.hard, sums.masked, sums.candidates, sums.positives]
+        loss, *counts = self.ranks.sum(torch.stack(counts)).unbind()
         total, correct, hard, masked, negatives, positives = (float(count) for count in counts)
         metrics = LossMetrics(
             loss=float(loss),
@@ -343,27 +370,14 @@ class _Step:
             hard_share=hard / max(negatives, 1.0),
             masked_share=masked / max(negatives + masked, 1.0),
             t=self.progressive.t,
-            temperature=1.0 / self.logits.scale,
+            temperature=self.options.temperature,
         )
         assert self.queries.gradient is not None
         assert self.documents.gradient is not None
-        return LossResult(loss, self.queries.gradient, self.documents.gradient, slope, metrics)
+        return LossResult(loss, self.queries.gradient, self.documents.gradient, metrics)
 
 
-def _logits(options: LossOptions, progressive: ProgressiveState, scale: Tensor | None) -> Logits:
-    return Logits(
-        scale=1.0 / options.temperature if scale is None else float(scale),
-        strength=progressive.strength,
-        t=progressive.t if progressive.curricular else None,
-        margin=progressive.options.margin,
-        smoothing=options.label_smoothing,
-        learned=scale is not None,
-        false_margin=options.false_negative_margin,
-        false_ratio=options.false_negative_ratio,
-    )
-
-
-def _split(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]:
+def _split_documents(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]:
     """Documents that all queries share (m,), and each query's own candidates (b, 1 + h): its positive, then its hard
     negatives where they are its alone; −1 fills the rows of queries that have fewer."""
     own_index = pairs.positives.unsqueeze(1)  # (b, 1)
@@ -378,16 +392,3 @@ def _split(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]:
     others = own_index.new_full((len(own_index), int(counts.max())), -1)  # (b, h)
     others[owners, place] = documents[order]
     return everything[~alone], torch.cat([own_index, others], 1)
-
-
-def raw_query_weights(pairs: Pairs, progressive: ProgressiveState, positives: Tensor) -> Tensor:
-    weights = progressive.query_weights(positives)  # (b,)
-    return weights if pairs.query_weights is None else weights * pairs.query_weights
-
-
-def cosines(left: Tensor, right: Tensor) -> Tensor:
-    """(n,) cosines of paired rows (n, d), in float32 or better, without a graph; 0 for a zero vector."""
-    with torch.no_grad(), torch.autocast(left.device.type, enabled=False):
-        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (left, right)]
-        product: Tensor = torch.linalg.vecdot(*units)
-    return product

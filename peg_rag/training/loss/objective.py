@@ -1,15 +1,18 @@
 """A loss over the vectors of a batch, with the state that a checkpoint must hold."""
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from peg_rag.training.extension import CandidateMask, CandidateSource
 from peg_rag.training.loss.collectives import Ranks
-from peg_rag.training.loss.contrastive import LossOptions, LossResult, Pairs, cosines, tiled_loss
-from peg_rag.training.loss.progressive import ProgressiveOptions, ProgressiveState
+from peg_rag.training.loss.contrastive import Candidates, LossResult, Pairs, cosines, tiled_loss
+from peg_rag.training.loss.progressive import ProgressiveState
 from peg_rag.training.loss.tiles import Scratch, Tile
+from peg_rag.training.recipe import LossOptions
 
 
 class Objective(Protocol):
@@ -21,68 +24,74 @@ class Objective(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint."""
 
 
-class Temperature(nn.Module):
-    """A learned temperature: log(1/τ) is the parameter, 1/τ is kept at or below `max_scale` (as in CLIP).
-
-    Keep it outside the module that DistributedDataParallel wraps: its gradient is already the sum over ranks.
-    """
-
-    def __init__(self, temperature: float, max_scale: float = 100.0) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(float(temperature)).log().neg())
-        self.max_scale = max_scale
-
-    def forward(self) -> Tensor:
-        """1/τ, a scalar."""
-        return self.log_scale.exp().clamp(max=self.max_scale)
-
-
 class ContrastiveObjective:
-    """`tiled_loss` with its progressive state and, when learned, its temperature."""
+    """`tiled_loss` with its progressive state and the sources of further candidates.
+
+    Args:
+        options: what to compute.
+        sources: of candidates besides the batch; their state is part of this one's.
+        masks: besides those that the options ask for.
+        tile: None chooses by size and device.
+    """
 
     def __init__(
         self,
         options: LossOptions | None = None,
-        progressive: ProgressiveOptions | None = None,
-        temperature: Temperature | None = None,
+        *,
+        sources: Sequence[CandidateSource] = (),
+        masks: Sequence[CandidateMask] = (),
         tile: Tile | None = None,
     ) -> None:
         self.options = options or LossOptions()
-        self.progressive = ProgressiveState(progressive)
-        self.temperature, self.tile = temperature, tile
+        self.progressive = ProgressiveState(self.options.progressive)
+        self.sources = sources
+        self.masks = masks
+        self.tile = tile
         self._scratch = Scratch()
 
     def __call__(self, queries: Tensor, documents: Tensor, labels: Pairs, progress: float) -> LossResult:
-        """Move t by the positives of all ranks, then compute the loss; a learned temperature gets its gradient here."""
+        """Move t by the positives of all ranks, compute the loss, then let the sources learn the batch."""
         ranks = Ranks()
         positives = cosines(queries, documents[labels.positives]).double()
         total, count = ranks.sum(torch.stack([positives.sum(), torch.ones_like(positives).sum()])).tolist()
-        if np.isfinite(total):  # a broken vector is the loss's to report
+        if math.isfinite(total):  # a broken vector is the loss's to report
             self.progressive.advance(total / count, progress)
-        scale = None if self.temperature is None else self.temperature()
+        queries = queries.detach().requires_grad_(bool(self.sources))
+        documents = documents.detach().requires_grad_(bool(self.sources))
         result = tiled_loss(
             queries,
             documents,
             labels,
             self.options,
             self.progressive,
-            scale=scale,
+            candidates=self._collect_candidates(queries, documents, labels),
+            masks=self.masks,
             tile=self.tile,
             ranks=ranks,
             scratch=self._scratch,
         )
-        if scale is not None:
-            scale.backward(result.scale_gradient.to(scale))
+        for source in self.sources:
+            source.update(documents.detach(), labels)
         return result
 
-    def state_dict(self) -> dict[str, Any]:
-        """The progressive state; the temperature is a module and is saved as one."""
-        return self.progressive.state_dict()
+    def _collect_candidates(self, queries: Tensor, documents: Tensor, labels: Pairs) -> list[Candidates]:
+        with torch.enable_grad():
+            candidates = [source.candidates(queries, documents, labels) for source in self.sources]
+        return [extra for extra in candidates if len(extra.texts)]
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the progressive weights and of the sources."""
+        state = self.progressive.state_dict()
+        if self.sources:
+            state["sources"] = [source.state_dict() for source in self.sources]
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint."""
         self.progressive.load_state_dict(state)
+        for source, content in zip(self.sources, state.get("sources", []), strict=True):
+            source.load_state_dict(content)

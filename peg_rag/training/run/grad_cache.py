@@ -44,23 +44,6 @@ class Rows(Protocol):
         """Padded model input for these rows, on the model's device."""
 
 
-class TokenRows:
-    """Token ids in plain lists, padded chunk by chunk to the longest row of the chunk."""
-
-    def __init__(self, token_ids: list[list[int]], pad_id: int = 0, device: torch.device | str = "cpu") -> None:
-        self._token_ids, self._pad_id, self._device = token_ids, pad_id, device
-        self.lengths: NDArray[np.int64] = np.array([len(ids) for ids in token_ids], dtype=np.int64)
-
-    def features(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, (len(rows), longest) int64."""
-        lengths = self.lengths[rows]
-        mask = np.arange(max(int(lengths.max()), 1)) < lengths[:, None]  # (rows, longest)
-        ids = np.full(mask.shape, self._pad_id, dtype=np.int64)
-        ids[mask] = np.concatenate([np.asarray(self._token_ids[row], dtype=np.int64) for row in rows])
-        tensors = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
-
-
 @dataclass(frozen=True)
 class StepBatch:
     """One optimiser step's texts on this rank, and what the objective must know about them.

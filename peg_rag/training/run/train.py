@@ -35,10 +35,9 @@ from peg_rag.files import write_atomically
 from peg_rag.training.data.batches import FeatureRows, RankBatch, StepBatches
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
-from peg_rag.training.loss.contrastive import LossMetrics, LossOptions
+from peg_rag.training.loss.contrastive import LossMetrics
 from peg_rag.training.loss.cosent import CosentObjective
-from peg_rag.training.loss.objective import ContrastiveObjective, Objective, Temperature
-from peg_rag.training.loss.progressive import ProgressiveOptions
+from peg_rag.training.loss.objective import ContrastiveObjective, Objective
 from peg_rag.training.loss.tiles import Tile
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
 from peg_rag.training.recipe import ModelOptions, Recipe, StageOptions, expand_path
@@ -255,9 +254,7 @@ class ContrastiveTrainer(Trainer):
     ) -> None:
         self._recipe, self._stage, self._encoder = recipe, stage, encoder
         self._interruption = Interruption()
-        loss = stage.options.loss
-        self._temperature = Temperature(loss.temperature) if loss.learn_temperature else None
-        self._objective = build_objective(stage.options, self._temperature)
+        self._objective = build_objective(stage.options)
         self._step: CachedStep | None = None
         self._staging: Path | None = None
         self._batch: RankBatch | None = None
@@ -277,8 +274,6 @@ class ContrastiveTrainer(Trainer):
         for unwanted in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == unwanted]:
                 self.remove_callback(callback)
-        if self._temperature is not None:
-            self._temperature.to(self.args.device)
 
     def run(self, checkpoint: Path | None) -> tuple[int, bool]:
         """Train to the end of the stage, or until interrupted → (steps, interrupted)."""
@@ -312,8 +307,6 @@ class ContrastiveTrainer(Trainer):
         model.train()
         batch: RankBatch = inputs["batch"]
         self._batch = batch
-        if self._temperature is not None:
-            self._temperature.zero_grad()
         assert self._step is not None
         try:
             with self.accelerator.autocast():
@@ -356,14 +349,6 @@ class ContrastiveTrainer(Trainer):
         )
 
     # ---- optimiser, log, evaluation
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW as usual; a learned temperature joins it without weight decay."""
-        first = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if first and self._temperature is not None:
-            optimizer.add_param_group({"params": list(self._temperature.parameters()), "weight_decay": 0.0})
-        return optimizer
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
@@ -484,8 +469,7 @@ class ContrastiveTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save and self._step is not None:
-            scale = None if self._temperature is None else float(self._temperature.log_scale)
-            state = {"step": self._step.state_dict(), "log_scale": scale}
+            state = {"step": self._step.state_dict()}
             write_atomically(Path(output_dir) / STATE_FILE, json.dumps(state).encode())
 
     def _load_step_state(self, checkpoint: Path) -> None:
@@ -494,24 +478,15 @@ class ContrastiveTrainer(Trainer):
             raise TrainingError(f"{checkpoint} has no {STATE_FILE}; resume from a checkpoint that peg-rag train wrote")
         assert self._step is not None
         self._step.load_state_dict(state["step"])
-        if self._temperature is not None:
-            with torch.no_grad():
-                self._temperature.log_scale.fill_(state["log_scale"])
 
 
-def build_objective(options: StageOptions, temperature: Temperature | None = None) -> Objective:
+def build_objective(options: StageOptions) -> Objective:
     """The loss a stage asks for."""
-    loss = options.loss
     if options.objective == "cosent":
-        return CosentObjective(1.0 / loss.temperature)
-    plain = loss.model_dump(exclude={"learn_temperature", "progressive", "matryoshka_dims"})
-    tile = options.memory.loss_tile
-    return ContrastiveObjective(
-        LossOptions(**plain, matryoshka_dims=tuple(loss.matryoshka_dims)),
-        ProgressiveOptions(**loss.progressive.model_dump()),
-        temperature,
-        Tile(rows=tile, columns=4 * tile, keep=False) if tile else None,
-    )
+        return CosentObjective(1.0 / options.loss.temperature)
+    rows = options.memory.loss_tile
+    tile = Tile(rows=rows, columns=4 * rows, keep=False) if rows else None
+    return ContrastiveObjective(options.loss, tile=tile)
 
 
 def training_arguments(recipe: Recipe, options: StageOptions, folder: Path) -> TrainingArguments:
@@ -569,7 +544,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, tupl
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old:
             yield from _differences(old[key], new.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         for i, (before, now) in enumerate(zip(old, new, strict=True)):
             yield from _differences(before, now, f"{path}[{i}]")
     elif old != new:
