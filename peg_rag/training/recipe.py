@@ -17,9 +17,12 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from peg_rag.errors import RecipeError
 from peg_rag.training.extension import Options
+from peg_rag.training.loss.queue import QueueOptions
 from peg_rag.training.recipe_file import apply_override, check_depth, explain_faults, parse_yaml
 
 ObjectiveName = Literal["contrastive", "cosent"]
+CandidateSourceOptions = QueueOptions
+"""A discriminated union over `kind`: `Annotated[QueueOptions | OtherOptions, Field(discriminator="kind")]`."""
 Strategy = Literal["none", "static", "linear", "cosine", "curricular"]
 
 
@@ -127,6 +130,8 @@ class LossOptions(Options):
     matryoshka_dims: tuple[int, ...] = ()
     """The loss is summed over these prefixes of the vectors; name the full length too. Empty: the whole vectors."""
     progressive: ProgressiveOptions = ProgressiveOptions()
+    candidates: tuple[CandidateSourceOptions, ...] = ()
+    """Candidates besides the documents of the batch; the `kind` of each says where they come from."""
 
     @model_validator(mode="before")
     @classmethod
@@ -139,6 +144,15 @@ class LossOptions(Options):
         if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
             raise ValueError(f"matryoshka_dims={list(dims)} must be distinct and 1 or more")
         return dims
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> "LossOptions":
+        if self.candidates and not self.mask_same_text:
+            raise ValueError(
+                f"candidates of kind {self.candidates[0].kind} may be a query's own answer, which only "
+                "mask_same_text keeps out; set it to true or remove candidates"
+            )
+        return self
 
 
 class BatchOptions(Options):
@@ -225,11 +239,13 @@ class StageOptions(Options):
     def candidates_per_query(self) -> int:
         """Documents that each query is ranked against in one step, its positive included.
 
-        With hard negatives of its own only, a query meets the batch's positives and its own negatives.
+        With hard negatives of its own only, a query meets the batch's positives and its own negatives. Candidates from
+        outside the batch count as when their source is full.
         """
+        further = sum(source.columns for source in self.loss.candidates)
         if self.loss.hard_negatives == "own":
-            return self.batch.queries + self.batch.negatives
-        return self.batch.documents
+            return self.batch.queries + self.batch.negatives + further
+        return self.batch.documents + further
 
 
 class VocabularyOptions(Options):

@@ -193,13 +193,17 @@ def _pass_gradients_on(
     candidates: Sequence[Candidates], sides: Sequence["_Side"], leaves: tuple[Tensor, Tensor], result: LossResult
 ) -> None:
     """Add what reaches queries and documents through candidates that were made of them."""
-    pairs = [(extra.vectors, side.gradient) for extra, side in zip(candidates, sides, strict=True) if not side.frozen]
-    if not pairs:
+    outputs, gradients = [], []
+    for extra, side in zip(candidates, sides, strict=True):
+        if side.gradient is not None:
+            outputs.append(extra.vectors)
+            gradients.append(side.gradient.to(extra.vectors.dtype))
+    totals = (result.query_gradient, result.document_gradient)
+    reachable = [(leaf, total) for leaf, total in zip(leaves, totals, strict=True) if leaf.requires_grad]
+    if not outputs or not reachable:
         return
-    outputs = [vectors for vectors, _ in pairs]
-    gradients = [gradient.to(vectors.dtype) for vectors, gradient in pairs if gradient is not None]
-    passed = torch.autograd.grad(outputs, leaves, gradients, allow_unused=True)
-    for total, part in zip((result.query_gradient, result.document_gradient), passed, strict=True):
+    parts = torch.autograd.grad(outputs, [leaf for leaf, _ in reachable], gradients, allow_unused=True)
+    for (_, total), part in zip(reachable, parts, strict=True):
         if part is not None:
             total.add_(part)
 

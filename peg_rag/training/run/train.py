@@ -225,7 +225,15 @@ class _Run:
             distinct=options.objective == "contrastive",
         )
         batches = StepBatches(
-            files, split.training, plan, negatives=options.batch.negatives, rank=self.rank, world=self.world
+            files,
+            split.training,
+            plan,
+            steps=options.steps,
+            negatives=options.batch.negatives,
+            rank=self.rank,
+            world=self.world,
+            seed=self.recipe.seed,
+            with_answers=bool(options.loss.candidates),
         )
         stage = _Stage(options, folder, files, split, batches)
         return stage, ContrastiveTrainer(self.recipe, stage, encoder, arguments, self.show_progress)
@@ -486,7 +494,8 @@ def build_objective(options: StageOptions) -> Objective:
         return CosentObjective(1.0 / options.loss.temperature)
     rows = options.memory.loss_tile
     tile = Tile(rows=rows, columns=4 * rows, keep=False) if rows else None
-    return ContrastiveObjective(options.loss, tile=tile)
+    sources = [source.build(options.steps) for source in options.loss.candidates]
+    return ContrastiveObjective(options.loss, sources=sources, tile=tile)
 
 
 def training_arguments(recipe: Recipe, options: StageOptions, folder: Path) -> TrainingArguments:
@@ -552,7 +561,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, tupl
 
 
 def _only(items: Sequence[Any]) -> Any:
-    return items[0]
+    return {"batch": items[0]}
 
 
 def _barrier() -> None:
