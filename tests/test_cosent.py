@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.cosent import CosentObjective, cosent_loss
+from peg_rag.training.loss.cosent import CosentObjective, cosent_loss
 
 
 def double_sum(similarities: torch.Tensor, grades: torch.Tensor, scale: float) -> torch.Tensor:

@@ -22,8 +22,8 @@ import yaml
 from peg_rag import PEGEncoder
 from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.training import Recipe, train
-from peg_rag.training.plan import plan_run
-from peg_rag.training.trainer import last_checkpoint
+from peg_rag.training.run.checkpoint import last_checkpoint
+from peg_rag.training.run.estimate import plan_run
 
 REPO = Path(__file__).resolve().parent.parent
 WORDS = "花呗银行卡绑定更换借款理财逾期北京故宫门票医院报销材料需哪些公司法律合同"
@@ -227,7 +227,7 @@ def _steps_seen() -> int:
 
 
 def _count_steps(patch: pytest.MonkeyPatch) -> None:
-    from peg_rag.training.callbacks import Interruption
+    from peg_rag.training.run.callbacks import Interruption
 
     plain = Interruption.on_step_end
 
@@ -246,7 +246,7 @@ def _interrupt_when(due: Callable[[], bool]) -> None:
 
 
 def test_a_loss_that_is_no_number_dumps_the_batch_and_keeps_the_checkpoint(make: Make, tmp_path: Path) -> None:
-    from peg_rag.training import trainer
+    from peg_rag.training.run import train as trainer
 
     plain = trainer.ContrastiveTrainer.training_step
 
@@ -278,7 +278,7 @@ def test_a_full_disk_is_an_error_that_names_the_last_whole_checkpoint(make: Make
     stage = tmp_path / "run" / "stages" / "1-main"
     code = f"""
 import resource, sys
-from peg_rag.training import trainer
+from peg_rag.training.run import train as trainer
 from peg_rag.training.__main__ import main
 plain = trainer.ContrastiveTrainer._save_checkpoint
 def save(self, *arguments):
@@ -385,7 +385,7 @@ def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_trackers_and_the_hub_are_looked_for_before_the_first_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peg_rag.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("peg_rag.training.run.train.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"report_to: wandb is not installed.*pip install wandb"):
         train(make("logging.report_to=[wandb]"))
     with pytest.raises(TrainingError, match=r"push_to_hub: nobody/nothing cannot be opened .*hf auth login"):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import peg_rag
 from peg_rag.files import write_atomically
-from peg_rag.training.data import Ints, PairFile
-from peg_rag.training.model import TrainableEncoder, parameter_count
+from peg_rag.training.data.pairs import PairFile
+from peg_rag.training.data.tokens import Ints
+from peg_rag.training.model.encoder import TrainableEncoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions
 
 

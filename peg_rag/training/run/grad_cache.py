@@ -22,16 +22,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from peg_rag.batching import plan_batches
 from peg_rag.errors import InvalidInput, TrainingError
 from peg_rag.extras import require
-from peg_rag.training.loss import LossMetrics, LossOptions, LossResult, Pairs, cosines, tiled_loss
-from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
-from peg_rag.training.ranks import Ranks
-from peg_rag.training.tiles import Scratch, Tile
+from peg_rag.training.loss.collectives import Ranks
+from peg_rag.training.loss.contrastive import LossMetrics
+from peg_rag.training.loss.objective import Objective
 
 
 class Rows(Protocol):
@@ -43,99 +42,6 @@ class Rows(Protocol):
 
     def features(self, rows: NDArray[np.intp]) -> Any:
         """Padded model input for these rows, on the model's device."""
-
-
-class TokenRows:
-    """Token ids in plain lists, padded chunk by chunk to the longest row of the chunk."""
-
-    def __init__(self, token_ids: list[list[int]], pad_id: int = 0, device: torch.device | str = "cpu") -> None:
-        self._token_ids, self._pad_id, self._device = token_ids, pad_id, device
-        self.lengths: NDArray[np.int64] = np.array([len(ids) for ids in token_ids], dtype=np.int64)
-
-    def features(self, rows: NDArray[np.intp]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, (len(rows), longest) int64."""
-        lengths = self.lengths[rows]
-        mask = np.arange(max(int(lengths.max()), 1)) < lengths[:, None]  # (rows, longest)
-        ids = np.full(mask.shape, self._pad_id, dtype=np.int64)
-        ids[mask] = np.concatenate([np.asarray(self._token_ids[row], dtype=np.int64) for row in rows])
-        tensors = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        return {name: tensor.to(self._device, non_blocking=True) for name, tensor in tensors.items()}
-
-
-class Objective(Protocol):
-    """A loss over the vectors of a batch, with state that a checkpoint must hold."""
-
-    def __call__(self, queries: Tensor, documents: Tensor, labels: Any, progress: float) -> LossResult:
-        """The loss of the batch of all ranks, and its gradients on this rank's vectors."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
-
-
-class Temperature(nn.Module):
-    """A learned temperature: log(1/τ) is the parameter, 1/τ is kept at or below `max_scale` (as in CLIP).
-
-    Keep it outside the module that DistributedDataParallel wraps: its gradient is already the sum over ranks.
-    """
-
-    def __init__(self, temperature: float, max_scale: float = 100.0) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(float(temperature)).log().neg())
-        self.max_scale = max_scale
-
-    def forward(self) -> Tensor:
-        """1/τ, a scalar."""
-        return self.log_scale.exp().clamp(max=self.max_scale)
-
-
-class ContrastiveObjective:
-    """`tiled_loss` with its progressive state and, when learned, its temperature."""
-
-    def __init__(
-        self,
-        options: LossOptions | None = None,
-        progressive: ProgressiveOptions | None = None,
-        temperature: Temperature | None = None,
-        tile: Tile | None = None,
-    ) -> None:
-        self.options = options or LossOptions()
-        self.progressive = ProgressiveState(progressive)
-        self.temperature, self.tile = temperature, tile
-        self._scratch = Scratch()
-
-    def __call__(self, queries: Tensor, documents: Tensor, labels: Pairs, progress: float) -> LossResult:
-        """Move t by the positives of all ranks, then compute the loss; a learned temperature gets its gradient here."""
-        ranks = Ranks()
-        positives = cosines(queries, documents[labels.positives]).double()
-        total, count = ranks.sum(torch.stack([positives.sum(), torch.ones_like(positives).sum()])).tolist()
-        if np.isfinite(total):  # a broken vector is the loss's to report
-            self.progressive.advance(total / count, progress)
-        scale = None if self.temperature is None else self.temperature()
-        result = tiled_loss(
-            queries,
-            documents,
-            labels,
-            self.options,
-            self.progressive,
-            scale=scale,
-            tile=self.tile,
-            ranks=ranks,
-            scratch=self._scratch,
-        )
-        if scale is not None:
-            scale.backward(result.scale_gradient.to(scale))
-        return result
-
-    def state_dict(self) -> dict[str, Any]:
-        """The progressive state; the temperature is a module and is saved as one."""
-        return self.progressive.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the state of a checkpoint."""
-        self.progressive.load_state_dict(state)
 
 
 @dataclass(frozen=True)

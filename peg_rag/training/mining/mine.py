@@ -20,21 +20,28 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from peg_rag.errors import DataError, InvalidInput
-from peg_rag.extras import require, require_zstd
+from peg_rag.extras import require_zstd
 from peg_rag.files import write_atomically
-from peg_rag.training.data import Ints, clean_text, read_lines, read_rows, text_key
+from peg_rag.training.data.files import read_lines, read_rows
+from peg_rag.training.data.sampler import mix
+from peg_rag.training.data.texts import clean_text, text_key
+from peg_rag.training.data.tokens import Ints
+from peg_rag.training.mining.search import (
+    Corpus,
+    Floats,
+    PairTexts,
+    Ranking,
+    encode_shards,
+    search_corpus,
+    search_words,
+    vector_at,
+)
 from peg_rag.training.recipe import Columns
-from peg_rag.training.sampling import mix
 
 logger = logging.getLogger(__name__)
-
-Floats = NDArray[np.float32]
-QUERY_BLOCK = 4_096
-LEXICAL_BLOCK = 256
 TEXT_COLUMNS = ("text", "positive", "passage", "document")
 
 
@@ -91,34 +98,6 @@ class MiningReport:
     refused: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """The pairs' texts and keys; negatives as the file gives them."""
-
-    queries: list[str]
-    positives: list[str]
-    negatives: list[list[str]]
-    query_keys: Ints
-    positive_keys: Ints
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """Distinct texts; the first `searched` may become negatives, the others are positives whose score is needed."""
-
-    texts: list[str]
-    keys: Ints
-    searched: int
-
-
-@dataclass
-class _Found:
-    """The best candidates of every pair so far: rows of the corpus (n, k), −1 for none, and cosines (n, k)."""
-
-    rows: NDArray[np.int32]
-    scores: Floats
-
-
 def mine_hard_negatives(
     pairs: Path | Sequence[Path],
     out: Path,
@@ -150,12 +129,12 @@ def mine_hard_negatives(
     work = _work_folder(out, read, texts, encoder, options, shard_rows)
     bar = tqdm(total=len(texts.texts) + len(read.queries), desc="encode", unit="text", disable=not show_progress)
     with bar:
-        queries = _vectors(work / "queries", read.queries, encoder.encode_queries, shard_rows, bar)
-        documents = _vectors(work / "documents", texts.texts, encoder.encode_documents, shard_rows, bar)
-    found = _search(work, queries, documents, texts.searched, options.last_rank + 64, show_progress)
+        queries = encode_shards(work / "queries", read.queries, encoder.encode_queries, shard_rows, bar)
+        documents = encode_shards(work / "documents", texts.texts, encoder.encode_documents, shard_rows, bar)
+    found = search_corpus(work, queries, documents, texts.searched, options.last_rank + 64, show_progress)
     rankings = [found]
     if options.bm25:
-        rankings.append(_lexical(work, read, texts, queries, documents, options.last_rank + 64, show_progress))
+        rankings.append(search_words(work, read, texts, queries, documents, options.last_rank + 64, show_progress))
     report = MiningReport(len(read.queries), texts.searched)
     _write(out, _choose(read, texts, queries, documents, rankings, options, report))
     shutil.rmtree(work)
@@ -166,7 +145,7 @@ def _paths(paths: Path | Sequence[Path]) -> list[Path]:
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
 
 
-def _read_pairs(files: list[Path], columns: Columns) -> _Pairs:
+def _read_pairs(files: list[Path], columns: Columns) -> PairTexts:
     queries: list[str] = []
     positives: list[str] = []
     negatives: list[list[str]] = []
@@ -184,7 +163,7 @@ def _read_pairs(files: list[Path], columns: Columns) -> _Pairs:
                 )
         if len(queries) == before:
             raise DataError(f"{file} has no row with texts in {columns.query!r} and {columns.positive!r}")
-    return _Pairs(queries, positives, negatives, _keys(queries), _keys(positives))
+    return PairTexts(queries, positives, negatives, _keys(queries), _keys(positives))
 
 
 def _text(row: Any, column: str) -> str:
@@ -192,7 +171,7 @@ def _text(row: Any, column: str) -> str:
     return clean_text(value) if isinstance(value, str) else ""
 
 
-def _read_corpus(files: list[Path] | None, pairs: _Pairs) -> _Corpus:
+def _read_corpus(files: list[Path] | None, pairs: PairTexts) -> Corpus:
     own = [*pairs.positives, *(text for row in pairs.negatives for text in row)]
     texts, keys = _distinct(own if files is None else (text for file in files for text in _corpus_texts(file)), set())
     searched = len(texts)
@@ -201,7 +180,7 @@ def _read_corpus(files: list[Path] | None, pairs: _Pairs) -> _Corpus:
             "the corpus has no text; give --corpus a file with a column text, positive, passage or document"
         )
     extra, extra_keys = _distinct(pairs.positives, set(keys))
-    return _Corpus(texts + extra, np.array(keys + extra_keys, dtype=np.int64), searched)
+    return Corpus(texts + extra, np.array(keys + extra_keys, dtype=np.int64), searched)
 
 
 def _corpus_texts(file: Path) -> Iterator[str]:
@@ -233,7 +212,7 @@ def _keys(texts: list[str]) -> Ints:
 
 
 def _work_folder(
-    out: Path, pairs: _Pairs, corpus: _Corpus, encoder: Encoder, options: MiningOptions, shard_rows: int
+    out: Path, pairs: PairTexts, corpus: Corpus, encoder: Encoder, options: MiningOptions, shard_rows: int
 ) -> Path:
     """Where shards lie. A folder of another call (other texts, encoder or shards) is emptied."""
     digest = hashlib.blake2b(digest_size=12)
@@ -252,125 +231,12 @@ def _work_folder(
     return work
 
 
-def _vectors(stem: Path, texts: list[str], encode: Any, shard_rows: int, bar: Any) -> list[Floats]:
-    """Vectors in shards of (shard_rows, dimension), mapped from disk; what is there already is not encoded again."""
-    shards = []
-    for number, start in enumerate(range(0, len(texts), shard_rows)):
-        file = stem.with_name(f"{stem.name}-{number}.npy")
-        rows = texts[start : start + shard_rows]
-        if not file.is_file():
-            part = file.with_suffix(".part")
-            shard = np.lib.format.open_memmap(part, "w+", np.float32, (len(rows), _dimension(encode)))
-            for place in range(0, len(rows), QUERY_BLOCK):
-                shard[place : place + QUERY_BLOCK] = encode(rows[place : place + QUERY_BLOCK])
-                bar.update(len(rows[place : place + QUERY_BLOCK]))
-            shard.flush()
-            part.replace(file)
-        else:
-            bar.update(len(rows))
-        shards.append(np.load(file, mmap_mode="r"))
-    return shards
-
-
-def _dimension(encode: Any) -> int:
-    return int(getattr(encode.__self__, "dimension", 0)) or int(encode(["维"]).shape[1])
-
-
-def _search(
-    work: Path, queries: list[Floats], documents: list[Floats], searched: int, k: int, show_progress: bool
-) -> _Found:
-    """The k best of the searched corpus rows for every query; what each shard adds is saved before the next begins."""
-    total = sum(map(len, queries))
-    k = min(k, searched)
-    done, found = _saved(work, total, k)
-    start = sum(len(shard) for shard in documents[:done])
-    with tqdm(total=len(documents), initial=done, desc="search", unit="shard", disable=not show_progress) as bar:
-        for number in range(done, len(documents)):
-            vectors = documents[number][: max(searched - start, 0)]
-            if len(vectors):
-                _search_shard(np.ascontiguousarray(vectors), start, queries, found)
-                _save(work, number + 1, found)
-            start += len(documents[number])
-            bar.update()
-    return found
-
-
-def _saved(work: Path, total: int, k: int) -> tuple[int, _Found]:
-    """Shards already searched, and what they gave."""
-    states = sorted(work.glob("found-*.npz"), key=lambda file: int(file.stem.split("-")[1]))
-    if states:
-        with np.load(states[-1]) as state:
-            return int(states[-1].stem.split("-")[1]), _Found(state["rows"], state["scores"])
-    return 0, _Found(np.full((total, k), -1, dtype=np.int32), np.full((total, k), -np.inf, dtype=np.float32))
-
-
-def _save(work: Path, number: int, found: _Found) -> None:
-    file = work / f"found-{number}.npz"
-    part = work / "found.part"
-    with part.open("wb") as stream:
-        np.savez(stream, rows=found.rows, scores=found.scores)
-    part.replace(file)
-    for older in work.glob("found-*.npz"):
-        if older != file:
-            older.unlink()
-
-
-def _search_shard(vectors: Floats, start: int, queries: list[Floats], found: _Found) -> None:
-    """Merge a shard's best rows into `found`."""
-    faiss = require("faiss", "train")
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    k = found.rows.shape[1]
-    place = 0
-    for shard in queries:
-        for block in range(0, len(shard), QUERY_BLOCK):
-            asked = np.ascontiguousarray(shard[block : block + QUERY_BLOCK])
-            scores, rows = index.search(asked, min(k, len(vectors)))  # (q, k) each
-            mine = slice(place, place + len(asked))
-            all_scores = np.concatenate([found.scores[mine], scores], axis=1)  # (q, up to 2k)
-            all_rows = np.concatenate([found.rows[mine], (rows + start).astype(np.int32)], axis=1)
-            order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
-            found.scores[mine] = np.take_along_axis(all_scores, order, axis=1)
-            found.rows[mine] = np.take_along_axis(all_rows, order, axis=1)
-            place += len(asked)
-
-
-def _lexical(
-    work: Path,
-    pairs: _Pairs,
-    corpus: _Corpus,
-    queries: list[Floats],
-    documents: list[Floats],
-    k: int,
-    show_progress: bool,
-) -> _Found:
-    """BM25's best rows of the corpus for every query, with the encoder's cosines, in BM25's order."""
-    from peg_rag.index import PEGIndex
-
-    n = len(pairs.queries)
-    found = _Found(np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32))
-    with PEGIndex(work / "lexical", identity="lexical only", dimension=1) as index:
-        for start in range(len(index), corpus.searched, QUERY_BLOCK):
-            texts = corpus.texts[start : min(start + QUERY_BLOCK, corpus.searched)]
-            index.upsert([str(start + i) for i in range(len(texts))], texts, np.ones((len(texts), 1), np.float32))
-        with tqdm(total=n, desc="BM25", unit="query", disable=not show_progress) as bar:
-            for start in range(0, n, LEXICAL_BLOCK):
-                block = pairs.queries[start : start + LEXICAL_BLOCK]
-                for i, hits in enumerate(index.search_batch(texts=block, k=k, mode="lexical")):
-                    rows = [int(hit.id) for hit in hits]
-                    vectors = [_row(documents, row) for row in rows]
-                    found.rows[start + i, : len(rows)] = rows
-                    found.scores[start + i, : len(rows)] = [vector @ _row(queries, start + i) for vector in vectors]
-                bar.update(len(block))
-    return found
-
-
 def _choose(
-    pairs: _Pairs,
-    corpus: _Corpus,
+    pairs: PairTexts,
+    corpus: Corpus,
     queries: list[Floats],
     documents: list[Floats],
-    rankings: Sequence[_Found],
+    rankings: Sequence[Ranking],
     options: MiningOptions,
     report: MiningReport,
 ) -> Iterator[dict[str, Any]]:
@@ -381,7 +247,9 @@ def _choose(
         known.setdefault(query_key, {query_key}).add(positive_key)
     for i, query in enumerate(pairs.queries):
         answers = known[int(pairs.query_keys[i])]
-        limit = _limit(float(_row(queries, i) @ _row(documents, row_of[int(pairs.positive_keys[i])])), options)
+        limit = _limit(
+            float(vector_at(queries, i) @ vector_at(documents, row_of[int(pairs.positive_keys[i])])), options
+        )
         given = [text for text in pairs.negatives[i] if text_key(text) not in answers] if options.keep else []
         excluded = answers | {text_key(text) for text in given}
         lists = [_ranked(found, i, corpus, excluded, limit, options, report) for found in rankings]
@@ -400,9 +268,9 @@ def _limit(positive: float, options: MiningOptions) -> float:
 
 
 def _ranked(
-    found: _Found,
+    found: Ranking,
     pair: int,
-    corpus: _Corpus,
+    corpus: Corpus,
     excluded: set[int],
     limit: float,
     options: MiningOptions,
@@ -428,12 +296,6 @@ def _in_turn(lists: Sequence[list[int]]) -> list[int]:
 def _shuffled(rows: list[int], seed: int, pair: int) -> list[int]:
     order = np.argsort(mix(np.array(rows, dtype=np.uint64), seed, pair), kind="stable")
     return [rows[place] for place in order]
-
-
-def _row(shards: list[Floats], row: int) -> Floats:
-    size = len(shards[0])
-    vector: Floats = shards[row // size][row % size]
-    return vector
 
 
 def _write(out: Path, rows: Iterator[dict[str, Any]]) -> None:

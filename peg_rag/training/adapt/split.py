@@ -19,8 +19,16 @@ from peg_rag.evaluation import RetrievalDataset
 from peg_rag.ingest import find_files
 from peg_rag.reader_process import FOREIGN, ReaderProcess
 from peg_rag.readers import SUFFIXES, Section, read_sections
-from peg_rag.training.data import read_lines, text_key
-from peg_rag.training.texts import LONGEST_QUERY, SHORTEST_QUERY, TextDocument, TextPair, pairs_from, sentences
+from peg_rag.training.data.files import read_lines
+from peg_rag.training.data.texts import (
+    LONGEST_QUERY,
+    SHORTEST_QUERY,
+    TextDocument,
+    TextPair,
+    pairs_from,
+    sentences,
+    text_key,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -27,24 +27,23 @@ import torch
 from peg_rag.backends.torch_backend import pick_device
 from peg_rag.encoder import PEGEncoder
 from peg_rag.errors import IndexBusy, InvalidInput
-from peg_rag.evaluation import Comparison, Evaluation, compare, evaluate
+from peg_rag.evaluation import Evaluation, compare, evaluate
 from peg_rag.files import write_atomically
 from peg_rag.models import BUNDLED, CONFIG_FILE, Kind
-from peg_rag.training.adapt_data import Exam, Lesson, read_documents, split
-from peg_rag.training.card import CardFacts, card
-from peg_rag.training.mining import MiningOptions, mine_hard_negatives
-from peg_rag.training.model import load_encoder
-from peg_rag.training.plan import plan_run
+from peg_rag.training.adapt.report import METRIC, Adaptation, Judgement, describe_adaptation
+from peg_rag.training.adapt.split import Exam, Lesson, read_documents, split
+from peg_rag.training.data.texts import TextPair
+from peg_rag.training.mining.mine import MiningOptions, mine_hard_negatives
+from peg_rag.training.model.encoder import load_encoder
 from peg_rag.training.recipe import ModelOptions, Recipe
-from peg_rag.training.texts import TextPair
-from peg_rag.training.trainer import DONE_FILE, train
-from peg_rag.training.validation import InTraining
+from peg_rag.training.run.checkpoint import DONE_FILE
+from peg_rag.training.run.estimate import plan_run
+from peg_rag.training.run.model_card import CardFacts, card
+from peg_rag.training.run.train import train
+from peg_rag.training.run.validation import InTraining
 
 logger = logging.getLogger(__name__)
-
 Weights = dict[str, torch.Tensor]
-
-METRIC = "nDCG@10"
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the trained weights in the result
 SLACK = 0.02  # of nDCG@10 that is given up for staying nearer to the start: cut-out sentences flatter the new weights
 FEWEST_STEPS = 10
@@ -78,47 +77,6 @@ class AdaptOptions:
             raise InvalidInput(f"held_out={self.held_out}: a share above 0 and up to 0.5 is expected")
         if not 0 <= self.seed < 2**32:
             raise InvalidInput(f"seed={self.seed}: a number from 0 to 2³² - 1 is expected")
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The start and the result on held-out documents that nothing was chosen on.
-
-    Attributes:
-        share: of the trained weights in the result, the rest being those of the start.
-        comparison: of nDCG@10, paired over queries.
-    """
-
-    share: float
-    before: Evaluation
-    after: Evaluation
-    comparison: Comparison
-
-    @property
-    def worse(self) -> bool:
-        return self.comparison.difference < 0
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What `adapt` did.
-
-    Attributes:
-        folder: where the model is, or would be.
-        saved: it is there: it did not get worse, or was forced.
-        judgement: None where training was interrupted; the same call goes on with it.
-        documents, held_out, pairs, steps: how many there were.
-        failed: files that could not be read, with the reason.
-    """
-
-    folder: Path
-    documents: int
-    held_out: int
-    pairs: int
-    steps: int
-    failed: Sequence[str]
-    judgement: Judgement | None = None
-    saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -417,30 +375,9 @@ def _save(done: Adaptation, judgement: Judgement, recipe: Recipe, work: Path) ->
     model, stage = work / "model", recipe.stages[0].name
     facts = json.loads((work / "run" / "stages" / f"1-{stage}" / DONE_FILE).read_text(encoding="utf-8"))["facts"]
     text = card(done.folder.name, recipe, load_encoder(ModelOptions(path=str(model))), [CardFacts(**facts)])
-    account = _account(done, judgement)
+    account = describe_adaptation(done, judgement)
     write_atomically(model / "README.md", text.replace("## Training\n", f"{account}## Training\n", 1).encode())
     if done.folder.exists():
         done.folder.rename(work / "replaced")
     model.rename(done.folder)
     shutil.rmtree(work)
-
-
-def _account(done: Adaptation, judgement: Judgement) -> str:
-    """The card's section on what was done."""
-    before, after, found = judgement.before, judgement.after, judgement.comparison
-    rows = "\n".join(f"| {name} | {before.mean(name):.4f} | {after.mean(name):.4f} |" for name in before.values)
-    return f"""## Adaptation
-
-Adapted to {done.documents:,} documents without labels: {done.pairs:,} pairs of a title and its text, a sentence and
-the passage it was taken out of, and neighbouring passages, with mined negatives. {done.held_out:,} documents were held
-out. On one half of them the share of the trained weights in the result was chosen, {judgement.share:.2f} (the rest are
-those of the start); the other half gave these scores over {len(before.query_ids):,} queries cut from it:
-
-| | before | after |
-|---|---:|---:|
-{rows}
-
-{METRIC}: {found.difference:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f}, p = {found.p:.4f}, permutation
-test paired over queries).
-
-"""

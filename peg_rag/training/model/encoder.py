@@ -20,8 +20,9 @@ from peg_rag.encoder import load_tokenizer
 from peg_rag.errors import DamagedModel, RecipeError
 from peg_rag.files import write_atomically
 from peg_rag.models import CONFIG_FILE, CONFIG_FORMAT, ModelSpec, Pooling, resolve, weight_files
-from peg_rag.training.corpus import vocabulary_files, vocabulary_texts
-from peg_rag.training.data import digest, file_digest
+from peg_rag.training.data.files import file_digest
+from peg_rag.training.data.tokens import digest
+from peg_rag.training.model.vocabulary import character_tokenizer, vocabulary_files, vocabulary_texts, word_tokenizer
 from peg_rag.training.recipe import (
     ModelOptions,
     SourceOptions,
@@ -30,7 +31,6 @@ from peg_rag.training.recipe import (
     VocabularyOptions,
     expand_path,
 )
-from peg_rag.training.vocabulary import character_tokenizer, word_tokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -19,11 +19,13 @@ from torch import nn
 from peg_rag.batching import plan_batches
 from peg_rag.errors import DataError
 from peg_rag.files import open_packed, unreadable
-from peg_rag.training.batches import FeatureRows
-from peg_rag.training.data import TokenRows, clean_text, read_rows, source_files
-from peg_rag.training.model import TrainableEncoder, build_encoder, parameter_count
+from peg_rag.training.data.batches import FeatureRows
+from peg_rag.training.data.files import read_rows, source_files
+from peg_rag.training.data.sampler import shares
+from peg_rag.training.data.texts import clean_text
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions, expand_path
-from peg_rag.training.sampling import shares
 
 SAMPLE_ROWS = 500
 MEASURED_TOKENS = {"cpu": 512, "cuda": 32_768}

@@ -10,11 +10,16 @@ third of that without.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
+from peg_rag.training.data.files import read_lines, read_rows, source_files
+from peg_rag.training.data.texts import clean_text
+from peg_rag.training.recipe import SourceOptions, VocabularyOptions, expand_path
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -106,3 +111,28 @@ def _count_words(texts: Iterator[str]) -> tuple[Counter[str], Counter[str]]:
 def _commonest(counts: Counter[str], number: int) -> list[tuple[str, int]]:
     """The largest counts; equal ones in the order of the words, so that nothing depends on the order of the texts."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(number, 0)]
+
+
+def vocabulary_files(sources: Sequence[SourceOptions], options: VocabularyOptions) -> list[Path]:
+    """The files a vocabulary is learned from, those of pairs first."""
+    pairs = [file for source in sources for file in source_files(source)]
+    return [*pairs, *(expand_path(path) for path in options.texts)]
+
+
+def vocabulary_texts(sources: Sequence[SourceOptions], options: VocabularyOptions) -> Iterator[str]:
+    """Clean texts, at most `texts_per_file` of each file."""
+    for source in sources:
+        for file in source_files(source):
+            yield from islice(_pair_texts(file, source), options.texts_per_file)
+    for path in options.texts:
+        yield from islice(read_lines(expand_path(path)), options.texts_per_file)
+
+
+def _pair_texts(file: Path, source: SourceOptions) -> Iterator[str]:
+    columns = source.columns
+    for _, row in read_rows(file):
+        if isinstance(row, str):
+            continue
+        for column in (columns.query, columns.positive):
+            if isinstance(value := row.get(column), str):
+                yield clean_text(value)

@@ -5,6 +5,7 @@ cost (Su, 2022, https://kexue.fm/archives/8847). Sorted by grade the double sum 
 b pairs costs O(b log b) and never a b × b matrix.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.loss import LossMetrics, LossResult
-from peg_rag.training.ranks import Ranks
+from peg_rag.training.loss.collectives import Ranks
+from peg_rag.training.loss.contrastive import LossMetrics, LossResult
 
 
 def cosent_loss(similarities: Tensor, grades: Tensor, scale: float = 20.0) -> Tensor:
@@ -59,11 +60,9 @@ class CosentObjective:
         mine.backward(everyones.grad[ranks.mine(mine)])  # type: ignore[no-untyped-call]
         assert left.grad is not None
         assert right.grad is not None
-        return LossResult(
-            loss.detach(), left.grad, right.grad, loss.new_zeros(()), self._metrics(loss, everyones, grades)
-        )
+        return LossResult(loss.detach(), left.grad, right.grad, self._measure(loss, everyones, grades))
 
-    def _metrics(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
+    def _measure(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
         best = float(similarities.detach()[grades == grades.max()].mean())
         order = float(torch.corrcoef(torch.stack([similarities.detach().double(), grades.double()]))[0, 1])
         return LossMetrics(float(loss.detach()), order, best, 0.0, 0.0, 0.0, 1.0 / self.scale)
@@ -72,5 +71,5 @@ class CosentObjective:
         """Nothing to remember."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Nothing to take up."""

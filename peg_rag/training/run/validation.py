@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from peg_rag.batching import plan_batches
 from peg_rag.errors import DataError
 from peg_rag.evaluation import RetrievalDataset, evaluate
-from peg_rag.training.batches import FeatureRows
-from peg_rag.training.data import Ints, PairFile, TokenRows, pair_texts
-from peg_rag.training.model import TrainableEncoder
+from peg_rag.training.data.batches import FeatureRows
+from peg_rag.training.data.pairs import PairFile, pair_texts
+from peg_rag.training.data.sampler import SourceRows, in_validation, smallest_hashes
+from peg_rag.training.data.tokens import Ints, TokenRows
+from peg_rag.training.model.encoder import TrainableEncoder
 from peg_rag.training.recipe import ValidationOptions
-from peg_rag.training.sampling import SourceRows, in_validation, smallest_hashes
 
 METRIC = "nDCG@10"
 EVALUATION_TOKENS = 16_384

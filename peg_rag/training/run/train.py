@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,19 +32,20 @@ from transformers.utils.logging import disable_progress_bar as hide_bars_of_savi
 
 from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.files import write_atomically
-from peg_rag.training.batches import FeatureRows, RankBatch, StepBatches
-from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, Objective, StepBatch, Temperature
-from peg_rag.training.callbacks import Interruption, Progress
-from peg_rag.training.card import CardFacts, write_card
-from peg_rag.training.cosent import CosentObjective
-from peg_rag.training.data import PairFile, load_pairs
-from peg_rag.training.loss import LossMetrics, LossOptions
-from peg_rag.training.model import TrainableEncoder, build_encoder, load_encoder
-from peg_rag.training.progressive import ProgressiveOptions
+from peg_rag.training.data.batches import FeatureRows, RankBatch, StepBatches
+from peg_rag.training.data.pairs import PairFile, load_pairs
+from peg_rag.training.data.sampler import BatchPlan
+from peg_rag.training.loss.contrastive import LossMetrics
+from peg_rag.training.loss.cosent import CosentObjective
+from peg_rag.training.loss.objective import ContrastiveObjective, Objective
+from peg_rag.training.loss.tiles import Tile
+from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
 from peg_rag.training.recipe import ModelOptions, Recipe, StageOptions, expand_path
-from peg_rag.training.sampling import BatchPlan
-from peg_rag.training.tiles import Tile
-from peg_rag.training.validation import (
+from peg_rag.training.run.callbacks import Interruption, Progress
+from peg_rag.training.run.checkpoint import DONE_FILE, RECIPE_FILE, STATE_FILE, last_checkpoint, read_json, sync_folder
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch
+from peg_rag.training.run.model_card import CardFacts, write_card
+from peg_rag.training.run.validation import (
     InTraining,
     Split,
     graded_scores,
@@ -56,10 +57,6 @@ from peg_rag.training.validation import (
 )
 
 logger = logging.getLogger(__name__)
-
-RECIPE_FILE = "recipe.yaml"
-STATE_FILE = "step_state.json"
-DONE_FILE = "done.json"
 STATIC_CHUNK_TOKENS = 4_194_304  # a static model has no activations; its dense gradient costs the same for any chunk
 DDP_TIMEOUT_S = 7_200  # ranks wait while one prepares data or evaluates
 _HARMLESS = ("output_dir", "cache_dir", "device", "data_workers", "logging", "checkpoints", "evaluation")
@@ -134,7 +131,7 @@ class _Run:
         facts: list[CardFacts] = []
         for number, options in enumerate(self.recipe.stages):
             folder = self._stage_folder(number)
-            if (done := _read_json(folder / DONE_FILE)) is not None:
+            if (done := read_json(folder / DONE_FILE)) is not None:
                 results.append(StageResult(options.name, options.steps, done["scores"]))
                 facts.append(CardFacts(**done["facts"]))
                 encoder = None
@@ -228,7 +225,15 @@ class _Run:
             distinct=options.objective == "contrastive",
         )
         batches = StepBatches(
-            files, split.training, plan, negatives=options.batch.negatives, rank=self.rank, world=self.world
+            files,
+            split.training,
+            plan,
+            steps=options.steps,
+            negatives=options.batch.negatives,
+            rank=self.rank,
+            world=self.world,
+            seed=self.recipe.seed,
+            with_answers=bool(options.loss.candidates),
         )
         stage = _Stage(options, folder, files, split, batches)
         return stage, ContrastiveTrainer(self.recipe, stage, encoder, arguments, self.show_progress)
@@ -257,9 +262,7 @@ class ContrastiveTrainer(Trainer):
     ) -> None:
         self._recipe, self._stage, self._encoder = recipe, stage, encoder
         self._interruption = Interruption()
-        loss = stage.options.loss
-        self._temperature = Temperature(loss.temperature) if loss.learn_temperature else None
-        self._objective = build_objective(stage.options, self._temperature)
+        self._objective = build_objective(stage.options)
         self._step: CachedStep | None = None
         self._staging: Path | None = None
         self._batch: RankBatch | None = None
@@ -279,8 +282,6 @@ class ContrastiveTrainer(Trainer):
         for unwanted in ("PrinterCallback", "ProgressCallback"):
             for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == unwanted]:
                 self.remove_callback(callback)
-        if self._temperature is not None:
-            self._temperature.to(self.args.device)
 
     def run(self, checkpoint: Path | None) -> tuple[int, bool]:
         """Train to the end of the stage, or until interrupted → (steps, interrupted)."""
@@ -314,8 +315,6 @@ class ContrastiveTrainer(Trainer):
         model.train()
         batch: RankBatch = inputs["batch"]
         self._batch = batch
-        if self._temperature is not None:
-            self._temperature.zero_grad()
         assert self._step is not None
         try:
             with self.accelerator.autocast():
@@ -358,14 +357,6 @@ class ContrastiveTrainer(Trainer):
         )
 
     # ---- optimiser, log, evaluation
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """AdamW as usual; a learned temperature joins it without weight decay."""
-        first = self.optimizer is None
-        optimizer = super().create_optimizer(model)
-        if first and self._temperature is not None:
-            optimizer.add_param_group({"params": list(self._temperature.parameters()), "weight_decay": 0.0})
-        return optimizer
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
         prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
@@ -445,7 +436,7 @@ class ContrastiveTrainer(Trainer):
             _barrier()
             if self.is_world_process_zero():
                 for written in self._staging.iterdir():
-                    _sync(written)
+                    sync_folder(written)
                     written.rename(self._stage.folder / written.name)
                 self._staging.rmdir()
         except Exception as error:
@@ -486,34 +477,25 @@ class ContrastiveTrainer(Trainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save and self._step is not None:
-            scale = None if self._temperature is None else float(self._temperature.log_scale)
-            state = {"step": self._step.state_dict(), "log_scale": scale}
+            state = {"step": self._step.state_dict()}
             write_atomically(Path(output_dir) / STATE_FILE, json.dumps(state).encode())
 
     def _load_step_state(self, checkpoint: Path) -> None:
-        state = _read_json(checkpoint / STATE_FILE)
+        state = read_json(checkpoint / STATE_FILE)
         if state is None:
             raise TrainingError(f"{checkpoint} has no {STATE_FILE}; resume from a checkpoint that peg-rag train wrote")
         assert self._step is not None
         self._step.load_state_dict(state["step"])
-        if self._temperature is not None:
-            with torch.no_grad():
-                self._temperature.log_scale.fill_(state["log_scale"])
 
 
-def build_objective(options: StageOptions, temperature: Temperature | None = None) -> Objective:
+def build_objective(options: StageOptions) -> Objective:
     """The loss a stage asks for."""
-    loss = options.loss
     if options.objective == "cosent":
-        return CosentObjective(1.0 / loss.temperature)
-    plain = loss.model_dump(exclude={"learn_temperature", "progressive", "matryoshka_dims"})
-    tile = options.memory.loss_tile
-    return ContrastiveObjective(
-        LossOptions(**plain, matryoshka_dims=tuple(loss.matryoshka_dims)),
-        ProgressiveOptions(**loss.progressive.model_dump()),
-        temperature,
-        Tile(rows=tile, columns=4 * tile, keep=False) if tile else None,
-    )
+        return CosentObjective(1.0 / options.loss.temperature)
+    rows = options.memory.loss_tile
+    tile = Tile(rows=rows, columns=4 * rows, keep=False) if rows else None
+    sources = [source.build(options.steps) for source in options.loss.candidates]
+    return ContrastiveObjective(options.loss, sources=sources, tile=tile)
 
 
 def training_arguments(recipe: Recipe, options: StageOptions, folder: Path) -> TrainingArguments:
@@ -558,12 +540,6 @@ def training_arguments(recipe: Recipe, options: StageOptions, folder: Path) -> T
     )
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The whole checkpoint with the most steps; half-written ones lie elsewhere."""
-    found = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    return max(found, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
 def _check_same(saved: Recipe, asked: Recipe, file: Path) -> None:
     old, new = (r.model_dump(exclude=set(_HARMLESS)) for r in (saved, asked))
     for path, (before, now) in _differences(old, new):
@@ -577,7 +553,7 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, tupl
     if isinstance(old, dict) and isinstance(new, dict):
         for key in old:
             yield from _differences(old[key], new.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         for i, (before, now) in enumerate(zip(old, new, strict=True)):
             yield from _differences(before, now, f"{path}[{i}]")
     elif old != new:
@@ -585,25 +561,9 @@ def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, tupl
 
 
 def _only(items: Sequence[Any]) -> Any:
-    return items[0]
+    return {"batch": items[0]}
 
 
 def _barrier() -> None:
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
-
-
-def _sync(folder: Path) -> None:
-    """Have the disk hold every file of a folder before it gets its name."""
-    paths: Iterable[Path] = [*folder.rglob("*"), folder]
-    for path in paths:
-        if path.is_file() or path == folder:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
-
-def _read_json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
