@@ -120,8 +120,9 @@ def _render_means(rows: Sequence[Row], metric: str, *, tested: bool = True) -> s
     body = []
     for row in rows:
         best = max(row.means.values())
+        differences = {system: _render_difference(row, system) for system in systems if tested}
         cells = [
-            f'<td class="number{" best" * (mean == best)}">{mean:.3f}{_render_difference(row, system) if tested else ""}</td>'
+            f'<td class="number{" best" * (mean == best)}">{mean:.3f}{differences.get(system, "")}</td>'
             for system, mean in row.means.items()
         ]
         body.append(f"<tr><td>{escape(row.dataset)}</td>{''.join(cells)}</tr>")
@@ -135,7 +136,8 @@ def _render_difference(row: Row, system: str) -> str:
     comparison = row.comparisons.get(system)
     if comparison is None:
         return ""
-    title = f"95 % interval {comparison.low:+.3f} to {comparison.high:+.3f}; {comparison.wins} better, {comparison.losses} worse"
+    interval = f"95 % interval {comparison.low:+.3f} to {comparison.high:+.3f}"
+    title = f"{interval}; {comparison.wins} queries better, {comparison.losses} worse"
     return f'<br><span class="score" title="{title}">{comparison.difference:+.3f}, p = {comparison.p:.2g}</span>'
 
 
@@ -198,7 +200,7 @@ def _render_figure(panels: Sequence[Any], size: tuple[float, float]) -> str:
 
 
 def _render_worst_queries(dataset: RetrievalDataset, results: Sequence[Evaluation], metric: str) -> str:
-    """The first system's worst queries, with what was question for and every system's first hits side by side."""
+    """The first system's worst queries, with the relevant documents and every system's first hits side by side."""
     values = results[0].values[metric]
     # Of equally bad queries, those that the others answer best come first: they can teach the most.
     other_means = np.mean([result.values[metric] for result in results[1:]] or [values], axis=0)

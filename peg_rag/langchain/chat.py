@@ -37,7 +37,7 @@ class ExtractiveChatModel(BaseChatModel):
     tool messages, where numbers are welcome but not needed. `response_metadata` of the reply says `extractive`,
     whether an answer was `found`, and the `confidence`.
 
-    With a tool bound it follows one rule: call the tool with the user's question, then answer from what it tool_messages.
+    With a tool bound it follows one rule: call the tool with the user's question, then answer from what it returns.
     So the tool must be the only one and take one string. Schemas cannot be filled.
 
     Args:
@@ -138,6 +138,6 @@ def _numbered_passages(messages: Sequence[BaseMessage]) -> list[Hit]:
 
 
 def _tool_passages(messages: Sequence[ToolMessage]) -> list[Hit]:
-    """All that a tool tool_messages was found for the question, numbered or not; an error message is no passage."""
+    """What tools returned for the question, numbered or not; error messages are no passages."""
     texts = [message.text for message in messages if message.status != "error"]
     return [hit for text in texts for hit in numbered_passages(text) or paragraphs(text)]

@@ -81,7 +81,7 @@ class PEGVectorStore(VectorStore):
         return names
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **kwargs: Any) -> bool:  # noqa: A002
-        """Delete by id, or what matches a filter; everything when neither is requested_ids. Unknown ids are passed over."""
+        """Delete by id, or what matches a filter; everything when neither is given. Unknown ids are ignored."""
         if ids is None and filter is None:
             self.index.clear()
         else:
