@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from peg_rag.errors import DamagedIndex, ForkedIndex, IndexBusy, IndexMismatch, PegRagError
+from peg_rag.errors import DamagedIndex, ForkedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
 from peg_rag.index.forks import GATE, Connection
 
 SCHEMA_VERSION = 1
@@ -63,9 +63,13 @@ _SETTINGS = (
     f"journal_size_limit={64 << 20}",
 )
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
 _REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+class BadRow(Exception):
+    """A row that this library cannot have written; `Database` tells it as `DamagedIndex`, with the file's name."""
 
 
 class _Slots:
@@ -420,31 +424,46 @@ class Database:
             yield
         except sqlite3.DatabaseError as error:
             raise self._meaning(error) from error
+        except BadRow as error:
+            raise self._damaged(error) from error
 
     def _meaning(self, error: sqlite3.DatabaseError) -> Exception:
         code = _code(error)
-        if code & 0xFF in _BUSY:
+        kind = code & 0xFF
+        if kind in _BUSY:
             return IndexBusy(
                 f"another process has been writing to {self.name} for more than {self.timeout_s} s; "
                 "try again, or open the index with a larger timeout_s"
             )
-        if code & 0xFF in _DAMAGED or code == _SHORT_READ:
-            return DamagedIndex(
-                f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
-            )
-        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            number = errno.ENOSPC if code & 0xFF == sqlite3.SQLITE_FULL else errno.EIO
+        if _is_damage(error):
+            return self._damaged(error)
+        if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            number = errno.ENOSPC if kind == sqlite3.SQLITE_FULL else errno.EIO
             return OSError(number, f"cannot write ({error}); the index is as it was before. Free some space", self.name)
-        if code & 0xFF in _REFUSED:
+        if kind in _REFUSED:
             cure = "" if self.read_only else "; where nothing may be written, open it with read_only=True"
             return OSError(errno.EACCES, f"cannot open or write the index ({error}){cure}", self.name)
-        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
-            return DamagedIndex(
-                f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
-            )
+        if kind == sqlite3.SQLITE_TOOBIG:
+            return InvalidInput(f"a text or the metadata of a document is larger than SQLite takes ({error}); split it")
         return error
+
+    def _damaged(self, reason: Exception) -> DamagedIndex:
+        return DamagedIndex(f"{self.name} is damaged ({reason}); restore it from a copy, or index the documents again")
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether SQLite says, in one of its several ways, that the file holds what it should not."""
+    code = _code(error)
+    if code & 0xFF in _DAMAGED or code == _SHORT_READ:
+        return True
+    if code == sqlite3.SQLITE_ERROR:
+        return any(word in str(error) for word in ("no such", "malformed", "JSON", " columns "))
+    return code == _NO_CODE and "decode" in str(error)  # text that is not UTF-8, as Python's module tells it
+
+
+_NO_CODE = -1
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    return -1 if code is None else code
+    return _NO_CODE if code is None else code

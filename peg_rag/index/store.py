@@ -384,7 +384,9 @@ class PEGIndex:
                     stored = _DEFAULTS | stored | given
                     rows.write_settings(connection, stored)
         if not stored:
-            raise DamagedIndex(f"the settings are missing from {self._db.name}; restore it from a copy")
+            raise DamagedIndex(
+                f"{self._db.name} was never finished by the process that began it; open it to write once"
+            )
         self._compare(stored, given)
         return stored
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from peg_rag.errors import DamagedIndex, InvalidInput, PegRagError
 from peg_rag.extras import require
+from peg_rag.index.documents import BadRow
 
 Array = NDArray[Any]
 Kind = Literal["flat", "hnsw", "ivfpq"]
@@ -93,16 +94,20 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Arra
     """(n, dimension) float32 rows, of length 1 again after the rounding of float16 and int8.
 
     Raises:
-        DamagedIndex: a blob of another length.
+        BadRow: a blob of another length, or without a direction.
     """
     size = {"float32": 4 * dimension, "float16": 2 * dimension, "int8": 4 + dimension}[storage]
-    if any(len(blob) != size for blob in blobs):
-        raise DamagedIndex(f"a stored vector is not {size} bytes long; restore the index from a copy")
+    if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
+        raise BadRow(f"a stored vector is not {size} bytes long")
     raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), size)
     if storage == "float32":
-        return raw.view("<f4").astype(np.float32, copy=False)
-    rows = (raw[:, 4:].view(np.int8) if storage == "int8" else raw.view("<f2")).astype(np.float32)
-    unit: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: Array = raw.view("<f4").astype(np.float32, copy=False)
+    else:
+        rows = (raw[:, 4:].view(np.int8) if storage == "int8" else raw.view("<f2")).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(unit).all():
+        raise BadRow("a stored vector holds NaN or infinity")
     return unit
 
 
