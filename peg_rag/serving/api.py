@@ -67,6 +67,9 @@ def create_app(
         await parts.queue.close()
         parts.searches.close()
         parts.writes.close()
+        parts.conversions.close()
+        if knowledge is not None:
+            knowledge.close()
         if language_model is not None:
             await language_model.close()
 
@@ -111,19 +114,24 @@ def _parts(
         max_wait_s=settings.max_wait_s,
     )
     searches = Gate("searches", settings.search_threads, settings.max_waiting_searches)
-    writes = Gate("writes", 1, settings.max_waiting_writes)
+    wait_s = settings.max_write_wait_s
+    writes = Gate("writes", settings.write_threads, settings.max_waiting_writes, max_wait_s=wait_s)
+    conversions = Gate("conversions", settings.conversion_threads, settings.max_waiting_conversions, max_wait_s=wait_s)
     metrics, load = Metrics(), Load()
     metrics.watch("requests_in_flight", "Requests being answered.", lambda: load.in_flight)
     metrics.watch("request_bytes_held", "Bytes of request bodies held.", lambda: load.held_bytes)
     metrics.watch("queued_characters", "Characters waiting to be embedded.", lambda: queue.characters)
     metrics.watch("pending_searches", "Searches running or waiting.", lambda: searches.pending)
     metrics.watch("pending_writes", "Writes running or waiting.", lambda: writes.pending)
+    metrics.watch("pending_conversions", "Uploads being read or waiting for it.", lambda: conversions.pending)
     if knowledge is not None:
         metrics.watch("passages", "Passages in the store.", lambda: len(knowledge.index))
     if language_model is not None:
         metrics.watch("answers_being_generated", "Answers being written.", lambda: language_model.running)
     now = int(time.time())
-    return State(encoder, knowledge, language_model, settings, keys, metrics, load, queue, searches, writes, now)
+    return State(
+        encoder, knowledge, language_model, settings, keys, metrics, load, queue, searches, writes, conversions, now
+    )
 
 
 class _TrustedHosts(TrustedHostMiddleware):
