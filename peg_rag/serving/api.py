@@ -12,9 +12,9 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.datastructures import Headers
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from peg_rag import __version__
 from peg_rag.encoder import PEGEncoder
@@ -24,13 +24,14 @@ from peg_rag.serving.guard import Guard, Load
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
 from peg_rag.serving.metrics import Metrics
-from peg_rag.serving.problems import add_handlers
+from peg_rag.serving.problems import ApiError, add_handlers
 from peg_rag.serving.schemas import ErrorAnswer
 from peg_rag.serving.settings import ServerSettings
 from peg_rag.serving.state import ModelTokens, State
 from peg_rag.serving.work import EmbeddingQueue, Gate
 
 PAGE = Path(__file__).parent / "web" / "dist"
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d+)?")  # name or address, port
 _ABOUT = """OpenAI-compatible embeddings, search with Chinese terms, and answers that cite their sources.
 
 Point any OpenAI client at `/v1`; queries and documents can be told apart with `input_type`."""
@@ -86,7 +87,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.parts = parts
-    app.add_middleware(_TrustedHosts, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(_TrustedHosts, hosts=list(hosts))
     app.add_middleware(Guard, settings=parts.settings, metrics=parts.metrics, load=parts.load)
     add_handlers(app)
     app.include_router(routes_embeddings.router)
@@ -134,14 +135,26 @@ def _parts(
     )
 
 
-class _TrustedHosts(TrustedHostMiddleware):
+class _TrustedHosts:
     """Answers to the server's names alone, but for health checks: probes come by address, and learn only `ok`."""
 
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        names = [host.lower() for host in hosts]
+        self._names = {name for name in names if not name.startswith("*")}
+        self._endings = tuple(name[1:] for name in names if name.startswith("*"))  # "*" alone ends every name
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if f"{scope.get('path', '')}/".startswith("/health/"):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http" and not self._is_trusted(scope):
+            raise ApiError(400, "this server goes by another name than the Host header's; its owner can add names")
+        await self._app(scope, receive, send)
+
+    def _is_trusted(self, scope: Scope) -> bool:
+        if f"{scope['path']}/".startswith("/health/") or "" in self._endings:
+            return True
+        header = _HOST.fullmatch(Headers(scope=scope).get("host", ""))
+        name = header[1].lower() if header else ""
+        return bool(name) and (name in self._names or name.endswith(self._endings))
 
 
 def _add_docs(app: FastAPI) -> None:
