@@ -4,23 +4,27 @@ import contextlib
 import errno
 import io
 import os
+import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
 import pytest
 from filelock import FileLock
-from serving_fixtures import AUTH, KEY, make_store, served_model, threaded
+from serving_fixtures import AUTH, KEY, make_store, running, served_model, threaded
 
 from peg_rag import PEGEncoder, PEGIndex, ingest
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
-from peg_rag.ingest import LEDGER_FILE, sync
+from peg_rag.ingest import LEDGER_FILE, model_of, sync
 from peg_rag.serving import uploads
 from peg_rag.serving.api import create_app
 from peg_rag.serving.keys import ApiKeys
-from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase
+from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase, _id_of
 from peg_rag.serving.problems import ApiError
 from peg_rag.serving.settings import ServerSettings
 
@@ -378,6 +382,24 @@ def test_an_error_raised_after_the_index_has_changed_is_no_error_of_the_write(st
         in_step(store, knowledge)
 
 
+def test_a_ledger_whose_writer_was_killed_is_rolled_back_by_whoever_reads_it(store, encoder, served_model):
+    """A journal is left beside it, which nobody who opens it for reading alone may roll back."""
+    killed = (
+        "import os, sqlite3, sys\n"
+        "ledger = sqlite3.connect(sys.argv[1])\n"
+        "ledger.execute('PRAGMA cache_size = 1')\n"
+        "ledger.execute('DELETE FROM settings')\n"
+        "ledger.executemany('INSERT INTO settings VALUES (?, ?)', ((str(n), 'x' * 900) for n in range(2000)))\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, store / LEDGER_FILE], check=False)
+    assert (store / f"{LEDGER_FILE}-journal").stat().st_size
+    assert model_of(store) == served_model
+    with opened(store, encoder) as knowledge:
+        assert add(knowledge, "old.txt", "新的内容。").replaced
+        in_step(store, knowledge)
+
+
 # -- copied stores, and folders of the same name ----------------------------------------------------------------------
 
 
@@ -529,3 +551,92 @@ def test_uploads_of_one_name_at_once_leave_one_of_them_whole(store, encoder):
         versions = {r.metadata["version"] for r in knowledge.index.get(where={"source": f"{UPLOADS}/old.txt"})}
         assert len(versions) == 1
         in_step(store, knowledge)
+
+
+# -- at length --------------------------------------------------------------------------------------------------------
+
+
+class Writer(threading.Thread):
+    """Adds, replaces and deletes files of its own until told to stop, and remembers what was acknowledged."""
+
+    def __init__(self, number, known):
+        super().__init__()
+        self.chance = random.Random(f"{number}-{len(known)}-{time.monotonic_ns()}")
+        self.number, self.known, self.url = number, known, ""
+        self.under_way = None  # (name, text, None for a deletion) of a write without an answer yet
+        self.acknowledged = 0
+        self.stop = threading.Event()
+
+    def run(self):
+        with httpx.Client(base_url=self.url, headers=AUTH, timeout=60) as client, contextlib.suppress(httpx.HTTPError):
+            while not self.stop.is_set():
+                self.write(client)
+
+    def write(self, client):
+        name = f"{self.number}-{self.chance.randrange(3)}.{self.chance.choice(['txt', 'md', 'html'])}"
+        text = None if name in self.known and self.chance.random() < 0.4 else f"第{self.chance.random()}版，花呗还款。"
+        self.under_way = (name, text)
+        if text is None:
+            answer = client.delete(f"/documents/{_id_of(f'{UPLOADS}/{name}')}")
+        else:
+            answer = client.post("/documents", files={"files": (name, text)})
+        if answer.status_code == 200:
+            self.acknowledged += 1
+            self.known[name] = text
+            if text is None:
+                del self.known[name]
+        else:
+            assert answer.status_code == 429, answer.text
+        self.under_way = None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_was_acknowledged_outlives_24_kills_of_the_server(store, served_model):
+    """Four clients write while the server is killed; the next start must have each file as it was last acknowledged."""
+    known = [{} for _ in range(4)]
+    chance = random.Random(0)
+    acknowledged = cut_short = 0
+    for _ in range(24):
+        writers = [Writer(number, files) for number, files in enumerate(known)]
+        with running(store) as server:
+            check_files(server, store, known, writers)
+            for writer in writers:
+                writer.url = server.url
+                writer.start()
+            time.sleep(chance.uniform(0.3, 2.0))
+            server.process.kill()
+            for writer in writers:
+                writer.stop.set()
+                writer.join()
+        acknowledged += sum(writer.acknowledged for writer in writers)
+        cut_short += sum(writer.under_way is not None for writer in writers)
+        with running(store) as server:
+            check_files(server, store, known, writers)
+    print(f"24 kills, {acknowledged} writes acknowledged, {cut_short} cut short")
+    assert acknowledged > 100
+    assert cut_short > 10
+
+
+def check_files(server, store, known, writers):
+    """Every file is as acknowledged; one whose write was cut short is either as before or as after, and is learnt."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        cards = {c["name"]: c for c in client.get("/documents?limit=1000").json()["documents"] if c["uploaded"]}
+        texts = {}
+        for name, card in cards.items():
+            passages = client.get(f"/documents/{card['id']}/passages").json()["passages"]
+            texts[name] = "".join(passage["text"] for passage in passages)
+    for files, writer in zip(known, writers, strict=True):
+        if writer.under_way is not None:
+            name, text = writer.under_way
+            assert texts.get(name) in (files.get(name), text)
+            if name in texts:
+                files[name] = texts[name]
+            else:
+                files.pop(name, None)
+    expected = {name: text for files in known for name, text in files.items()}
+    assert {name: text for name, text in texts.items() if name not in ("old.txt", "kept.md")} == expected
+    on_disk = {file.name for file in (store / UPLOADS).iterdir()}
+    assert on_disk == {*expected, "old.txt", "kept.md"}
+    for name, text in expected.items():
+        assert (store / UPLOADS / name).read_text() == text

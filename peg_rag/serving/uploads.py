@@ -18,7 +18,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -31,7 +31,18 @@ from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.files import write_atomically
 from peg_rag.index import PEGIndex
 from peg_rag.index.checks import check_unicode
-from peg_rag.ingest import LEDGER_FILE, Chunk, Chunking, _Entry, _file_digest, _Ledger, _ledger, split, sync
+from peg_rag.ingest import (
+    LEDGER_FILE,
+    Chunk,
+    Chunking,
+    _Entry,
+    _file_digest,
+    _Ledger,
+    _ledger,
+    _read_ledger,
+    split,
+    sync,
+)
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import Section
 from peg_rag.serving.logs import describe, log
@@ -317,19 +328,18 @@ class UploadFolder:
         for root in roots:
             if any((self.folder / source.partition("/")[2]).is_file() for source in self._sources(root)):
                 return root
-        return OTHER_ROOT if any(True for _ in self._sources(UPLOADS)) else UPLOADS
+        return OTHER_ROOT if self._sources(UPLOADS) else UPLOADS
 
-    def _sources(self, root: str) -> Iterator[str]:
-        """The sources that the ledger has under a root; read without its lock."""
+    def _sources(self, root: str) -> list[str]:
+        """The sources that the ledger has under a root."""
         file = self._store.resolve() / LEDGER_FILE
         if not file.is_file():
-            return
+            return []
         try:
-            with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
-                for row in connection.execute("SELECT source FROM files WHERE root = ?", (root,)):
-                    yield str(row[0])
+            return _read_ledger(file, "SELECT source FROM files WHERE root = ?", root)
         except sqlite3.DatabaseError as error:  # a write will say what is wrong with it
             log(logger, logging.WARNING, "the ledger could not be read", **describe(error))
+            return []
 
 
 class _Readers:
