@@ -3,7 +3,7 @@
 Starts the server in a process of its own on 127.0.0.1 over a store of the demo corpus (or a copy of the one given), and
 lets clients, each on a connection of its own, send what people send: searches, questions, single and batched
 embeddings, uploads and deletions. Prints requests per second, latencies, statuses and, after a warm-up, the server's
-memory; exits with 1 if anything answered 5xx, if memory grew by more than a tenth, if a tenth of the writes or more
+memory; exits with 1 if anything answered 5xx, if memory grew by more than it may, if a tenth of the writes or more
 were answered 429, or if any other 429 came before the limit. The clients run on the same machine and take their share
 of its cores, so the rates are a lower bound.
 
@@ -51,6 +51,8 @@ WRITES = ("upload", "upload html", "delete")
 AUTH = {"Authorization": f"Bearer {KEY}"}
 SAMPLES = 120  # of the memory
 MAX_REFUSED = 0.1  # of the writes, with 429
+MAX_GROWTH = 1.1  # of the memory, last quarter of the time over the first
+MAX_GROWTH_WRITING = 1.35  # caches of up to 32 MiB for each connection to SQLite fill in the first minutes
 PASSAGES = ["、".join(QUESTIONS[i:] + QUESTIONS[:i]) for i in range(len(QUESTIONS))]
 
 
@@ -234,7 +236,7 @@ def plot(memory: list[int], seconds: float, title: str, file: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(8, 4))
     minutes = [seconds / 60 * number / len(memory) for number in range(len(memory))]
     axes.plot(minutes, [value / 2**20 for value in memory])
-    axes.set(xlabel="minutes", ylabel="resident memory, MiB", title=title, ylim=(0, None))
+    axes.set(xlabel="minutes", ylabel="resident memory, MiB", title=title, ylim=(0, 1.15 * max(memory) / 2**20))
     axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(file, dpi=120)
@@ -279,7 +281,8 @@ def main() -> None:
     print(f"{2 * args.max_in_flight} requests at once, {args.max_in_flight} taken on: {dict(flooded.statuses)}")
     bad = [status for status in tally.statuses | flooded.statuses if status >= 500]
     early = tally.refused_reads and args.clients <= args.max_in_flight
-    failed = bad or early or grown > 1.1 or tally.refused_writes >= MAX_REFUSED
+    most = MAX_GROWTH if args.only == "reads" else MAX_GROWTH_WRITING
+    failed = bad or early or grown > most or tally.refused_writes >= MAX_REFUSED
     if failed or not flooded.statuses[429] or flooded.without_retry_after or calm != 200:
         raise SystemExit(f"failed: 5xx {bad}, early 429s {early}, growth {grown:.3f}, then health {calm}")
 
