@@ -258,12 +258,30 @@ def model_of(store: str | Path) -> str | None:
     file = Path(store).resolve() / LEDGER_FILE
     if not file.is_file():
         return None
-    try:  # read only and without the lock: a store can be searched while it is synced
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
-            row = connection.execute("SELECT value FROM settings WHERE name = 'model'").fetchone()
+    try:
+        values = _read_ledger(file, "SELECT value FROM settings WHERE name = 'model'")
     except sqlite3.DatabaseError as error:
         raise _damaged(file, error) from error
-    return str(row[0]) if row else None
+    return values[0] if values else None
+
+
+def _read_ledger(file: Path, query: str, *parameters: str) -> list[str]:
+    """The first column of a query, read without the ledger's lock: a store can be searched while it is synced.
+
+    A process that was killed in the middle of a change leaves a journal, which SQLite rolls back before it reads; for
+    that, and only then, the ledger is opened for writing.
+    """
+    try:
+        return _select(file, "ro", query, parameters)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+    return _select(file, "rw", query, parameters)
+
+
+def _select(file: Path, mode: str, query: str, parameters: tuple[str, ...]) -> list[str]:
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)) as connection:
+        return [str(row[0]) for row in connection.execute(query, parameters)]
 
 
 @dataclass(slots=True)
