@@ -12,6 +12,7 @@ Costs one `stat` for an unchanged file; embedding dominates everything else.
 """
 
 import hashlib
+import json
 import os
 import re
 import sqlite3
@@ -25,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput, PegRagError
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.extras import require
-from peg_rag.reader_process import FOREIGN, ReaderProcess
+from peg_rag.reader_process import TIMEOUT_S, ReaderProcess
 from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, Section, read_sections
 
 if TYPE_CHECKING:
@@ -183,6 +184,21 @@ def read_file(path: str | Path, *, root: str | Path | None = None, chunking: Chu
     return list(split(sections, source, _version(_file_digest(path), chunking.mark), chunking))
 
 
+def _check_storable(chunks: Sequence[Chunk], path: Path) -> None:
+    """Refuse what the index would refuse, before the chunks of other files are stored together with these.
+
+    Raises:
+        DataError: names the file and the place within it.
+    """
+    for chunk in chunks:
+        try:
+            chunk.text.encode("utf-8")
+            json.dumps(chunk.metadata, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        except (TypeError, ValueError, RecursionError) as error:
+            place = f"{path}, row {chunk.metadata['row']}" if "row" in chunk.metadata else str(path)
+            raise DataError(f"{place} cannot be stored ({error}); correct it there") from error
+
+
 def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], int]:
     """The files under a folder that can be read, by source (`<folder's name>/<path within>`), and how many cannot.
 
@@ -221,6 +237,7 @@ def sync(
     name: str | None = None,
     model: str | None = None,
     chunking: Chunking | None = None,
+    timeout_s: float = TIMEOUT_S,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> SyncReport:
     """Bring an index in step with a folder (or one file): changed files are embedded again, deleted ones leave.
@@ -232,6 +249,7 @@ def sync(
         store: the index's folder, where the ledger is kept.
         name: what the folder is called in `source`, for two folders of one name; default its own name.
         model: remembered with the store, for `model_of`.
+        timeout_s: a file that takes longer to read is given up.
 
     Raises:
         InvalidInput: no such folder, or the store holds another folder of that name.
@@ -242,7 +260,7 @@ def sync(
     files, ignored = find_files(path, name)
     report = SyncReport(ignored=ignored)
     root = name or path.expanduser().resolve().name
-    with _ledger(store) as ledger, ReaderProcess() as reader:
+    with _ledger(store) as ledger, ReaderProcess(timeout_s=timeout_s) as reader:
         ledger.claim(root, path.expanduser().resolve())
         if model is not None:
             ledger.remember("model", model)
@@ -333,9 +351,9 @@ class _Sync:
                 self.report.unchanged.append(source)
                 return None
         entry.sha256 = entry.sha256 or _file_digest(path)
-        read = self.reader.read if path.suffix.lower() in FOREIGN else read_sections
-        sections = read(path, text_column=self.chunking.text_column, max_bytes=self.chunking.max_file_bytes)
+        sections = self.reader.read(path, text_column=self.chunking.text_column, max_bytes=self.chunking.max_file_bytes)
         chunks = list(split(sections, source, entry.version, self.chunking))
+        _check_storable(chunks, path)
         entry.chunks = len(chunks)
         return _Pending(source, entry, chunks, known is not None)
 

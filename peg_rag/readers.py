@@ -11,12 +11,13 @@ import csv
 import io
 import json
 import logging
+import math
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
@@ -26,8 +27,9 @@ MAX_UNPACKED_BYTES = 256 * 1024 * 1024
 TEXT_COLUMNS = ("text", "content", "passage", "document", "body", "正文", "内容", "文本")
 TITLE_COLUMNS = ("title", "标题", "name", "名称")
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\ufffe\uffff]")
+_HEADING = re.compile(r"(#{1,6})\s")
+_BLANKS = " \t\u3000"
 _FENCE = re.compile(r"\s*(```|~~~)")
 # Pictures and the rule under a table's header. No part can match across another's start, so a search is linear.
 _MARKUP = re.compile(r"!\[[^\[\]]*\]\([^()]*\)|^\|[ \t|:-]+\|$\n?", re.MULTILINE)
@@ -120,8 +122,7 @@ def encoding_of(data: bytes, name: str) -> str:
 def clean(text: str) -> str:
     """One kind of line break, no control characters, no trailing blanks, at most one empty line in a row."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\x0c", "\n").replace("\xa0", " ")
-    text = _CONTROL.sub("", text)
-    text = re.sub(r"[ \t\u3000]+\n", "\n", text)
+    text = "\n".join(line.rstrip(_BLANKS) for line in _CONTROL.sub("", text).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
@@ -200,9 +201,10 @@ def _headings(text: str) -> Iterator[_Heading]:
     fenced, start = False, 0
     for line in text.splitlines(keepends=True):
         fenced ^= bool(_FENCE.match(line))
-        found = None if fenced else _HEADING.match(line)
-        if found:
-            yield _Heading(len(found[1]), start, start + len(line), found[2].strip("*_ "))
+        mark = None if fenced else _HEADING.match(line)
+        if mark:
+            title = line[mark.end() :].strip().rstrip("#").strip("*_ \t")
+            yield _Heading(len(mark[1]), start, start + len(line), title)
         start += len(line)
 
 
@@ -261,7 +263,7 @@ def _read_csv(data: bytes, path: Path, text_column: str | None) -> Iterator[Sect
     try:
         for number, row in enumerate(rows, start=1):
             if None in row:
-                raise DataError(f"{path}, record {number}: {len(row[None])} more fields than the header has")
+                raise DataError(f"{path}, line {rows.line_num}: {len(row[None])} more fields than the header has")
             yield _row(row, number, path, text_column)
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: {error}") from error
@@ -271,15 +273,44 @@ def _read_jsonl(data: bytes, path: Path, text_column: str | None) -> Iterator[Se
     for number, line in enumerate(decode(data, str(path)).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}") from error
+        row = _load_json(line, f"{path}, line {number}")
         if isinstance(row, str):
             row = {"text": row}
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is a JSON {type(row).__name__}; an object or a string is expected")
         yield _row(row, number, path, text_column)
+
+
+def _load_json(line: str, place: str) -> Any:
+    """One line's value, refused where it holds what no JSON may: NaN, infinite numbers, lone surrogates.
+
+    Raises:
+        DataError: begins with `place`.
+    """
+    try:
+        value = json.loads(line, parse_constant=_refuse_number, parse_float=_parse_float)
+        if "\\u" in line:  # an escape may stand for half a character
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except RecursionError as error:
+        raise DataError(f"{place} is not JSON that can be read: it is nested too deeply") from error
+    except UnicodeEncodeError as error:
+        raise DataError(f"{place} holds a lone surrogate, which is no character; write the text as UTF-8") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place} is not JSON: {error}") from error
+    except ValueError as error:  # a number of NaN, of infinite size or of thousands of digits
+        raise DataError(f"{place} holds a number that cannot be kept: {error}") from error
+    return value
+
+
+def _parse_float(literal: str) -> float:
+    number = float(literal)
+    if not math.isfinite(number):
+        _refuse_number(literal)
+    return number
+
+
+def _refuse_number(literal: str) -> NoReturn:
+    raise ValueError(f"{literal[:40]} is not a finite number")
 
 
 def _row(row: Mapping[str, Any], number: int, path: Path, text_column: str | None) -> Section:

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,49 @@ def test_a_broken_file_is_reported_and_the_rest_goes_in(docs: Path, store: Path,
     assert index.count({"source": "docs/b.txt"}) == 1
     (docs / "b.txt").write_text("住宿标准每晚五百元。", encoding="utf-8")
     assert sync(docs, index, letters, store).changed == ["docs/b.txt"]
+
+
+BAD_ROWS = {"nan": '{"text": "a", "n": NaN}', "digits": '{"text": "a", "n": ' + "9" * 5_000 + "}"}
+BAD_ROWS |= {"surrogate": '{"text": "a\\ud800"}', "deep": '{"text": "a", "n": ' + "[" * 100_000}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS.values(), ids=BAD_ROWS.keys())
+def test_a_bad_row_stops_no_other_file_and_replaces_nothing(
+    docs: Path, store: Path, index: PEGIndex, letters: Any, row: str
+) -> None:
+    rows = docs / "a.jsonl"
+    rows.write_text('{"text": "甲"}\n', encoding="utf-8")
+    sync(docs, index, letters, store)
+    rows.write_text('{"text": "乙"}\n' + row + "\n", encoding="utf-8")
+    (docs / "new.txt").write_text("新文件。", encoding="utf-8")
+    report = sync(docs, index, letters, store)
+    assert report.added == ["docs/new.txt"]
+    [failure] = report.failed
+    assert "a.jsonl, line 2" in failure.reason
+    assert [r.text for r in index.get(where={"source": "docs/a.jsonl"})] == ["甲"]
+    rows.write_text('{"text": "乙"}\n', encoding="utf-8")
+    assert sync(docs, index, letters, store).changed == ["docs/a.jsonl"]
+
+
+def test_chunks_that_no_index_can_hold_are_a_failure_of_their_file_alone(
+    docs: Path, store: Path, index: PEGIndex, letters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(sections: Any, source: str, version: str, chunking: Any) -> Any:
+        for chunk in split(sections, source, version, chunking):
+            yield replace(chunk, metadata={**chunk.metadata, "n": float("nan")}) if source == "docs/b.txt" else chunk
+
+    monkeypatch.setattr("peg_rag.ingest.split", spoiled)
+    report = sync(docs, index, letters, store)
+    assert report.added == ["docs/a.md", "docs/sub/c.csv"]
+    assert [failure.source for failure in report.failed] == ["docs/b.txt"]
+    assert "b.txt" in report.failed[0].reason
+
+
+def test_every_kind_of_file_has_a_time_limit(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    report = sync(docs, index, letters, store, timeout_s=1e-6)
+    assert len(report.failed) == 3
+    assert all("could not be read within" in failure.reason for failure in report.failed)
+    assert len(sync(docs, index, letters, store).added) == 3
 
 
 def test_other_chunking_means_reading_everything_again(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:

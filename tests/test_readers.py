@@ -3,12 +3,11 @@
 import contextlib
 import io
 import os
-import time
 import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_files import docx, pdf
 
@@ -36,11 +35,13 @@ def test_traditional_chinese_in_big5_is_not_taken_for_gb18030(tmp_path: Path) ->
     assert read_sections(write(tmp_path, "a.txt", text.encode("big5")))[0].text == text
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
 def test_utf8_is_decoded_as_it_is(text: str) -> None:
     assert decode(text.encode(), "x") == text.removeprefix("\ufeff")
 
 
+@settings(deadline=None)  # the first example loads the detector of encodings
 @given(st.binary(max_size=400))
 def test_no_bytes_do_more_than_raise_a_data_error(data: bytes) -> None:
     with contextlib.suppress(DataError):
@@ -122,9 +123,7 @@ def test_unwrap_joins_widely_spaced_lines_of_full_width() -> None:
     "page", ["中" * 300_000, "中 " * 150_000 + "\na", "中\n\n" * 100_000, "中" * 9 + "\na" * 100_000]
 )
 def test_unwrap_takes_linear_time(page: str) -> None:
-    started = time.process_time()
-    unwrap(page)
-    assert time.process_time() - started < 3
+    assert unwrap(page)  # what is quadratic here meets the time limit of every test
 
 
 def test_csv_rows_have_text_title_and_fields(tmp_path: Path) -> None:
@@ -175,6 +174,52 @@ def test_broken_files_are_refused_by_name(tmp_path: Path, name: str, data: bytes
     assert str(path) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ('{"text": "a", "n": NaN}', "NaN"),
+        ('{"text": "a", "n": -Infinity}', "Infinity"),
+        ('{"text": "a", "n": 1e999}', "1e999"),
+        ('{"text": "a\\ud800"}', "surrogate"),
+        ('{"text": "a", "\\udc00": 1}', "surrogate"),
+        ('{"text": "a", "n": ' + "9" * 5_000 + "}", "digits"),
+        ('{"text": "a", "n": ' + "[" * 100_000, "nested"),
+    ],
+)
+def test_a_row_that_no_index_can_hold_is_refused_by_line(tmp_path: Path, row: str, problem: str) -> None:
+    path = write(tmp_path, "a.jsonl", '{"text": "good"}\n' + row + "\n")
+    with pytest.raises(DataError, match=problem) as caught:
+        read_sections(path)
+    assert str(caught.value).startswith(f"{path}, line 2")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "gb18030"])
+def test_text_with_the_line_breaks_of_windows_is_text(tmp_path: Path, encoding: str) -> None:
+    path = write(tmp_path, "a.txt", "一\r\n二\r\n三\r\n".encode(encoding))
+    assert [s.text for s in read_sections(path)] == ["一\n二\n三"]
+
+
+# What is not linear takes hours for these, and meets the time limit of every test.
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.md", "# a" + " " * 1_000_000 + "x", ""),
+        ("a.md", "# a" + "\t#" * 500_000 + "x\n文", "文"),
+        ("a.txt", "甲" + " " * 1_000_000 + "乙" + "\u3000" * 1_000_000 + "\n丙", None),
+        ("a.txt", ("甲" + " " * 100 + "\n") * 20_000, None),
+    ],
+)
+def test_long_runs_of_blanks_are_read_in_linear_time(tmp_path: Path, name: str, text: str, expected: str) -> None:
+    path = write(tmp_path, name, text)
+    if expected == "":
+        with pytest.raises(DataError, match="no text"):
+            read_sections(path)
+    else:
+        assert [s.text for s in read_sections(path)] == [
+            expected or "\n".join(map(str.rstrip, text.split("\n"))).strip()
+        ]
+
+
 def test_random_bytes_named_txt_are_refused(tmp_path: Path) -> None:
     noise = bytes(b or 1 for b in os.urandom(4000))
     with pytest.raises(DataError, match=r"a\.txt"):
@@ -211,9 +256,7 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("piece", ["<!--", "![", "![](", "![a]", "|", "| - ", "|\n", "<!-- --"])
 def test_hostile_markdown_is_read_in_linear_time(piece):
-    started = time.process_time()
-    without_markup(piece * (2_000_000 // len(piece)))
-    assert time.process_time() - started < 5
+    without_markup(piece * (2_000_000 // len(piece)))  # what is quadratic here meets the time limit of every test
 
 
 def test_markup_that_nobody_searches_for_goes():
