@@ -99,6 +99,18 @@ def test_headers_footers_and_page_numbers_are_left_out(tmp_path: Path) -> None:
     assert [(s.page, s.text) for s in sections] == [(n + 1, f"这一页说的是第{'一二三四'[n]}件事情。") for n in range(4)]
 
 
+def test_chapters_that_begin_their_pages_are_no_running_lines(tmp_path: Path) -> None:
+    def page(number: int) -> Page:
+        def draw(canvas: Canvas) -> None:
+            write(canvas, 72, 60, f"第{number}章 标准", size=16)
+            write(canvas, 72, 120, f"这一章说的是第{number}件事情，要记住。", size=12)
+
+        return draw
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", *map(page, range(1, 5))))
+    assert [section.title for section in sections] == [f"第{number}章 标准" for number in range(1, 5)]
+
+
 def test_a_sentence_over_the_end_of_a_page_is_whole(tmp_path: Path) -> None:
     line = "这一行写满了整个版面的宽度并且在句子中间就到了页面的尽头所以句"
 

@@ -397,15 +397,14 @@ def _running_lines(pages: Sequence[_Page], body: float) -> set[int]:
     for page in pages:
         for line in _margin_lines(page):
             margins.append((page, line))
-            for height in (round(line.middle / 4), round(line.middle / 4) + 1):
-                places[(_without_digits(line.text), height)].add(page.number)
+            for height in _heights(line):
+                places[(_running_key(line, body), height)].add(page.number)
     texts = sum(any(isinstance(item, Line) for item in page.items) for page in pages)
     enough = 2 if texts <= 4 else 3
     running: set[int] = set()
     for page, line in margins:
         in_zone = line.bottom < 0.14 * page.height or line.top > 0.86 * page.height
-        heights = (round(line.middle / 4), round(line.middle / 4) + 1)
-        repeats = max(len(places[(_without_digits(line.text), height)]) for height in heights)
+        repeats = max(len(places[(_running_key(line, body), height)]) for height in _heights(line))
         at_edge = line.bottom < 0.08 * page.height or line.top > 0.92 * page.height
         small = at_edge and line.size <= 0.9 * body
         if (in_zone and (repeats >= enough or _PAGE_NUMBER.match(line.text))) or small:
@@ -424,8 +423,16 @@ def _margin_lines(page: _Page) -> list[Line]:
     return [line for line in lines if round(line.middle / 3) in outer]
 
 
-def _without_digits(text: str) -> str:
-    return re.sub(r"\d+", "#", "".join(text.split()))
+def _heights(line: Line) -> tuple[int, int]:
+    """Two steps of a scale of heights, so that lines less than a step apart share one."""
+    step = round(line.middle / 4)
+    return step, step + 1
+
+
+def _running_key(line: Line, body: float) -> str:
+    """The text less its numbers, which count pages; but for large type, in which chapters are counted."""
+    text = "".join(line.text.split())
+    return text if line.size >= _LARGER * body else re.sub(r"\d+", "#", text)
 
 
 def _usual_pitch(lines: Sequence[Line]) -> float:
