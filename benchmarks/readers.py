@@ -95,7 +95,8 @@ def make_pdf(path: Path, pages: int) -> Path:
         for x in columns:
             for line in range(22):
                 count = 21 if len(columns) == 2 else 44
-                text = f"第{page}页第{line}行写明员工出差应当提前三个工作日提交申请，注明事由行程和预算，由直属主管批准后方可成行。"
+                text = f"第{page}页第{line}行写明员工出差应当提前三个工作日提交申请，"
+                text += "注明事由行程和预算，由直属主管批准后方可成行。"
                 canvas.drawString(x, 740 - 16 * line, text[:count])
         if page % 4 == 0:
             table = Table(
