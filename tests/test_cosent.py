@@ -55,5 +55,5 @@ def test_bad_input_raises() -> None:
         cosent_loss(torch.zeros(3), torch.zeros(2))
     with pytest.raises(InvalidInput, match="scale"):
         CosentObjective(scale=0.0)
-    with pytest.raises(TrainingError, match="not finite"):
+    with pytest.raises(TrainingError, match="NaN or infinite loss"):
         CosentObjective()(torch.full((2, 3), math.nan), torch.ones(2, 3), torch.tensor([0.0, 1.0]), 0.0)

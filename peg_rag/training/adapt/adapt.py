@@ -36,8 +36,8 @@ from peg_rag.training.data.texts import TextPair
 from peg_rag.training.mining.mine import MiningOptions, mine_hard_negatives
 from peg_rag.training.model.encoder import load_encoder
 from peg_rag.training.recipe import ModelOptions, Recipe
-from peg_rag.training.run.checkpoint import DONE_FILE
 from peg_rag.training.run.estimate import plan_run
+from peg_rag.training.run.folder import DONE_FILE
 from peg_rag.training.run.model_card import CardFacts, card
 from peg_rag.training.run.train import train
 from peg_rag.training.run.validation import InTraining

@@ -21,9 +21,9 @@ class Ranks:
         """The number of rows every rank holds, given this one's."""
         if self.size == 1:
             return [rows]
-        mine = torch.tensor([rows], device=device)
-        counts = [torch.empty_like(mine) for _ in range(self.size)]
-        dist.all_gather(counts, mine)
+        own = torch.tensor([rows], device=device)
+        counts = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(counts, own)
         return [int(count) for count in counts]
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -31,7 +31,7 @@ class Ranks:
         if self.size == 1:
             return tensor
         sizes = self.sizes(len(tensor), tensor.device)
-        padded = _padded(tensor, max(sizes))
+        padded = _pad_rows(tensor, max(sizes))
         parts = [torch.empty_like(padded) for _ in range(self.size)]
         dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
@@ -41,17 +41,17 @@ class Ranks:
         if self.size == 1:
             return tensor
         sizes = self.sizes(rows, tensor.device)
-        parts = [_padded(part, max(sizes)) for part in torch.split(tensor, sizes)]
-        mine = torch.empty_like(parts[0])
-        dist.reduce_scatter(mine, parts)
-        return mine[:rows]
+        parts = [_pad_rows(part, max(sizes)) for part in torch.split(tensor, sizes)]
+        own = torch.empty_like(parts[0])
+        dist.reduce_scatter(own, parts)
+        return own[:rows]
 
     def number(self, tensor: Tensor) -> Tensor:
         """(n,) int64, a number for each of this rank's rows that no row of another rank has."""
-        mine = self.mine(tensor)
-        return torch.arange(mine.start, mine.stop, device=tensor.device)
+        rows = self.own_slice(tensor)
+        return torch.arange(rows.start, rows.stop, device=tensor.device)
 
-    def mine(self, tensor: Tensor) -> slice:
+    def own_slice(self, tensor: Tensor) -> slice:
         """Where this rank's rows stand in what `gather` returns."""
         sizes = self.sizes(len(tensor), tensor.device)
         start = sum(sizes[: self.rank])
@@ -64,8 +64,19 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether the flag is set on any rank."""
+        if self.size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(float(flag), device=device)) > 0)
 
-def _padded(tensor: Tensor, rows: int) -> Tensor:
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+def _pad_rows(tensor: Tensor, rows: int) -> Tensor:
     if len(tensor) == rows:
         return tensor.contiguous()
     filler = tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])

@@ -50,17 +50,18 @@ class CosentObjective:
         ranks = Ranks()
         with torch.enable_grad():
             left, right = queries.detach().requires_grad_(), documents.detach().requires_grad_()
-            mine = functional.cosine_similarity(left.float(), right.float())  # (b,)
-            everyones, grades = ranks.gather(mine.detach()).requires_grad_(), ranks.gather(labels)
-            loss = cosent_loss(everyones, grades, self.scale)
+            own = functional.cosine_similarity(left.float(), right.float())  # (b,)
+            similarities = ranks.gather(own.detach()).requires_grad_()
+            grades = ranks.gather(labels)
+            loss = cosent_loss(similarities, grades, self.scale)
         if not bool(loss.isfinite()):
-            raise TrainingError("the loss is not finite: a vector holds NaN or infinity, on this or another rank")
+            raise TrainingError("NaN or infinite loss: a vector holds NaN or infinity, on this or another rank")
         loss.backward()  # type: ignore[no-untyped-call]
-        assert everyones.grad is not None
-        mine.backward(everyones.grad[ranks.mine(mine)])  # type: ignore[no-untyped-call]
+        assert similarities.grad is not None
+        own.backward(similarities.grad[ranks.own_slice(own)])  # type: ignore[no-untyped-call]
         assert left.grad is not None
         assert right.grad is not None
-        return LossResult(loss.detach(), left.grad, right.grad, self._measure(loss, everyones, grades))
+        return LossResult(loss.detach(), left.grad, right.grad, self._measure(loss, similarities, grades))
 
     def _measure(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
         best = float(similarities.detach()[grades == grades.max()].mean())

@@ -1,19 +1,22 @@
-"""What a person sees of a run and how they stop it: the progress line, and Ctrl-C that loses nothing."""
+"""What a person sees of a run and how they stop it: the progress line, the log, and Ctrl-C that loses nothing."""
 
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.distributed as dist
 from tqdm.auto import tqdm
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from peg_rag.training.loss.contrastive import LossMetrics
 
 logger = logging.getLogger(__name__)
+
+LogObserver = Callable[[Mapping[str, float]], bool | None]
+"""Is given every entry of the log, on the first rank; True ends training after the step, with a checkpoint."""
 
 SHOWN = {
     "loss": "loss",
@@ -25,45 +28,64 @@ SHOWN = {
 }
 
 
-class Progress(TrainerCallback):
+class ProgressLine:
     """One line: steps, loss, in-batch accuracy, t, share of hard negatives, pairs a second, last validation score."""
 
-    def __init__(self, name: str, show: bool) -> None:
-        self._name, self._show = name, show
-        self._bar: Any = None
-        self._shown: dict[str, str] = {}
+    def __init__(self, name: str, *, steps: int, done: int, show: bool) -> None:
+        self._bar: Any = tqdm(total=steps, initial=done, desc=name, unit="step", disable=not show)
+        self._values: dict[str, str] = {}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        hidden = not (self._show and state.is_world_process_zero)
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self._name, unit="step", disable=hidden)
+    def advance(self) -> None:
+        self._bar.update()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._bar.update(state.global_step - self._bar.n)
+    def show(self, entry: Mapping[str, float]) -> None:
+        self._values |= {label: f"{entry[key]:.4g}" for key, label in SHOWN.items() if key in entry}
+        self._bar.set_postfix(self._values)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        self._shown |= {name: f"{logs[key]:.4g}" for key, name in SHOWN.items() if logs and key in logs}
-        if self._bar is not None:
-            self._bar.set_postfix(self._shown)
-        if state.is_world_process_zero and logs:
-            logger.info("%s, step %d: %s", self._name, state.global_step, logs)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def close(self) -> None:
         self._bar.close()
 
 
-class Interruption(TrainerCallback):
-    """The first SIGINT or SIGTERM on any rank ends training after the step, with a checkpoint; a second at once."""
+class StepMeter:
+    """Means over the steps since the last entry of the log."""
 
     def __init__(self) -> None:
-        self.happened = False
-        self._asked = False
+        self._metrics: list[LossMetrics] = []
+        self._pairs = 0
+        self._since = time.perf_counter()
+
+    def add(self, metrics: LossMetrics, pairs: int) -> None:
+        self._metrics.append(metrics)
+        self._pairs += pairs
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent inside is no time of training."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - start
+
+    def read(self) -> dict[str, float]:
+        """The means, and a fresh start."""
+        now = time.perf_counter()
+        count = len(self._metrics)
+        names = ("loss", "accuracy", "hard_share", "masked_share", "positive_similarity")
+        values = {name: sum(getattr(metrics, name) for metrics in self._metrics) / count for name in names}
+        values |= {"t": self._metrics[-1].t, "temperature": self._metrics[-1].temperature}
+        values["pairs_per_s"] = self._pairs / (now - self._since)
+        self._metrics = []
+        self._pairs = 0
+        self._since = now
+        return values
+
+
+class Interruption:
+    """The first SIGINT or SIGTERM asks for an end after the step, with a checkpoint; the second ends at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -72,26 +94,15 @@ class Interruption(TrainerCallback):
             yield
             return
         kinds = (signal.SIGINT, signal.SIGTERM)
-        before = {kind: signal.signal(kind, self._ask) for kind in kinds}
+        before = {kind: signal.signal(kind, self._handle_signal) for kind in kinds}
         try:
             yield
         finally:
             for kind, handler in before.items():
                 signal.signal(kind, handler)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+    def _handle_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self._asked = True
+        self.requested = True
         logger.warning("stopping after this step, with a checkpoint; once more to stop at once and keep the last one")
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if self._anywhere(args) and state.global_step < state.max_steps:
-            self.happened = control.should_save = control.should_training_stop = True
-
-    def _anywhere(self, args: TrainingArguments) -> bool:
-        if not (dist.is_available() and dist.is_initialized()):
-            return self._asked
-        flag = torch.tensor(float(self._asked), device=args.device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        return bool(flag > 0)

@@ -1,65 +1,62 @@
-"""Runs a recipe: stage by stage, on `transformers.Trainer`, with the cached step in the place of its training step.
+"""Runs a recipe, stage by stage, with a loop that can be read from its first batch to its last checkpoint.
 
-Why this exists: Trainer brings logging, callbacks, trackers, distributed set-up and optimisers that everybody knows;
-a contrastive step over 80,000 candidates is one thing it cannot do, and a checkpoint that resumes to the very same
-bits is another. Only those are overridden here: what a step is, which batches there are, and what a checkpoint holds.
-
-A checkpoint is written beside its place and renamed when it is whole, so a killed run never leaves half of one. It
-holds the model (a folder that opens as it is), optimiser, schedule, random generators of every rank, and the state of
-the step; the data need no state, for batches are a function of the step's number. Costs three times the weights on
-disk for each checkpoint kept.
+`accelerate` finds the devices, joins the ranks, sets the precision and speaks to trackers. What a step is
+(`peg_rag.training.run.grad_cache`), which batches there are (`peg_rag.training.data`), what a checkpoint holds
+(`peg_rag.training.run.checkpoint`) and the order of it all are ours: a step over 80,000 candidates and a run that
+resumes to the very same bits leave no room for a general trainer's habits.
 """
 
 import json
 import logging
 import math
 import os
-import shutil
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, set_seed
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_saving
 
-from peg_rag.errors import DataError, MissingExtra, TrainingError
+from peg_rag.errors import TrainingError
 from peg_rag.files import write_atomically
 from peg_rag.training.data.batches import FeatureRows, RankBatch, StepBatches
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
-from peg_rag.training.loss.contrastive import LossMetrics
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.cosent import CosentObjective
 from peg_rag.training.loss.objective import ContrastiveObjective, Objective
 from peg_rag.training.loss.tiles import Tile
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
 from peg_rag.training.recipe import ModelOptions, Recipe, StageOptions, expand_path
-from peg_rag.training.run.callbacks import Interruption, Progress
-from peg_rag.training.run.checkpoint import DONE_FILE, RECIPE_FILE, STATE_FILE, last_checkpoint, read_json, sync_folder
+from peg_rag.training.run.callbacks import Interruption, LogObserver, ProgressLine, StepMeter
+from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, load_checkpoint, save_checkpoint
+from peg_rag.training.run.folder import HISTORY_FILE, RunFolder
 from peg_rag.training.run.grad_cache import CachedStep, StepBatch
+from peg_rag.training.run.hub import open_repository, push_checkpoint
 from peg_rag.training.run.model_card import CardFacts, write_card
+from peg_rag.training.run.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from peg_rag.training.run.trackers import check_trackers, open_trackers
 from peg_rag.training.run.validation import (
+    BeirFolders,
     InTraining,
     Split,
-    graded_scores,
-    graded_validation,
-    retrieval_scores,
-    retrieval_validation,
+    StageScorer,
     split_rows,
     training_sources,
 )
 
 logger = logging.getLogger(__name__)
+
 STATIC_CHUNK_TOKENS = 4_194_304  # a static model has no activations; its dense gradient costs the same for any chunk
-DDP_TIMEOUT_S = 7_200  # ranks wait while one prepares data or evaluates
-_HARMLESS = ("output_dir", "cache_dir", "device", "data_workers", "logging", "checkpoints", "evaluation")
+GROUP_TIMEOUT = timedelta(hours=2)  # ranks wait while one prepares data or evaluates
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,33 @@ class TrainingResult:
     interrupted: bool = False
 
 
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = False,
+    on_log: LogObserver | None = None,
+) -> TrainingResult:
+    """Run all stages and write the model to `output_dir`, which `PEGEncoder` and `SentenceTransformer` then open.
+
+    Under `torchrun` every rank calls this with the same recipe.
+
+    Args:
+        resume: go on from the last checkpoint, to the same bits as a run that never stopped.
+        overwrite: remove an earlier run in `output_dir` first.
+        on_log: is given each entry of the log, on the first rank: `step`, `loss`, `eval_ndcg@10` and so on. Where it
+            returns True, training ends after the step as with Ctrl-C.
+
+    Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns with `interrupted`; a second stops at once.
+
+    Raises:
+        RecipeError, DataError, ModelNotAvailable: something the recipe names cannot be used.
+        TrainingError: NaN or infinite loss, a full disk, or `output_dir` holds another run.
+    """
+    return _Run(recipe, show_progress, on_log).run_stages(resume, overwrite)
+
+
 @dataclass
 class _Stage:
     """A stage with its data at hand."""
@@ -89,126 +113,83 @@ class _Stage:
     files: list[PairFile]
     split: Split
     batches: StepBatches
+    scorer: StageScorer
     scores: dict[str, float] = field(default_factory=dict)
 
 
-def train(
-    recipe: Recipe, *, resume: bool = False, overwrite: bool = False, show_progress: bool = False
-) -> TrainingResult:
-    """Run all stages and write the model to `output_dir`, which `PEGEncoder` and `SentenceTransformer` then open.
-
-    Under `torchrun` every rank calls this with the same recipe.
-
-    Args:
-        resume: go on from the last checkpoint, to the same bits as a run that never stopped.
-        overwrite: remove an earlier run in `output_dir` first.
-
-    Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns with `interrupted`; a second stops at once.
-
-    Raises:
-        RecipeError, DataError, ModelNotAvailable: something the recipe names cannot be used.
-        TrainingError: the loss is no number, the disk is full, or `output_dir` holds another run.
-    """
-    return _Run(recipe, show_progress).all(resume, overwrite)
-
-
 class _Run:
-    """One call of `train`."""
+    """One call of `train`: prepares each stage, has it trained, and saves its model."""
 
-    def __init__(self, recipe: Recipe, show_progress: bool) -> None:
-        self.recipe, self.show_progress = recipe, show_progress
-        self.folder = expand_path(recipe.output_dir)
-        self.cache = expand_path(recipe.cache_dir)
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    def __init__(self, recipe: Recipe, show_progress: bool, on_log: LogObserver | None) -> None:
+        self.recipe = recipe
+        self.show_progress = show_progress
+        self.on_log = on_log
+        self.folder = RunFolder(recipe)
+        self.beir = BeirFolders(recipe.evaluation.beir)
+        self.tokens: dict[bytes, TokenRows] = {}
+        self._cache = expand_path(recipe.cache_dir)
 
-    def all(self, resume: bool, overwrite: bool) -> TrainingResult:
+    def run_stages(self, resume: bool, overwrite: bool) -> TrainingResult:
         hide_bars_of_saving()  # type: ignore[no-untyped-call]
-        self._check_trackers()
-        self._check_beir()
-        self._prepare_folder(resume, overwrite)
+        check_trackers(self.recipe)
+        self.beir.check()
+        self.accelerator = start_accelerator(self.recipe)
+        if self.accelerator.is_main_process:
+            self.folder.prepare(resume=resume, overwrite=overwrite)
+            if self.recipe.logging.push_to_hub is not None:
+                open_repository(self.recipe.logging.push_to_hub)
         encoder: TrainableEncoder | None = None
         results: list[StageResult] = []
         facts: list[CardFacts] = []
         for number, options in enumerate(self.recipe.stages):
-            folder = self._stage_folder(number)
-            if (done := read_json(folder / DONE_FILE)) is not None:
-                results.append(StageResult(options.name, options.steps, done["scores"]))
-                facts.append(CardFacts(**done["facts"]))
+            finished = self.folder.finished_stage(number)
+            if finished is not None:
+                results.append(StageResult(options.name, options.steps, finished.scores))
+                facts.append(finished)
                 encoder = None
                 continue
-            checkpoint = last_checkpoint(folder) if resume else None
-            origin = checkpoint or (self._stage_folder(number - 1) / "model" if number else None)
-            encoder = self._encoder(origin) if encoder is None or checkpoint else encoder
-            stage, trainer = self._trainer(number, encoder)
-            steps, interrupted = trainer.run(checkpoint)
-            if interrupted:
-                return TrainingResult(self.folder, [*results, StageResult(options.name, steps, stage.scores)], True)
+            checkpoint = last_checkpoint(self.folder.stage(number)) if resume else None
+            if encoder is None or checkpoint is not None:
+                encoder = self._load_encoder(number, checkpoint)
+            stage = self._prepare_stage(number, encoder)
+            loop = StageLoop(self, stage, encoder)
+            interrupted = loop.run(checkpoint)
+            steps = loop.progress.step
             results.append(StageResult(options.name, steps, stage.scores))
+            if interrupted:
+                return TrainingResult(self.folder.path, results, interrupted=True)
             facts.append(CardFacts.of(options, stage.files, stage.split.training, stage.scores, steps))
-            if self.rank == 0:
-                self._finish_stage(stage, encoder, facts[-1])
-            _barrier()
-        if self.rank == 0:
-            last = self._stage_folder(len(results) - 1) / "model"
-            self._finish(encoder or load_encoder(ModelOptions(path=str(last))), facts)
-        _barrier()
-        return TrainingResult(self.folder, results)
+            if self.accelerator.is_main_process:
+                encoder.save(stage.folder / "model")
+                self.folder.finish_stage(number, facts[-1])
+            self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._finish(encoder, facts)
+        self.accelerator.wait_for_everyone()
+        return TrainingResult(self.folder.path, results)
 
-    def _check_trackers(self) -> None:
-        """Trainer would look for them only when all data are read."""
-        for name in self.recipe.logging.report_to:
-            spec = find_spec(name)
-            if spec is None or spec.origin is None:  # the latter: a folder `wandb` of earlier runs
-                raise MissingExtra(f"logging.report_to: {name} is not installed. Install it with: pip install {name}")
-
-    def _check_beir(self) -> None:
-        """A folder that is not there should be known now and not after the first thousand steps."""
-        for i, folder in enumerate(self.recipe.evaluation.beir):
-            if not expand_path(folder).is_dir():
-                raise DataError(f"evaluation.beir[{i}]: {folder} is not there; a folder in BEIR's form is expected")
-
-    def _prepare_folder(self, resume: bool, overwrite: bool) -> None:
-        """Refuse to mix two runs; write the recipe down."""
-        file = self.folder / RECIPE_FILE
-        if self.rank:
-            return
-        if overwrite and file.is_file():
-            shutil.rmtree(self.folder)
-        if file.is_file():
-            if not resume:
-                raise TrainingError(
-                    f"{self.folder} already holds a run; go on with it (--resume), replace it (--overwrite), "
-                    "or name another output_dir"
-                )
-            _check_same(Recipe.load(file), self.recipe, file)
-        write_atomically(file, self.recipe.dump().encode())
-
-    def _encoder(self, origin: Path | None) -> TrainableEncoder:
-        """The model a checkpoint or an earlier stage left, or what the recipe starts from."""
+    def _load_encoder(self, number: int, checkpoint: Path | None) -> TrainableEncoder:
+        """The model of a checkpoint, of the stage before, or what the recipe starts from."""
         set_seed(self.recipe.seed)
+        origin = checkpoint
+        if origin is None and number:
+            origin = self.folder.stage(number - 1) / "model"
         if origin is not None:
             encoder = load_encoder(ModelOptions(path=str(origin)))
         else:
-            with self._arguments(0).main_process_first(local=False, desc="learn the vocabulary"):
-                encoder = build_encoder(self.recipe.model, self.recipe.stages[0].data.sources, self.cache)
+            with self.accelerator.main_process_first():  # it may learn a vocabulary
+                encoder = build_encoder(self.recipe.model, self.recipe.stages[0].data.sources, self._cache)
         if self.recipe.compile and encoder.kind == "transformer":
             encoder.body.compile(dynamic=True)
-        return encoder
+        return encoder.to(self.accelerator.device)
 
-    def _arguments(self, number: int) -> TrainingArguments:
-        return training_arguments(self.recipe, self.recipe.stages[number], self._stage_folder(number))
-
-    def _stage_folder(self, number: int) -> Path:
-        return self.folder / "stages" / f"{number + 1}-{self.recipe.stages[number].name}"
-
-    def _trainer(self, number: int, encoder: TrainableEncoder) -> tuple[_Stage, "ContrastiveTrainer"]:
-        options, folder = self.recipe.stages[number], self._stage_folder(number)
-        arguments = self._arguments(number)
-        with arguments.main_process_first(local=False, desc="prepare the data"):
+    def _prepare_stage(self, number: int, encoder: TrainableEncoder) -> _Stage:
+        options = self.recipe.stages[number]
+        with self.accelerator.main_process_first():  # it fills the cache
             files = load_pairs(
                 options.data.sources,
                 encoder.tokenizer,
-                self.cache,
+                self._cache,
                 prompts=encoder.prompts,
                 maximum_bad_share=options.data.maximum_bad_share,
                 path=f"stages.{options.name}.data.sources",
@@ -230,262 +211,198 @@ class _Run:
             plan,
             steps=options.steps,
             negatives=options.batch.negatives,
-            rank=self.rank,
-            world=self.world,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
             seed=self.recipe.seed,
             with_answers=bool(options.loss.candidates),
         )
-        stage = _Stage(options, folder, files, split, batches)
-        return stage, ContrastiveTrainer(self.recipe, stage, encoder, arguments, self.show_progress)
+        scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
+        return _Stage(options, self.folder.stage(number), files, split, batches, scorer)
 
-    def _finish_stage(self, stage: _Stage, encoder: TrainableEncoder, facts: CardFacts) -> None:
-        encoder.save(stage.folder / "model")
-        done = {"scores": stage.scores, "facts": vars(facts)}
-        write_atomically(stage.folder / DONE_FILE, json.dumps(done, ensure_ascii=False, indent=2).encode())
-
-    def _finish(self, encoder: TrainableEncoder, facts: list[CardFacts]) -> None:
+    def _finish(self, encoder: TrainableEncoder | None, facts: Sequence[CardFacts]) -> None:
         """The last stage's model, and the card that says how it was made, in the run's own folder."""
-        encoder.save(self.folder, torch.float16 if self.recipe.stored_as == "fp16" else torch.float32)
-        write_card(self.folder, self.recipe, encoder, facts)
+        if encoder is None:
+            last = self.folder.stage(len(facts) - 1) / "model"
+            encoder = load_encoder(ModelOptions(path=str(last)))
+        dtype = torch.float16 if self.recipe.stored_as == "fp16" else torch.float32
+        encoder.save(self.folder.path, dtype)
+        write_card(self.folder.path, self.recipe, encoder, facts)
 
 
-class ContrastiveTrainer(Trainer):
-    """`Trainer` with the cached step. One step is one batch: there is no gradient accumulation outside of it."""
+class StageLoop:
+    """The loop of one stage: batch, step, log, evaluation, checkpoint. One step is one batch."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        stage: _Stage,
-        encoder: TrainableEncoder,
-        arguments: TrainingArguments,
-        show_progress: bool,
-    ) -> None:
-        self._recipe, self._stage, self._encoder = recipe, stage, encoder
+    def __init__(self, run: _Run, stage: _Stage, encoder: TrainableEncoder) -> None:
+        self.recipe = run.recipe
+        self.stage = stage
+        self.encoder = encoder
+        self.accelerator = run.accelerator
+        self.progress = Progress()
+        self._on_log = run.on_log
+        self._show = run.show_progress and run.accelerator.is_main_process
         self._interruption = Interruption()
-        self._objective = build_objective(stage.options)
-        self._step: CachedStep | None = None
-        self._staging: Path | None = None
-        self._batch: RankBatch | None = None
-        self._metrics: list[LossMetrics] = []
-        self._pairs, self._since = 0, time.perf_counter()
-        self._validation: Any = None
+        self._meter = StepMeter()
+        self._in_training = InTraining(encoder, run.accelerator.autocast, run.tokens)
         self._scored_at = -1
-        progress = Progress(stage.options.name, show_progress)
-        super().__init__(
-            model=encoder,
-            args=arguments,
-            train_dataset=stage.batches,
-            eval_dataset=[],
-            data_collator=_only,
-            callbacks=[progress, self._interruption],
+        self._batch: RankBatch | None = None
+
+    def run(self, checkpoint: Path | None) -> bool:
+        """Train to the end of the stage, or until interrupted; whether it was."""
+        set_seed(self.recipe.seed)
+        options = self.stage.options
+        self._optimizer = build_optimizer(self.encoder, options.optimizer)
+        self._cached_step = self._build_cached_step()
+        self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self._trained)
+        self._line = ProgressLine(options.name, steps=options.steps, done=self.progress.step, show=self._show)
+        trackers = open_trackers(self.recipe, options.name, self.stage.folder)
+        try:
+            with self._interruption.listening(), trackers as self._trackers:
+                interrupted = self._take_steps()
+                if not interrupted and self._scored_at != self.progress.step:
+                    self._evaluate()
+        finally:
+            self._line.close()
+        self._write_history()
+        return interrupted
+
+    def _take_steps(self) -> bool:
+        """From the next batch to the last; whether an interruption ended it before."""
+        evaluation, checkpoints, steps = self.recipe.evaluation, self.recipe.checkpoints, self.stage.options.steps
+        if evaluation.at_start and self.progress.step == 0:
+            self._evaluate()
+        for batch in self._load_batches():
+            self._take_step(batch)
+            self._line.advance()
+            if self._is_due(self.recipe.logging.every_steps):
+                self._log_step()
+            if self._is_due(evaluation.every_steps):
+                self._evaluate()
+            stopping = Ranks().any(self._interruption.requested, self.accelerator.device)
+            stopping = stopping and self.progress.step < steps
+            if stopping or self._is_due(checkpoints.every_steps):
+                self._save()
+            if stopping:
+                return True
+        return False
+
+    def _load_batches(self) -> Iterator[RankBatch]:
+        """The batches that are left; every rank reads its own share."""
+        return iter(
+            DataLoader(
+                self.stage.batches,
+                batch_size=None,
+                sampler=range(self.progress.step, self.stage.options.steps),
+                num_workers=self.recipe.data_workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+                generator=torch.Generator(),  # the loader must not draw from the generator of dropout
+                collate_fn=_return_batch,
+            )
         )
-        for unwanted in ("PrinterCallback", "ProgressCallback"):
-            for callback in [c for c in self.callback_handler.callbacks if type(c).__name__ == unwanted]:
-                self.remove_callback(callback)
 
-    def run(self, checkpoint: Path | None) -> tuple[int, bool]:
-        """Train to the end of the stage, or until interrupted → (steps, interrupted)."""
-        shutil.rmtree(self._staging_folder, ignore_errors=True)
-        set_seed(self._recipe.seed)
-        with self._interruption.listening():
-            self.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if not self._interruption.happened and self._scored_at != self.state.global_step:
-            self.evaluate()
-        if self.is_world_process_zero():
-            self.state.save_to_json(str(self._stage.folder / "history.json"))
-        return self.state.global_step, self._interruption.happened
-
-    # ---- what a step is
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Every rank reads its own share, so nothing is left for accelerate to split."""
-        return DataLoader(
-            self._stage.batches,
-            batch_size=1,
-            shuffle=False,
-            collate_fn=_only,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=False,
-        )
-
-    def training_step(
-        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
-    ) -> Tensor:
-        """Gradients of the whole batch, by the cached step."""
-        model.train()
-        batch: RankBatch = inputs["batch"]
+    def _take_step(self, batch: RankBatch) -> None:
+        """Gradients of the whole batch, by the cached step, and one step of the optimiser."""
+        options = self.stage.options
         self._batch = batch
-        assert self._step is not None
+        self.encoder.train()
         try:
             with self.accelerator.autocast():
-                metrics = self._step(
-                    self._step_batch(batch), progress=self.state.global_step / self._stage.options.steps
-                )
+                metrics = self._cached_step(self._step_batch(batch), progress=self.progress.step / options.steps)
         except TrainingError as error:
-            raise self._broken(str(error)) from error
+            raise self._report_failure(str(error)) from error
         if not math.isfinite(metrics.loss):
-            raise self._broken(f"the loss is {metrics.loss}")
-        self._metrics.append(metrics)
-        self._pairs += len(batch.queries) * self.args.world_size
-        return torch.tensor(metrics.loss, device=self.args.device)
+            raise self._report_failure(f"the loss is {metrics.loss}")
+        norm = clip_gradients(self.encoder, options.optimizer.max_grad_norm)
+        if not math.isfinite(norm):
+            raise self._report_failure(f"the gradient's norm is {norm}")
+        self._rate = learning_rate(options.optimizer, self.progress.step, options.steps)
+        set_learning_rate(self._optimizer, self._rate)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._norm = norm
+        self.progress.step += 1
+        self._meter.add(metrics, len(batch.queries) * self.accelerator.num_processes)
 
     def _step_batch(self, batch: RankBatch) -> StepBatch:
-        device, pad = self.args.device, self._encoder.pad_id
-        graded = self._stage.options.objective == "cosent"
+        device, pad = self.accelerator.device, self.encoder.pad_id
+        graded = self.stage.options.objective == "cosent"
         labels = torch.from_numpy(batch.grades).to(device) if graded else batch.pairs(device)
         return StepBatch(FeatureRows(batch.queries, pad, device), FeatureRows(batch.documents, pad, device), labels)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[no-untyped-call]
-        if not math.isfinite(float(norm)):
-            raise self._broken(f"the gradient's norm is {float(norm)}")
-        return norm
+    def _build_cached_step(self) -> CachedStep:
+        model: Any = self.encoder
+        device = self.accelerator.device
+        if self.accelerator.num_processes > 1:
+            model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        memory = self.stage.options.memory
+        chunk_tokens = memory.chunk_tokens
+        if chunk_tokens is None and self.encoder.kind == "static":
+            chunk_tokens = STATIC_CHUNK_TOKENS
+        objective = build_objective(self.stage.options)
+        return CachedStep(model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device)
 
-    def _broken(self, reason: str) -> TrainingError:
+    def _is_due(self, every_steps: int | None) -> bool:
+        return every_steps is not None and self.progress.step % every_steps == 0
+
+    def _log_step(self) -> None:
+        self._log({**self._meter.read(), "grad_norm": self._norm, "learning_rate": self._rate})
+
+    def _evaluate(self) -> None:
+        """Scores on the validation split and on the recipe's BEIR folders; computed by one rank while others wait."""
+        with self._meter.paused():
+            if self.accelerator.is_main_process:
+                scores = self.stage.scorer.score(self._in_training)
+                self.stage.scores.update(scores)
+                self._log({f"eval_{name}": value for name, value in scores.items()})
+            self.accelerator.wait_for_everyone()
+        self._scored_at = self.progress.step
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Into the history, the progress line, the trackers and the caller's ears; on the first rank."""
+        if not values or not self.accelerator.is_main_process:
+            return
+        entry = {**values, "step": self.progress.step}
+        self.progress.log.append(entry)
+        self._line.show(entry)
+        self._trackers.log(values, self.progress.step)
+        logger.info("%s, step %d: %s", self.stage.options.name, self.progress.step, values)
+        if self._on_log is not None and self._on_log(entry):
+            self._interruption.requested = True
+
+    def _save(self) -> None:
+        """A checkpoint of this step, and its model on the hub where the recipe says so."""
+        with self._meter.paused():
+            checkpoint = save_checkpoint(self.stage.folder, self._trained, keep=self.recipe.checkpoints.keep)
+            repository = self.recipe.logging.push_to_hub
+            if repository is not None and self.accelerator.is_main_process:
+                push_checkpoint(repository, checkpoint)
+            self.accelerator.wait_for_everyone()
+
+    def _write_history(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        history = {
+            "global_step": self.progress.step,
+            "max_steps": self.stage.options.steps,
+            "log_history": self.progress.log,
+        }
+        write_atomically(self.stage.folder / HISTORY_FILE, json.dumps(history, indent=2).encode())
+
+    def _report_failure(self, reason: str) -> TrainingError:
         """Put the batch on disk for inspection, and say where what was done so far lies."""
         assert self._batch is not None
-        name = f"bad-batch-step-{self.state.global_step}-rank-{self.args.process_index}.jsonl"
-        file = self._stage.folder / name
-        lines = [json.dumps(row, ensure_ascii=False) for row in self._stage.batches.texts(self._batch)]
+        step, folder = self.progress.step, self.stage.folder
+        file = folder / f"bad-batch-step-{step}-rank-{self.accelerator.process_index}.jsonl"
+        lines = [json.dumps(row, ensure_ascii=False) for row in self.stage.batches.texts(self._batch)]
         write_atomically(file, "\n".join(lines).encode())
-        last = last_checkpoint(self._stage.folder)
-        saved = f"the last checkpoint is {last}" if last else "no checkpoint was written yet"
+        checkpoint = last_checkpoint(folder)
+        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
         return TrainingError(
-            f"step {self.state.global_step} of stage {self._stage.options.name}: {reason}. The batch is in {file}; "
-            f"{saved}. Lower the learning rate, raise the temperature, clip gradients (max_grad_norm), or take "
-            "out what is odd in that batch, then resume"
+            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {saved}. Lower the "
+            "learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
+            "batch, then resume"
         )
-
-    # ---- optimiser, log, evaluation
-
-    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
-        prepared = super()._prepare_for_training(  # type: ignore[no-untyped-call]
-            max_steps, train_dataloader, resume_from_checkpoint
-        )
-        memory = self._stage.options.memory
-        self._step = CachedStep(
-            self.model_wrapped,
-            self._objective,
-            batch_tokens=memory.chunk_tokens or (STATIC_CHUNK_TOKENS if self._encoder.kind == "static" else None),
-            graphs=memory.graphs,
-            device=self.args.device,
-        )
-        if resume_from_checkpoint is not None:
-            self._load_step_state(Path(resume_from_checkpoint))
-        self._since = time.perf_counter()
-        return prepared
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the steps since the last log reported."""
-        if "loss" in logs and self._metrics:
-            now = time.perf_counter()
-            last, count = self._metrics[-1], len(self._metrics)
-            logs["accuracy"] = sum(m.accuracy for m in self._metrics) / count
-            logs["hard_share"] = sum(m.hard_share for m in self._metrics) / count
-            logs["masked_share"] = sum(m.masked_share for m in self._metrics) / count
-            logs["positive_similarity"] = sum(m.positive_similarity for m in self._metrics) / count
-            logs |= {"t": last.t, "temperature": last.temperature, "pairs_per_s": self._pairs / (now - self._since)}
-            self._metrics, self._pairs, self._since = [], 0, now
-        super().log(logs, start_time)
-
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Scores on the validation split and on the recipe's BEIR folders; computed by one rank while others wait."""
-        started = time.perf_counter()
-        scores = self._scores() if self.is_world_process_zero() else {}
-        _barrier()
-        metrics = {f"eval_{name}": value for name, value in scores.items()}
-        self._since += time.perf_counter() - started  # pairs/s is of training alone
-        if metrics:
-            self._stage.scores.update(scores)
-            self.log(dict(metrics))
-        self._scored_at = self.state.global_step
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-    def _scores(self) -> dict[str, float]:
-        from peg_rag.evaluation import evaluate, load_beir
-
-        stage, encoder = self._stage, InTraining(self._encoder, self.accelerator.autocast)
-        scores: dict[str, float] = {}
-        if stage.options.objective == "cosent":
-            pairs = graded_validation(stage.files, stage.split)
-            scores |= graded_scores(encoder, pairs) if pairs else {}
-        else:
-            if self._validation is None:
-                self._validation = retrieval_validation(stage.files, stage.split, self._recipe.validation.distractors)
-            scores |= retrieval_scores(encoder, self._validation, stage.files) if self._validation else {}
-        for folder in self._recipe.evaluation.beir:
-            dataset = load_beir(expand_path(folder))
-            scores[f"{dataset.name}_ndcg@10"] = evaluate(encoder, dataset, k=100).mean()
-        return scores
-
-    # ---- what a checkpoint is
-
-    @property
-    def _staging_folder(self) -> Path:
-        return self._stage.folder / ".saving"
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(self._staging or self.args.output_dir)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write beside, rename when whole, then remove the oldest."""
-        self._staging = self._staging_folder
-        try:
-            super()._save_checkpoint(model, trial)
-            _barrier()
-            if self.is_world_process_zero():
-                for written in self._staging.iterdir():
-                    sync_folder(written)
-                    written.rename(self._stage.folder / written.name)
-                self._staging.rmdir()
-        except Exception as error:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            last = last_checkpoint(self._stage.folder)
-            raise TrainingError(
-                f"the checkpoint of step {self.state.global_step} cannot be written to {self._stage.folder} ({error}); "
-                f"the last whole one is {last or 'none'}. Free space there, then resume"
-            ) from error
-        finally:
-            self._staging = None
-        if self.is_world_process_zero():
-            rotate_checkpoints(output_dir=str(self._stage.folder), save_total_limit=self.args.save_total_limit)
-            if self.args.push_to_hub:
-                super()._push_from_checkpoint(str(self._stage.folder / f"checkpoint-{self.state.global_step}"))
-        _barrier()
-
-    def init_hf_repo(self, *args: Any, **options: Any) -> None:
-        """Make sure of the hub before the first step."""
-        try:
-            super().init_hf_repo(*args, **options)
-        except Exception as error:
-            raise TrainingError(
-                f"logging.push_to_hub: {self.args.hub_model_id} cannot be opened on the hub ({error}). "
-                "Log in with `hf auth login` or HF_TOKEN, or leave push_to_hub out"
-            ) from error
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Called while the checkpoint is still in the staging folder; pushed from its own place instead."""
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if self.args.should_save:
-            self._encoder.save(Path(output_dir or str(self.args.output_dir)))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self._encoder.load_weights(Path(resume_from_checkpoint))
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.args.should_save and self._step is not None:
-            state = {"step": self._step.state_dict()}
-            write_atomically(Path(output_dir) / STATE_FILE, json.dumps(state).encode())
-
-    def _load_step_state(self, checkpoint: Path) -> None:
-        state = read_json(checkpoint / STATE_FILE)
-        if state is None:
-            raise TrainingError(f"{checkpoint} has no {STATE_FILE}; resume from a checkpoint that peg-rag train wrote")
-        assert self._step is not None
-        self._step.load_state_dict(state["step"])
 
 
 def build_objective(options: StageOptions) -> Objective:
@@ -498,72 +415,17 @@ def build_objective(options: StageOptions) -> Objective:
     return ContrastiveObjective(options.loss, sources=sources, tile=tile)
 
 
-def training_arguments(recipe: Recipe, options: StageOptions, folder: Path) -> TrainingArguments:
-    """The recipe in Trainer's words."""
-    optimizer, save, evaluate = options.optimizer, recipe.checkpoints, recipe.evaluation
-    world = int(os.environ.get("WORLD_SIZE", 1))
-    cpu = recipe.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    schedules = {"constant": "constant_with_warmup"}
-    return TrainingArguments(
-        output_dir=str(folder),
-        max_steps=options.steps,
-        per_device_train_batch_size=max(1, options.batch.queries // world),
-        learning_rate=optimizer.learning_rate,
-        lr_scheduler_type=schedules.get(optimizer.schedule, optimizer.schedule),
-        warmup_steps=optimizer.warmup_steps,
-        weight_decay=optimizer.weight_decay,
-        adam_beta1=optimizer.beta1,
-        adam_beta2=optimizer.beta2,
-        adam_epsilon=optimizer.epsilon,
-        max_grad_norm=optimizer.max_grad_norm or 0.0,
-        bf16=recipe.precision == "bf16",
-        use_cpu=cpu,
-        ddp_backend="gloo" if cpu and world > 1 else None,
-        ddp_timeout=DDP_TIMEOUT_S,
-        ddp_find_unused_parameters=False,
-        seed=recipe.seed,
-        logging_steps=recipe.logging.every_steps,
-        logging_nan_inf_filter=False,
-        report_to=list(recipe.logging.report_to) or "none",
-        save_strategy="steps" if save.every_steps else "no",
-        save_steps=save.every_steps or options.steps,
-        save_total_limit=save.keep,
-        eval_strategy="steps" if evaluate.every_steps else "no",
-        eval_steps=evaluate.every_steps,
-        eval_on_start=evaluate.at_start,
-        push_to_hub=recipe.logging.push_to_hub is not None,
-        hub_model_id=recipe.logging.push_to_hub,
-        dataloader_num_workers=recipe.data_workers,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        log_level="warning",
-    )
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """Devices, ranks and precision as the recipe says, whatever an earlier run in this process said."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # otherwise the first run's device and precision stay
+    cpu = recipe.device == "cpu"
+    on_cpu = cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    handlers = []
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        handlers.append(InitProcessGroupKwargs(backend="gloo" if on_cpu else None, timeout=GROUP_TIMEOUT))
+    precision = "bf16" if recipe.precision == "bf16" else "no"
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers)
 
 
-def _check_same(saved: Recipe, asked: Recipe, file: Path) -> None:
-    old, new = (r.model_dump(exclude=set(_HARMLESS)) for r in (saved, asked))
-    for path, (before, now) in _differences(old, new):
-        raise TrainingError(
-            f"{file} was made with {path} = {before!r}, and now it is {now!r}; a run can only go on as it began. "
-            "Set it back, or name another output_dir"
-        )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, tuple[Any, Any]]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in old:
-            yield from _differences(old[key], new.get(key), f"{path}.{key}".lstrip("."))
-    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
-        for i, (before, now) in enumerate(zip(old, new, strict=True)):
-            yield from _differences(before, now, f"{path}[{i}]")
-    elif old != new:
-        yield path, (old, new)
-
-
-def _only(items: Sequence[Any]) -> Any:
-    return {"batch": items[0]}
-
-
-def _barrier() -> None:
-    if dist.is_available() and dist.is_initialized():
-        dist.barrier()
+def _return_batch(batch: Any) -> Any:
+    return batch

@@ -6,9 +6,11 @@ the files or their order) and before anything is sampled; training rows whose po
 well. Costs one encoding of a few thousand texts each time.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,13 @@ from numpy.typing import NDArray
 
 from peg_rag.batching import plan_batches
 from peg_rag.errors import DataError
-from peg_rag.evaluation import RetrievalDataset, evaluate
+from peg_rag.evaluation import RetrievalDataset, evaluate, load_beir
 from peg_rag.training.data.batches import FeatureRows
 from peg_rag.training.data.pairs import PairFile, pair_texts
 from peg_rag.training.data.sampler import SourceRows, in_validation, smallest_hashes
 from peg_rag.training.data.tokens import Ints, TokenRows
 from peg_rag.training.model.encoder import TrainableEncoder
-from peg_rag.training.recipe import ValidationOptions
+from peg_rag.training.recipe import ObjectiveName, ValidationOptions, expand_path
 
 METRIC = "nDCG@10"
 EVALUATION_TOKENS = 16_384
@@ -103,14 +105,24 @@ def graded_validation(files: Sequence[PairFile], split: Split) -> GradedPairs | 
 
 
 class InTraining:
-    """A model that is being trained, as the encoder that evaluation takes. Dropout is off while it encodes."""
+    """A model that is being trained, as the encoder that evaluation takes. Dropout is off while it encodes.
+
+    Args:
+        autocast: the precision to encode in.
+        tokens: remembers the token ids of every list of texts, for models that share a tokenizer.
+    """
 
     identity = "in training"
 
     def __init__(
-        self, encoder: TrainableEncoder, autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+        self,
+        encoder: TrainableEncoder,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        tokens: dict[bytes, TokenRows] | None = None,
     ) -> None:
-        self._encoder, self._autocast = encoder, autocast
+        self._encoder = encoder
+        self._autocast = autocast
+        self._tokens = {} if tokens is None else tokens
         self._device = next(encoder.parameters()).device
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
@@ -120,7 +132,7 @@ class InTraining:
         return self._encode(texts, self._encoder.document_prompt)
 
     def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
-        tokens = TokenRows.of(self._encoder.token_ids([prompt + text for text in texts]))
+        tokens = self._tokenise(texts, prompt)
         rows = FeatureRows(tokens, self._encoder.pad_id, self._device)
         vectors = np.empty((len(texts), self._encoder.dimension), dtype=np.float32)
         training = self._encoder.training
@@ -134,6 +146,70 @@ class InTraining:
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, 1e-12)
         return vectors
+
+    def _tokenise(self, texts: Sequence[str], prompt: str) -> TokenRows:
+        """Token ids, from memory where the same texts were encoded before: hashing them is a hundred times faster."""
+        digest = hashlib.blake2b(prompt.encode(), digest_size=16)
+        for text in texts:
+            digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+        key = digest.digest()
+        if key not in self._tokens:
+            self._tokens[key] = TokenRows.of(self._encoder.token_ids([prompt + text for text in texts]))
+        return self._tokens[key]
+
+
+class BeirFolders:
+    """The evaluation sets that a recipe names, read when first asked for and kept."""
+
+    def __init__(self, folders: Sequence[str]) -> None:
+        self._folders = folders
+
+    def check(self) -> None:
+        """A folder that does not exist should be known now and not after the first thousand steps.
+
+        Raises:
+            DataError: one does not exist.
+        """
+        for i, folder in enumerate(self._folders):
+            if not expand_path(folder).is_dir():
+                raise DataError(f"evaluation.beir[{i}]: {folder} does not exist; a folder in BEIR's form is expected")
+
+    @cached_property
+    def datasets(self) -> list[RetrievalDataset]:
+        """In the order of the recipe."""
+        return [load_beir(expand_path(folder)) for folder in self._folders]
+
+
+class StageScorer:
+    """Scores of a stage's model: on its validation split, and on the BEIR folders. Everything is read once."""
+
+    def __init__(
+        self, objective: ObjectiveName, files: Sequence[PairFile], split: Split, distractors: int, beir: BeirFolders
+    ) -> None:
+        self._graded = objective == "cosent"
+        self._files = files
+        self._split = split
+        self._distractors = distractors
+        self._beir = beir
+
+    def score(self, encoder: InTraining) -> dict[str, float]:
+        """`ndcg@10` and `ndcg@10_by_file`, or `spearman`, and `<name>_ndcg@10` of each BEIR folder."""
+        scores: dict[str, float] = {}
+        if self._graded and self._pairs is not None:
+            scores |= graded_scores(encoder, self._pairs)
+        if not self._graded and self._task is not None:
+            scores |= retrieval_scores(encoder, self._task, self._files)
+        for dataset in self._beir.datasets:
+            scores[f"{dataset.name}_ndcg@10"] = evaluate(encoder, dataset, k=100).mean()
+        return scores
+
+    @cached_property
+    def _pairs(self) -> "GradedPairs | None":
+        return graded_validation(self._files, self._split)
+
+    @cached_property
+    def _task(self) -> RetrievalDataset | None:
+        return retrieval_validation(self._files, self._split, self._distractors)
 
 
 def retrieval_scores(encoder: InTraining, dataset: RetrievalDataset, files: Sequence[PairFile]) -> dict[str, float]:
