@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from peg_rag.errors import DamagedIndex, ForkedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
+from peg_rag.index.filters import register_functions
 from peg_rag.index.forks import GATE, Connection
 
 SCHEMA_VERSION = 1
@@ -297,6 +298,7 @@ class Database:
         if self.file is not None:
             connection.remember_file(self.file)
         self._open.add(connection)
+        register_functions(connection)
         try:
             for setting in (*settings, *_SETTINGS):
                 connection.execute(f"PRAGMA {setting}")
