@@ -54,8 +54,10 @@ class PEGEncoder:
         model: a hub id, a folder or a bundled name (`peg-mini`); None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling: `cls`, `mean`, `max` or `lasttoken`; None for what the model says (see `peg_rag.models`).
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` for the best there is.
-        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`.
-        backend: `auto`, `torch` (transformers) or `numpy` (static models).
+        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`; `int8` where the model
+            was exported in it.
+        backend: `auto`, `torch` (transformers), `numpy` (static models); `openvino` or `onnx` (transformers exported by
+            `peg-rag export`).
         batch_tokens: tokens in a batch, padding counted; None for the backend's own choice.
         max_length: tokens kept of a text; None for the model's limit.
         normalize: unit vectors (cosine is then the inner product). False leaves the pooled vectors as they are.
@@ -144,8 +146,10 @@ class PEGEncoder:
     def fingerprint(self) -> str:
         """Names everything a vector depends on, settings that keep the vector space included: the key of a cache."""
         spec = self.spec
-        parts = (self.identity, spec.query_prompt, spec.document_prompt, spec.max_length, self.normalize, self.dtype)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        parts = [self.identity, spec.query_prompt, spec.document_prompt, spec.max_length, self.normalize, self.dtype]
+        if self.backend_name not in ("torch", "static"):
+            parts.append(self.backend_name)
+        return hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()
 
     @property
     def device(self) -> str:

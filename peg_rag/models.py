@@ -118,6 +118,8 @@ def resolve(
     """
     name, path, commit = _locate(model, revision)
     own = _own_config(path)
+    if isinstance(own.get("name"), str):
+        name = own["name"]  # an exported model keeps the name of the one that it was made from
     modules = _read_modules(path)
     known = next((k for pattern, k in _KNOWN if re.fullmatch(pattern, name, re.IGNORECASE)), None)
     prompts = _folder_prompts(path, own)
