@@ -20,7 +20,9 @@ _WORD_GAP = 0.2  # of the type size, beyond which a gap between Latin letters is
 _PIECE_GAP = 1.6  # of the type size, beyond which a line falls into pieces
 _TIGHT_PIECE_GAP = 1.0  # the same where no space stands in the gap
 _FEWEST_COLUMN_LINES = 4
+_MOST_LINES = 3_000  # on a page that is searched for columns, which takes time with their square
 _FEWEST_TABLE_LINES = 3
+_MOST_TABLE_LINES = 300  # of a table without rules
 _FEW_LINES = 8  # on a page; where no two end at one place, the right margin is taken to be as wide as the left one
 _COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is a column of a table
 _LONG_LINES = 0.3  # of a column's lines that are long ones
@@ -226,7 +228,7 @@ def _merge(left: Line, right: Line) -> Line:
 def _split_columns(items: Sequence[Item]) -> list[list[Item]] | None:
     """The items in bands to be read one after the other; None where they stand in one column."""
     lines = [item for item in items if isinstance(item, Line)]
-    if len(lines) < 2 * _FEWEST_COLUMN_LINES:
+    if not 2 * _FEWEST_COLUMN_LINES <= len(lines) <= _MOST_LINES:
         return None
     gutter = _gutter(items, lines)
     if gutter is None:
@@ -355,7 +357,7 @@ def _with_tables(items: Sequence[Item]) -> Iterator[Item]:
 
 def _continues(run: list[list[Line]], pieces: list[Line]) -> bool:
     """Whether a line may be the next of a table: near the last one, each piece under one column or beside all."""
-    if not run:
+    if not run or len(run) >= _MOST_TABLE_LINES:
         return False
     height = pieces[0].bottom - pieces[0].top
     if pieces[0].top - max(piece.bottom for piece in run[-1]) > 2.5 * height:
