@@ -422,6 +422,13 @@ def test_k_of_zero_and_k_above_n() -> None:
         assert len(index.search(rows(1)[0], k=10**9)) == len(index.search(rows(1)[0], "花呗", k=10**9)) == 5
 
 
+def test_a_threshold_is_not_rounded() -> None:
+    with PEGIndex() as index:
+        index.upsert(["a"], ["x"], [[1, 0]])
+        assert [hit.score for hit in index.search([0, 1], threshold=0.0)] == [0.0]
+        assert index.search([0, 1], threshold=1e-200) == []
+
+
 def test_equal_scores_come_in_the_order_of_writing() -> None:
     with PEGIndex() as index:
         index.upsert([f"d{i}" for i in range(50)], ["花"] * 50, np.ones((50, 3)))

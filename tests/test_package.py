@@ -50,9 +50,9 @@ def test_the_version_is_one():
         ("faiss", f"{INDEX}, kind='hnsw'); index.upsert(['a'], ['b'], np.eye(1, 2)); index.persist()", "faiss"),
         ("jieba", f"{INDEX}, tokenizer='jieba')", "jieba"),
         (
-            "langchain_text_splitters",
+            "trafilatura",
             "from pathlib import Path; from peg_rag.ingest import read_file\n"
-            "Path('a.txt').write_text('一'); read_file('a.txt')",
+            "Path('a.html').write_text('<p>一</p>'); read_file('a.html')",
             "ingest",
         ),
         ("ir_measures", "from peg_rag.evaluation import score_run; score_run({}, {}, ['nDCG@10'])", "eval"),

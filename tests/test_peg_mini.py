@@ -17,7 +17,7 @@ from peg_rag.evaluation import evaluate, load_beir
 from peg_rag.extras import require_zstd
 from peg_rag.models import bundled_path
 from peg_rag.training import Recipe
-from peg_rag.training.data import source_files
+from peg_rag.training.data.files import source_files
 
 zstd = require_zstd("train")
 

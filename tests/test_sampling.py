@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import DataError, InvalidInput
-from peg_rag.training.sampling import (
+from peg_rag.training.data.sampler import (
     BatchPlan,
     Permutation,
     PlannedBatch,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import socket
 import time
 from itertools import pairwise
 
@@ -406,6 +407,34 @@ def test_a_reader_who_leaves_ends_the_writing(served, chat):
         while "peg_rag_answers_being_generated 0.0" not in httpx.get(f"{url}/metrics").text:
             assert time.monotonic() < give_up
             time.sleep(0.05)
+
+
+def test_readers_of_whole_answers_who_leave_make_room_for_others(served, chat):
+    """As many as are taken on ask a slow model for whole answers and leave; the next reader must be answered."""
+    with served("slow", silence_timeout_s=30.0, max_at_once=2) as (url, _):
+        host, _, port = url.removeprefix("http://").partition(":")
+        body = json.dumps({**BODY, "stream": False}).encode()
+        head = f"POST /ask HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        abandoned = [socket.create_connection((host, int(port))) for _ in range(2)]
+        for connection in abandoned:
+            connection.sendall(head.encode() + body)
+        wait_for_metric(url, "peg_rag_answers_being_generated 2.0")
+        chat.hung_up.clear()
+        for connection in abandoned:
+            connection.close()
+        assert chat.hung_up.wait(10)
+        wait_for_metric(url, "peg_rag_answers_being_generated 0.0")
+        with httpx.stream("POST", f"{url}/ask", json=BODY, timeout=30) as response:
+            assert "event: delta" in next(text for text in response.iter_text() if "event: delta" in text)
+        metrics = httpx.get(f"{url}/metrics").text
+        assert 'route="/ask",status="5' not in metrics
+
+
+def wait_for_metric(url, line):
+    give_up = time.monotonic() + 10
+    while line not in httpx.get(f"{url}/metrics").text:
+        assert time.monotonic() < give_up, line
+        time.sleep(0.02)
 
 
 def test_generated_answers_are_refused_where_nobody_writes_them(store, served_model):

@@ -19,6 +19,7 @@ What is compared with what:
 * `$ne` and `$nin` are the opposites of `$eq` and `$in`: they match documents without the field.
 * `$gt $gte $lt $lte` order numbers, or strings by code point. A field of another kind, or none, does not match.
 * `$contains` finds a substring in a string, and an equal element in a list.
+* Strings may hold any character. SQLite's JSON functions would end them at NUL, so that NUL is hidden from them.
 * `{"$in": []}` matches nothing; an empty `$and` or `$or` is refused.
 
 Cost: one scan of the metadata, about 0.1 s for 100,000 documents; a string looked for with `$eq` is first sought as raw
@@ -27,6 +28,8 @@ JSON text, which is several times faster.
 
 import json
 import math
+import re
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +63,29 @@ class Condition:
 def dumps(value: Any) -> str:
     """The one JSON form used for metadata, so that a filter may look for a piece of it as text."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+# NUL as three other characters, and these written likewise: strings keep their order, and one is found inside another
+# only where it was. The stored text is changed while it is read, and only where it holds one of the four.
+_HIDDEN = {0: "\x01\x02\x02", 1: "\x01\x02\x03", 2: "\x01\x03\x02", 3: "\x01\x03\x03"}
+_ESCAPE = re.compile(r"\\(?:u000([0-3])|.)")
+_METADATA = (
+    "(CASE WHEN instr(documents.metadata, '\\u000') THEN hide_nul(documents.metadata) ELSE documents.metadata END)"
+)
+
+
+def register_functions(connection: sqlite3.Connection) -> None:
+    """Give a connection the SQL function that conditions call."""
+    connection.create_function("hide_nul", 1, _hide_nul, deterministic=True)
+
+
+def _hide_nul(text: Any) -> Any:
+    """JSON text without NUL in its strings; anything else as it is."""
+    return _ESCAPE.sub(_hidden_escape, text) if isinstance(text, str) else text
+
+
+def _hidden_escape(escape: re.Match[str]) -> str:
+    return escape[0] if escape[1] is None else dumps(_HIDDEN[int(escape[1])])[1:-1]
 
 
 def compile_filter(where: Mapping[str, Any]) -> Condition:
@@ -134,10 +160,10 @@ class _Field:
     def named(cls, key: str) -> "_Field":
         if key and dumps(key) == f'"{key}"':
             path = f'$."{key}"'
-            return cls("json_type(documents.metadata, ?)", "json_extract(documents.metadata, ?)", path, f'"{key}":')
+            return cls(f"json_type({_METADATA}, ?)", f"json_extract({_METADATA}, ?)", path, f'"{key}":')
         # A JSON path cannot spell a key with quotes, backslashes or control characters: walk the object instead.
-        walk = "(SELECT {} FROM json_each(documents.metadata) AS field WHERE field.key = ?)"
-        return cls(walk.format("field.type"), walk.format("field.value"), _text(key), None)
+        walk = f"FROM json_each({_METADATA}) AS field WHERE field.key = ?"
+        return cls(f"(SELECT field.type {walk})", f"(SELECT field.value {walk})", _text(key), None)
 
     def when(self, test: str, then: Condition) -> Condition:
         """`then` where the field's type passes `test`, 0 elsewhere. CASE, unlike AND, always stops early."""
@@ -150,15 +176,14 @@ class _Field:
 
 
 def _text(value: str) -> str:
-    if "\x00" in value:
-        raise InvalidInput(f"a filter cannot look for a NUL character: {value[:80]!r}")
+    """A string as it is compared in SQL."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(
             f"a filter's strings must be valid Unicode: {value[:80]!r} holds a lone surrogate"
         ) from error
-    return value
+    return value.translate(_HIDDEN)
 
 
 def _kind(value: Any, operator: str) -> str:
@@ -182,7 +207,7 @@ def _number(value: float) -> Condition:
 def _equal(field: _Field, operator: str, operand: Any) -> Condition:
     if isinstance(operand, list | tuple):
         try:
-            same = field.compared("=", Condition("?", (_text(dumps(list(operand))),)))
+            same = field.compared("=", Condition("?", (_text(_hide_nul(dumps(list(operand)))),)))
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{operator} cannot compare with {operand!r}: {error}") from error
         return field.when("= 'array'", same)
@@ -245,7 +270,7 @@ def _contains(field: _Field, operator: str, operand: Any) -> Condition:
     in_list = field.when("= 'array'", Condition(listed, (field.parameter, *test.parameters)))
     if not isinstance(operand, str):
         return in_list
-    substring = Condition(f"instr({field.value}, ?) > 0", (field.parameter, operand))
+    substring = Condition(f"instr({field.value}, ?) > 0", (field.parameter, _text(operand)))
     return _joined([field.when("= 'text'", substring), in_list], "OR")
 
 
