@@ -33,7 +33,7 @@ from peg_rag.index.filters import compile_filter
 from peg_rag.index.fusion import Method
 from peg_rag.index.lexical import get_tokenizer, make_postings, write_postings
 from peg_rag.index.rows import Backlog, Blocks, Record, Rows, State
-from peg_rag.index.vectors import Array, Base, Kind, Stamp, Storage
+from peg_rag.index.vectors import Array, Base, Kind, Stamp, Storage, sync_folder
 from peg_rag.index.view import Ranking, Scored, View, Weights, marginal
 
 __all__ = ["UNKNOWN", "Mode", "PEGIndex", "Record"]
@@ -640,8 +640,17 @@ def _sqlite_file(path: Path | None, read_only: bool) -> Path | None:
         raise InvalidInput(f"{path} is a file; an index is a folder: give the path of one, or of none yet")
     if read_only and not (path / FILE_NAME).is_file():
         raise InvalidInput(f"there is no index at {path} ({FILE_NAME} is missing), and read_only=True cannot make one")
-    path.mkdir(parents=True, exist_ok=True)
+    _make_folder(path)
     return path / FILE_NAME
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder that outlasts a power loss: SQLite sees to what is in it, but not to its own name."""
+    if path.is_dir():
+        return
+    _make_folder(path.absolute().parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.absolute().parent)
 
 
 def _vector_file(path: Path, generation: int) -> Path:
