@@ -406,7 +406,6 @@ def test_malformed_json_is_refused(guarded, path, body):
         ("/search", '{"query": "a", "where": {"\\ud800": 1}}'),
         ("/search", '{"query": "a", "where": {"a": {"$regex": ".*"}}}'),
         ("/search", '{"query": "a", "where": {"a": {"$gt": {}}}}'),
-        ("/search", '{"query": "a", "where": {"a": "\\u0000"}}'),
         ("/search", '{"query": "a", "where": ' + '{"$not": ' * 200 + '{"a": 1}' + "}" * 200 + "}"),
         ("/search", '{"query": "a", "where": {"a": {"$in": [' + "1," * 9000 + "1]}}}"),
         ("/ask", '{"question": "a", "threshold": NaN}'),
@@ -423,6 +422,7 @@ def test_values_out_of_range_are_refused(guarded, path, body):
 @pytest.mark.parametrize(
     "where",
     [
+        {"a": "\0"},
         {"a": 10**30},
         {"a": -(10**30)},
         {"a": 1e308},
