@@ -138,7 +138,7 @@ def test_dimensions_are_cut_and_brought_to_length_one(client, name, served_model
 def test_queries_are_told_from_documents(tmp_path, served_model):
     from serving_fixtures import threaded
 
-    from peg_rag.serving.api import create_app
+    from peg_rag.serving.app import create_app
     from peg_rag.serving.settings import ServerSettings
 
     settings = ServerSettings()

@@ -13,7 +13,7 @@ from serving_fixtures import AUTH, KEY, make_store, running, served_model, serve
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.errors import DataError
-from peg_rag.serving.api import create_app
+from peg_rag.serving.app import create_app
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase
 from peg_rag.serving.settings import ServerSettings

@@ -1,8 +1,9 @@
-"""The server's parts by themselves: file names, keys, the embedding queue, the gate, the guard."""
+"""Unit tests of the server: file names, keys, the embedding queue, worker pools, the middleware."""
 
 import asyncio
 import threading
 import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
-from peg_rag.serving.guard import Guard, Load
+from peg_rag.serving.errors import Busy
+from peg_rag.serving.filenames import MAX_BYTES, sanitize_filename
 from peg_rag.serving.keys import ApiKeys
+from peg_rag.serving.limits import queues
+from peg_rag.serving.limits.middleware import LimitsMiddleware, Load
+from peg_rag.serving.limits.queues import MAX_BATCH_CHARACTERS, EmbeddingQueue, WorkerPool
 from peg_rag.serving.metrics import Metrics
-from peg_rag.serving.names import MAX_BYTES, safe_name
-from peg_rag.serving.problems import Busy
 from peg_rag.serving.settings import ServerSettings
-from peg_rag.serving.work import MAX_BATCH_CHARACTERS, EmbeddingQueue, Gate
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 
@@ -41,13 +43,13 @@ KEYS = ["first-key-0123456789", "second-key-0123456789"]
     ],
 )
 def test_names_are_made_safe(given, safe):
-    assert safe_name(given) == safe
+    assert sanitize_filename(given) == safe
 
 
 @given(st.text(max_size=400) | st.text("./\\ .\u202e\x00é\u0301a名", max_size=400))
 def test_a_safe_name_stays_in_its_folder_and_stays_as_it_is(name):
-    safe = safe_name(name)
-    assert safe == safe_name(safe)
+    safe = sanitize_filename(name)
+    assert safe == sanitize_filename(safe)
     assert not set(safe) & set('/\\\0:*?"<>|\n')
     assert not safe.startswith(".")
     assert 1 <= len(safe.encode()) <= MAX_BYTES
@@ -258,40 +260,47 @@ async def test_closing_finishes_what_is_queued(held):
         await queue.embed(["third"], "document")
 
 
-# -- the gate ---------------------------------------------------------------------------------------------------------
+# -- worker pools -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_gate_refuses_when_its_line_is_full_and_keeps_the_place_of_what_still_runs():
-    gate, go = Gate("tests", threads=1, waiting=1), threading.Event()
-    running = asyncio.create_task(gate.run(go.wait, 10))
-    waiting = asyncio.create_task(gate.run(len, "abc"))
+async def test_a_full_pool_refuses_calls_and_counts_cancelled_calls_until_they_end():
+    pool = WorkerPool("tests", threads=1, max_waiting=1)
+    release = threading.Event()
+    running = asyncio.create_task(pool.run(release.wait, 10))
+    waiting = asyncio.create_task(pool.run(len, "abc"))
     await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await gate.run(len, "")
+        await pool.run(len, "")
     running.cancel()
     await asyncio.sleep(0.05)
-    assert gate.pending == 2  # the thread still runs, whoever waited for it
-    go.set()
+    assert pool.pending == 2  # the cancelled call still occupies its thread
+    release.set()
     assert await waiting == 3
     await asyncio.sleep(0.05)
-    assert gate.pending == 0
-    gate.close()
+    assert pool.pending == 0
+    pool.close()
 
 
-async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes():
-    gate, go = Gate("tests", threads=1, waiting=2, max_wait_s=0.01), threading.Event()
-    first = asyncio.create_task(gate.run(go.wait, 10))
+async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes(monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(queues, "time", clock)
+    pool = WorkerPool("tests", threads=1, max_waiting=2, max_wait_s=5)
+    has_started = threading.Event()
+    release = threading.Event()
     calls: list[int] = []
-    late = asyncio.create_task(gate.run(calls.append, 1))
-    await asyncio.sleep(0.05)
-    go.set()
+    first = asyncio.create_task(pool.run(lambda: has_started.set() or release.wait(10)))
+    assert await asyncio.to_thread(has_started.wait, 10)
+    late = asyncio.create_task(pool.run(calls.append, 1))
+    await asyncio.sleep(0)
+    clock.now = 6.0
+    release.set()
     assert await first
     with pytest.raises(Busy):
         await late
     assert not calls
-    await gate.run(calls.append, 2)
+    await pool.run(calls.append, 2)
     assert calls == [2]
-    gate.close()
+    pool.close()
 
 
 # -- the guard --------------------------------------------------------------------------------------------------------
@@ -309,7 +318,7 @@ async def answer(app, settings=None, load=None, body=(b"",), delay_s=0.0, path="
     async def send(message):
         sent.append(message)
 
-    guard = Guard(app, settings or ServerSettings(), Metrics(), load or Load())
+    guard = LimitsMiddleware(app, settings or ServerSettings(), Metrics(), load or Load())
     await guard({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])

@@ -22,10 +22,10 @@ from peg_rag import PEGEncoder, PEGIndex, ingest
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.ingest import LEDGER_FILE, model_of, sync
 from peg_rag.serving import uploads
-from peg_rag.serving.api import create_app
+from peg_rag.serving.app import create_app
+from peg_rag.serving.errors import ApiError
 from peg_rag.serving.keys import ApiKeys
-from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase, _id_of
-from peg_rag.serving.problems import ApiError
+from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase, encode_id
 from peg_rag.serving.settings import ServerSettings
 
 __all__ = ["served_model"]
@@ -86,7 +86,7 @@ def act(knowledge, action):
 
 
 def id_of(knowledge, name):
-    return next(document.id for document in knowledge.documents() if document.name == name)
+    return next(document.id for document in knowledge.list_documents() if document.name == name)
 
 
 def state_of(store, index):
@@ -147,7 +147,10 @@ def test_a_file_left_by_an_earlier_version_that_cannot_be_stored_stops_no_write(
     with opened(store, encoder) as knowledge:
         assert add(knowledge, "next.txt", "好的文件。").passages == 1
         knowledge.delete(id_of(knowledge, "old.txt"))
-        assert {document.name for document in knowledge.documents() if document.uploaded} == {"next.txt", "kept.md"}
+        assert {document.name for document in knowledge.list_documents() if document.uploaded} == {
+            "next.txt",
+            "kept.md",
+        }
 
 
 def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
@@ -408,7 +411,7 @@ def test_a_copied_store_takes_writes_beside_the_original(store, encoder, tmp_pat
     shutil.copytree(store, copy)  # its ledger names the folder of the store it was copied from
     with opened(store, encoder) as original, opened(copy, encoder) as copied:
         before = state_of(store, original.index)
-        assert {d.name for d in copied.documents() if d.uploaded} == {"old.txt", "kept.md"}
+        assert {d.name for d in copied.list_documents() if d.uploaded} == {"old.txt", "kept.md"}
         assert add(copied, "old.txt", "副本里的。").replaced
         assert add(copied, "new.txt", "只在副本里。").passages == 1
         copied.delete(id_of(copied, "kept.md"))
@@ -432,7 +435,7 @@ def test_a_source_folder_named_uploads_and_uploads_live_side_by_side(tmp_path, e
     with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension) as index:
         sync(folder, index, encoder, store)
     with opened(store, encoder) as knowledge:
-        theirs = knowledge.documents()[0]
+        theirs = knowledge.list_documents()[0]
         assert not theirs.uploaded
         added = add(knowledge, "same.txt", "上传的。")
         assert (added.replaced, added.document.uploaded) == (False, True)
@@ -445,12 +448,12 @@ def test_a_source_folder_named_uploads_and_uploads_live_side_by_side(tmp_path, e
         report = sync(folder, knowledge.index, encoder, store)
         assert (report.added, report.removed) == ([f"{UPLOADS}/more.txt"], [])
     with opened(store, encoder) as knowledge:  # after a restart as before
-        assert {d.name: d.uploaded for d in knowledge.documents()} == {
+        assert {d.name: d.uploaded for d in knowledge.list_documents()} == {
             "uploads/same.txt": False, "uploads/more.txt": False, "same.txt": True,
         }  # fmt: skip
         assert add(knowledge, "same.txt", "再次上传的。").replaced
         knowledge.delete(added.document.id)
-        assert not any(d.uploaded for d in knowledge.documents())
+        assert not any(d.uploaded for d in knowledge.list_documents())
         assert len(knowledge.index) == 2
     assert sorted(file.name for file in folder.iterdir()) == ["more.txt", "same.txt"]
 
@@ -477,7 +480,7 @@ def test_uploads_return_to_an_index_that_was_made_anew(store, encoder):
 def test_a_server_starts_while_another_process_indexes(store, encoder, monkeypatch):
     monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
     with held_ledger(store), opened(store, encoder) as knowledge:
-        assert {d.name for d in knowledge.documents() if d.uploaded} == {"old.txt", "kept.md"}
+        assert {d.name for d in knowledge.list_documents() if d.uploaded} == {"old.txt", "kept.md"}
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------
@@ -536,7 +539,7 @@ def test_writes_at_once_are_all_kept(store, encoder):
         assert not errors
         assert {name: text_of(knowledge, name) for name in expected} == expected
         in_step(store, knowledge)
-        assert {d.name for d in knowledge.documents() if d.uploaded} == {*expected, "old.txt", "kept.md"}
+        assert {d.name for d in knowledge.list_documents() if d.uploaded} == {*expected, "old.txt", "kept.md"}
 
 
 def test_uploads_of_one_name_at_once_leave_one_of_them_whole(store, encoder):
@@ -577,7 +580,7 @@ class Writer(threading.Thread):
         text = None if name in self.known and self.chance.random() < 0.4 else f"第{self.chance.random()}版，花呗还款。"
         self.under_way = (name, text)
         if text is None:
-            answer = client.delete(f"/documents/{_id_of(f'{UPLOADS}/{name}')}")
+            answer = client.delete(f"/documents/{encode_id(f'{UPLOADS}/{name}')}")
         else:
             answer = client.post("/documents", files={"files": (name, text)})
         if answer.status_code == 200:

@@ -77,8 +77,8 @@ def serve(
 
     for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart", "fastapi_swagger", "httpx_sse"):
         require(module, "serve")
-    from peg_rag.serving.api import create_app
-    from peg_rag.serving.generate import LanguageModel
+    from peg_rag.serving.app import create_app
+    from peg_rag.serving.language_model import LanguageModel
     from peg_rag.serving.run import serve as run
     from peg_rag.serving.settings import MIB, ServerSettings
 
