@@ -31,7 +31,7 @@ def test_words_are_found(question, text, words):
 
 
 @given(st.text("花呗银行卡a b，。", min_size=1, max_size=12), st.text("花呗银行卡aB b，。\n", max_size=40))
-def test_spans_are_in_order_apart_and_hold_every_shared_pair(question, text):
+def test_spans_are_sorted_disjoint_and_cover_every_shared_bigram(question, text):
     spans = Matcher(question).find_spans(text)
     assert all(start < end for start, end in spans)
     assert all(a[1] < b[0] for a, b in pairwise(spans))
