@@ -29,8 +29,8 @@ def search(
         documents = len(index)
     if as_json:
         for hit in hits:
-            print(json.dumps(knowledge.as_json(hit), ensure_ascii=False))
+            print(json.dumps(knowledge.hit_to_json(hit), ensure_ascii=False))
         return
     for rank, hit in enumerate(hits, start=1):
-        show(knowledge.shown_hit(rank, hit, query, lines=3))
+        show(knowledge.render_hit(rank, hit, query, lines=3))
     note(f"{len(hits)} of {documents:,} chunks, {mode}, {elapsed_ms:.0f} ms")
