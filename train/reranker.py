@@ -1,0 +1,285 @@
+"""Trains the bundled reranker, `peg_rag/assets/reranker-mini`, and says what it is worth on fields it never saw.
+
+Trees that learn from a model's scores on the very sources it was trained on learn to trust it too much. So two static
+models share the permitted domains between them, and each scores the domains of the other: what the trees see is what a
+new field looks like. Every choice (the trees' size, the share of the hybrid's score) is made on whole domains left out.
+
+    python train/make_text_pairs.py --out runs/text-pairs
+    python train/reranker.py halves --out runs/reranker          # two models, 25 minutes of one core each
+    python train/reranker.py candidates --out runs/reranker      # searches and features, 15 minutes
+    python train/reranker.py choose --out runs/reranker          # domains left out in turn: results/reranker.md
+    python train/reranker.py fit --out runs/reranker             # writes the bundled file
+    python train/reranker.py report --out runs/reranker          # the evaluation sets, once, to report
+
+Each step goes on where it was stopped. Needs the `train` and `eval` extras (LightGBM among them).
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import batched, groupby
+from pathlib import Path
+from typing import Any
+
+import lightgbm
+import numpy as np
+import yaml
+from experiments import NOT_CHINESE, RESULTS, data_folder
+from tqdm import tqdm
+
+from peg_rag import PEGEncoder, PEGIndex
+from peg_rag.evaluation import Evaluation, RetrievalDataset, compare, load_beir
+from peg_rag.evaluation.metrics import score_run
+from peg_rag.models import bundled_path
+from peg_rag.reranking import MiniReranker, blend
+from peg_rag.reranking.features import FEATURES, Candidates, FeatureMaker
+from peg_rag.reranking.mini import CANDIDATES, RERANKERS
+from peg_rag.reranking.rarity import Rarity, count_documents
+from peg_rag.reranking.trees import Trees
+from peg_rag.reranking.units import split_units
+from peg_rag.reranking.vectors import TokenVectors
+from peg_rag.training import Recipe, train
+from peg_rag.training.data import read_lines, text_key
+
+Array = np.ndarray
+
+HALVES = {
+    "a": ["law", "medicine", "psychology", "tourism", "film", "music"],
+    "b": ["news", "finance", "insurance", "realestate", "web", "general", "encyclopedia", "science"],
+}
+RESEARCH_ONLY = (
+    "reading-c3",
+    "encyclopedia-squad_zh",
+    "finance-afqmc",
+    "general-cinlid",
+    "law-lawyer_llama_qa",
+    "law-lawyer_llama_article",
+)
+EVALUATION_DOMAINS = {
+    "law": "law-lawyer_llama",
+    "medicine": "medical-kuake_qtr",
+    "tourism": "tourism-kdconv",
+    "news": "news-xwlb",
+    "finance": "finance-finna",
+}
+RECIPE = Path(__file__).parent / "recipes" / "peg_mini.yaml"
+DOCUMENTS = 20_000  # of a source, at most
+QUERIES = 500
+COUNTED = 5_000  # documents of a source in the table of rarity
+CUTOFF = 10
+SHARES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+PARAMETERS: dict[str, Any] = {
+    "objective": "lambdarank",
+    "label_gain": [0, 1],
+    "lambdarank_truncation_level": 15,
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 100,
+    "lambda_l2": 5.0,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "use_missing": False,
+    "deterministic": True,
+    "force_row_wise": True,
+    "num_threads": 1,
+    "verbose": -1,
+}
+ROUNDS = 200
+
+
+# -- two models, each blind to the other's domains --------------------------------------------------------------------
+
+
+def half_recipe(out: Path, half: str) -> Recipe:
+    """`peg_mini.yaml` on the domains of one half, with three fifths of its steps."""
+    tree: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    others = [domain for name, domains in HALVES.items() if name != half for domain in domains]
+    for stage in tree["stages"]:
+        stage["steps"] = 300
+        for source in stage["data"]["sources"]:
+            source["exclude"] = [*source.get("exclude", []), *(f"{domain}-*" for domain in others)]
+    tree["model"]["static"]["vocabulary"]["texts_per_file"] = 10_000
+    tree["validation"] = {"share": 0.02, "queries_per_source": 200, "distractors": 5_000}
+    tree["evaluation"] = {"every_steps": 300}
+    return Recipe.parse(tree | {"output_dir": str(out / f"half-{half}")})
+
+
+def train_halves(out: Path) -> None:
+    for half in HALVES:
+        folder = out / f"half-{half}"
+        if not (folder / "peg_rag.json").is_file():
+            train(half_recipe(out, half), resume=(folder / "recipe.yaml").is_file(), show_progress=True)
+
+
+def blind_half(out: Path, domain: str) -> Path:
+    """The model that never saw a domain."""
+    (half,) = [name for name, domains in HALVES.items() if domain not in domains]
+    return out / f"half-{half}"
+
+
+# -- candidates and their features ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of pairs as a small search task: its positives are the corpus."""
+
+    name: str
+    texts: list[str]
+    queries: list[str]
+    relevant: list[set[int]]
+
+    @property
+    def domain(self) -> str:
+        return self.name.split("-")[0]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The candidates of a source's queries, one after the other.
+
+    Attributes:
+        rows: (candidates, features).
+        labels: (candidates,) 1 for relevant ones.
+        fused: (candidates,) the hybrid's scores.
+        sizes: (queries,) candidates of each.
+        relevant: (queries,) relevant documents in the corpus, found or not.
+    """
+
+    rows: Array
+    labels: Array
+    fused: Array
+    sizes: Array
+    relevant: Array
+
+    def ndcg(self, scores: Array) -> Array:
+        """(queries,) nDCG@10."""
+        values = []
+        for part, relevant in zip(self.parts(), self.relevant, strict=True):
+            gains = self.labels[part][np.argsort(-scores[part], kind="stable")][:CUTOFF]
+            ideal = np.sum(1 / np.log2(np.arange(2, 2 + min(relevant, CUTOFF))))
+            values.append(float(np.sum(gains / np.log2(np.arange(2, 2 + len(gains)))) / ideal))
+        return np.array(values)
+
+    def blended(self, trees: Array, share: float) -> Array:
+        """(candidates,) what the reranker would score with this share."""
+        return np.concatenate([blend(trees[part], self.fused[part], share) for part in self.parts()])
+
+    def parts(self) -> list[slice]:
+        ends = np.cumsum(self.sizes)
+        return [slice(end - size, end) for end, size in zip(ends.tolist(), self.sizes.tolist(), strict=True)]
+
+
+def permitted_files(data: Path) -> list[Path]:
+    files = sorted((data / "pairs").glob("*.jsonl.zst"))
+    return [file for file in files if file.name.removesuffix(".jsonl.zst") not in RESEARCH_ONLY]
+
+
+def read_source(file: Path) -> Source:
+    """The first texts of a file, and queries drawn by the hash of their text."""
+    documents: dict[str, int] = {}
+    relevant: dict[str, set[int]] = {}
+    for line in read_lines(file):
+        row = json.loads(line)
+        if row["query"] == row["positive"] or (row["positive"] not in documents and len(documents) >= DOCUMENTS):
+            continue
+        relevant.setdefault(row["query"], set()).add(documents.setdefault(row["positive"], len(documents)))
+    queries = sorted(relevant, key=text_key)[:QUERIES]
+    return Source(file.name.removesuffix(".jsonl.zst"), list(documents), queries, [relevant[q] for q in queries])
+
+
+def search(encoder: PEGEncoder, texts: Sequence[str], queries: Sequence[str]) -> Iterator[tuple[list[int], Candidates]]:
+    """The hybrid's first candidates of each query: their numbers, and what the reranker sees of them."""
+    with PEGIndex() as index:
+        index.upsert([str(number) for number in range(len(texts))], texts, encoder.encode_documents(texts))
+        for some in batched(queries, 100):
+            vectors = encoder.encode_queries(some)
+            for hits in index.search_batch(vectors, list(some), k=CANDIDATES, mode="hybrid"):
+                sides = [np.array([hit.scores[side] for hit in hits]) for side in ("dense", "lexical", "fused")]
+                yield [int(hit.id) for hit in hits], Candidates([hit.text for hit in hits], *sides)
+
+
+def judge(source: Source, encoder: PEGEncoder, maker: FeatureMaker) -> Judged:
+    rows, labels, fused, sizes = [], [], [], []
+    results = search(encoder, source.texts, source.queries)
+    for query, relevant, (numbers, candidates) in zip(source.queries, source.relevant, results, strict=True):
+        rows.append(maker.make(query, candidates).astype(np.float32))
+        labels.append([number in relevant for number in numbers])
+        fused.append(candidates.fused)
+        sizes.append(len(numbers))
+    relevant_counts = np.array([len(relevant) for relevant in source.relevant])
+    return Judged(
+        np.concatenate(rows), np.concatenate(labels).astype(int), np.concatenate(fused), np.array(sizes), relevant_counts
+    )
+
+
+def rarity_counts(sources: Sequence[Source]) -> dict[str, tuple[Array, Array, int]]:
+    """By domain, in how many documents units and pairs stand."""
+    counts: dict[str, tuple[Array, Array, int]] = {}
+    for source in tqdm(sources, desc="rarity"):
+        texts = source.texts[:COUNTED]
+        new = count_documents(split_units(list(some)) for some in batched(texts, 500))
+        old = counts.get(source.domain)
+        counts[source.domain] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))  # type: ignore[assignment]
+    return counts
+
+
+def rarity_without(counts: Mapping[str, tuple[Array, Array, int]], domain: str | None) -> Rarity:
+    """The table without a domain's texts."""
+    some = [count for name, count in counts.items() if name != domain]
+    return Rarity.of(sum(c[0] for c in some), sum(c[1] for c in some), sum(c[2] for c in some))  # type: ignore[arg-type]
+
+
+def make_candidates(out: Path, data: Path) -> None:
+    sources = [read_source(file) for file in permitted_files(data)]
+    counts = load_counts(out, sources)
+    for folder, some in groupby(sorted(sources, key=lambda s: str(blind_half(out, s.domain))), lambda s: blind_half(out, s.domain)):
+        missing = [source for source in some if not judged_file(out, source.name).is_file()]
+        if not missing:
+            continue
+        vectors = TokenVectors.load(folder)
+        with PEGEncoder(folder) as encoder:
+            for source in tqdm(missing, desc=folder.name):
+                judged = judge(source, encoder, FeatureMaker(vectors, rarity_without(counts, source.domain)))
+                judged_file(out, source.name).parent.mkdir(exist_ok=True)
+                np.savez(judged_file(out, source.name), **vars(judged))
+
+
+def load_counts(out: Path, sources: Sequence[Source] = ()) -> dict[str, tuple[Array, Array, int]]:
+    file = out / "rarity.npz"
+    if not file.is_file():
+        counts = rarity_counts(sources)
+        arrays = {f"{domain} {part}": array for domain, count in counts.items() for part, array in enumerate(count)}
+        np.savez_compressed(file, **arrays)
+    with np.load(file) as arrays:
+        domains = {name.split()[0] for name in arrays}
+        return {d: (arrays[f"{d} 0"], arrays[f"{d} 1"], int(arrays[f"{d} 2"])) for d in sorted(domains)}
+
+
+def judged_file(out: Path, name: str) -> Path:
+    return out / "judged" / f"{name}.npz"
+
+
+def load_judged(out: Path) -> dict[str, Judged]:
+    judged = {}
+    for file in sorted((out / "judged").glob("*.npz")):
+        with np.load(file) as arrays:
+            judged[file.stem] = Judged(**{name: arrays[name] for name in arrays})
+    return judged
+
+
+# -- trees ------------------------------------------------------------------------------------------------------------
+
+
+def grow(sources: Sequence[Judged], seed: int = 0, **changes: Any) -> lightgbm.Booster:
+    """LambdaMART on the queries that have a relevant candidate; one source weighs by its queries."""
+    parameters = PARAMETERS | {"seed": seed} | changes
+    rounds = parameters.pop("rounds", ROUNDS)
+    rows = np.concatenate([judged.rows for judged in sources])
+    labels = np.concatenate([judged.labels for judged in sources])
+    sizes = np.concatenate([judged.sizes for judged in sources])
+    data = lightgbm.Dataset(rows, labels, group=sizes, feature_name=list(FEATURES), params=parameters)
+    return lightgbm.train(parameters, data, rounds)
