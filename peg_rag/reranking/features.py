@@ -54,7 +54,7 @@ class FeatureMaker:
     rarity: Rarity
 
     def make(self, query: str, candidates: Candidates) -> Array:
-        """(candidates, len(FEATURES)) float64; finite, whatever the texts are."""
+        """(candidates, len(FEATURES)) float32; finite, whatever the texts are."""
         documents = split_units(candidates.texts)
         question = _first_units(split_units([query]), QUERY_UNITS)
         columns = {
@@ -64,7 +64,7 @@ class FeatureMaker:
             **length_features(question, documents),
         }
         columns |= {f"{name}_behind": columns[name] - columns[name].max() for name in COMPARED}
-        return np.stack([columns[name] for name in FEATURES], axis=1)
+        return np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float32)
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -120,7 +120,7 @@ def _stands_out(scores: Array) -> float:
 
 def match_features(question: Units, documents: Units, rarity: Rarity) -> dict[str, Array]:
     """How much of the query stands in each document: single units, pairs, threes, the longest run; and how densely."""
-    columns = {name: np.zeros(len(documents)) for name in MATCHES}
+    columns = {name: np.zeros(len(documents)) for name in MATCHES} | {"words_coverage": np.ones(len(documents))}
     longest = np.zeros(len(documents))
     if len(question.codes):
         for runs in common_runs(question.codes, documents):
