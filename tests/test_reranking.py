@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -384,3 +386,119 @@ def test_hits_without_a_hybrids_scores_are_refused() -> None:
     with pytest.raises(UnsupportedSearch, match="'lexical'"):
         make_reranker().score_hits("花呗", [Hit("1", "花呗", 0.5, {"dense": 0.5, "fused": 0.5})])
     assert make_reranker().score_hits("花呗", []).tolist() == []
+
+
+# -- in a search ------------------------------------------------------------------------------------------------------
+
+PASSAGES = ["花呗还款", "花呗逾期还款", "银行卡绑定", "理财", "abc 12 花呗"]
+
+
+@pytest.fixture
+def index(letters: LetterEncoder) -> PEGIndex:
+    index = PEGIndex(identity=letters.identity)
+    metadatas = [{"number": number, "tags": ["甲"]} for number in range(len(PASSAGES))]
+    index.upsert([f"id{n}" for n in range(len(PASSAGES))], PASSAGES, letters.encode_documents(PASSAGES), metadatas)
+    return index
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> MiniReranker:
+    """Stands where the bundled reranker does."""
+    reranker = make_reranker()
+    monkeypatch.setattr("peg_rag.retriever._load_reranker", lambda name: reranker)
+    return reranker
+
+
+def test_reranked_hits_are_the_hybrids_in_the_rerankers_order(
+    index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker
+) -> None:
+    plain = Retriever(index, letters, k=50, mode="hybrid").retrieve("花呗逾期")
+    hits = Retriever(index, letters, k=50, mode="hybrid", rerank="mini").retrieve("花呗逾期")
+    scores = dict(zip([hit.id for hit in plain], tiny.score_hits("花呗逾期", plain), strict=True))
+    assert [hit.id for hit in hits] == sorted(scores, key=lambda name: -scores[name])
+    before = {hit.id: hit for hit in plain}
+    for hit in hits:
+        assert hit.score == hit.scores["rerank"] == pytest.approx(scores[hit.id], abs=1e-9)
+        assert {name: hit.scores[name] for name in before[hit.id].scores} == before[hit.id].scores
+        assert hit.metadata == before[hit.id].metadata
+        assert hit.text == before[hit.id].text
+
+
+def test_a_reranked_batch_is_its_queries_one_by_one(index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker) -> None:
+    retriever = Retriever(index, letters, k=2, mode="hybrid", rerank="mini")
+    questions = ["花呗", "银行卡", "zzz", "。"]
+    for hits, question in zip(retriever.retrieve_batch(questions), questions, strict=True):
+        alone = retriever.retrieve(question)
+        assert [hit.id for hit in hits] == [hit.id for hit in alone]
+        assert len(hits) == 2
+
+
+def test_candidates_that_the_reranker_looks_at(index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker) -> None:
+    calls = []
+
+    class Counting:
+        identity = letters.identity
+
+        def search_batch(self, *arguments: Any, **settings: Any) -> list[list[Hit]]:
+            calls.append(settings["k"])
+            return index.search_batch(*arguments, **settings)
+
+    retriever = Retriever(Counting(), letters, k=3, mode="hybrid", rerank="mini")
+    assert len(retriever.retrieve("花呗")) == 3
+    assert len(retriever.retrieve("花呗", k=70)) == len(PASSAGES)
+    assert retriever.retrieve("花呗", k=0) == []
+    assert calls == [50, 70, 0]
+    assert [hit.metadata["number"] for hit in retriever.retrieve("花呗", where={"number": 4})] == [4]
+    assert Retriever(PEGIndex(), letters, mode="hybrid", rerank="mini").retrieve("花呗") == []
+
+
+def test_rerank_is_refused_where_it_cannot_work(index: PEGIndex, letters: LetterEncoder) -> None:
+    with pytest.raises(InvalidInput, match="'mini'"):
+        Retriever(index, letters, mode="hybrid", rerank="maxi")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="hybrid search"):
+        Retriever(index, letters, mode="dense", rerank="mini")
+    with pytest.raises(InvalidInput, match="leave one out"):
+        Retriever(index, letters, object(), mode="hybrid", rerank="mini")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="hybrid search"):
+        Retriever(index, letters, mode="hybrid", rerank="mini").retrieve("花呗", mode="lexical")
+
+
+# -- the bundled one --------------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_reranker_prefers_the_passage_with_the_name(letters: LetterEncoder) -> None:
+    from peg_rag import PEGEncoder
+
+    passages = [
+        "八达岭长城的门票旺季40元，淡季35元。",
+        "慕田峪长城的门票45元，六十岁以上老人半价。",
+        "长城的门票可以在网上预约，也可以现场购买。",
+        "故宫的门票旺季60元。",
+    ]
+    with PEGEncoder("peg-mini") as encoder, PEGIndex(identity=encoder.identity) as index:
+        index.upsert(list("abcd"), passages, encoder.encode_documents(passages))
+        retriever = Retriever(index, encoder, mode="hybrid", rerank="mini")
+        first = retriever.retrieve("慕田峪长城门票多少钱")
+        assert first[0].id == "b"
+        assert len(first) == 4
+        assert retriever.retrieve("慕田峪长城门票多少钱") == first
+
+
+def test_the_bundled_reranker_is_whole() -> None:
+    reranker = load_reranker("mini")
+    assert load_reranker("mini") is reranker
+    assert 0 < reranker.share <= 1
+    with pytest.raises(InvalidInput, match="'mini'"):
+        load_reranker("maxi")
+
+
+def test_it_is_imported_only_when_used_and_brings_no_torch() -> None:
+    code = """
+import sys, peg_rag.retriever
+assert "peg_rag.reranking" not in sys.modules
+from peg_rag.reranking import load_reranker
+load_reranker("mini")
+print([name for name in ("torch", "lightgbm", "transformers", "tokenizers") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -25,14 +25,15 @@ from typing import Any
 import lightgbm
 import numpy as np
 import yaml
-from experiments import NOT_CHINESE, RESULTS, data_folder
+from experiments import NOT_CHINESE, RESULTS, Runs, data_folder
 from tqdm import tqdm
 
 from peg_rag import PEGEncoder, PEGIndex
-from peg_rag.evaluation import Evaluation, RetrievalDataset, compare, load_beir
-from peg_rag.evaluation.metrics import score_run
+from peg_rag.evaluation import Indexed, RetrievalDataset, compare, evaluate, load_beir
+from peg_rag.evaluation.metrics import Run
+from peg_rag.evaluation.systems import query_texts
 from peg_rag.models import bundled_path
-from peg_rag.reranking import MiniReranker, blend
+from peg_rag.reranking import MiniReranker, blend, load_reranker
 from peg_rag.reranking.features import FEATURES, Candidates, FeatureMaker
 from peg_rag.reranking.mini import CANDIDATES, RERANKERS
 from peg_rag.reranking.rarity import Rarity, count_documents
@@ -98,6 +99,7 @@ PARAMETERS: dict[str, Any] = {
     "verbose": -1,
 }
 ROUNDS = 200
+SHARE = 0.5
 
 
 # -- two models, each blind to the other's domains --------------------------------------------------------------------
@@ -305,6 +307,8 @@ def left_out_scores(judged: Mapping[str, Judged], seed: int = 0, **changes: Any)
     """By source, (candidates,) scores of trees that never saw its domain."""
     scores: dict[str, Array] = {}
     for domains in FOLDS:
+        if not any(domain_of(name) in domains for name in judged):
+            continue
         booster = grow([j for name, j in judged.items() if domain_of(name) not in domains], seed, **changes)
         for name, some in judged.items():
             if domain_of(name) in domains:
@@ -324,6 +328,118 @@ def domain_of(source: str) -> str:
     return source.split("-")[0]
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a setting gains on domains that its trees never saw: points of nDCG@10, by share and domain."""
+
+    name: str
+    hybrid: dict[str, float]
+    gains: dict[float, dict[str, float]]
+
+    def mean(self, share: float) -> float:
+        return float(np.mean(list(self.gains[share].values())))
+
+    @property
+    def best(self) -> float:
+        """The share with the largest mean gain."""
+        return max(self.gains, key=self.mean)
+
+
+def measure(name: str, judged: Mapping[str, Judged], scores: Mapping[str, Array]) -> Choice:
+    hybrid = by_domain({source: float(some.ndcg(some.fused).mean()) for source, some in judged.items()})
+    gains = {}
+    for share in SHARES:
+        values = {s: float(some.ndcg(some.blended(scores[s], share)).mean()) for s, some in judged.items()}
+        gains[share] = {domain: 100 * (value - hybrid[domain]) for domain, value in by_domain(values).items()}
+    return Choice(name, hybrid, gains)
+
+
+# -- the bundled file, and what it is worth ---------------------------------------------------------------------------
+
+
+def fit(out: Path, domain: str | None, vectors: Path) -> MiniReranker:
+    """The reranker that never saw a domain (None: that saw all), for the token vectors of a model."""
+    judged = load_judged(out)
+    trees = Trees.from_lightgbm(grow([j for name, j in judged.items() if domain_of(name) != domain]).dump_model())
+    maker = FeatureMaker(TokenVectors.load(vectors), rarity_without(load_counts(out), domain))
+    return MiniReranker(maker, trees, SHARE)
+
+
+@dataclass(frozen=True)
+class Reranking:
+    """The hybrid's candidates in the reranker's order, as an evaluated system."""
+
+    encoder: PEGEncoder
+    reranker: MiniReranker
+    name: str = "hybrid, reranked"
+
+    def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
+        ids = list(dataset.corpus)
+        queries = query_texts(dataset)
+        results = search(self.encoder, list(dataset.corpus.values()), queries)
+        run: Run = {}
+        for name, query, (numbers, candidates) in zip(dataset.qrels, queries, results, strict=True):
+            scores = self.reranker.score(query, candidates).tolist()
+            run[name] = {ids[number]: score for number, score in zip(numbers, scores, strict=True)}
+        return run
+
+
+def report(out: Path, data: Path) -> None:
+    """Score the evaluation sets with the bundled file, and those of left-out domains with models that never saw them."""
+    runs = Runs(RESULTS / "reranker.jsonl")
+    sets = [p for p in sorted((data / "eval").iterdir()) if p.is_dir() and p.name not in NOT_CHINESE]
+    for folder in sets:
+        if not runs.has({"left_out": None, "set": folder.name}):
+            with PEGEncoder("peg-mini") as encoder:
+                runs.add({"left_out": None, **compared(encoder, load_reranker("mini"), load_beir(folder))})
+    for domain, name in EVALUATION_DOMAINS.items():
+        if not runs.has({"left_out": domain}):
+            folder = blind_half(out, domain)
+            with PEGEncoder(folder) as encoder:
+                reranker = fit(out, domain, folder)
+                runs.add({"left_out": domain, **compared(encoder, reranker, load_beir(data / "eval" / name))})
+    write_report(runs)
+
+
+def compared(encoder: PEGEncoder, reranker: MiniReranker, dataset: RetrievalDataset) -> dict[str, Any]:
+    hybrid = evaluate(Indexed("hybrid", encoder, "hybrid"), dataset)
+    again = evaluate(Reranking(encoder, reranker), dataset)
+    difference = compare([hybrid], [again])
+    return {
+        "set": dataset.name,
+        "hybrid": hybrid.mean(),
+        "reranked": again.mean(),
+        "low": difference.low,
+        "high": difference.high,
+        "p": difference.p,
+        "wins": difference.wins,
+        "losses": difference.losses,
+    }
+
+
+def write_report(runs: Runs) -> None:
+    lines = ["# The reranker", "", "Made by `train/reranker.py`. nDCG@10; differences in points, with 95 % intervals.", ""]
+    for title, rows in (
+        ("`peg-mini` and the bundled file", [row for row in runs if row["left_out"] is None]),
+        ("Domains that neither the model nor the trees saw", [row for row in runs if row["left_out"] is not None]),
+    ):
+        lines += [f"## {title}", "", "| set | hybrid | reranked | difference | p | better | worse |", "|---|" + "---:|" * 6]
+        lines += [report_row(row) for row in rows]
+        hybrid, reranked = (float(np.mean([row[side] for row in rows])) for side in ("hybrid", "reranked"))
+        lines += [f"| **mean** | {hybrid:.3f} | {reranked:.3f} | {100 * (reranked - hybrid):+.1f} | | | |", ""]
+    text = "\n".join(lines)
+    (RESULTS / "reranker.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def report_row(row: Mapping[str, Any]) -> str:
+    points = f"{100 * (row['reranked'] - row['hybrid']):+.1f} [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return (
+        f"| {row['set']} | {row['hybrid']:.3f} | {row['reranked']:.3f} | {points} | {row['p']:.4f} "
+        f"| {row['wins']} | {row['losses']} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=["halves", "candidates", "choose", "fit", "report"])
@@ -336,6 +452,12 @@ def main() -> None:
         train_halves(arguments.out)
     elif arguments.step == "candidates":
         make_candidates(arguments.out, data)
+    elif arguments.step == "choose":
+        choose(arguments.out)
+    elif arguments.step == "fit":
+        fit(arguments.out, None, bundled_path("peg-mini")).save(bundled_path(RERANKERS["mini"]))
+    else:
+        report(arguments.out, data)
 
 
 if __name__ == "__main__":
