@@ -102,7 +102,7 @@ class Retriever:
         fusion: `rrf` or `convex`, for hybrid mode; None for the searcher's own choice.
         fetch_k: candidates for each ranking, for MMR and for the reranker; None for four times k, 20 at least.
         diversity: for MMR, from 0 (only relevance counts) to 1 (only difference counts).
-        rerank: `mini` for the bundled reranker, which needs mode `hybrid` and looks at `fetch_k` candidates, 50 if None.
+        rerank: `mini` for the bundled reranker, in mode `hybrid`; it looks at `fetch_k` candidates, 50 if None.
 
     Raises:
         IndexMismatch: the documents' vectors were made by another model than the encoder's.

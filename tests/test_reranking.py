@@ -25,11 +25,32 @@ from peg_rag.reranking.trees import Trees
 from peg_rag.reranking.units import MAX_CHARACTERS, split_units, unit_code, unit_strings
 from peg_rag.reranking.vectors import LONGEST_WORD, TokenVectors
 
-TOKENS = ["<unk>", "花", "呗", "花呗", "还", "还款", "逾期还款", "abc", "12", "の", "😀", "花呗12", "。", "银行卡", "卡", "行卡"]
+TOKENS = [
+    "<unk>",
+    "花",
+    "呗",
+    "花呗",
+    "还",
+    "还款",
+    "逾期还款",
+    "abc",
+    "12",
+    "の",
+    "😀",
+    "花呗12",
+    "。",
+    "银行卡",
+    "卡",
+    "行卡",
+]
 ODD = ["", "😀😀", "。、！", "花呗" * 3_000, "ＡＢＣ 花呗", "a" * 5_000, "花\n呗\r\n12", "\U00020001花", "ﬁ 花", "İ花"]
 
-texts = st.one_of(st.text(alphabet="花呗还款逾期银行卡abc12 。\n😀", max_size=60), st.text(max_size=20), st.sampled_from(ODD))
-queries = st.text(alphabet="花呗还款逾期银行卡abc12 。", min_size=1, max_size=30) | st.sampled_from([t for t in ODD if t])
+texts = st.one_of(
+    st.text(alphabet="花呗还款逾期银行卡abc12 。\n😀", max_size=60), st.text(max_size=20), st.sampled_from(ODD)
+)
+queries = st.text(alphabet="花呗还款逾期银行卡abc12 。", min_size=1, max_size=30) | st.sampled_from(
+    [t for t in ODD if t]
+)
 documents = st.lists(texts, min_size=1, max_size=6)
 twins = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -84,9 +105,15 @@ def slow_columns(query: str, texts: Sequence[str], rarity: Rarity) -> dict[str, 
     for length, kind in enumerate(module.KINDS, start=1):
         wanted = sorted(set(runs_of(question, length)))
         standing = [runs_of(text, length) for text in units]
-        local = {run: math.log1p((len(texts) - n + 0.5) / (n + 0.5)) for run in wanted for n in [sum(run in s for s in standing)]}
+        local = {
+            run: math.log1p((len(texts) - n + 0.5) / (n + 0.5))
+            for run in wanted
+            for n in [sum(run in s for s in standing)]
+        }
         general = {run: rarity_of(run, rarity) for run in wanted}
-        any_shorter = length == 1 or any(set(runs_of(question, length - 1)) & set(runs_of(t, length - 1)) for t in units)
+        any_shorter = length == 1 or any(
+            set(runs_of(question, length - 1)) & set(runs_of(t, length - 1)) for t in units
+        )
         for runs, text in zip(standing, units, strict=True):
             row = slow_run_features(kind, wanted, runs, text, local, general) if wanted and any_shorter else {}
             for name in module.MATCHES:
@@ -159,7 +186,10 @@ def slow_word_columns(query: str, texts: Sequence[str], vectors: TokenVectors) -
     aim = sum(weight[token] * vectors.directions[token].astype(float) for token in weight)
     aim /= np.linalg.norm(aim)
     for words in units:
-        best = {t: max((float(vectors.directions[w] @ vectors.directions[t]) for _, _, w in words), default=0.0) for t in weight}
+        best = {
+            t: max((float(vectors.directions[w] @ vectors.directions[t]) for _, _, w in words), default=0.0)
+            for t in weight
+        }
         columns["words_best"].append(sum(weight[t] * best[t] for t in weight) / total)
         columns["words_best_plain"].append(float(np.mean(list(best.values()))))
         columns["words_best_least"].append(min(best.values()))
@@ -243,7 +273,9 @@ def test_features_are_finite_and_go_with_their_document(query: str, texts: list[
     assert np.isfinite(rows).all()
     order = list(range(len(texts)))
     random.shuffle(order)
-    moved = maker.make(query, Candidates([texts[i] for i in order], scores[order], scores[order] ** 2, scores[order] / 2))
+    moved = maker.make(
+        query, Candidates([texts[i] for i in order], scores[order], scores[order] ** 2, scores[order] / 2)
+    )
     assert moved == pytest.approx(rows[order], abs=1e-5)
 
 
@@ -276,7 +308,9 @@ def test_rarity_counts_documents_not_occurrences() -> None:
     assert count == 3
     codes = np.array([unit_code(unit) for unit in "花呗还款"])
     assert units[hash_units(codes)].tolist() == [2, 2, 2, 1]
-    both = np.array([[unit_code("花"), unit_code("呗")], [unit_code("花"), unit_code("花")], [unit_code("呗"), unit_code("还")]])
+    both = np.array(
+        [[unit_code("花"), unit_code("呗")], [unit_code("花"), unit_code("花")], [unit_code("呗"), unit_code("还")]]
+    )
     assert pairs[hash_pairs(both)].tolist() == [2, 1, 1]
     rarity = Rarity.of(units, pairs, count)
     common, rare, unseen = rarity.of_units(np.array([unit_code("花"), unit_code("款"), unit_code("卡")]))
@@ -424,7 +458,9 @@ def test_reranked_hits_are_the_hybrids_in_the_rerankers_order(
         assert hit.text == before[hit.id].text
 
 
-def test_a_reranked_batch_is_its_queries_one_by_one(index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker) -> None:
+def test_a_reranked_batch_is_its_queries_one_by_one(
+    index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker
+) -> None:
     retriever = Retriever(index, letters, k=2, mode="hybrid", rerank="mini")
     questions = ["花呗", "银行卡", "zzz", "。"]
     for hits, question in zip(retriever.retrieve_batch(questions), questions, strict=True):

@@ -15,7 +15,7 @@ from peg_rag.hits import Hit
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
-    from peg_rag.retriever import BundledReranker, Mode
+    from peg_rag.retriever import Mode
 
 MODES = ("hybrid", "dense", "lexical")
 
@@ -48,7 +48,7 @@ def find(
         raise InvalidInput(f"--rerank {rerank}: {' or '.join(BUNDLED_RERANKERS)} is expected")
     if rerank is not None and mode != "hybrid":
         raise InvalidInput(f"--rerank {rerank} needs --mode hybrid, not {mode}")
-    retriever = Retriever(index, encoder, k=k, mode=cast("Mode", mode), rerank=cast("BundledReranker | None", rerank))
+    retriever = Retriever(index, encoder, k=k, mode=cast("Mode", mode), rerank=rerank)
     return retriever.retrieve_batch(queries)
 
 

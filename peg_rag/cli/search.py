@@ -16,7 +16,9 @@ def search(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Default: the model the store was made with.")
     ] = None,
-    rerank: Annotated[str | None, typer.Option(help="mini: the bundled reranker looks again at 50 hybrid hits.")] = None,
+    rerank: Annotated[
+        str | None, typer.Option(help="mini: the bundled reranker looks again at 50 hybrid hits.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each hit, in a line.")] = False,
 ) -> None:
     """Search a store."""

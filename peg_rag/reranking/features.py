@@ -101,11 +101,11 @@ def _standard(scores: Array) -> Array:
 
 def _places(scores: Array) -> Array:
     """log2(1 + how many are better)."""
-    return np.log2(1.0 + np.sum(scores[None, :] > scores[:, None], axis=1))
+    return np.asarray(np.log2(1.0 + np.sum(scores[None, :] > scores[:, None], axis=1)))
 
 
 def _stands_out(scores: Array) -> float:
-    """How far the best stands above those that follow, in their standard deviations: 0 to 10; 1 for fewer than three."""
+    """How far the best stands above the next ones, in their standard deviations: 0 to 10; 1 for fewer than three."""
     ordered = np.sort(scores)[::-1]
     followers = ordered[1 : 1 + FOLLOWERS]
     if len(followers) < 2:
@@ -165,7 +165,7 @@ def word_coverage(units: Runs, documents: Units) -> Array:
     is_word = units.codes[:, 0] >= CODE_POINTS
     if not is_word.any():
         return np.ones(len(documents))
-    return np.mean(count_runs(units, documents)[:, is_word] > 0, axis=1)
+    return np.asarray(np.mean(count_runs(units, documents)[:, is_word] > 0, axis=1))
 
 
 def _first_matches(runs: Runs, documents: Units) -> Array:
@@ -230,7 +230,9 @@ def _stretches(words: Words, nearness: Array, lengths: Array, documents: Units) 
     ends = np.arange(1, len(tokens) + 1)
     starts = np.maximum(firsts[rows], ends - WORD_WINDOW)
     means = (products[ends] - products[starts]) / np.maximum(weights[ends] - weights[starts], 1e-12)
-    whole = (products[firsts[1:]] - products[firsts[:-1]]) / np.maximum(weights[firsts[1:]] - weights[firsts[:-1]], 1e-12)
+    whole = (products[firsts[1:]] - products[firsts[:-1]]) / np.maximum(
+        weights[firsts[1:]] - weights[firsts[:-1]], 1e-12
+    )
     return {"words_window": _best_of_rows(means[:, None], rows, len(documents))[:, 0], "words_mean": whole}
 
 
@@ -275,7 +277,11 @@ WORDS = (
     "words_mean",
 )
 SCORES = (
-    *(f"{side}_{what}" for side in ("dense", "lexical", "fused") for what in ("scaled", "standard", "place", "stands_out")),
+    *(
+        f"{side}_{what}"
+        for side in ("dense", "lexical", "fused")
+        for what in ("scaled", "standard", "place", "stands_out")
+    ),
     "lexical_share",
     "agreement",
 )

@@ -61,7 +61,7 @@ def count_documents(batches: Iterable[Units]) -> tuple[Array, Array, int]:
 
 def hash_units(codes: Array) -> Array:
     """(n,) places in the table of units."""
-    return (codes.astype(np.uint64) * _FIRST) >> np.uint64(64 - UNIT_BITS)
+    return np.asarray((codes.astype(np.uint64) * _FIRST) >> np.uint64(64 - UNIT_BITS))
 
 
 def hash_pairs(codes: Array) -> Array:
@@ -69,7 +69,7 @@ def hash_pairs(codes: Array) -> Array:
     both = codes.astype(np.uint64)
     mixed = both[:, 0] * _FIRST + both[:, 1] * _SECOND
     mixed = (mixed ^ (mixed >> np.uint64(29))) * _FIRST
-    return mixed >> np.uint64(64 - PAIR_BITS)
+    return np.asarray(mixed >> np.uint64(64 - PAIR_BITS))
 
 
 def _per_document(rows: Array, places: Array, bits: int) -> Array:
@@ -79,4 +79,4 @@ def _per_document(rows: Array, places: Array, bits: int) -> Array:
 
 def _in_bytes(counts: Array, documents: int) -> Array:
     idf = np.log((documents + 1) / (counts + 1))
-    return np.round(255 * idf / np.log(documents + 1)).astype(np.uint8)
+    return np.asarray(np.round(255 * idf / np.log(documents + 1)), dtype=np.uint8)

@@ -1,7 +1,7 @@
 """Gradient-boosted trees, read from a file and evaluated with NumPy.
 
-LightGBM grows them (`train/reranker.py`); a user of the package needs neither it nor a compiler. All trees are walked at
-once, one level a step: about 1 ms for fifty rows and 200 trees.
+LightGBM grows them (`train/reranker.py`); a user of the package needs neither it nor a compiler. All trees are walked
+at once, one level a step: about 1 ms for fifty rows and 200 trees.
 """
 
 from collections.abc import Mapping

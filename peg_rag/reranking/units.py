@@ -52,7 +52,7 @@ class Units:
     @property
     def ends(self) -> Array:
         """(units,) where the text of each unit ends."""
-        return self.starts[self.rows + 1]
+        return np.asarray(self.starts[self.rows + 1])
 
 
 def split_units(texts: Sequence[str]) -> Units:

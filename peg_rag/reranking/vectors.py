@@ -153,7 +153,7 @@ def _packed(codes: Sequence[int]) -> int:
 
 
 def _packed_runs(texts: Units) -> Iterator[Array]:
-    """For each length up to `LONGEST_WORD`: (units,) `_packed` of the run that begins there, 0 where it leaves its text."""
+    """For each length up to `LONGEST_WORD`: (units,) `_packed` of the run at each unit, 0 where it leaves its text."""
     codes = texts.codes.astype(np.uint64)
     yield codes
     narrow = np.where(codes < _WIDE, codes, 0)
@@ -168,7 +168,7 @@ def _packed_runs(texts: Units) -> Iterator[Array]:
 
 
 def _hashed(codes: Array) -> Array:
-    return (codes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _FILTER_BITS)
+    return np.asarray((codes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _FILTER_BITS))
 
 
 def _in_main_directions(vectors: Array) -> Array:
@@ -177,7 +177,7 @@ def _in_main_directions(vectors: Array) -> Array:
         return vectors
     sample = vectors[:_SAMPLE]  # the commonest tokens come first
     _, directions = np.linalg.eigh(sample.T @ sample)  # ascending
-    return vectors @ directions[:, -DIMENSION:]
+    return np.asarray(vectors @ directions[:, -DIMENSION:])
 
 
 def _unit_rows(vectors: Array) -> Array:
