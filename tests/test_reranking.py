@@ -499,6 +499,35 @@ def test_rerank_is_refused_where_it_cannot_work(index: PEGIndex, letters: Letter
         Retriever(index, letters, mode="hybrid", rerank="mini").retrieve("花呗", mode="lexical")
 
 
+def test_langchains_retriever_reranks_only_when_told(
+    index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker, tmp_path: Path
+) -> None:
+    from langchain_core.embeddings import Embeddings
+
+    from peg_rag.langchain import PEGRetriever, PEGVectorStore
+
+    class Letters(Embeddings):
+        identity = letters.identity
+
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return letters.encode_documents(texts).tolist()
+
+        def embed_query(self, text: str) -> list[float]:
+            return letters.encode_queries([text])[0].tolist()
+
+    store = PEGVectorStore(Letters())
+    store.add_texts(PASSAGES, [{"number": number} for number in range(len(PASSAGES))])
+    plain = PEGRetriever(vectorstore=store, search_type="hybrid", k=3, with_scores=True).invoke("花呗逾期")
+    assert all("rerank" not in document.metadata["scores"] for document in plain)
+    hits = PEGRetriever(vectorstore=store, search_type="hybrid", k=3, with_scores=True, rerank="mini").invoke(
+        "花呗逾期"
+    )
+    assert all("rerank" in document.metadata["scores"] for document in hits)
+    assert all(PASSAGES[document.metadata["number"]] == document.page_content for document in hits)
+    with pytest.raises(ValueError, match="rerank"):
+        PEGRetriever(vectorstore=store, search_type="hybrid", rerank="maxi")
+
+
 # -- the bundled one --------------------------------------------------------------------------------------------------
 
 
