@@ -183,13 +183,10 @@ def slow_word_columns(query: str, texts: Sequence[str], vectors: TokenVectors) -
         return {name: [0.0] * len(texts) for name in module.WORDS}
     weight = {token: vectors.lengths[token] * question.count(token) for token in question}
     total = sum(weight.values())
-    aim = sum(weight[token] * vectors.directions[token].astype(float) for token in weight)
+    aim = sum(weight[token] * vectors.directions_of(np.array([token]))[0].astype(float) for token in weight)
     aim /= np.linalg.norm(aim)
     for words in units:
-        best = {
-            t: max((float(vectors.directions[w] @ vectors.directions[t]) for _, _, w in words), default=0.0)
-            for t in weight
-        }
+        best = {t: max((likeness(w, t, vectors) for _, _, w in words), default=0.0) for t in weight}
         columns["words_best"].append(sum(weight[t] * best[t] for t in weight) / total)
         columns["words_best_plain"].append(float(np.mean(list(best.values()))))
         columns["words_best_least"].append(min(best.values()))
@@ -202,9 +199,13 @@ def slow_word_columns(query: str, texts: Sequence[str], vectors: TokenVectors) -
     return columns
 
 
+def likeness(first: int, second: int, vectors: TokenVectors) -> float:
+    return float(vectors.directions[first].astype(float) @ vectors.directions[second].astype(float))
+
+
 def mean_nearness(tokens: list[int], aim: Any, vectors: TokenVectors) -> float:
     weights = vectors.lengths[tokens].astype(float)
-    return float(np.sum(weights * (vectors.directions[tokens] @ aim)) / np.sum(weights))
+    return float(np.sum(weights * (vectors.directions_of(np.array(tokens)) @ aim)) / np.sum(weights))
 
 
 @twins

@@ -196,7 +196,9 @@ def word_features(question: Units, documents: Units, vectors: TokenVectors) -> d
     used = np.zeros(len(vectors.lengths), dtype=bool)
     used[words.tokens] = True
     number = np.cumsum(used) - 1
-    likeness = vectors.directions[used] @ vectors.directions[asked].T  # (used tokens, query words)
+    directions = vectors.directions_of(used)  # (used tokens, dimension)
+    own = vectors.directions_of(asked)  # (query words, dimension)
+    likeness = directions @ own.T  # (used tokens, query words)
     rows = documents.rows[words.places]
     best = _best_of_rows(likeness[number[words.tokens]], rows, len(documents))  # (documents, query words)
     columns["words_best"] = _share(best @ weights, weights)
@@ -204,9 +206,9 @@ def word_features(question: Units, documents: Units, vectors: TokenVectors) -> d
     columns["words_best_least"] = best.min(axis=1)
     for cosine in LIKENESS:
         columns[f"words_like_{cosine}"] = _share((best >= cosine) @ weights, weights)
-    aim = weights @ vectors.directions[asked]  # (dimension,)
+    aim = weights @ own  # (dimension,)
     aim /= max(float(np.linalg.norm(aim)), 1e-12)
-    nearness = (vectors.directions[used] @ aim.astype(np.float32))[number]
+    nearness = (directions @ aim.astype(np.float32))[number]
     columns |= _stretches(words, nearness, vectors.lengths, documents)
     return columns
 
