@@ -453,7 +453,8 @@ def write_report(runs: Runs) -> None:
     lines = [
         "# The reranker",
         "",
-        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates in its order and in the reranker's;\ndifferences in points with 95 % intervals, paired permutation tests; processor milliseconds a query for reranking.",
+        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates, in its order and in the reranker's; differences",
+        "in points with 95 % intervals, paired permutation tests; processor milliseconds a query for reranking.",
         "",
     ]
     for title, rows in (
@@ -463,8 +464,8 @@ def write_report(runs: Runs) -> None:
         lines += [
             f"## {title}",
             "",
-            "| set | hybrid | reranked | difference | p | better | worse |",
-            "|---|" + "---:|" * 6,
+            "| set | hybrid | reranked | difference | p | better | worse | ms |",
+            "|---|" + "---:|" * 7,
         ]
         lines += [report_row(row) for row in rows]
         hybrid, reranked = (float(np.mean([row[side] for row in rows])) for side in ("hybrid", "reranked"))
