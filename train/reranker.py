@@ -453,7 +453,7 @@ def write_report(runs: Runs) -> None:
     lines = [
         "# The reranker",
         "",
-        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates, in its order and in the reranker's; differences",
+        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates in its order and the reranker's; differences",
         "in points with 95 % intervals, paired permutation tests; processor milliseconds a query for reranking.",
         "",
     ]
