@@ -100,7 +100,7 @@ PARAMETERS: dict[str, Any] = {
     "verbose": -1,
 }
 ROUNDS = 200
-SHARE = 0.5
+SHARE = 0.9
 
 
 # -- two models, each blind to the other's domains --------------------------------------------------------------------
@@ -453,7 +453,7 @@ def write_report(runs: Runs) -> None:
     lines = [
         "# The reranker",
         "",
-        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates in its order and the reranker's; differences",
+        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates in its order and the reranker's, differences",
         "in points with 95 % intervals, paired permutation tests; processor milliseconds a query for reranking.",
         "",
     ]
