@@ -235,19 +235,18 @@ def judge(source: Source, encoder: PEGEncoder, maker: FeatureMaker) -> Judged:
 
 def rarity_counts(sources: Sequence[Source]) -> dict[str, tuple[Array, Array, int]]:
     """By domain, in how many documents units and pairs stand."""
-    counts: dict[str, tuple[Array, Array, int]] = {}
-    for source in tqdm(sources, desc="rarity"):
-        texts = source.texts[:COUNTED]
-        new = count_documents(split_units(some) for some in batched(texts, 500))
-        old = counts.get(source.domain)
-        counts[source.domain] = new if old is None else tuple(a + b for a, b in zip(old, new, strict=True))  # type: ignore[assignment]
-    return counts
+    texts: dict[str, list[str]] = {}
+    for source in sources:
+        texts.setdefault(source.domain, []).extend(source.texts[:COUNTED])
+    return {
+        domain: count_documents(split_units(batch) for batch in batched(some, 500)) for domain, some in texts.items()
+    }
 
 
 def rarity_without(counts: Mapping[str, tuple[Array, Array, int]], domain: str | None) -> Rarity:
     """The table without a domain's texts."""
-    some = [count for name, count in counts.items() if name != domain]
-    return Rarity.of(sum(c[0] for c in some), sum(c[1] for c in some), sum(c[2] for c in some))  # type: ignore[arg-type]
+    units, pairs, documents = zip(*(count for name, count in counts.items() if name != domain), strict=True)
+    return Rarity.of(np.sum(units, axis=0), np.sum(pairs, axis=0), sum(documents))
 
 
 def batched(items: Sequence[str], size: int) -> Iterator[list[str]]:
@@ -453,7 +452,7 @@ def write_report(runs: Runs) -> None:
     lines = [
         "# The reranker",
         "",
-        "Made by `train/reranker.py`. nDCG@10 of the hybrid's 50 candidates in its order and the reranker's, differences",
+        "Made by `train/reranker.py`. nDCG@10 of 50 candidates in the hybrid's order and the reranker's; differences",
         "in points with 95 % intervals, paired permutation tests; processor milliseconds a query for reranking.",
         "",
     ]
