@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from peg_rag import Hit, PEGIndex, Retriever
 from peg_rag.errors import DamagedModel, InvalidInput, UnsupportedSearch
+from peg_rag.models import bundled_path, resolve
 from peg_rag.reranking import MiniReranker, load_reranker
 from peg_rag.reranking import features as module
 from peg_rag.reranking.features import FEATURES, Candidates, FeatureMaker
@@ -556,6 +557,15 @@ def test_the_bundled_reranker_is_whole() -> None:
     assert 0 < reranker.share <= 1
     with pytest.raises(InvalidInput, match="'mini'"):
         load_reranker("maxi")
+
+
+def test_the_bundled_reranker_belongs_to_the_bundled_model() -> None:
+    from safetensors import safe_open
+
+    with safe_open(bundled_path("reranker-mini") / "reranker.safetensors", "numpy") as stream:
+        settings = json.loads(stream.metadata()["reranker"])
+    model = resolve("peg-mini")
+    assert settings["model"] == f"{model.name}@{model.fingerprint}", "train the reranker again: train/reranker.py"
 
 
 def test_it_is_imported_only_when_used_and_brings_no_torch() -> None:

@@ -33,7 +33,7 @@ from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.evaluation import Evaluation, RetrievalDataset, compare, load_beir, score_run
 from peg_rag.evaluation.metrics import Run
 from peg_rag.evaluation.systems import query_texts
-from peg_rag.models import bundled_path
+from peg_rag.models import bundled_path, resolve
 from peg_rag.reranking import MiniReranker, blend, load_reranker
 from peg_rag.reranking.features import FEATURES, Candidates, FeatureMaker
 from peg_rag.reranking.mini import CANDIDATES, RERANKERS
@@ -497,7 +497,9 @@ def main() -> None:
     elif arguments.step == "choose":
         choose(arguments.out)
     elif arguments.step == "fit":
-        fit(arguments.out, None, bundled_path("peg-mini")).save(bundled_path(RERANKERS["mini"]))
+        model = resolve("peg-mini")
+        reranker = fit(arguments.out, None, model.path)
+        reranker.save(bundled_path(RERANKERS["mini"]), model=f"{model.name}@{model.fingerprint}")
     else:
         report(arguments.out, data)
 
