@@ -4,7 +4,7 @@ A field that the trees have not seen has other lengths, other words and other sc
 count: scores are taken relative to the other candidates', matches as shares of the query, weights of words as this
 query's candidates and a table of common words suggest. `FEATURES` names the columns.
 
-Cost: about 8 ms for fifty candidates of 400 characters.
+Cost: 5 ms for fifty candidates of 100 characters, 11 to 14 ms for those of 400.
 """
 
 from collections.abc import Sequence
@@ -187,18 +187,18 @@ def _share(part: Array, weights: Array) -> Array:
 
 def word_features(question: Units, documents: Units, vectors: TokenVectors) -> dict[str, Array]:
     """How near each document's words come to each word of the query, and its best stretch to the query as a whole."""
-    asked, times = np.unique(vectors.cut_query(question)[:QUERY_WORDS], return_counts=True)
+    query_words, times = np.unique(vectors.cut_query(question)[:QUERY_WORDS], return_counts=True)
     words = vectors.find_words(documents)
     columns = {name: np.zeros(len(documents)) for name in WORDS}
-    if not len(asked) or not len(words.tokens):
+    if not len(query_words) or not len(words.tokens):
         return columns
-    weights = (vectors.lengths[asked] * times).astype(np.float64)
-    used = np.zeros(len(vectors.lengths), dtype=bool)
-    used[words.tokens] = True
-    number = np.cumsum(used) - 1
-    directions = vectors.directions_of(used)  # (used tokens, dimension)
-    own = vectors.directions_of(asked)  # (query words, dimension)
-    likeness = directions @ own.T  # (used tokens, query words)
+    weights = (vectors.lengths[query_words] * times).astype(np.float64)
+    is_used = np.zeros(len(vectors.lengths), dtype=bool)
+    is_used[words.tokens] = True
+    number = np.cumsum(is_used) - 1
+    directions = vectors.directions_of(is_used)  # (used tokens, dimension)
+    query_directions = vectors.directions_of(query_words)  # (query words, dimension)
+    likeness = directions @ query_directions.T  # (used tokens, query words)
     rows = documents.rows[words.places]
     best = _best_of_rows(likeness[number[words.tokens]], rows, len(documents))  # (documents, query words)
     columns["words_best"] = _share(best @ weights, weights)
@@ -206,7 +206,7 @@ def word_features(question: Units, documents: Units, vectors: TokenVectors) -> d
     columns["words_best_least"] = best.min(axis=1)
     for cosine in LIKENESS:
         columns[f"words_like_{cosine}"] = _share((best >= cosine) @ weights, weights)
-    aim = weights @ own  # (dimension,)
+    aim = weights @ query_directions  # (dimension,)
     aim /= max(float(np.linalg.norm(aim)), 1e-12)
     nearness = (directions @ aim.astype(np.float32))[number]
     columns |= _stretches(words, nearness, vectors.lengths, documents)
@@ -232,10 +232,11 @@ def _stretches(words: Words, nearness: Array, lengths: Array, documents: Units) 
     ends = np.arange(1, len(tokens) + 1)
     starts = np.maximum(firsts[rows], ends - WORD_WINDOW)
     means = (products[ends] - products[starts]) / np.maximum(weights[ends] - weights[starts], 1e-12)
-    whole = (products[firsts[1:]] - products[firsts[:-1]]) / np.maximum(
-        weights[firsts[1:]] - weights[firsts[:-1]], 1e-12
-    )
-    return {"words_window": _best_of_rows(means[:, None], rows, len(documents))[:, 0], "words_mean": whole}
+    totals = np.diff(weights[firsts])
+    return {
+        "words_window": _best_of_rows(means[:, None], rows, len(documents))[:, 0],
+        "words_mean": np.diff(products[firsts]) / np.maximum(totals, 1e-12),
+    }
 
 
 # -- lengths ----------------------------------------------------------------------------------------------------------

@@ -54,14 +54,14 @@ def common_runs(query: Array, documents: Units) -> Iterator[Runs]:
     yield runs
     while len(runs.places) and runs.length < min(LONGEST_RUN, len(query)):
         length = runs.length
-        numbers = runs.query[:-1] * len(codes) + inverse[length:]
-        wanted, first_at, query_runs = np.unique(numbers, return_index=True, return_inverse=True)
-        inside = runs.places + length < ends
-        places, ends = runs.places[inside], ends[inside]
+        longer = runs.query[:-1] * len(codes) + inverse[length:]  # a run and the unit after it, as one number
+        numbers, first_at, query_runs = np.unique(longer, return_index=True, return_inverse=True)
+        has_room = runs.places + length < ends
+        places = runs.places[has_room]
         following = units[places + length]
-        matches = _positions(wanted, np.where(following >= 0, runs.runs[inside] * len(codes) + following, -1))
+        matches = _positions(numbers, np.where(following >= 0, runs.runs[has_room] * len(codes) + following, -1))
         is_match = matches >= 0
-        ends = ends[is_match]
+        ends = ends[has_room][is_match]
         heads = np.stack([query[first_at], query[first_at + 1]], axis=1)
         runs = Runs(length + 1, query_runs, heads, places[is_match], matches[is_match])
         yield runs

@@ -90,10 +90,10 @@ class MiniReranker:
         """
         if not hits:
             return np.zeros(0)
-        lacking = next((side for side in _SIDES for hit in hits if side not in hit.scores), None)
-        if lacking is not None:
+        missing = next((side for side in _SIDES for hit in hits if side not in hit.scores), None)
+        if missing is not None:
             raise UnsupportedSearch(
-                f"the reranker needs hits with the scores {', '.join(_SIDES)}, and some have no {lacking!r}; "
+                f"the reranker needs hits with the scores {', '.join(_SIDES)}, and some have no {missing!r}; "
                 "search a PEGIndex with mode='hybrid'"
             )
         scores = [np.array([hit.scores[side] for hit in hits], dtype=np.float64) for side in _SIDES]
