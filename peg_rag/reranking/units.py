@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.index.lexical import normalized
+from peg_rag.index.tokenizers import normalize_text
 
 Array = NDArray[Any]
 
@@ -57,7 +57,7 @@ class Units:
 
 def split_units(texts: Sequence[str]) -> Units:
     """The units of texts, of which `MAX_CHARACTERS` are read."""
-    clean = [normalized(text[:MAX_CHARACTERS]) for text in texts]
+    clean = [normalize_text(text[:MAX_CHARACTERS]) for text in texts]
     joined = "\n".join(clean)
     characters = np.frombuffer(joined.encode("utf-32-le", "replace"), dtype="<u4").astype(np.int64)
     row = np.repeat(np.arange(len(clean)), [len(text) + 1 for text in clean])[: len(characters)]
@@ -83,7 +83,7 @@ def unit_code(unit: str) -> int:
 
 def unit_strings(text: str) -> list[str]:
     """The units of one text, spelled."""
-    return _UNIT.findall(normalized(text[:MAX_CHARACTERS]))
+    return _UNIT.findall(normalize_text(text[:MAX_CHARACTERS]))
 
 
 def word_code(word: str) -> int:
