@@ -1,13 +1,16 @@
 """PEG on C-MTEB's retrieval and reranking tasks, beside the scores its authors published.
 
     python benchmarks/c_mteb.py                                        # TownsWu/PEG, all twelve tasks
+    python benchmarks/c_mteb.py --model modelscope:TownsWu/PEG         # where Hugging Face is far
     python benchmarks/c_mteb.py --model peg-mini --tasks CovidRetrieval
 
-Needs the hub (or a cache of it) for the model and the tasks. Cost: hours on an accelerator for all twelve; Covid, the
-smallest, has 100,000 passages.
+The first is the one command for the published table, whose means are 73.78 (retrieval) and 68.41 (reranking). Needs the
+hub, a mirror of it (HF_ENDPOINT) or a cache for the tasks. Tasks that are done are kept in mteb's cache, so a run that
+is interrupted goes on. Cost: hours on an accelerator for all twelve; Covid, the smallest, has 100,000 passages.
 """
 
 import argparse
+from statistics import mean
 
 import mteb
 
@@ -28,6 +31,11 @@ PUBLISHED = {  # nDCG@10 of retrieval, MAP of reranking; arXiv 2311.11691
     "CMedQAv2-reranking": 86.56,
 }
 
+KINDS = {
+    "retrieval": [name for name in PUBLISHED if name.endswith("Retrieval")],
+    "reranking": [name for name in PUBLISHED if not name.endswith("Retrieval")],
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -35,10 +43,21 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=PUBLISHED, default=list(PUBLISHED))
     options = parser.parse_args()
     result = mteb.evaluate(MTEBModel(options.model), mteb.get_tasks(tasks=options.tasks))
-    print(f"{'task':<22}{options.model:>16}{'PEG, published':>16}")
-    for task in result.task_results:
-        score = 100 * task.get_score()
-        print(f"{task.task_name:<22}{score:>16.2f}{PUBLISHED[task.task_name]:>16.2f}")
+    scores = {task.task_name: 100 * task.get_score() for task in result.task_results}
+    print_table(options.model, scores)
+
+
+def print_table(model: str, scores: dict[str, float]) -> None:
+    """Scores beside the published ones, and the mean of each kind over the tasks that were run."""
+    print(f"{'task':<22}{model:>24}{'PEG, published':>16}")
+    for kind, names in KINDS.items():
+        names = [name for name in names if name in scores]
+        for name in names:
+            print(f"{name:<22}{scores[name]:>24.2f}{PUBLISHED[name]:>16.2f}")
+        if names:
+            ours = mean(scores[name] for name in names)
+            theirs = mean(PUBLISHED[name] for name in names)
+            print(f"{f'mean of {len(names)} {kind}':<22}{ours:>24.2f}{theirs:>16.2f}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,9 @@ from numpy.typing import NDArray
 from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.answer import MAX_HITS, THRESHOLD, evidence, extract_answer
 from peg_rag.hits import Hit
-from peg_rag.training.data import read_rows, text_key
-from peg_rag.training.sampling import in_validation
+from peg_rag.training.data.files import read_rows
+from peg_rag.training.data.sampler import in_validation
+from peg_rag.training.data.texts import text_key
 
 REPO = Path(__file__).resolve().parent.parent
 

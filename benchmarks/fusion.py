@@ -24,8 +24,8 @@ import numpy as np
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.files import open_packed
 from peg_rag.index.fusion import by_confidence, fuse
-from peg_rag.training.data import text_key
-from peg_rag.training.sampling import in_validation
+from peg_rag.training.data.sampler import in_validation
+from peg_rag.training.data.texts import text_key
 
 RESULTS = Path(__file__).parent / "results" / "fusion.md"
 TRAINED = [

@@ -1,22 +1,26 @@
 """Load on `peg-rag serve`: many clients for a minute, then more than the server takes on.
 
-Starts the server in a process of its own on 127.0.0.1 over a store of the demo corpus (or the one given), and lets
-clients, each on a connection of its own, send what people send: searches, questions, single and batched embeddings.
-Prints requests per second, latencies, statuses and, after a warm-up, the server's memory; exits with 1 if anything
-answered 5xx, if memory grew by more than a tenth, or if a 429 came before the limit. The clients run on the same
-machine and take their share of its cores, so the rates are a lower bound.
+Starts the server in a process of its own on 127.0.0.1 over a store of the demo corpus (or a copy of the one given), and
+lets clients, each on a connection of its own, send what people send: searches, questions, single and batched
+embeddings, uploads and deletions. Prints requests per second, latencies, statuses and, after a warm-up, the server's
+memory; exits with 1 if anything answered 5xx, if memory grew by more than it may, if a tenth of the writes or more
+were answered 429, or if any other 429 came before the limit. The clients run on the same machine and take their share
+of its cores, so the rates are a lower bound.
 
     python benchmarks/load.py                       # 64 clients, 60 s, peg-mini
     python benchmarks/load.py --clients 16 --seconds 10 --store kb
+    python benchmarks/load.py --only writes --clients 4 --seconds 600 --plot memory.png    # does memory level off?
 """
 
 import argparse
 import asyncio
+import base64
 import itertools
 import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -42,6 +46,13 @@ QUESTIONS = [
     "住房公积金提取条件",
     "北京到上海的高铁要多久",
 ]
+KEY = "a-key-for-the-benchmark-alone"
+WRITES = ("upload", "upload html", "delete")
+AUTH = {"Authorization": f"Bearer {KEY}"}
+SAMPLES = 120  # of the memory
+MAX_REFUSED = 0.1  # of the writes, with 429
+MAX_GROWTH = 1.1  # of the memory, last quarter of the time over the first
+MAX_GROWTH_WRITING = 1.35  # caches of up to 32 MiB for each connection to SQLite fill in the first minutes
 PASSAGES = ["、".join(QUESTIONS[i:] + QUESTIONS[:i]) for i in range(len(QUESTIONS))]
 
 
@@ -51,36 +62,85 @@ class Tally:
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)  # answered 429
     without_retry_after: int = 0
 
     def add(self, kind: str, response: httpx.Response, seconds: float) -> None:
         self.statuses[response.status_code] += 1
         self.seconds.setdefault(kind, []).append(seconds)
+        self.refused[kind] += response.status_code == 429
         self.without_retry_after += response.status_code == 429 and "retry-after" not in response.headers
 
+    @property
+    def refused_writes(self) -> float:
+        """The share of writes that were answered 429."""
+        writes = sum(len(self.seconds.get(kind, ())) for kind in WRITES)
+        return sum(self.refused[kind] for kind in WRITES) / max(1, writes)
 
-def requests_of(client_number: int, model: str) -> Iterator[tuple[str, str, dict]]:
-    """An endless mixture: (kind, path, body). Texts differ from one request to the next, so that nothing is cached."""
+    @property
+    def refused_reads(self) -> int:
+        return sum(count for kind, count in self.refused.items() if kind not in WRITES)
+
+
+Requests = Iterator[tuple[str, str, str, dict]]
+
+
+def requests_of(client_number: int, model: str, only: str) -> Requests:
+    """An endless mixture: (kind, method, path, arguments). Texts differ, so that nothing is cached."""
+    reads = reads_of(client_number, model)
+    writes = writes_of(client_number)
+    while True:
+        if only != "writes":
+            yield from itertools.islice(reads, 4)
+        if only != "reads":
+            yield next(writes)
+
+
+def reads_of(client_number: int, model: str) -> Requests:
     chance = random.Random(client_number)
     for number in itertools.count():
         question = f"{chance.choice(QUESTIONS)}（{client_number}-{number}）"
-        yield "search", "/search", {"query": question, "k": 10}
-        yield "ask", "/ask", {"question": question}
-        yield "embed 1", "/v1/embeddings", {"model": model, "input": question, "input_type": "query"}
+        yield "search", "POST", "/search", {"json": {"query": question, "k": 10}}
+        yield "ask", "POST", "/ask", {"json": {"question": question}}
+        body = {"model": model, "input": question, "input_type": "query"}
+        yield "embed 1", "POST", "/v1/embeddings", {"json": body}
         batch = [f"{chance.choice(PASSAGES)}{number}" for _ in range(32)]
-        yield "embed 32", "/v1/embeddings", {"model": model, "input": batch, "encoding_format": "base64"}
+        body = {"model": model, "input": batch, "encoding_format": "base64"}
+        yield "embed 32", "POST", "/v1/embeddings", {"json": body}
 
 
-async def one_client(client: httpx.AsyncClient, number: int, until: float, tally: Tally, model: str) -> None:
-    for kind, path, body in requests_of(number, model):
+def writes_of(client_number: int) -> Requests:
+    """Files added, replaced and deleted, so that the store stays as large as it was: three names for each client."""
+    chance = random.Random(-client_number)
+    for number in itertools.count():
+        text = "\n\n".join(f"{chance.choice(PASSAGES)}（{client_number}-{number}-{part}）" for part in range(20))
+        for name, content in (("a.txt", text), ("b.md", f"# {client_number}\n\n{text}")):
+            yield "upload", "POST", "/documents", upload_of(f"{client_number}-{name}", content)
+        paragraphs = text.replace("\n\n", "</p><p>")
+        yield "upload html", "POST", "/documents", upload_of(f"{client_number}-c.html", f"<p>{paragraphs}</p>")
+        yield "delete", "DELETE", f"/documents/{document_id(f'uploads/{client_number}-a.txt')}", {"headers": AUTH}
+
+
+def upload_of(name: str, content: str) -> dict:
+    return {"files": {"files": (name, content.encode())}, "headers": AUTH}
+
+
+def document_id(source: str) -> str:
+    return base64.urlsafe_b64encode(source.encode()).decode().rstrip("=")
+
+
+async def one_client(client: httpx.AsyncClient, number: int, until: float, tally: Tally, model: str, only: str) -> None:
+    for kind, method, path, arguments in requests_of(number, model, only):
         if time.monotonic() > until:
             return
         started = time.perf_counter()
-        response = await client.post(path, json=body)
+        response = await client.request(method, path, **arguments)
         tally.add(kind, response, time.perf_counter() - started)
 
 
-async def load(url: str, clients: int, seconds: float, process: psutil.Process, model: str) -> tuple[Tally, list[int]]:
+async def load(
+    url: str, clients: int, seconds: float, process: psutil.Process, model: str, only: str
+) -> tuple[Tally, list[int]]:
     """The answers to that many clients, a connection each, and the server's resident memory as time went by."""
     tally, memory = Tally(), []
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
@@ -88,11 +148,11 @@ async def load(url: str, clients: int, seconds: float, process: psutil.Process, 
     async def sample() -> None:
         while time.monotonic() < until:
             memory.append(process.memory_info().rss)
-            await asyncio.sleep(seconds / 60)
+            await asyncio.sleep(seconds / SAMPLES)
 
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
         until = time.monotonic() + seconds
-        await asyncio.gather(sample(), *(one_client(client, n, until, tally, model) for n in range(clients)))
+        await asyncio.gather(sample(), *(one_client(client, n, until, tally, model, only) for n in range(clients)))
     return tally, memory
 
 
@@ -117,7 +177,9 @@ def server(store: Path, model: str, max_in_flight: int) -> Iterator[tuple[str, p
     command = [sys.executable, "-c", "from peg_rag.cli import main; main()", "serve", str(store), "--port", "0"]
     command += ["--model", model, "--max-in-flight", str(max_in_flight)]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+        process = subprocess.Popen(
+            command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1", "PEG_RAG_API_KEYS": KEY}
+        )
         try:
             yield address(process, log), psutil.Process(process.pid)
         finally:
@@ -164,6 +226,22 @@ def report(tally: Tally, seconds: float, clients: int) -> None:
         print(f"| {kind} | {len(values):,} | " + " | ".join(f"{value:,.0f}" for value in row) + " |")
 
 
+def plot(memory: list[int], seconds: float, title: str, file: Path) -> None:
+    """The server's memory as time went by."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4))
+    minutes = [seconds / 60 * number / len(memory) for number in range(len(memory))]
+    axes.plot(minutes, [value / 2**20 for value in memory])
+    axes.set(xlabel="minutes", ylabel="resident memory, MiB", title=title, ylim=(0, 1.15 * max(memory) / 2**20))
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(file, dpi=120)
+
+
 def growth(memory: list[int]) -> float:
     """The last quarter's mean memory over the first quarter's."""
     quarter = max(1, len(memory) // 4)
@@ -178,22 +256,34 @@ def main() -> None:
     parser.add_argument("--model", default="peg-mini")
     parser.add_argument("--store", type=Path, help="default: the demo corpus, indexed for the run")
     parser.add_argument("--max-in-flight", type=int, default=256)
+    parser.add_argument("--only", choices=["reads", "writes", "everything"], default="everything")
+    parser.add_argument("--plot", type=Path, help="a picture of the server's memory")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = args.store or demo_store(Path(folder), args.model)
+        store = Path(folder) / "kb"
+        if args.store:
+            shutil.copytree(args.store, store)  # the clients write to it
+        else:
+            demo_store(Path(folder), args.model)
         with server(store, args.model, args.max_in_flight) as (url, process):
             model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
-            asyncio.run(load(url, args.clients, args.warm_up, process, model))  # caches fill, threads start
-            tally, memory = asyncio.run(load(url, args.clients, args.seconds, process, model))
+            # Caches fill and threads start before anything is counted.
+            asyncio.run(load(url, args.clients, args.warm_up, process, model, args.only))
+            tally, memory = asyncio.run(load(url, args.clients, args.seconds, process, model, args.only))
             flooded = asyncio.run(flood(url, 2 * args.max_in_flight, model))
             calm = httpx.get(f"{url}/health/ready").status_code
     report(tally, args.seconds, args.clients)
+    if args.plot:
+        plot(memory, args.seconds, f"peg-rag serve, {args.clients} clients, {args.only}", args.plot)
     grown = growth(memory)
     print(f"\nmemory: {min(memory) / 2**20:,.0f} to {max(memory) / 2**20:,.0f} MiB, last quarter / first {grown:.3f}")
+    print(f"writes answered 429: {tally.refused_writes:.1%}")
     print(f"{2 * args.max_in_flight} requests at once, {args.max_in_flight} taken on: {dict(flooded.statuses)}")
     bad = [status for status in tally.statuses | flooded.statuses if status >= 500]
-    early = tally.statuses[429] and args.clients <= args.max_in_flight
-    if bad or early or grown > 1.1 or not flooded.statuses[429] or flooded.without_retry_after or calm != 200:
+    early = tally.refused_reads and args.clients <= args.max_in_flight
+    most = MAX_GROWTH if args.only == "reads" else MAX_GROWTH_WRITING
+    failed = bad or early or grown > most or tally.refused_writes >= MAX_REFUSED
+    if failed or not flooded.statuses[429] or flooded.without_retry_after or calm != 200:
         raise SystemExit(f"failed: 5xx {bad}, early 429s {early}, growth {grown:.3f}, then health {calm}")
 
 

@@ -39,10 +39,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import numpy as np
 import torch
 
-from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, TokenRows
-from peg_rag.training.loss import LossOptions, LossResult, Pairs, tiled_loss
-from peg_rag.training.progressive import ProgressiveOptions, ProgressiveState
-from peg_rag.training.tiles import Scratch, Tile
+from peg_rag.training.data.batches import FeatureRows
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.loss.contrastive import LossResult, Pairs, tiled_loss
+from peg_rag.training.loss.objective import ContrastiveObjective
+from peg_rag.training.loss.progressive import ProgressiveState
+from peg_rag.training.loss.tiles import Scratch, Tile
+from peg_rag.training.recipe import LossOptions, ProgressiveOptions
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch
 
 RESULTS = Path(__file__).parent / "results"
 DIM, NEGATIVES, SCALE = 256, 5, 20.0
@@ -269,7 +273,6 @@ def _variants(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repe
             LossOptions(temperature=1 / SCALE, false_negative_margin=0.0),
             None,
         ),
-        "label smoothing": (pairs, LossOptions(temperature=1 / SCALE, label_smoothing=0.1), None),
         "symmetric": (pairs, LossOptions(temperature=1 / SCALE, symmetric=True), None),
         "curricular": (pairs, OPTIONS, curricular),
     }
@@ -366,12 +369,16 @@ def plot_memory(rows: list[dict[str, Any]], path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------- whole step
 
 
+def feature_rows(token_ids: list[list[int]]) -> FeatureRows:
+    return FeatureRows(TokenRows.of(token_ids), 0, torch.device("cpu"))
+
+
 def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
     """Seconds of a whole step of a 4-layer BERT, encoder and all, at the peer's defaults and at a larger mini-batch."""
     model, rng = peer_model(folder), np.random.default_rng(0)
     lengths = [np.clip(token_lengths(b, 100) // 3, 4, 64), *(token_lengths(b, i) for i in range(1 + NEGATIVES))]
     columns = [[rng.integers(5, 21_000, n).tolist() for n in column] for column in lengths]
-    features = [TokenRows(column).features(np.arange(b)) for column in columns]
+    features = [feature_rows(column).features(np.arange(b)) for column in columns]
     tokens = sum(int(column.sum()) for column in lengths)
 
     def encode(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -382,8 +389,8 @@ def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
         return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     rows = StepBatch(
-        TokenRows(columns[0]),
-        TokenRows([columns[1 + j][i] for i in range(b) for j in range(1 + NEGATIVES)]),
+        feature_rows(columns[0]),
+        feature_rows([columns[1 + j][i] for i in range(b) for j in range(1 + NEGATIVES)]),
         Pairs.regular(b, NEGATIVES),
     )
     ours = {

@@ -13,28 +13,24 @@ from numpy.typing import NDArray
 from peg_rag.errors import InvalidInput
 
 
-def plan_batches(
-    lengths: Sequence[int] | NDArray[np.integer], batch_tokens: int, max_rows: int | None = None
-) -> list[NDArray[np.intp]]:
+def plan_batches(lengths: Sequence[int] | NDArray[np.integer], batch_tokens: int) -> list[NDArray[np.intp]]:
     """Pack rows of the given token lengths into batches of at most `batch_tokens` tokens, padding counted.
 
     Args:
         lengths: tokens in each row, (n,).
         batch_tokens: rows × longest row of a batch stays at or below this; a single longer row stands alone.
-        max_rows: at most this many rows in a batch; None for no limit.
 
     Returns:
         Index arrays, longest rows first; together they hold each of 0…n−1 once.
     """
-    if batch_tokens < 1 or (max_rows is not None and max_rows < 1):
-        raise InvalidInput(f"batch_tokens={batch_tokens} and max_rows={max_rows} must be 1 or more")
+    if batch_tokens < 1:
+        raise InvalidInput(f"batch_tokens={batch_tokens} must be 1 or more")
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)  # (n,); an empty row still takes a row
     order = np.argsort(-sizes, kind="stable")
     batches = []
     start = 0
     while start < len(order):
         rows = max(1, batch_tokens // int(sizes[order[start]]))
-        rows = rows if max_rows is None else min(rows, max_rows)
         batches.append(order[start : start + rows])
         start += rows
     return batches

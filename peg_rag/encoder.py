@@ -10,14 +10,14 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from peg_rag.backends import Backend, open_backend
 from peg_rag.batching import plan_batches
@@ -53,9 +53,11 @@ class PEGEncoder:
     Args:
         model: a hub id, a folder or a bundled name (`peg-mini`); None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling: `cls`, `mean`, `max` or `lasttoken`; None for what the model says (see `peg_rag.models`).
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; None for the best there is.
-        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`.
-        backend: `auto`, `torch` (transformers) or `numpy` (static models).
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` for the best there is.
+        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`; `int8` where the model
+            was exported in it.
+        backend: `auto`, `torch` (transformers), `numpy` (static models); `openvino` or `onnx` (transformers exported by
+            `peg-rag export`).
         batch_tokens: tokens in a batch, padding counted; None for the backend's own choice.
         max_length: tokens kept of a text; None for the model's limit.
         normalize: unit vectors (cosine is then the inner product). False leaves the pooled vectors as they are.
@@ -144,8 +146,10 @@ class PEGEncoder:
     def fingerprint(self) -> str:
         """Names everything a vector depends on, settings that keep the vector space included: the key of a cache."""
         spec = self.spec
-        parts = (self.identity, spec.query_prompt, spec.document_prompt, spec.max_length, self.normalize, self.dtype)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()
+        parts = [self.identity, spec.query_prompt, spec.document_prompt, spec.max_length, self.normalize, self.dtype]
+        if self.backend_name not in ("torch", "static"):
+            parts.append(self.backend_name)
+        return hashlib.sha256(repr(tuple(parts)).encode()).hexdigest()
 
     @property
     def device(self) -> str:
@@ -194,7 +198,9 @@ class PEGEncoder:
                 backend = open_backend(
                     str(options["name"]), self.spec, device=options["device"], dtype=str(options["dtype"])
                 )
-                self._model = load_tokenizer(self.spec), backend
+                tokenizer = load_tokenizer(self.spec)
+                _check_token_ids(tokenizer, backend, self.spec)
+                self._model = tokenizer, backend
             return self._model
 
     def _encode(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
@@ -205,14 +211,14 @@ class PEGEncoder:
         places: dict[str, int] = {}  # text → row of its vector: equal texts are encoded once
         rows = np.array([places.setdefault(text, len(places)) for text in checked], dtype=np.intp)
         distinct = np.empty((len(places), self.dimension), dtype=np.float32)
-        with tqdm(total=len(places), desc=f"embed {role}s", unit="text", disable=not show_progress) as bar:
-            self._encode_distinct([self._prepare(text, prompt) for text in places], distinct, bar)
+        with _progress_bar(len(places), f"embed {role}s", show_progress) as advance:
+            self._encode_distinct([self._prepare(text, prompt) for text in places], distinct, advance)
         with self._lock:
             self.stats.seconds += time.perf_counter() - started
         return distinct if len(distinct) == len(rows) else distinct[rows]
 
-    def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], bar: Any) -> None:
-        """Encode window by window into `out` (n, dimension)."""
+    def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], advance: Callable[[int], object]) -> None:
+        """Encode window by window into `out` (n, dimension); `advance` is told how many texts are done."""
         tokenizer, backend = self._loaded()
         for start in range(0, len(texts), WINDOW_TEXTS):
             window = texts[start : start + WINDOW_TEXTS]
@@ -221,7 +227,7 @@ class PEGEncoder:
             for batch in plan_batches([len(row) for row in tokens], budget):
                 vectors = backend.embed([tokens[i] for i in batch])  # (rows, model dimension)
                 out[start + batch] = self._finish(vectors)
-                bar.update(len(batch))
+                advance(len(batch))
 
     def _prepare(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
@@ -263,6 +269,8 @@ class PEGEncoder:
                 f"{self.spec.name} gave a vector that is not finite in {self.dtype}; its weights are damaged, "
                 "or the type is too narrow: try dtype='float32'"
             )
+        if self.spec.kind == "transformer" and not norms.all():  # the tokens of a static model may well be zero
+            raise DamagedModel(f"{self.spec.name} gave a zero vector; its weights are damaged, download them again")
         return vectors / np.maximum(norms, 1e-12) if self.normalize else vectors
 
     def _note_blank(self, texts: Iterable[str], role: Role) -> None:
@@ -283,6 +291,18 @@ class PEGEncoder:
             logger.warning("%s: %s. Further ones are only counted.", self.spec.name, message)
 
 
+@contextmanager
+def _progress_bar(total: int, description: str, show: bool) -> Iterator[Callable[[int], object]]:
+    """A function to call with the number of texts done; tqdm, which takes a while to import, only draws when shown."""
+    if not show:
+        yield lambda _: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=description, unit="text") as bar:
+        yield bar.update
+
+
 def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
     """The model's tokenizer, set to truncate at max_length and never to pad; not to be reconfigured afterwards.
 
@@ -293,7 +313,8 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
 
     try:
         if spec.kind == "static":
-            file = next(spec.path.glob("**/tokenizer.json"), spec.path / "tokenizer.json")
+            files = [spec.path / "tokenizer.json", *sorted(spec.path.glob("*_StaticEmbedding/tokenizer.json"))]
+            file = next((file for file in files if file.is_file()), files[0])
             tokenizer = Tokenizer.from_file(str(file))
         else:
             from transformers import AutoTokenizer
@@ -306,6 +327,17 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
     tokenizer.no_padding()
     tokenizer.enable_truncation(spec.max_length)
     return tokenizer
+
+
+def _check_token_ids(tokenizer: "Tokenizer", backend: Backend, spec: ModelSpec) -> None:
+    """Refuse a tokenizer and weights that do not belong together, before a text meets a token without an embedding."""
+    special = tokenizer.encode("").ids  # the post-processor has ids of its own
+    largest = max([*tokenizer.get_vocab().values(), *special], default=0)
+    if largest >= backend.vocabulary_size:
+        raise DamagedModel(
+            f"the tokenizer in {spec.path} has token {largest}, but the weights have embeddings of "
+            f"{backend.vocabulary_size} tokens: they belong to different models, or the weights were cut"
+        )
 
 
 def _blank_id(tokenizer: "Tokenizer") -> int:

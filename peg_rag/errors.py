@@ -37,6 +37,10 @@ class IndexBusy(PegRagError, TimeoutError):
     """Another process holds the index for writing."""
 
 
+class ForkedIndex(PegRagError, RuntimeError):
+    """The index was opened before a fork; the child has to open its own."""
+
+
 class UnsupportedSearch(PegRagError, NotImplementedError):
     """The store behind a retriever cannot do the kind of search that was asked for."""
 

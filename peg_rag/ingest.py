@@ -12,40 +12,31 @@ Costs one `stat` for an unchanged file; embedding dominates everything else.
 """
 
 import hashlib
+import json
 import os
-import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput, PegRagError
-from peg_rag.extras import require
-from peg_rag.reader_process import FOREIGN, ReaderProcess
-from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, Section, read_sections
+from peg_rag.chunking import CHUNK_CHARACTERS, OVERLAP_CHARACTERS, Chunk, Chunking, digest, split
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
+from peg_rag.reader_process import TIMEOUT_S, ReaderProcess
+from peg_rag.readers import SUFFIXES, read_sections
 
 if TYPE_CHECKING:
     from peg_rag.index import PEGIndex
 
-CHUNK_CHARACTERS = 400
-OVERLAP_CHARACTERS = 80
 LEDGER_FILE = "sources.db"
 _GROUP_CHUNKS = 2048  # chunks that are embedded and stored together
 _SLICE_CHUNKS = 128  # chunks between two reports of progress
-_TITLE_CHARACTERS = 100
 _LOCK_TIMEOUT_S = 5.0
-_FORMAT = "2"  # raised when reading or chunking changes, so that every file is read again
-
-_LETTER = re.compile(r"\S")
-
-# Tried in this order: paragraphs, lines, sentences, clauses, phrases, words, characters.
-SEPARATORS = (r"\n\n+", r"\n", r"(?:[。！？!?]|…+|\.\s)[”’」』）)\"]*", r"[；;]", r"[，,、：:]", r"\s", "")
 
 
 class DocumentEncoder(Protocol):
@@ -55,53 +46,8 @@ class DocumentEncoder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
-    """A piece of a file as it is embedded, stored and found.
-
-    Attributes:
-        id: the same for the same text in the same file, whatever stands around it.
-        text: the section's title, where it has one, in a line of its own, then the piece.
-        metadata: `source` (path within the folder, the folder's name first), `version` (of the file), `chunk` (number
-            in the file, from 0), `start` (characters into the file's clean text) and, where known, `title`, `page`,
-            `row` and the fields of a row.
-    """
-
-    id: str
-    text: str
-    metadata: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Chunking:
-    """How files are read and cut; changing any of it makes every file be read again.
-
-    Attributes:
-        characters: the longest chunk, its title not counted.
-        overlap: characters of a chunk that may be repeated at the start of the next.
-        text_column: see `readers.read_sections`.
-        max_file_bytes: larger files are refused.
-    """
-
-    characters: int = CHUNK_CHARACTERS
-    overlap: int = OVERLAP_CHARACTERS
-    text_column: str | None = None
-    max_file_bytes: int = MAX_FILE_BYTES
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.overlap < self.characters:
-            raise InvalidInput(
-                f"chunks of {self.characters} characters with an overlap of {self.overlap}: "
-                "the overlap must be 0 or more and smaller than the chunk"
-            )
-
-    @property
-    def mark(self) -> str:
-        return f"{_FORMAT}/{self.characters}/{self.overlap}/{self.text_column or ''}"
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
-    """A file that could not be read, and why."""
+    """A file that could not be read, or not all of it, and why."""
 
     source: str
     reason: str
@@ -116,55 +62,40 @@ class SyncReport:
     unchanged: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     failed: list[Failure] = field(default_factory=list)
+    incomplete: list[Failure] = field(default_factory=list)  # read but for some pages, such as scanned ones
     ignored: int = 0  # files of kinds that are not read
+    other_kinds: list[str] = field(default_factory=list)  # those files
     chunks: int = 0  # embedded and stored
     seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a `sync` is: files looked at, files there are, chunks embedded so far."""
+    """How far a `sync` is.
+
+    Attributes:
+        done: files looked at.
+        files: there are.
+        chunks: embedded so far.
+        source: the file that is being read, where it has pages.
+        page: pages of it read so far.
+        pages: it has; 0 where no such file is being read.
+    """
 
     done: int
     files: int
     chunks: int
+    source: str = ""
+    page: int = 0
+    pages: int = 0
 
 
-def split(sections: Iterable[Section], source: str, version: str, chunking: Chunking | None = None) -> Iterator[Chunk]:
-    """Cut sections into chunks, at the strongest boundary that a chunk's length allows (Chinese ones included)."""
-    chunking = chunking or Chunking()
-    splitter = require("langchain_text_splitters", "ingest").RecursiveCharacterTextSplitter(
-        separators=list(SEPARATORS),
-        is_separator_regex=True,
-        keep_separator="end",
-        chunk_size=chunking.characters,
-        chunk_overlap=chunking.overlap,
-    )
-    seen: dict[str, int] = {}
-    number = 0
-    for section in sections:
-        for start, piece in _place(splitter.split_text(section.text), section.text):
-            text = f"{section.title[:_TITLE_CHARACTERS]}\n{piece}" if section.title else piece
-            repeat = seen[text] = seen.get(text, -1) + 1
-            metadata = {**section.fields, "source": source, "version": version, "chunk": number}
-            metadata["start"] = section.start + start
-            metadata |= {k: v for k in ("title", "page", "row") if (v := getattr(section, k))}
-            yield Chunk(_digest(source, text, str(repeat))[:32], text, metadata)
-            number += 1
+@dataclass(frozen=True, slots=True)
+class FolderFiles:
+    """What a folder holds: files that can be read, by source, and the sources of files of other kinds."""
 
-
-def _place(pieces: Iterable[str], text: str) -> Iterator[tuple[int, str]]:
-    """(start, piece): where each piece stands in the text it was cut from.
-
-    Where a text repeats itself, a piece fits in several places. It is put in the last one that leaves nothing out
-    between it and the piece before, so the pieces together cover the text whatever it says.
-    """
-    end = 0
-    for piece in pieces:
-        after = _LETTER.search(text, end)
-        start = text.rfind(piece, 0, (after.start() if after else len(text)) + len(piece))
-        end = start + len(piece)
-        yield start, piece
+    readable: dict[str, Path]
+    others: list[str]
 
 
 def read_file(path: str | Path, *, root: str | Path | None = None, chunking: Chunking | None = None) -> list[Chunk]:
@@ -183,10 +114,32 @@ def read_file(path: str | Path, *, root: str | Path | None = None, chunking: Chu
     return list(split(sections, source, _version(_file_digest(path), chunking.mark), chunking))
 
 
-def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], int]:
-    """The files under a folder that can be read, by source (`<folder's name>/<path within>`), and how many cannot.
+def _check_storable(chunks: Sequence[Chunk], path: Path) -> None:
+    """Refuse what the index would refuse, before the chunks of other files are stored together with these.
 
-    Hidden files and folders are left out and symbolic links are not followed. A path to one file gives that file.
+    Raises:
+        DataError: names the file and the place within it.
+    """
+    for chunk in chunks:
+        try:
+            chunk.text.encode("utf-8")
+            json.dumps(chunk.metadata, ensure_ascii=False, allow_nan=False).encode("utf-8")
+        except (TypeError, ValueError, RecursionError) as error:
+            place = f"{path}, row {chunk.metadata['row']}" if "row" in chunk.metadata else str(path)
+            raise DataError(f"{place} cannot be stored ({error}); correct it there") from error
+
+
+def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], int]:
+    """The files under a folder that can be read, by source, and how many cannot; see `list_files`."""
+    files = list_files(path, name)
+    return files.readable, len(files.others)
+
+
+def list_files(path: Path, name: str | None = None) -> FolderFiles:
+    """The files under a folder, by source (`<folder's name>/<path within>`).
+
+    Hidden files and folders, and those that Word leaves beside an open document, are left out; symbolic links are not
+    followed. A path to one file gives that file.
 
     Raises:
         InvalidInput: there is no such file or folder.
@@ -194,22 +147,22 @@ def find_files(path: Path, name: str | None = None) -> tuple[dict[str, Path], in
     root = path.expanduser().resolve()
     name = name or root.name
     if root.is_file():
-        return {_storable(name): root}, 0
+        return FolderFiles({_storable(name): root}, [])
     if not root.is_dir():
         raise InvalidInput(f"{path}: there is no such file or folder")
-    found: dict[str, Path] = {}
-    ignored = 0
-    for folder, folders, files in os.walk(root):
+    files = FolderFiles({}, [])
+    for folder, folders, names in os.walk(root):
         folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in sorted(files):
+        for file in sorted(names):
             full = Path(folder, file)
-            if file.startswith(".") or full.is_symlink() or not full.is_file():
+            if file.startswith((".", "~$")) or full.is_symlink() or not full.is_file():
                 continue
+            source = _storable(f"{name}/{full.relative_to(root).as_posix()}")
             if full.suffix.lower() in SUFFIXES:
-                found[_storable(f"{name}/{full.relative_to(root).as_posix()}")] = full
+                files.readable[source] = full
             else:
-                ignored += 1
-    return found, ignored
+                files.others.append(source)
+    return files
 
 
 def sync(
@@ -221,6 +174,7 @@ def sync(
     name: str | None = None,
     model: str | None = None,
     chunking: Chunking | None = None,
+    timeout_s: float = TIMEOUT_S,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> SyncReport:
     """Bring an index in step with a folder (or one file): changed files are embedded again, deleted ones leave.
@@ -232,6 +186,7 @@ def sync(
         store: the index's folder, where the ledger is kept.
         name: what the folder is called in `source`, for two folders of one name; default its own name.
         model: remembered with the store, for `model_of`.
+        timeout_s: a file, or a page of one, that takes longer to read is given up.
 
     Raises:
         InvalidInput: no such folder, or the store holds another folder of that name.
@@ -239,10 +194,11 @@ def sync(
     """
     started = time.perf_counter()
     path, store, chunking = Path(path), Path(store), chunking or Chunking()
-    files, ignored = find_files(path, name)
-    report = SyncReport(ignored=ignored)
+    folder = list_files(path, name)
+    files = folder.readable
+    report = SyncReport(ignored=len(folder.others), other_kinds=folder.others)
     root = name or path.expanduser().resolve().name
-    with _ledger(store) as ledger, ReaderProcess() as reader:
+    with _ledger(store) as ledger, ReaderProcess(timeout_s=timeout_s) as reader:
         ledger.claim(root, path.expanduser().resolve())
         if model is not None:
             ledger.remember("model", model)
@@ -258,12 +214,30 @@ def model_of(store: str | Path) -> str | None:
     file = Path(store).resolve() / LEDGER_FILE
     if not file.is_file():
         return None
-    try:  # read only and without the lock: a store can be searched while it is synced
-        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as connection:
-            row = connection.execute("SELECT value FROM settings WHERE name = 'model'").fetchone()
+    try:
+        values = _read_ledger(file, "SELECT value FROM settings WHERE name = 'model'")
     except sqlite3.DatabaseError as error:
         raise _damaged(file, error) from error
-    return str(row[0]) if row else None
+    return values[0] if values else None
+
+
+def _read_ledger(file: Path, query: str, *parameters: str) -> list[str]:
+    """The first column of a query, read without the ledger's lock: a store can be searched while it is synced.
+
+    A process that was killed in the middle of a change leaves a journal, which SQLite rolls back before it reads; for
+    that, and only then, the ledger is opened for writing.
+    """
+    try:
+        return _select(file, "ro", query, parameters)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+    return _select(file, "rw", query, parameters)
+
+
+def _select(file: Path, mode: str, query: str, parameters: tuple[str, ...]) -> list[str]:
+    with closing(sqlite3.connect(f"{file.as_uri()}?mode={mode}", uri=True)) as connection:
+        return [str(row[0]) for row in connection.execute(query, parameters)]
 
 
 @dataclass(slots=True)
@@ -333,9 +307,15 @@ class _Sync:
                 self.report.unchanged.append(source)
                 return None
         entry.sha256 = entry.sha256 or _file_digest(path)
-        read = self.reader.read if path.suffix.lower() in FOREIGN else read_sections
-        sections = read(path, text_column=self.chunking.text_column, max_bytes=self.chunking.max_file_bytes)
+        sections = self.reader.read(
+            path,
+            text_column=self.chunking.text_column,
+            max_bytes=self.chunking.max_file_bytes,
+            on_page=lambda page, pages: self._tell(source, page, pages),
+            on_remark=lambda remark: self.report.incomplete.append(Failure(source, remark)),
+        )
         chunks = list(split(sections, source, entry.version, self.chunking))
+        _check_storable(chunks, path)
         entry.chunks = len(chunks)
         return _Pending(source, entry, chunks, known is not None)
 
@@ -372,8 +352,8 @@ class _Sync:
             self._tell()
         return np.concatenate(parts)
 
-    def _tell(self) -> None:
-        self.on_progress(Progress(self.done, self.files, self.report.chunks))
+    def _tell(self, source: str = "", page: int = 0, pages: int = 0) -> None:
+        self.on_progress(Progress(self.done, self.files, self.report.chunks, source, page, pages))
 
 
 @dataclass(slots=True)
@@ -473,11 +453,7 @@ def _damaged(file: Path, error: Exception) -> DamagedIndex:
 
 
 def _version(sha256: str, mark: str) -> str:
-    return _digest(sha256, mark)[:16]
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
+    return digest(sha256, mark)[:16]
 
 
 def _file_digest(path: Path) -> str:
@@ -488,3 +464,22 @@ def _file_digest(path: Path) -> str:
 def _storable(name: str) -> str:
     """A path as text: bytes of a file name that are no UTF-8 are written out, as `\\xff`."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+__all__ = [
+    "CHUNK_CHARACTERS",
+    "LEDGER_FILE",
+    "OVERLAP_CHARACTERS",
+    "Chunk",
+    "Chunking",
+    "Failure",
+    "FolderFiles",
+    "Progress",
+    "SyncReport",
+    "find_files",
+    "list_files",
+    "model_of",
+    "read_file",
+    "split",
+    "sync",
+]

@@ -8,17 +8,19 @@ transformers is imported.
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
 import struct
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from peg_rag.errors import DamagedModel, InvalidInput, ModelNotAvailable
+from peg_rag.hub import MODELSCOPE, download_model, ways_out
+from peg_rag.model_folder import inside, parse_json, read_number, read_object, read_objects
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,13 @@ BUNDLED = ("peg-mini",)
 CONFIG_FILE = "peg_rag.json"
 CONFIG_FORMAT = 1
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_SMALL_FILES = ["*.json", "vocab.txt", "*.model", "merges.txt", "1_Pooling/*", "*_StaticEmbedding/*"]
+_MAX_LAYERS = 1_000
+_MAX_LENGTH = 1 << 21  # positions; the longest known have a million
+_MAX_DIMENSION = 1 << 20
+_MAX_HEADER_BYTES = 100 << 20  # as in the safetensors library
+_UNLIMITED_LENGTH = 1_000_000  # from here on a tokenizer's model_max_length means "not known"
+_LAYER_COUNTS = ("num_hidden_layers", "num_layers", "n_layers")
+_LAYER_OF_A_TENSOR = re.compile(r"(?:.*?\.)?(?:layers?|blocks?)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class ModelSpec:
         dimension: length of a text vector before any truncation.
         query_prompt: put before every query.
         document_prompt: put before every document.
-        revision: the hub commit, where known.
+        revision: the hub's commit where known, else the branch or tag.
         fingerprint: eight hex digits of the weights, so that two models of one name are told apart.
     """
 
@@ -97,21 +105,28 @@ def resolve(
     """Find a model and how its vectors are made.
 
     Args:
-        model: a hub id, a folder or a bundled name; None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
+        model: a hub id (`owner/name`, `modelscope:owner/name`), a folder or a bundled name; None for
+            `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling, max_length, query_prompt, document_prompt: override what the model says of itself.
         revision: a hub branch, tag or commit.
 
     Raises:
         ModelNotAvailable: no such folder, or the hub cannot be reached. There is never a fall-back to another model.
+        MissingExtra: the model is on ModelScope, whose client is not installed.
         DamagedModel: a file of the folder is missing, truncated or of an unknown form.
         InvalidInput: an override is out of range.
     """
     name, path, commit = _locate(model, revision)
     own = _own_config(path)
+    if isinstance(own.get("name"), str):
+        name = own["name"]  # an exported model keeps the name of the one that it was made from
     modules = _read_modules(path)
     known = next((k for pattern, k in _KNOWN if re.fullmatch(pattern, name, re.IGNORECASE)), None)
     prompts = _folder_prompts(path, own)
     kind = _kind(path, modules)
+    weights = weight_files(path)
+    if kind == "transformer":
+        _check_layers(path, weights)
     limit = _length_limit(path, own, kind)
     if max_length is not None and not 3 <= max_length <= limit:
         raise InvalidInput(f"max_length={max_length}, but {name} takes from 3 to {limit} tokens")
@@ -130,7 +145,7 @@ def resolve(
             known.document_prompt if known else None,
         ),
         revision=commit,
-        fingerprint=_fingerprint(weight_files(path)),
+        fingerprint=_fingerprint(weights),
     )
 
 
@@ -145,20 +160,29 @@ def weight_files(path: Path) -> list[Path]:
         if (folder / "model.safetensors").is_file():
             base = folder
             break
-    whole, index = base / "model.safetensors", base / "model.safetensors.index.json"
+    whole = base / "model.safetensors"
+    index = base / "model.safetensors.index.json"
     if whole.is_file():
-        found = [whole]
+        weights = [whole]
     elif index.is_file():
-        found = [base / shard for shard in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+        weights = _shards(index)
     elif (base / "pytorch_model.bin").is_file():
         return [base / "pytorch_model.bin"]
     else:
         raise DamagedModel(
             f"{path} holds no weights: model.safetensors, model.safetensors.index.json or pytorch_model.bin is expected"
         )
-    for file in found:
+    for file in weights:
         safetensors_shapes(file)
-    return found
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    shards = read_object(index).get("weight_map")
+    if not isinstance(shards, dict) or not shards:
+        raise DamagedModel(f"{index} names no shards: an object weight_map, tensor → file, is expected")
+    files = {inside(index.parent, shard, index) for shard in shards.values()}
+    return sorted(files)
 
 
 def safetensors_shapes(file: Path) -> dict[str, list[int]]:
@@ -171,15 +195,15 @@ def safetensors_shapes(file: Path) -> dict[str, list[int]]:
         size = file.stat().st_size
         with file.open("rb") as stream:
             (header_size,) = struct.unpack("<Q", stream.read(8))
-            if header_size > size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(stream.read(header_size))
+            if header_size > min(size, _MAX_HEADER_BYTES):
+                raise ValueError(f"a header of {header_size} bytes is too long")
+            header = parse_json(stream.read(header_size))
         tensors = {key: value for key, value in header.items() if key != "__metadata__"}
         end = 8 + header_size + max((value["data_offsets"][1] for value in tensors.values()), default=0)
         if end != size:
             raise ValueError(f"{size} bytes are there, {end} are expected")
-        return {key: value["shape"] for key, value in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as error:
+        return {key: [int(side) for side in value["shape"]] for key, value in tensors.items()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
         raise DamagedModel(
             f"{file} is not a whole safetensors file ({error}); copy or download the model again"
         ) from error
@@ -191,68 +215,64 @@ def bundled_path(name: str) -> Path:
 
 
 def _locate(model: str | Path | None, revision: str | None) -> tuple[str, Path, str | None]:
-    """→ (name, folder, hub commit)."""
-    asked = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
-    if asked in BUNDLED:
-        return asked, bundled_path(asked), None
-    folder = Path(asked).expanduser()
+    """→ (name, folder, revision on the hub)."""
+    name = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
+    if name in BUNDLED:
+        return name, bundled_path(name), None
+    folder = Path(name).expanduser()
     if folder.is_dir():
         return folder.resolve().name, folder, None
-    if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(asked) or asked.startswith("."):
-        raise ModelNotAvailable(f"model {asked!r}: there is no such folder. {_ways_out()}")
-    path = _download(asked, revision)
-    return asked, path, path.name if path.parent.name == "snapshots" else revision
-
-
-def _download(hub_id: str, revision: str | None) -> Path:
-    """Fetch from the hub, or its local cache when it cannot be reached: safetensors if there, else the .bin."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    def fetch(*weights: str) -> Path:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=[*_SMALL_FILES, *weights]))
-
+    hub_id = name.removeprefix(MODELSCOPE)
+    if isinstance(model, Path) or folder.exists() or not _HUB_ID.fullmatch(hub_id) or hub_id.startswith("."):
+        raise ModelNotAvailable(f"model {name!r}: there is no such folder. {ways_out()}")
+    guess = _guess_name(hub_id)
+    if guess is not None and "/" not in hub_id:
+        raise ModelNotAvailable(f"model {name!r} is not known. Did you mean {guess!r}? {ways_out()}")
     try:
-        path = fetch("model*.safetensors")
-        return path if list(path.glob("model*.safetensors")) else fetch("pytorch_model.bin")
-    except (OSError, HfHubHTTPError, LocalEntryNotFoundError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelNotAvailable(
-            f"model {hub_id!r} is no folder here, is not in the local hub cache and could not be fetched from the hub "
-            f"({reason}). {_ways_out()}"
-        ) from error
+        path, commit = download_model(name, revision)
+    except ModelNotAvailable as error:
+        if guess is None:
+            raise
+        raise ModelNotAvailable(f"Did you mean {guess!r}? {error}") from error
+    return hub_id, path, commit
 
 
-def _ways_out() -> str:
-    return (
-        "Two ways out: give the path of a local folder that holds the model (PEGEmbeddings(model='path/to/PEG') or "
-        "$PEG_RAG_MODEL), or use the small model that is bundled and needs no network (model='peg-mini'). "
-        "Vectors of different models do not mix: an index made with one cannot be searched with the other."
-    )
+def _guess_name(name: str) -> str | None:
+    """The name that a user who wrote this one may have meant, or None."""
+    meant = {_letters(bundled): bundled for bundled in BUNDLED}
+    meant |= {_letters(f"TownsWu/{bundled}"): bundled for bundled in BUNDLED}
+    meant |= {_letters(DEFAULT_MODEL): DEFAULT_MODEL, _letters("PEG"): DEFAULT_MODEL}
+    matches = get_close_matches(_letters(name), meant, n=1, cutoff=0.8)
+    guess = meant[matches[0]] if matches else None
+    return None if guess == name else guess
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
 
 
 def _own_config(path: Path) -> dict[str, Any]:
-    own = _read_json(path / CONFIG_FILE, missing={})
+    own = read_object(path / CONFIG_FILE, missing={})
     if own and own.get("format") != CONFIG_FORMAT:
         raise DamagedModel(
             f"{path / CONFIG_FILE} has format {own.get('format')!r}, this version of peg_rag reads {CONFIG_FORMAT}; "
             "update peg_rag"
         )
-    return cast(dict[str, Any], own)
+    return own
 
 
 def _read_modules(path: Path) -> list[dict[str, Any]] | None:
     """sentence-transformers' list of modules, or None where the folder has none."""
-    modules = _read_json(path / "modules.json", missing=None)
-    if modules is None:
-        return None
-    for module in modules:
+    file = path / "modules.json"
+    modules = read_objects(file, missing=None)
+    for module in modules or []:
+        inside(path, module.get("path", ""), file)
         if _module_name(module) not in ("Transformer", "Pooling", "Normalize", "StaticEmbedding"):
             raise DamagedModel(
-                f"{path / 'modules.json'} asks for a {_module_name(module)} module, which peg_rag does not run; "
+                f"{file} asks for a {_module_name(module)} module, which peg_rag does not run; "
                 "Transformer, Pooling, Normalize and StaticEmbedding are known"
             )
-    return cast(list[dict[str, Any]], modules)
+    return modules
 
 
 def _module_name(module: dict[str, Any]) -> str:
@@ -300,51 +320,89 @@ def _modules_pooling(path: Path, modules: list[dict[str, Any]] | None) -> str | 
     folder = next((m.get("path", "") for m in modules or [] if _module_name(m) == "Pooling"), None)
     if folder is None:
         return None
-    config = _read_json(path / folder / "config.json")
+    config = read_object(path / folder / "config.json")
     mode = config.get("pooling_mode")
     if mode is None:
         flags = [key for key, on in config.items() if key.startswith("pooling_mode_") and on]
         names = [flag.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens") for flag in flags]
         mode = "+".join(names) or "mean"
-    return "+".join(mode) if isinstance(mode, list) else str(mode)
+    return "+".join(map(str, mode)) if isinstance(mode, list) else str(mode)
 
 
 def _folder_prompts(path: Path, own: dict[str, Any]) -> dict[str, str]:
-    prompts = dict(_read_json(path / "config_sentence_transformers.json", missing={}).get("prompts") or {})
+    file = path / "config_sentence_transformers.json"
+    prompts = read_object(file, missing={}).get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise DamagedModel(f"{file} has prompts that are no object; role → prompt is expected")
     prompts = {role: text for role, text in prompts.items() if text}
     for role in ("query", "document"):
         if f"{role}_prompt" in own:
             prompts[role] = own[f"{role}_prompt"]
+    for role, text in prompts.items():
+        if not isinstance(text, str):
+            raise DamagedModel(f"{path} has a prompt for {role!r} that is not a string")
     return prompts
 
 
 def _length_limit(path: Path, own: dict[str, Any], kind: Kind) -> int:
     """The smallest of the limits that the folder's files name; 512 where none does."""
-    config = _read_json(path / "config.json", missing={}) if kind == "transformer" else {}
-    positions = config.get("max_position_embeddings")
-    if positions and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        positions -= 2  # these start counting positions after the padding index
+    sentence_file = path / "sentence_bert_config.json"
     limits = [
-        own.get("max_length"),
-        _read_json(path / "sentence_bert_config.json", missing={}).get("max_seq_length"),
-        _read_json(path / "tokenizer_config.json", missing={}).get("model_max_length"),
-        positions,
+        read_number(own, "max_length", path / CONFIG_FILE, largest=_MAX_LENGTH),
+        read_number(read_object(sentence_file, missing={}), "max_seq_length", sentence_file, largest=_MAX_LENGTH),
+        _tokenizer_limit(path),
+        _count_positions(path) if kind == "transformer" else None,
     ]
-    return min((int(limit) for limit in limits if limit and limit < 1_000_000), default=512)
+    return min((limit for limit in limits if limit is not None), default=512)
+
+
+def _tokenizer_limit(path: Path) -> int | None:
+    file = path / "tokenizer_config.json"
+    settings = read_object(file, missing={})
+    limit = settings.get("model_max_length")
+    if isinstance(limit, (int, float)) and limit >= _UNLIMITED_LENGTH:
+        return None
+    return read_number(settings, "model_max_length", file, largest=_MAX_LENGTH)
+
+
+def _count_positions(path: Path) -> int | None:
+    file = path / "config.json"
+    config = read_object(file, missing={})
+    positions = read_number(config, "max_position_embeddings", file, largest=_MAX_LENGTH)
+    if positions and config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
+        return max(1, positions - 2)  # these start counting positions after the padding index
+    return positions
 
 
 def _dimension(path: Path, kind: Kind) -> int:
     if kind == "static":
         file = weight_files(path)[0]
         shape = safetensors_shapes(file).get("embedding.weight")
-        if shape is None or len(shape) != 2:
+        if shape is None or len(shape) != 2 or 0 in shape:
             raise DamagedModel(f"{file} holds no two-dimensional tensor embedding.weight, which a static model needs")
         return shape[1]
-    config = _read_json(path / "config.json")
-    size = next((config[key] for key in ("hidden_size", "dim", "d_model") if key in config), None)
+    file = path / "config.json"
+    config = read_object(file)
+    sizes = (read_number(config, key, file, largest=_MAX_DIMENSION) for key in ("hidden_size", "dim", "d_model"))
+    size = next((size for size in sizes if size is not None), None)
     if size is None:
-        raise DamagedModel(f"{path / 'config.json'} does not say hidden_size; is this a text encoder?")
-    return int(size)
+        raise DamagedModel(f"{file} does not say hidden_size; is this a text encoder?")
+    return size
+
+
+def _check_layers(path: Path, weights: list[Path]) -> None:
+    """Refuse a count of layers that the weights do not bear out: building them could take minutes and all memory."""
+    file = path / "config.json"
+    config = read_object(file)
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        for key in _LAYER_COUNTS:
+            read_number(part, key, file, largest=_MAX_LAYERS)
+    names = [name for weight in weights if weight.suffix == ".safetensors" for name in safetensors_shapes(weight)]
+    layers = [int(match[1]) + 1 for name in names if (match := _LAYER_OF_A_TENSOR.match(name))]
+    for key in _LAYER_COUNTS:
+        count = config.get(key)
+        if layers and count is not None and count > max(layers):
+            raise DamagedModel(f"{file} has {key}={count}, but {path} holds weights of {max(layers)} layers")
 
 
 def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 4096) -> str:
@@ -358,20 +416,6 @@ def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 409
                 stream.seek(size * i // samples)
                 digest.update(stream.read(sample_bytes))
     return digest.hexdigest()[:8]
-
-
-_REQUIRED: Any = object()
-
-
-def _read_json(file: Path, missing: Any = _REQUIRED) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        if missing is not _REQUIRED:
-            return missing
-        raise DamagedModel(f"{file} is missing; copy or download the model again") from error
-    except (OSError, ValueError) as error:
-        raise DamagedModel(f"{file} is not readable JSON ({error}); copy or download the model again") from error
 
 
 def _first(*values: str | None) -> str:

@@ -1,8 +1,9 @@
 """Reads files in a process of its own, which may hang, crash or eat memory without taking anything with it.
 
-Why this exists: PDF, Word and HTML files come from strangers, and their converters can be made to loop for ever or to
-unpack a few kilobytes into gigabytes. Here a file has a time limit, the process a memory limit (where the system has
-such limits), and a file that breaks either is a `DataError` like any other broken file.
+Files come from strangers, and a converter can be made to loop for ever or to unpack a few kilobytes into gigabytes.
+Here a file has a time limit, the process a memory limit (where the system has such limits), and a file that breaks
+either is a `DataError` like any other broken file. The process does not outlive the one that started it: it watches
+the pipe between them, on Linux the kernel ends it too, and an alarm ends it where a library holds the interpreter.
 
 Costs about a second for the process to start, once, and a copy of each file's text through a pipe.
 """
@@ -10,26 +11,32 @@ Costs about a second for the process to start, once, and a copy of each file's t
 import contextlib
 import json
 import os
+import queue
+import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 from peg_rag.errors import DataError, MissingExtra
-from peg_rag.readers import MAX_FILE_BYTES, Section, read_sections
+from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, PartlyRead, Section, read_sections
 
 TIMEOUT_S = 120.0
+_LONGEST = 10  # times the limit, for a file whose pages each keep within it
 MEMORY_BYTES = 4 << 30
-FOREIGN = (".pdf", ".docx", ".html", ".htm")  # the kinds that other people's converters read
+FOREIGN = tuple(SUFFIXES)  # the kinds that are read here: all, as any file may be made to be slow
+_ALARM_GRACE_S = 10.0  # past the time limit, in which the parent ends the process itself
 
 
 class ReaderProcess:
     """`read_sections` at arm's length. The process starts with the first file and ends with `close()`.
 
     Args:
-        timeout_s: a file that takes longer is given up.
+        timeout_s: a file that takes longer is given up; one with pages, where a page takes longer, or all of them ten
+            times as long.
         memory_bytes: address space that the process may have (not on Windows).
     """
 
@@ -37,17 +44,30 @@ class ReaderProcess:
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._process: subprocess.Popen[bytes] | None = None
+        self._starter: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def read(self, path: Path, *, text_column: str | None = None, max_bytes: int = MAX_FILE_BYTES) -> list[Section]:
+    def read(
+        self,
+        path: Path,
+        *,
+        text_column: str | None = None,
+        max_bytes: int = MAX_FILE_BYTES,
+        on_page: Callable[[int, int], None] = lambda page, pages: None,
+        on_remark: Callable[[str], None] = lambda remark: None,
+    ) -> list[Section]:
         """As `read_sections`, whose errors it raises; one file at a time.
+
+        Args:
+            on_page: told how many pages of how many are read.
+            on_remark: told what part of the file could not be read, and the cure.
 
         Raises:
             DataError: also when the file took too long, or the process died of it.
         """
-        request = {"path": str(path), "text_column": text_column, "max_bytes": max_bytes}
+        request = {"path": str(path), "text_column": text_column, "max_bytes": max_bytes, "limit_s": self._timeout_s}
         with self._lock:
-            reply = self._ask(json.dumps(request).encode("utf-8") + b"\n")
+            reply = self._ask(json.dumps(request).encode("utf-8") + b"\n", on_page)
         if reply is None:
             raise DataError(
                 f"{path} could not be read within {self._timeout_s:g} s and {self._memory_bytes / 1e9:.0f} GB of "
@@ -57,11 +77,14 @@ class ReaderProcess:
             raise MissingExtra(reply["missing"])
         if "error" in reply:
             raise DataError(reply["error"])
-        return [Section(**section) for section in reply["sections"]]
+        for remark in reply["remarks"]:
+            on_remark(remark)
+        return [Section.from_json(section) for section in reply["sections"]]
 
     def close(self) -> None:
         """End the process."""
-        process, self._process = self._process, None
+        process = self._process
+        self._process = None
         if process is not None:
             process.kill()
             process.communicate()
@@ -72,25 +95,38 @@ class ReaderProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: bytes) -> dict[str, Any] | None:
+    def _ask(self, request: bytes, on_page: Callable[[int, int], None]) -> dict[str, Any] | None:
         """The reply; None when there is none in time, and then the process is ended."""
-        process = self._process = self._process or self._start()
+        process = self._ready_process()
         assert process.stdin is not None
         assert process.stdout is not None
-        alarm = threading.Timer(self._timeout_s, process.kill)
-        alarm.start()
+        whole = _alarm(_LONGEST * self._timeout_s, process)
+        current = _alarm(self._timeout_s, process)
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(request)
                 process.stdin.flush()
-            line = process.stdout.readline()
+            while (line := process.stdout.readline()).endswith(b"\n"):
+                message: dict[str, Any] = json.loads(line)
+                if "page" not in message:
+                    return message
+                current.cancel()
+                current = _alarm(self._timeout_s, process)
+                on_page(message["page"], message["pages"])
         finally:
-            alarm.cancel()
-        if not line.endswith(b"\n"):
+            current.cancel()
+            whole.cancel()
+        self.close()
+        return None
+
+    def _ready_process(self) -> "subprocess.Popen[bytes]":
+        """The process, started by this very thread: on Linux it ends with the thread that started it."""
+        if self._process is not None and self._starter is not threading.current_thread():
             self.close()
-            return None
-        reply: dict[str, Any] = json.loads(line)
-        return reply
+        if self._process is None:
+            self._process = self._start()
+            self._starter = threading.current_thread()
+        return self._process
 
     def _start(self) -> "subprocess.Popen[bytes]":
         home = str(Path(__file__).resolve().parent.parent)
@@ -105,30 +141,87 @@ class ReaderProcess:
         )
 
 
+def _alarm(seconds: float, process: "subprocess.Popen[bytes]") -> threading.Timer:
+    """A timer that ends the process, started."""
+    alarm = threading.Timer(seconds, process.kill)
+    alarm.daemon = True
+    alarm.start()
+    return alarm
+
+
 def _serve(memory_bytes: int) -> None:
     """Answer requests, a line each, until the pipe is closed. Whatever a library prints goes to stderr."""
+    _end_with_parent()
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_watch_pipe, args=(requests,), daemon=True).start()
+    while True:
+        request = json.loads(requests.get())
+        limit_s = request["limit_s"] + _ALARM_GRACE_S
+
+        def send(message: dict[str, Any], limit_s: float = limit_s) -> None:
+            _limit_time(limit_s)
+            replies.write(json.dumps(message).encode("utf-8") + b"\n")
+            replies.flush()
+
+        _limit_time(limit_s)
+        send(_reply(request, lambda page, pages: send({"page": page, "pages": pages})))
+        _limit_time(0)
+
+
+def _watch_pipe(requests: "queue.SimpleQueue[bytes]") -> None:
+    """Hand on requests; end the process as soon as the other end of the pipe is gone, whatever is being read."""
     for line in sys.stdin.buffer:
-        replies.write(json.dumps(_reply(json.loads(line))).encode("utf-8") + b"\n")
-        replies.flush()
+        requests.put(line)
+    os._exit(0)
 
 
-def _reply(request: dict[str, Any]) -> dict[str, Any]:
+def _end_with_parent() -> None:
+    """Ask the kernel to kill this process when the thread that started it ends (Linux)."""
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    parent = os.getppid()
+    set_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was asked
+        os._exit(0)
+
+
+def _limit_time(seconds: float) -> None:
+    """Have the kernel end this process after so many seconds (0: never), where it has alarms.
+
+    The signal's default action needs no interpreter, which a regular expression may hold for hours.
+    """
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _reply(request: dict[str, Any], on_page: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     path = Path(request["path"])
     try:
-        sections = read_sections(path, text_column=request["text_column"], max_bytes=request["max_bytes"])
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sections = read_sections(
+                path, text_column=request["text_column"], max_bytes=request["max_bytes"], on_page=on_page
+            )
     except DataError as error:
         return {"error": str(error)}
     except MissingExtra as error:
         return {"missing": str(error)}
     except MemoryError:
         return {"error": f"{path} needs more memory than it may have; save it again, or as text"}
-    return {"sections": [asdict(section) for section in sections]}
+    except Exception as error:  # a fault of a reader must not take the other files with it
+        return {"error": f"{path} cannot be read: {type(error).__name__}: {error}"}
+    remarks = [str(warning.message) for warning in caught if issubclass(warning.category, PartlyRead)]
+    return {"sections": [section.to_json() for section in sections], "remarks": remarks}
 
 
 if __name__ == "__main__":

@@ -3,13 +3,44 @@
 A pydantic mixin. Pydantic comes with either framework and not with peg_rag, so only the adapters import this.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from peg_rag.encoder import PEGEncoder
+from peg_rag.errors import InvalidInput
 from peg_rag.retriever import Encoder
+
+# What the frameworks' own embedding classes call these settings, and what to write here.
+_FOREIGN_SETTINGS = {
+    "model_kwargs": "device=, dtype= and revision= are arguments of their own",
+    "encode_kwargs": "normalize= and batch_tokens= are arguments of their own, and a query has its own prompt",
+    "query_encode_kwargs": "a query has its own prompt, query_prompt=",
+    "normalize_embeddings": "it is called normalize= and is on",
+    "batch_size": "batches are planned by tokens, batch_tokens=",
+    "query_instruction": "it is called query_prompt=",
+    "embed_instruction": "it is called document_prompt=",
+    "text_instruction": "it is called document_prompt=",
+    "cache_folder": "$HF_HOME names the folder of the hub's cache",
+    "multi_process": "one call uses all cores of the machine",
+    "parallel_process": "one call uses all cores of the machine",
+    "trust_remote_code": "code from a model's folder is never run",
+}
+
+
+def refuse_foreign_settings(cls: type, settings: Mapping[str, Any], *, model_argument: str) -> None:
+    """Answer settings of other embedding classes with the name that they have here.
+
+    Raises:
+        InvalidInput: one of them is among `settings`.
+    """
+    for name, value in settings.items():
+        if name in ("model", "model_name") and name != model_argument:
+            raise InvalidInput(f"{name}={value!r}: write {cls.__name__}({model_argument}={value!r})")
+        if name in _FOREIGN_SETTINGS:
+            raise InvalidInput(f"{name}= is no setting of {cls.__name__}: {_FOREIGN_SETTINGS[name]}")
 
 
 class EncoderSettings(BaseModel):
@@ -28,7 +59,7 @@ class EncoderSettings(BaseModel):
     truncate_dim: int | None = Field(default=None, description="Keep this many leading dimensions.")
     revision: str | None = Field(default=None, description="A hub branch, tag or commit.")
 
-    device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1, mps; None for the best.")
+    device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1, mps; auto for the best.")
     dtype: str = Field(default="auto", exclude=True, description="auto, float32, bfloat16 or float16.")
     backend: str = Field(default="auto", exclude=True, description="What runs the model; auto chooses.")
     batch_tokens: int | None = Field(default=None, exclude=True, description="Tokens in a batch, padding counted.")

@@ -105,7 +105,7 @@ def chatting() -> Iterator[ChatServer]:
     server = uvicorn.Server(uvicorn.Config(chat.app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not server.started and time.monotonic() < give_up:
         time.sleep(0.01)
     chat.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"

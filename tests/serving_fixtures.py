@@ -170,7 +170,7 @@ def threaded(app: "FastAPI", settings: "ServerSettings") -> Iterator[tuple[str, 
     server = make_server(app, settings, host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    give_up = time.monotonic() + 20
+    give_up = time.monotonic() + 60
     while not server.started and time.monotonic() < give_up:
         time.sleep(0.01)
     assert server.started

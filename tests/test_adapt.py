@@ -1,6 +1,7 @@
 """`adapt`: what is read, what is held out, and a model that is better on text it never saw or is not saved."""
 
 import gzip
+import importlib
 import json
 import random
 import signal
@@ -18,12 +19,13 @@ from peg_rag.cli.app import run
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.evaluation import evaluate
 from peg_rag.extras import require_zstd
-from peg_rag.training import adapt as module
-from peg_rag.training.adapt import Adaptation, AdaptOptions, adapt
-from peg_rag.training.adapt_data import read_documents, split
-from peg_rag.training.data import text_key
-from peg_rag.training.texts import TextDocument
+from peg_rag.training.adapt import AdaptOptions, adapt
+from peg_rag.training.adapt.report import Adaptation
+from peg_rag.training.adapt.split import read_documents, split
+from peg_rag.training.data.texts import TextDocument, text_key
+from peg_rag.training.run.train import StageLoop
 
+module = importlib.import_module("peg_rag.training.adapt.adapt")  # the package has the function by that name
 zstd = require_zstd("train")
 
 CHARACTERS = "".join(chr(0x4E00 + i) for i in range(600))
@@ -246,17 +248,15 @@ def test_what_got_worse_is_not_saved(
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
     """Have Ctrl-C pressed in that training step; the list is filled with the steps that are taken."""
-    from peg_rag.training.trainer import ContrastiveTrainer
+    plain, steps = StageLoop._take_step, []
 
-    plain, steps = ContrastiveTrainer.training_step, []
-
-    def step(self: ContrastiveTrainer, *arguments, **options):
-        steps.append(self.state.global_step)
+    def step(self: StageLoop, batch) -> None:
+        steps.append(self.progress.step)
         if len(steps) == number:
             signal.raise_signal(signal.SIGINT)
-        return plain(self, *arguments, **options)
+        plain(self, batch)
 
-    monkeypatch.setattr(ContrastiveTrainer, "training_step", step)
+    monkeypatch.setattr(StageLoop, "_take_step", step)
     return steps
 
 

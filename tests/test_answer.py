@@ -55,9 +55,9 @@ def test_a_heading_is_not_lost_over_what_says_nothing(between: str) -> None:
     "text", [" " * 100_000 + "1。…", "\u3000" * 100_000, "#" + " " * 100_000 + "。", "第" * 100_000]
 )
 def test_hostile_text_takes_no_longer_than_its_length(text: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     list(sentences_of(text))
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 10  # of the processor, however busy the machine; a square takes minutes
 
 
 @given(st.text("报销。！？；…\n 1.、-ab”", max_size=200))

@@ -17,15 +17,25 @@ from torch.nn.parallel import DistributedDataParallel
 
 from peg_rag.batching import plan_batches
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.cached_step import CachedStep, ContrastiveObjective, StepBatch, Temperature, TokenRows
-from peg_rag.training.cosent import CosentObjective
-from peg_rag.training.loss import LossMetrics, LossOptions, Pairs, dense_loss
-from peg_rag.training.progressive import ProgressiveOptions
-from peg_rag.training.tiles import Tile
+from peg_rag.training.data.batches import FeatureRows
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.loss.contrastive import LossMetrics, Pairs
+from peg_rag.training.loss.cosent import CosentObjective
+from peg_rag.training.loss.objective import ContrastiveObjective
+from peg_rag.training.loss.reference import dense_loss
+from peg_rag.training.loss.tiles import Tile
+from peg_rag.training.recipe import LossOptions, ProgressiveOptions
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch
 
 TOKENS = 20  # of a chunk: several chunks per side, the last one smaller
-EVERYTHING = LossOptions(symmetric=True, label_smoothing=0.1, false_negative_margin=-0.1, matryoshka_dims=(3, 8))
-CURRICULAR = ProgressiveOptions(strategy="curricular", margin=0.1, query_focus=1.0)
+CURRICULAR = ProgressiveOptions(strategy="curricular", margin=0.1)
+PLAIN = LossOptions(progressive=CURRICULAR)
+OWN = LossOptions(hard_negatives="own", progressive=CURRICULAR)
+EVERYTHING = LossOptions(
+    symmetric=True, false_negative_margin=-0.1, matryoshka_dims=(3, 8), progressive=CURRICULAR, temperature=0.1
+)
+EVERYTHING_OWN = EVERYTHING.model_copy(update={"hard_negatives": "own"})
+WITHOUT_TEXTS = EVERYTHING.model_copy(update={"mask_same_text": False})
 
 
 class Encoder(nn.Module):
@@ -43,8 +53,17 @@ class Encoder(nn.Module):
         return self.dropout(self.out((states * mask).sum(1) / mask.sum(1)))
 
 
-def make_rows(count: int, rng: np.random.Generator) -> TokenRows:
-    return TokenRows([rng.integers(1, 60, rng.integers(1, 9)).tolist() for _ in range(count)])
+def feature_rows(token_ids: list[list[int]]) -> FeatureRows:
+    return FeatureRows(TokenRows.of(token_ids), 0, torch.device("cpu"))
+
+
+def token_lists(rows: FeatureRows) -> list[np.ndarray]:
+    everything = rows.features(np.arange(len(rows.lengths)))["input_ids"].numpy()
+    return [ids[:length] for ids, length in zip(everything, rows.lengths, strict=True)]
+
+
+def make_rows(count: int, rng: np.random.Generator) -> FeatureRows:
+    return feature_rows([rng.integers(1, 60, rng.integers(1, 9)).tolist() for _ in range(count)])
 
 
 def make_batch(queries: int = 7, negatives: int = 5, seed: int = 0, texts: bool = True) -> StepBatch:
@@ -98,17 +117,17 @@ def cached_step(
 @pytest.mark.parametrize("graphs", ["replay", "keep"])
 @pytest.mark.parametrize(
     "options",
-    [LossOptions(), LossOptions(hard_negatives="own"), EVERYTHING, replace(EVERYTHING, hard_negatives="own")],
+    [PLAIN, OWN, EVERYTHING, EVERYTHING_OWN],
     ids=["plain", "own", "everything", "everything-own"],
 )
 def test_cached_equals_plain(options: LossOptions, graphs: str) -> None:
     model, batch = Encoder().double(), make_batch()
     torch.manual_seed(5)
-    loss, expected = plain_step(model, batch, ContrastiveObjective(options, CURRICULAR), 0.5)
+    loss, expected = plain_step(model, batch, ContrastiveObjective(options), 0.5)
     following = torch.rand(1)
     torch.manual_seed(5)
     tile = Tile(rows=3, columns=10, keep=False)
-    metrics, ours = cached_step(model, batch, ContrastiveObjective(options, CURRICULAR, tile=tile), 0.5, graphs=graphs)
+    metrics, ours = cached_step(model, batch, ContrastiveObjective(options, tile=tile), 0.5, graphs=graphs)
     assert metrics.loss == pytest.approx(loss, abs=1e-9)
     assert largest_difference(ours, expected) < 1e-9
     assert torch.equal(torch.rand(1), following)  # the generator is left where one encoding leaves it
@@ -120,20 +139,21 @@ def test_without_the_remembered_rng_gradients_are_wrong(monkeypatch: pytest.Monk
     torch.manual_seed(5)
     _, expected = plain_step(model, batch, ContrastiveObjective(), 0.0)
     monkeypatch.setattr(CachedStep, "_set_rng", lambda self, states: None)
-    monkeypatch.setattr("peg_rag.training.cached_step._check_same", lambda again, before: None)
+    monkeypatch.setattr("peg_rag.training.run.grad_cache._check_same", lambda again, before: None)
     torch.manual_seed(5)
     _, wrong = cached_step(model, batch, ContrastiveObjective())
     assert largest_difference(wrong, expected) > 1e-2
 
 
 def test_features_that_change_between_encodings_raise() -> None:
-    class Moody(TokenRows):
+    class Moody(FeatureRows):
         def features(self, rows: Any) -> dict[str, Tensor]:
-            found = super().features(rows)
-            return {**found, "input_ids": torch.from_numpy(np.random.randint(1, 60, found["input_ids"].shape))}
+            plain = super().features(rows)
+            return {**plain, "input_ids": torch.from_numpy(np.random.randint(1, 60, plain["input_ids"].shape))}
 
     model, batch = Encoder(), make_batch()
-    moody = replace(batch, documents=Moody([[1, 2, 3]] * len(batch.documents.lengths)))
+    tokens = TokenRows.of([[1, 2, 3]] * len(batch.documents.lengths))
+    moody = replace(batch, documents=Moody(tokens, 0, torch.device("cpu")))
     with pytest.raises(TrainingError, match="second time"):
         cached_step(model, moody, ContrastiveObjective())
 
@@ -163,10 +183,10 @@ def test_auto_keeps_graphs_that_fit_and_replays_those_that_do_not() -> None:
 
 def test_a_resumed_step_repeats_the_arithmetic() -> None:
     model, batch = Encoder(), make_batch()
-    step = CachedStep(model, ContrastiveObjective(EVERYTHING, CURRICULAR), batch_tokens=TOKENS)
+    step = CachedStep(model, ContrastiveObjective(EVERYTHING), batch_tokens=TOKENS)
     step(batch, 0.1)
     saved = copy.deepcopy(step.state_dict())
-    resumed = CachedStep(model, ContrastiveObjective(EVERYTHING, CURRICULAR), batch_tokens=TOKENS)
+    resumed = CachedStep(model, ContrastiveObjective(EVERYTHING), batch_tokens=TOKENS)
     resumed.load_state_dict(saved)
     outcomes = []
     for one in (step, resumed):
@@ -176,18 +196,6 @@ def test_a_resumed_step_repeats_the_arithmetic() -> None:
     assert outcomes[0][0] == outcomes[1][0]
     assert outcomes[0][2] == outcomes[1][2]
     assert largest_difference(outcomes[0][1], outcomes[1][1]) == 0.0
-
-
-def test_a_learned_temperature_gets_its_gradient() -> None:
-    model, batch, temperature = Encoder(dropout=0.0).double(), make_batch(), Temperature(0.1).double()
-    cached_step(model, batch, ContrastiveObjective(EVERYTHING, temperature=temperature))
-    ours = temperature.log_scale.grad.item()
-    everything = np.arange(len(batch.documents.lengths))
-    vectors = [rows.features(everything[: len(rows.lengths)]) for rows in (batch.queries, batch.documents)]
-    temperature.zero_grad()
-    queries, documents = (model(features).detach() for features in vectors)
-    dense_loss(queries, documents, batch.labels, EVERYTHING, scale=temperature()).backward()
-    assert ours == pytest.approx(temperature.log_scale.grad.item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("graphs", ["replay", "keep"])
@@ -239,7 +247,7 @@ def test_what_cannot_be_raises() -> None:
     with pytest.raises(InvalidInput, match="graphs"):
         CachedStep(model, ContrastiveObjective(), graphs="maybe")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="at least one"):
-        cached_step(model, StepBatch(TokenRows([]), make_rows(2, rng), Pairs.regular(0, 0)), ContrastiveObjective())
+        cached_step(model, StepBatch(feature_rows([]), make_rows(2, rng), Pairs.regular(0, 0)), ContrastiveObjective())
     model.requires_grad_(False)
     with pytest.raises(InvalidInput, match="frozen"):
         CachedStep(model, ContrastiveObjective())(make_batch())
@@ -248,11 +256,11 @@ def test_what_cannot_be_raises() -> None:
 # ------------------------------------------------------------------------------------------- two ranks equal one
 
 RUNS: dict[str, tuple[LossOptions, str]] = {
-    "plain": (LossOptions(), "replay"),
+    "plain": (PLAIN, "replay"),
     "everything": (EVERYTHING, "replay"),
-    "own": (replace(EVERYTHING, hard_negatives="own"), "replay"),
+    "own": (EVERYTHING_OWN, "replay"),
     "keep": (EVERYTHING, "keep"),
-    "no texts": (replace(EVERYTHING, mask_same_text=False), "replay"),
+    "no texts": (WITHOUT_TEXTS, "replay"),
 }
 SPLIT = {0: 4, 1: 3}  # queries of each rank: uneven
 
@@ -267,23 +275,20 @@ def part_of(batch: StepBatch, start: int, stop: int, negatives: int) -> StepBatc
         document_texts=pairs.document_texts[documents],
         query_weights=pairs.query_weights[start:stop],
     )
-    queries = TokenRows(batch.queries._token_ids[start:stop])
-    return StepBatch(queries, TokenRows(batch.documents._token_ids[documents]), mine)
+    sides = (token_lists(batch.queries)[start:stop], token_lists(batch.documents)[documents])
+    queries, documents = (feature_rows([ids.tolist() for ids in side]) for side in sides)
+    return StepBatch(queries, documents, mine)
 
 
 def run_all(model: nn.Module, batch: StepBatch) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     for name, (options, graphs) in RUNS.items():
-        temperature = Temperature(0.1).double()
-        objective = ContrastiveObjective(options, CURRICULAR, temperature)
-        metrics, found = cached_step(model, batch, objective, 0.5, graphs=graphs)
-        found = {key.removeprefix("module."): value for key, value in found.items()}
-        outcome[name] = (vars(metrics), found, temperature.log_scale.grad)
-    batch = replace(batch, labels=batch.queries.lengths.astype(float), documents=batch.queries)
-    shifted = TokenRows([[*ids[1:], 7] for ids in batch.queries._token_ids])
-    graded = replace(batch, documents=shifted, labels=torch.from_numpy(batch.labels))
-    metrics, found = cached_step(model, graded, CosentObjective())
-    outcome["graded"] = (vars(metrics), {k.removeprefix("module."): v for k, v in found.items()}, torch.zeros(()))
+        metrics, parameters = cached_step(model, batch, ContrastiveObjective(options), 0.5, graphs=graphs)
+        outcome[name] = (vars(metrics), {key.removeprefix("module."): part for key, part in parameters.items()})
+    lengths = torch.from_numpy(batch.queries.lengths.astype(float))
+    shifted = feature_rows([[*ids[1:].tolist(), 7] for ids in token_lists(batch.queries)])
+    metrics, parameters = cached_step(model, replace(batch, documents=shifted, labels=lengths), CosentObjective())
+    outcome["graded"] = (vars(metrics), {key.removeprefix("module."): part for key, part in parameters.items()})
     return outcome
 
 
@@ -307,9 +312,8 @@ def test_two_ranks_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
     expected = run_all(Encoder(dropout=0.0).double(), make_batch())
     mp.spawn(rank_main, (str(tmp_path),), nprocs=2)
     for rank in SPLIT:
-        found = torch.load(tmp_path / f"{rank}.pt")
-        for name, (metrics, parameters, temperature) in expected.items():
-            their_metrics, their_parameters, their_temperature = found[name]
-            assert their_metrics == pytest.approx(metrics, abs=1e-9), name
-            assert largest_difference(their_parameters, parameters) < 1e-9, name
-            assert (their_temperature - temperature).abs() < 1e-9, name
+        outcome = torch.load(tmp_path / f"{rank}.pt")
+        for name, (metrics, parameters) in expected.items():
+            rank_metrics, rank_parameters = outcome[name]
+            assert rank_metrics == pytest.approx(metrics, abs=1e-9), name
+            assert largest_difference(rank_parameters, parameters) < 1e-9, name

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput, TrainingError
-from peg_rag.training.cosent import CosentObjective, cosent_loss
+from peg_rag.training.loss.cosent import CosentObjective, cosent_loss
 
 
 def double_sum(similarities: torch.Tensor, grades: torch.Tensor, scale: float) -> torch.Tensor:
@@ -55,5 +55,5 @@ def test_bad_input_raises() -> None:
         cosent_loss(torch.zeros(3), torch.zeros(2))
     with pytest.raises(InvalidInput, match="scale"):
         CosentObjective(scale=0.0)
-    with pytest.raises(TrainingError, match="not finite"):
+    with pytest.raises(TrainingError, match="NaN or infinite loss"):
         CosentObjective()(torch.full((2, 3), math.nan), torch.ones(2, 3), torch.tensor([0.0, 1.0]), 0.0)

@@ -82,7 +82,7 @@ def test_missing_and_cut_files(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(DataError, match=rf"corpus\.jsonl\{suffix}: cannot be read after line"):
         load_beir(folder)
     corpus.unlink()
-    with pytest.raises(DataError, match=r"corpus\.jsonl is not there, nor packed"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl does not exist, neither plain nor packed"):
         load_beir(folder)
 
 

@@ -4,12 +4,14 @@ import json
 import sqlite3
 from typing import Any
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
-from peg_rag.index.filters import compile_filter, dumps
+from peg_rag.index import PEGIndex
+from peg_rag.index.filters import compile_filter, dumps, register_functions
 
 # -- the slow twin ----------------------------------------------------------------------------------------------------
 
@@ -77,6 +79,7 @@ def matches(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
 
 def passing(metadatas: list[dict[str, Any]], where: dict[str, Any]) -> list[int]:
     connection = sqlite3.connect(":memory:")
+    register_functions(connection)
     connection.execute("CREATE TABLE documents (key INTEGER PRIMARY KEY, metadata TEXT)")
     connection.executemany("INSERT INTO documents VALUES (?, ?)", enumerate(map(dumps, metadatas)))
     condition = compile_filter(where)
@@ -88,10 +91,25 @@ def passing(metadatas: list[dict[str, Any]], where: dict[str, Any]) -> list[int]
 
 # -- random metadata and filters --------------------------------------------------------------------------------------
 
-KEYS = ["a", "年份", "a.b", 'q"uote', "back\\slash", "", "$..a", "new\nline", "[0]"]
+KEYS = ["a", "年份", "a.b", 'q"uote', "back\\slash", "", "$..a", "new\nline", "[0]", "a\x00", "a\x00b", "\x00", "\x01"]
 keys = st.sampled_from(KEYS)
-strings = st.sampled_from(["", "x", "xy", "北京", '"', "1", "true", "é", "😀", "null", '","a":"x']) | st.text(
-    st.characters(exclude_characters="\x00", exclude_categories=("Cs",)), max_size=4
+CONTROLS = [
+    "\x00",
+    "\x01",
+    "\x02",
+    "\x03",
+    "\x04",
+    "x",
+    "\\",
+    "u0000",
+    "\n",
+]  # NUL and its neighbours, and what looks like it
+strings = (
+    st.sampled_from(
+        ["", "x", "xy", "北京", '"', "1", "true", "é", "😀", "null", '","a":"x', "x\x00", "x\x00y", "\\u0000"]
+    )
+    | st.text(st.characters(exclude_categories=("Cs",)), max_size=4)
+    | st.lists(st.sampled_from(CONTROLS), max_size=4).map("".join)
 )
 numbers = st.sampled_from([0, 1, -1, 1.0, 0.5, 2**53 + 1, 2**62, 1e300, 0.1, 0.30000000000000004]) | st.integers(
     -(2**63), 2**63 - 1
@@ -129,11 +147,30 @@ wheres = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(metadatas, min_size=1, max_size=8), wheres)
-def test_sql_and_python_agree(documents: list[dict[str, Any]], where: dict[str, Any]) -> None:
+def compare(documents: list[dict[str, Any]], where: dict[str, Any]) -> None:
     documents = [json.loads(dumps(document)) for document in documents]
     assert passing(documents, where) == [i for i, document in enumerate(documents) if matches(document, where)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(metadatas, min_size=1, max_size=8), wheres)
+def test_sql_and_python_agree(documents: list[dict[str, Any]], where: dict[str, Any]) -> None:
+    compare(documents, where)
+
+
+@pytest.mark.slow
+def test_sql_and_python_agree_10_000_times() -> None:
+    count = 0
+
+    @settings(max_examples=10_000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(metadatas, min_size=1, max_size=8), wheres)
+    def compare_and_count(documents: list[dict[str, Any]], where: dict[str, Any]) -> None:
+        nonlocal count
+        count += 1
+        compare(documents, where)
+
+    compare_and_count()
+    assert count >= 10_000
 
 
 # -- the definitions, one by one --------------------------------------------------------------------------------------
@@ -188,6 +225,58 @@ def test_each_operator(where: dict[str, Any], expected: list[int]) -> None:
     assert [i for i, document in enumerate(DOCUMENTS) if matches(document, where)] == expected
 
 
+NUL_DOCUMENTS: list[dict[str, Any]] = [
+    {"s": "a"},
+    {"s": "a\x00"},
+    {"s": "a\x00b"},
+    {"s": "a\x01"},
+    {"s": "a\\u0000b"},
+    {"s": ["a", "a\x00b"]},
+    {"s\x00": "a"},
+    {"s": "a", "other": "\x00"},
+    {'q"': "a", 'q"\x00': "b"},
+]
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ({"s": "a"}, [0, 7]),
+        ({"s": "a\x00"}, [1]),
+        ({"s": "a\x00b"}, [2]),
+        ({"s": "a\\u0000b"}, [4]),
+        ({"s": {"$in": ["a\x00b", "a\x01"]}}, [2, 3]),
+        ({"s": {"$nin": ["a", "a\x00", None]}}, [2, 3, 4, 5]),
+        ({"s": {"$gt": "a"}}, [1, 2, 3, 4]),
+        ({"s": {"$gt": "a\x00", "$lte": "a\x01"}}, [2, 3]),
+        ({"s": {"$lt": "a\x00b"}}, [0, 1, 7]),
+        ({"s": {"$contains": "\x00"}}, [1, 2]),
+        ({"s": {"$contains": "\x02"}}, []),
+        ({"s": {"$contains": "\x00b"}}, [2]),
+        ({"s": {"$contains": "a\x00b"}}, [2, 5]),
+        ({"s": {"$contains": "a"}}, [0, 1, 2, 3, 4, 5, 7]),
+        ({"s": ["a", "a\x00b"]}, [5]),
+        ({"s": ["a", "a"]}, []),
+        ({"s\x00": "a"}, [6]),
+        ({'q"': "a"}, [8]),
+        ({'q"': "b"}, []),
+        ({'q"\x00': "b"}, [8]),
+    ],
+)
+def test_strings_do_not_end_at_nul(where: dict[str, Any], expected: list[int]) -> None:
+    assert passing(NUL_DOCUMENTS, where) == expected
+    assert [i for i, document in enumerate(NUL_DOCUMENTS) if matches(document, where)] == expected
+
+
+def test_a_document_is_found_and_deleted_by_a_string_with_nul() -> None:
+    with PEGIndex() as index:
+        index.upsert(["a", "b"], ["x", "y"], np.eye(2), [{"path": "dir\x00one"}, {"path": "dir\x00two"}])
+        assert [hit.id for hit in index.search([1, 1], k=5, where={"path": "dir\x00two"})] == ["b"]
+        assert index.delete(where={"path": "dir"}) == 0
+        assert index.delete(where={"path": "dir\x00one"}) == 1
+        assert index.ids() == ["b"]
+
+
 def nested(depth: int) -> dict[str, Any]:
     where: dict[str, Any] = {"a": 1}
     for _ in range(depth):
@@ -214,7 +303,6 @@ def nested(depth: int) -> dict[str, Any]:
         {"year": {"$eq": object()}},
         {"year": float("nan")},
         {"year": [object()]},
-        {"year": "nul\x00"},
         {"year": "\ud800"},
         {1: 2},
         "year",

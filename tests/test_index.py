@@ -422,6 +422,13 @@ def test_k_of_zero_and_k_above_n() -> None:
         assert len(index.search(rows(1)[0], k=10**9)) == len(index.search(rows(1)[0], "花呗", k=10**9)) == 5
 
 
+def test_a_threshold_is_not_rounded() -> None:
+    with PEGIndex() as index:
+        index.upsert(["a"], ["x"], [[1, 0]])
+        assert [hit.score for hit in index.search([0, 1], threshold=0.0)] == [0.0]
+        assert index.search([0, 1], threshold=1e-200) == []
+
+
 def test_equal_scores_come_in_the_order_of_writing() -> None:
     with PEGIndex() as index:
         index.upsert([f"d{i}" for i in range(50)], ["花"] * 50, np.ones((50, 3)))
@@ -518,6 +525,25 @@ def test_reading_only(tmp_path: Path) -> None:
                     write()
             index.delete(["a"])
             assert [hit.id for hit in reader.search([1, 0])] == ["b"]
+
+
+def test_new_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a power loss could take a new index away as a whole, with writes that were acknowledged."""
+    synced: list[Path] = []
+    monkeypatch.setattr(store, "sync_folder", synced.append)
+    with PEGIndex(tmp_path / "a" / "b" / "kb"):
+        assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    with PEGIndex(tmp_path / "a" / "b" / "kb"):
+        assert len(synced) == 3
+
+
+def test_every_write_is_synced_before_it_returns(tmp_path: Path) -> None:
+    with PEGIndex(tmp_path / "kb") as index:
+        for block in (index._db.reading(), index._db.writing()):
+            with block as connection:
+                assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+                assert connection.execute("PRAGMA fullfsync").fetchone() == (1,)
+                assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_a_closed_index_says_so() -> None:

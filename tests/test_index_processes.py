@@ -5,7 +5,6 @@ import os
 import random
 import resource
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -44,25 +43,143 @@ def add(index: PEGIndex, numbers: list[int]) -> None:
 
 # -- kill -9 ----------------------------------------------------------------------------------------------------------
 
+Model = dict[int, int]  # document number → how many times it was written before
+Operation = tuple[str, list[int]]
 
-def write_until_killed(path: Path, start: int, pipe: Any) -> None:
-    """Add, delete and persist without end; every call that returned is acknowledged to the parent.
 
-    Document numbers grow; of each batch the first document is deleted again. Merges happen all the time.
-    """
+def versioned_text(number: int, version: int) -> str:
+    return f"第{number}号文件 第{version}版 花呗账单 {'长' * (number % 50)}"
+
+
+def versioned_vector(number: int, version: int) -> np.ndarray:
+    return np.random.default_rng((number, version)).standard_normal(DIMENSION).astype(np.float32)
+
+
+def after(model: Model, operation: Operation) -> Model:
+    """The model once an operation is carried out."""
+    name, numbers = operation
+    match name:
+        case "upsert":
+            return model | {number: model.get(number, -1) + 1 for number in numbers}
+        case "delete" | "delete where":
+            return {number: version for number, version in model.items() if number not in numbers}
+        case "clear":
+            return {}
+    return model
+
+
+def carry_out(index: PEGIndex, model: Model, operation: Operation) -> None:
+    name, numbers = operation
+    match name:
+        case "upsert":
+            versions = after(model, operation)
+            index.upsert(
+                [f"d{n}" for n in numbers],
+                [versioned_text(n, versions[n]) for n in numbers],
+                np.array([versioned_vector(n, versions[n]) for n in numbers]),
+                [{"n": n, "version": versions[n]} for n in numbers],
+            )
+        case "delete":
+            index.delete([f"d{n}" for n in numbers])
+        case "delete where":
+            index.delete(where={"n": {"$in": numbers}})
+        case "clear":
+            index.clear()
+        case "persist":
+            index.persist()
+
+
+def next_operation(model: Model, chance: random.Random) -> Operation:
+    kind = chance.choices(["upsert", "delete", "delete where", "persist", "clear"], [12, 4, 2, 2, 0.1])[0]
+    match kind:
+        case "upsert":
+            return kind, chance.sample(range(600), chance.choice([1, 5, BATCH, 3 * BATCH]))
+        case "delete" | "delete where":
+            return kind, chance.sample(sorted(model), min(len(model), chance.choice([1, 5, BATCH])))
+    return kind, []
+
+
+def write_until_killed(path: Path, kind: Any, model: Model, seed: int, pipe: Any) -> None:
+    """Write, delete and merge without end; tell the parent before and after each call."""
     store.MERGE_NEW_ROWS = 3 * BATCH
-    with PEGIndex(path) as index:
-        first = start
+    chance = random.Random(seed)
+    with PEGIndex(path, kind=kind) as index:
         while True:
-            pipe.send(("begin", first))
-            add(index, list(range(first, first + BATCH)))
-            pipe.send(("added", first))
-            index.delete([f"d{first}"])
-            pipe.send(("deleted", first))
-            if first % (4 * BATCH) == 0:
-                index.persist()
-                pipe.send(("persisted", first))
-            first += BATCH
+            operation = next_operation(model, chance)
+            pipe.send(operation)
+            carry_out(index, model, operation)
+            pipe.send("done")
+            model = after(model, operation)
+
+
+def check_everything(path: Path, possible: list[Model]) -> Model:
+    """Compare all that the index has with what it may have; return which it is."""
+    with PEGIndex(path) as index:
+        records = index.get(where={})
+        model = {record.metadata["n"]: record.metadata["version"] for record in records}
+        assert model in possible, "what was acknowledged is not what is there"
+        assert {record.id: record.text for record in records} == {
+            f"d{n}": versioned_text(n, version) for n, version in model.items()
+        }
+        assert sorted(index.ids()) == sorted(f"d{n}" for n in model)
+        assert len(index) == index.count({"n": {"$gte": 0}}) == len(model)
+        numbers = sorted(model)
+        vectors = [versioned_vector(n, model[n]) for n in numbers]
+        for number, hits in zip(numbers, index.search_batch(vectors, k=1), strict=True):
+            assert (hits[0].id, hits[0].text) == (f"d{number}", versioned_text(number, model[number]))
+            assert hits[0].score == pytest.approx(1.0, abs=1e-5)
+        for number, hits in zip(numbers, index.search_batch(texts=[f"第{n}号" for n in numbers], k=600), strict=True):
+            assert f"d{number}" in {hit.id for hit in hits}
+        if numbers:
+            assert {hit.id for hit in index.search(text="花呗", k=10**6)} == {f"d{n}" for n in numbers}
+            assert {hit.id for hit in index.search(vectors[0], "花呗", k=10**6, fetch_k=10**6)} == {
+                f"d{n}" for n in numbers
+            }
+    return model
+
+
+def storm(path: Path, kills: int, longest_s: float, kind: str = "flat") -> None:
+    """Kill a writing process again and again; after each kill, every document is compared with the model."""
+    model: Model = {}
+    chance = random.Random(7)
+    acknowledged, cut_off = 0, 0
+    for kill in range(kills):
+        receiver, sender = SPAWN.Pipe(duplex=False)
+        child = SPAWN.Process(target=write_until_killed, args=(path, kind, model, kill, sender))
+        child.start()
+        sender.close()
+        messages = [receiver.recv()]  # the child is at work
+        alive_until = time.monotonic() + chance.uniform(0, longest_s)
+        while (left := alive_until - time.monotonic()) > 0:
+            if receiver.poll(left):
+                messages.append(receiver.recv())
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        with suppress(EOFError):
+            while True:
+                messages.append(receiver.recv())
+        operations = [message for message in messages if message != "done"]
+        finished = messages.count("done")
+        for operation in operations[:finished]:
+            model = after(model, operation)
+        possible = [model, *(after(model, operation) for operation in operations[finished:])]
+        model = check_everything(path, possible)
+        acknowledged += finished
+        cut_off += len(operations) - finished
+    print(f"{kind}: {kills} kills, {acknowledged} acknowledged calls, {cut_off} cut off; {len(model)} documents left")
+
+
+def test_a_few_kills(tmp_path: Path) -> None:
+    storm(tmp_path / "kb", kills=3, longest_s=0.6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize(("kind", "kills"), [("flat", 200), ("hnsw", 40)])
+def test_a_storm_of_kills(kind: str, kills: int, tmp_path: Path) -> None:
+    if kind != "flat":
+        pytest.importorskip("faiss")
+    storm(tmp_path / "kb", kills, longest_s=1.0, kind=kind)
 
 
 def check_after_a_kill(path: Path, events: list[tuple[str, int]]) -> None:
@@ -92,38 +209,6 @@ def check_after_a_kill(path: Path, events: list[tuple[str, int]]) -> None:
             (hit,) = index.search(text=f"第{number}号", k=1)
             assert hit.id == f"d{number}"
         assert {hit.id for hit in index.search(vector(0), k=10**6)} == {f"d{n}" for n in there}
-
-
-def storm(path: Path, kills: int, longest_s: float) -> None:
-    events: list[tuple[str, int]] = []
-    chance = random.Random(7)
-    for _ in range(kills):
-        start = 1 + max((first for _, first in events), default=-1)
-        start = -(-start // BATCH) * BATCH
-        receiver, sender = SPAWN.Pipe(duplex=False)
-        child = SPAWN.Process(target=write_until_killed, args=(path, start, sender))
-        child.start()
-        sender.close()
-        events.append(receiver.recv())  # the child is at work
-        alive_until = time.monotonic() + chance.uniform(0, longest_s)
-        while (left := alive_until - time.monotonic()) > 0:
-            if receiver.poll(left):
-                events.append(receiver.recv())
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-        with suppress(EOFError):
-            while True:
-                events.append(receiver.recv())
-        check_after_a_kill(path, events)
-
-
-def test_a_few_kills(tmp_path: Path) -> None:
-    storm(tmp_path / "kb", kills=3, longest_s=0.6)
-
-
-@pytest.mark.slow
-def test_twenty_kills(tmp_path: Path) -> None:
-    storm(tmp_path / "kb", kills=20, longest_s=2.0)
 
 
 MOMENTS = ["peg_rag.index.store.write_postings", "peg_rag.index.vectors.checksums", "peg_rag.index.vectors.sync_folder",
@@ -267,7 +352,7 @@ def test_a_writer_in_another_process_is_waited_for_and_then_reported(tmp_path: P
         started = time.monotonic()
         with pytest.raises(IndexBusy, match="another process"):
             add(index, [2])
-        assert 0.2 < time.monotonic() - started < 5
+        assert time.monotonic() - started > 0.2
         assert index.search(vector(1), k=1)[0].id == "d1"  # readers do not wait
         release.set()
         child.join()
@@ -308,25 +393,6 @@ def test_threads_write_and_search_at_once(path: str | None, tmp_path: Path, monk
                 stop.set()
             assert all(reader.result(60) > 0 for reader in readers)
         assert len(index) == 1 + 3 * 5 * BATCH
-
-
-def search_in_child(index: PEGIndex, results: Any) -> None:
-    results.put(index.search(vector(1), k=1)[0].id)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
-def test_an_index_opened_before_a_fork_works_in_both(tmp_path: Path) -> None:
-    fork = mp.get_context("fork")
-    with PEGIndex(tmp_path / "kb") as index:
-        add(index, [1, 2, 3])
-        assert index.search(vector(1), k=1)[0].id == "d1"
-        results = fork.Queue()
-        child = fork.Process(target=search_in_child, args=(index, results))
-        child.start()
-        assert results.get(timeout=30) == "d1"
-        child.join()
-        add(index, [4])
-        assert index.search(vector(4), k=1)[0].id == "d4"
 
 
 # -- full disk --------------------------------------------------------------------------------------------------------

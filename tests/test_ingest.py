@@ -5,6 +5,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from sample_files import docx, pdf
 from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput
 from peg_rag.index import PEGIndex
 from peg_rag.ingest import LEDGER_FILE, Chunking, Progress, find_files, model_of, read_file, split, sync
-from peg_rag.readers import Section
+from peg_rag.readers import Place, Section
 
 
 @pytest.fixture
@@ -206,6 +208,49 @@ def test_a_broken_file_is_reported_and_the_rest_goes_in(docs: Path, store: Path,
     assert sync(docs, index, letters, store).changed == ["docs/b.txt"]
 
 
+BAD_ROWS = {"nan": '{"text": "a", "n": NaN}', "digits": '{"text": "a", "n": ' + "9" * 5_000 + "}"}
+BAD_ROWS |= {"surrogate": '{"text": "a\\ud800"}', "deep": '{"text": "a", "n": ' + "[" * 100_000}
+
+
+@pytest.mark.parametrize("row", BAD_ROWS.values(), ids=BAD_ROWS.keys())
+def test_a_bad_row_stops_no_other_file_and_replaces_nothing(
+    docs: Path, store: Path, index: PEGIndex, letters: Any, row: str
+) -> None:
+    rows = docs / "a.jsonl"
+    rows.write_text('{"text": "甲"}\n', encoding="utf-8")
+    sync(docs, index, letters, store)
+    rows.write_text('{"text": "乙"}\n' + row + "\n", encoding="utf-8")
+    (docs / "new.txt").write_text("新文件。", encoding="utf-8")
+    report = sync(docs, index, letters, store)
+    assert report.added == ["docs/new.txt"]
+    [failure] = report.failed
+    assert "a.jsonl, line 2" in failure.reason
+    assert [r.text for r in index.get(where={"source": "docs/a.jsonl"})] == ["甲"]
+    rows.write_text('{"text": "乙"}\n', encoding="utf-8")
+    assert sync(docs, index, letters, store).changed == ["docs/a.jsonl"]
+
+
+def test_chunks_that_no_index_can_hold_are_a_failure_of_their_file_alone(
+    docs: Path, store: Path, index: PEGIndex, letters: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(sections: Any, source: str, version: str, chunking: Any) -> Any:
+        for chunk in split(sections, source, version, chunking):
+            yield replace(chunk, metadata={**chunk.metadata, "n": float("nan")}) if source == "docs/b.txt" else chunk
+
+    monkeypatch.setattr("peg_rag.ingest.split", spoiled)
+    report = sync(docs, index, letters, store)
+    assert report.added == ["docs/a.md", "docs/sub/c.csv"]
+    assert [failure.source for failure in report.failed] == ["docs/b.txt"]
+    assert "b.txt" in report.failed[0].reason
+
+
+def test_every_kind_of_file_has_a_time_limit(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    report = sync(docs, index, letters, store, timeout_s=1e-6)
+    assert len(report.failed) == 3
+    assert all("could not be read within" in failure.reason for failure in report.failed)
+    assert len(sync(docs, index, letters, store).added) == 3
+
+
 def test_other_chunking_means_reading_everything_again(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
     sync(docs, index, letters, store)
     report = sync(docs, index, letters, store, chunking=Chunking(5, 0))
@@ -392,3 +437,72 @@ def test_kills_at_random_moments_leave_a_store_that_the_next_run_completes(
     with PEGIndex(store) as index:
         sync(docs, index, letters, store)
         assert contents(index) == fresh(docs, letters, tmp_path / "fresh")
+
+
+# -- metadata of chunks, and what a run says of files it could not read whole ------------------------------------------
+
+
+def test_a_row_is_one_chunk_with_its_cells() -> None:
+    cells = {"职级": "P6-P7", "住宿（一线城市）": "600元/晚"}
+    row = Section("职级: P6-P7 | 住宿（一线城市）: 600元/晚", 40, "差旅制度 > 三、住宿", 2, 3, kind="row", cells=cells)
+    [chunk] = split([row], "a.pdf", "v", Chunking(20, 0))
+    assert chunk.text == "差旅制度 > 三、住宿\n职级: P6-P7 | 住宿（一线城市）: 600元/晚"
+    assert chunk.metadata == {
+        "source": "a.pdf", "version": "v", "chunk": 0, "start": 40, "title": "差旅制度 > 三、住宿", "page": 2, "row": 3,
+        "kind": "row", "cells": cells,
+    }  # fmt: skip
+
+
+def test_the_pieces_of_a_long_record_say_whose_they_are() -> None:
+    story = "第一步重启设备。" * 30
+    cells = {"编号": "F001", "问题": "离线了怎么办", "回答": story}
+    record = Section(f"编号: F001 | 问题: 离线了怎么办 | 回答: {story}", row=1, kind="record", cells=cells)
+    chunks = list(split([record], "a.csv", "v", Chunking(100, 0)))
+    assert len(chunks) > 2
+    assert all(chunk.text.startswith("编号: F001 | 问题: 离线了怎么办\n") for chunk in chunks)
+    assert all(chunk.metadata["cells"] == {"编号": "F001", "问题": "离线了怎么办"} for chunk in chunks)
+
+
+def test_chunks_know_their_boxes_on_the_page() -> None:
+    text = "第一行的字第二行的字。第三行的字"
+    places = (Place(0, 1, (50, 100, 300, 112)), Place(5, 1, (50, 115, 300, 127)), Place(11, 2, (50, 60, 200, 72)))
+    chunks = list(split([Section(text, page=1, places=places)], "a.pdf", "v", Chunking(11, 0)))
+    assert [(c.metadata["page"], c.metadata["boxes"]) for c in chunks] == [
+        (1, [[1, 50, 100, 300, 127]]),
+        (2, [[2, 50, 60, 200, 72]]),
+    ]
+
+
+def test_a_long_title_keeps_its_end() -> None:
+    [chunk] = split([Section("正文。", title="很长的标题" * 20 + " > 三、住宿标准")], "a.md", "v")
+    assert chunk.text == "三、住宿标准\n正文。"
+
+
+def test_other_kinds_and_half_read_files_are_named(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    (docs / "old.doc").write_bytes(b"\xd0\xcf")
+    (docs / "~$open.docx").write_bytes(b"lock")
+    report = sync(docs, index, letters, store)
+    assert report.other_kinds == ["docs/old.doc"]
+    assert report.ignored == 1
+    assert report.incomplete == []
+
+
+def test_progress_counts_the_pages_of_a_long_file(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
+    (docs / "e.pdf").write_bytes(pdf([[f"这是第{n}页的内容"] for n in "甲乙丙"]))
+    steps: list[Progress] = []
+    sync(docs, index, letters, store, on_progress=steps.append)
+    pages = [(step.source, step.page, step.pages) for step in steps if step.pages]
+    assert pages == [("docs/e.pdf", number, 3) for number in (1, 2, 3)]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 2000), st.integers(0, 40))
+def test_a_text_is_cut_in_steps_that_grow_with_its_length(sentences: int, overlap: int) -> None:
+    """Every piece begins after the one before, and no more of it is repeated than the overlap allows."""
+    text = "这是一句话。" * sentences
+    chunks = list(split([Section(text)], "a", "v", Chunking(60, overlap)))
+    starts = [chunk.metadata["start"] for chunk in chunks]
+    ends = [start + len(chunk.text) for start, chunk in zip(starts, chunks, strict=True)]
+    assert all(after > before for before, after in pairwise(starts))
+    assert all(end - start <= overlap for end, start in zip(ends, starts[1:], strict=False))
+    assert all(chunk.text.endswith("。") for chunk in chunks)

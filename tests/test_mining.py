@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.extras import require_zstd
-from peg_rag.training.mining import MiningOptions, mine_hard_negatives
+from peg_rag.training.mining.mine import MiningOptions, mine_hard_negatives
 
 zstd = require_zstd("train")
 

@@ -168,3 +168,131 @@ def test_damage_names_the_file(folder, damage, named):
     damage(folder)
     with pytest.raises(DamagedModel, match=named):
         resolve(folder)
+
+
+DEEP = "[" * 200_000
+
+
+def set_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    write(folder / "config.json", {**config, **changes})
+
+
+def shard_elsewhere(folder: Path, shard: object) -> None:
+    """The weights in two files, one of which the index says lies at `shard`."""
+    shutil.copy(folder / "model.safetensors", folder.parent / "stolen.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    write(folder / "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors", "b": shard}})
+
+
+def pooling_elsewhere(folder: Path, path: object) -> None:
+    sentence_transformers_layout(folder, {"pooling_mode": "mean"})
+    shutil.copytree(folder / "1_Pooling", folder.parent / "1_Pooling")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = path
+    write(folder / "modules.json", modules)
+
+
+def safetensors_header(folder: Path, header: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda f: (f / "config.json").write_text("[]"), r"config\.json holds a list"),
+        (lambda f: (f / "config.json").write_text("null"), r"config\.json holds null"),
+        (lambda f: (f / "config.json").write_text(DEEP), r"config\.json .*nested too deeply"),
+        (lambda f: (f / "config.json").write_bytes(b" " * (65 << 20)), r"config\.json .*65 MiB"),
+        (lambda f: set_config(f, hidden_size="32"), r"config\.json.*hidden_size"),
+        (lambda f: set_config(f, hidden_size=0), r"config\.json.*hidden_size"),
+        (lambda f: set_config(f, hidden_size=True), r"config\.json.*hidden_size"),
+        (lambda f: set_config(f, hidden_size=float("inf")), r"config\.json.*hidden_size"),
+        (lambda f: set_config(f, max_position_embeddings="64"), r"config\.json.*max_position_embeddings"),
+        (lambda f: set_config(f, max_position_embeddings=10**8), r"config\.json.*max_position_embeddings=100000000"),
+        (lambda f: set_config(f, max_position_embeddings=-1), r"config\.json.*max_position_embeddings=-1"),
+        (lambda f: set_config(f, num_hidden_layers=-1), r"config\.json.*num_hidden_layers=-1"),
+        (lambda f: set_config(f, num_hidden_layers=3), r"config\.json.*num_hidden_layers=3.*weights of 2"),
+        (lambda f: set_config(f, num_hidden_layers=10**6), r"config\.json.*num_hidden_layers=1000000"),
+        (lambda f: set_config(f, text_config={"n_layers": 10**6}), r"config\.json.*n_layers=1000000"),
+        (lambda f: (f / "peg_rag.json").write_text("7"), r"peg_rag\.json holds a number"),
+        (lambda f: write(f / "peg_rag.json", {"format": 1, "max_length": "9"}), r"peg_rag\.json.*max_length"),
+        (lambda f: write(f / "peg_rag.json", {"format": 1, "pooling": ["cls"]}), r"asks for pooling"),
+        (lambda f: write(f / "peg_rag.json", {"format": 1, "query_prompt": 7}), r"prompt.*'query'"),
+        (lambda f: write(f / "sentence_bert_config.json", []), r"sentence_bert_config\.json holds a list"),
+        (lambda f: write(f / "sentence_bert_config.json", {"max_seq_length": {}}), "max_seq_length"),
+        (lambda f: write(f / "tokenizer_config.json", "a"), r"tokenizer_config\.json holds a string"),
+        (lambda f: write(f / "config_sentence_transformers.json", {"prompts": [1]}), "prompts"),
+        (lambda f: write(f / "config_sentence_transformers.json", {"prompts": {"query": 1}}), r"prompt.*'query'"),
+        (lambda f: write(f / "modules.json", {"0": "Transformer"}), r"modules\.json holds an object"),
+        (lambda f: write(f / "modules.json", ["Transformer"]), r"modules\.json"),
+        (lambda f: (f / "modules.json").write_text(DEEP), r"modules\.json .*nested too deeply"),
+        (lambda f: pooling_elsewhere(f, "../1_Pooling"), r"modules\.json.*'\.\./1_Pooling'.*outside"),
+        (lambda f: pooling_elsewhere(f, str(f.parent / "1_Pooling")), r"modules\.json.*outside"),
+        (lambda f: pooling_elsewhere(f, "..\\1_Pooling"), r"modules\.json.*outside"),
+        (lambda f: pooling_elsewhere(f, 1), r"modules\.json"),
+        (lambda f: sentence_transformers_layout(f, []), r"1_Pooling/config\.json holds a list"),
+        (lambda f: shard_elsewhere(f, "../stolen.safetensors"), r"index\.json.*'\.\./stolen\.safetensors'.*outside"),
+        (lambda f: shard_elsewhere(f, str(f.parent / "stolen.safetensors")), r"index\.json.*outside"),
+        (lambda f: shard_elsewhere(f, "a/../../stolen.safetensors"), r"index\.json.*outside"),
+        (lambda f: shard_elsewhere(f, None), r"index\.json"),
+        (lambda f: shard_elsewhere(f, "model-2.safetensors"), r"model-2\.safetensors"),
+        (lambda f: [shard_elsewhere(f, "a"), write(f / "model.safetensors.index.json", {"weight_map": {}})], "index"),
+        (lambda f: [shard_elsewhere(f, "a"), write(f / "model.safetensors.index.json", {"weight_map": []})], "index"),
+        (lambda f: [shard_elsewhere(f, "a"), write(f / "model.safetensors.index.json", [])], r"index\.json holds"),
+        (lambda f: safetensors_header(f, b"[]"), r"model\.safetensors"),
+        (lambda f: safetensors_header(f, DEEP.encode()), r"model\.safetensors"),
+        (lambda f: safetensors_header(f, b'{"a": []}'), r"model\.safetensors"),
+        (lambda f: safetensors_header(f, b'{"a": {"shape": 1, "data_offsets": [0, 0]}}'), r"model\.safetensors"),
+        (lambda f: safetensors_header(f, b'{"a": {"shape": [1], "data_offsets": ["", ""]}}'), r"model\.safetensors"),
+    ],
+)
+def test_hostile_folders_are_refused_by_the_name_of_the_file(folder, damage, named):
+    damage(folder)
+    with pytest.raises(DamagedModel, match=named) as caught:
+        resolve(folder)
+    assert len(str(caught.value)) < 500
+
+
+def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
+    """A snapshot of the cache holds links to blobs that lie outside of it."""
+    (tmp_path / "blobs").mkdir()
+    (folder / "model.safetensors").rename(tmp_path / "blobs" / "0123")
+    (folder / "model-1.safetensors").symlink_to(tmp_path / "blobs" / "0123")
+    write(folder / "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors"}})
+    assert resolve(folder).dimension == 32
+
+
+def test_a_model_that_shares_layers_or_names_none_is_not_refused(folder):
+    set_config(folder, num_hidden_layers=1, type_vocab_size=2, layer_norm_eps=1e-12, output_hidden_layers=[1, 2])
+    assert resolve(folder).dimension == 32
+
+
+@pytest.mark.parametrize("name", ["peg_mini", "PEG-mini", "pegmini", "peg-mnii", "PEG_MINI", "peg-min"])
+def test_a_misspelt_bundled_name_is_answered_before_the_hub_is_asked(monkeypatch, name):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(ModelNotAvailable, match="Did you mean 'peg-mini'"):
+        resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PEG", "TownsWu/PEG"),
+        ("townswu/peg", "TownsWu/PEG"),
+        ("TownWu/PEG", "TownsWu/PEG"),
+        ("TownsWu/peg-mini", "peg-mini"),
+    ],
+)
+def test_what_no_hub_has_is_answered_with_what_may_be_meant(name, meant):
+    with pytest.raises(ModelNotAvailable, match=f"Did you mean '{meant}'"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["BAAI/bge-small-zh-v1.5", "bert-base-chinese", "TownsWu/PEG"])
+def test_other_names_are_answered_without_a_guess(name):
+    with pytest.raises(ModelNotAvailable) as caught:
+        resolve(name)
+    assert "Did you mean" not in str(caught.value)

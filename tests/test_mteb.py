@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytrec_eval
+from conftest import REPO
 
 mteb = pytest.importorskip("mteb")
 
@@ -264,3 +267,12 @@ def test_an_encoder_is_taken_as_it_is(model: MTEBModel) -> None:
     assert again.mteb_model_meta.experiment_name
     with pytest.raises(InvalidInput, match="has its own revision"):
         MTEBModel(model.encoder, device="cpu")
+
+
+def test_the_published_table_is_of_tasks_that_mteb_has(capsys: pytest.CaptureFixture[str]) -> None:
+    c_mteb = runpy.run_path(str(REPO / "benchmarks" / "c_mteb.py"))
+    published = c_mteb["PUBLISHED"]
+    assert {task.metadata.name for task in mteb.get_tasks(tasks=list(published))} == set(published)
+    c_mteb["print_table"]("TownsWu/PEG", published)
+    assert re.search(r"mean of 8 retrieval +73\.78 +73\.78\n", capsys.readouterr().out)
+    assert "73.78" in (REPO / "docs" / "results.md").read_text(encoding="utf-8")

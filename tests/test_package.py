@@ -23,15 +23,12 @@ def python(code: str, *, executable: str = sys.executable, **options):
     return subprocess.run([executable, "-c", code], capture_output=True, text=True, **{"check": True, **options})
 
 
-def test_importing_peg_rag_is_light_and_fast():
+def test_importing_peg_rag_imports_nothing_else():
     code = (
-        "import sys, time; t = time.process_time(); import peg_rag; ms = (time.process_time() - t) * 1000; "
-        "heavy = {'torch', 'transformers', 'langchain_core', 'llama_index', 'numpy', 'faiss'} & set(sys.modules); "
-        "print(ms, sorted(heavy))"
+        "import sys, importlib, typing; before = set(sys.modules); import peg_rag; "
+        "print(sorted(set(sys.modules) - before - sys.stdlib_module_names))"
     )
-    runs = [python(code).stdout.split(maxsplit=1) for _ in range(5)]
-    assert all(heavy.strip() == "[]" for _, heavy in runs)
-    assert min(float(ms) for ms, _ in runs) <= 50
+    assert python(code).stdout.strip() == "['peg_rag']"
 
 
 def test_public_names_resolve_and_unknown_ones_do_not():
@@ -53,9 +50,9 @@ def test_the_version_is_one():
         ("faiss", f"{INDEX}, kind='hnsw'); index.upsert(['a'], ['b'], np.eye(1, 2)); index.persist()", "faiss"),
         ("jieba", f"{INDEX}, tokenizer='jieba')", "jieba"),
         (
-            "langchain_text_splitters",
+            "trafilatura",
             "from pathlib import Path; from peg_rag.ingest import read_file\n"
-            "Path('a.txt').write_text('一'); read_file('a.txt')",
+            "Path('a.html').write_text('<p>一</p>'); read_file('a.html')",
             "ingest",
         ),
         ("ir_measures", "from peg_rag.evaluation import score_run; score_run({}, {}, ['nDCG@10'])", "eval"),

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
 from pathlib import Path
 from time import perf_counter
@@ -11,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peg_rag import PEGEncoder
+from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.evaluation import evaluate, load_beir
 from peg_rag.extras import require_zstd
 from peg_rag.models import bundled_path
 from peg_rag.training import Recipe
-from peg_rag.training.data import source_files
+from peg_rag.training.data.files import source_files
 
 zstd = require_zstd("train")
 
@@ -140,6 +141,7 @@ def test_paraphrases_are_nearer_than_strangers(encoder: PEGEncoder) -> None:
     assert scores[0, 0] > 0.6 > scores[0, 1] + 0.2
 
 
+@pytest.mark.slow
 def test_a_query_takes_less_than_five_milliseconds(encoder: PEGEncoder) -> None:
     encoder.encode_queries(["预热"])
     times_s = []
@@ -153,3 +155,30 @@ def test_a_query_takes_less_than_five_milliseconds(encoder: PEGEncoder) -> None:
 def test_scores_hold(encoder: PEGEncoder, data_dir: Path) -> None:
     dataset = load_beir(data_dir / "eval" / "science-csl")
     assert evaluate(encoder, dataset).mean() > 0.9
+
+
+FIRST_VECTORS = {
+    "encoder": "from peg_rag import PEGEncoder; PEGEncoder('peg-mini').encode_queries(['花呗'])",
+    "langchain": "from peg_rag import PEGEmbeddings; PEGEmbeddings('peg-mini').embed_query('花呗')",
+    "llama-index": "from peg_rag.llama_index import PEGEmbedding; PEGEmbedding('peg-mini').get_query_embedding('花呗')",
+    "search": "from peg_rag.cli import main; sys.argv[1:] = ['search', 'kb', '花呗', '-m', 'peg-mini']; main()",
+}
+
+
+@pytest.mark.parametrize("way", FIRST_VECTORS)
+def test_a_first_vector_needs_neither_torch_nor_what_only_stores_and_bars_need(way: str, tmp_path: Path) -> None:
+    """benchmarks/first_vector.py measures what that saves."""
+    if way == "search":
+        encoder = PEGEncoder("peg-mini")
+        with PEGIndex(tmp_path / "kb", identity=encoder.identity, dimension=encoder.dimension) as index:
+            index.upsert(["a"], ["花呗"], encoder.encode_documents(["花呗"]))
+    code = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print(sorted({'torch', 'transformers', 'sentence_transformers', 'huggingface_hub', "
+        "'peg_rag.langchain.vectorstore', 'peg_rag.llama_index.vector_store', 'tqdm.auto'} & set(sys.modules))))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code + FIRST_VECTORS[way]], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"

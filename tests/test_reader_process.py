@@ -1,11 +1,17 @@
 """A file that hangs, crashes or swallows memory is an error; the next file is read."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 import zlib
 from pathlib import Path
 
 import pytest
 from sample_files import docx, pdf
 
+from peg_rag import reader_process
 from peg_rag.errors import DataError
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import read_sections
@@ -68,3 +74,62 @@ def test_a_module_in_the_working_directory_is_not_run(tmp_path: Path, monkeypatc
     with ReaderProcess() as reader:
         assert reader.read(tmp_path / "a.pdf")[0].text == "第一页"
     assert not (tmp_path / "ran").exists()
+
+
+def test_an_error_that_nobody_expected_is_named_and_the_next_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("可以读", encoding="utf-8")
+    reply = reader_process._reply({"path": str(tmp_path / "a.txt"), "text_column": None, "max_bytes": "no number"})
+    assert "a.txt" in reply["error"]
+    assert "TypeError" in reply["error"]
+
+
+BUSY = r"""
+import os, re, sys
+from peg_rag.reader_process import _end_with_parent, _limit_time
+_end_with_parent()
+_limit_time(float(sys.argv[2]))
+os.write(int(sys.argv[1]), b"ready")
+re.match("(a+)+b", "a" * 1000)  # holds the interpreter for ever: no thread of Python's runs beside it
+"""
+PARENT = r"""
+import subprocess, sys
+pipe, limit, code = sys.argv[1:]
+child = subprocess.Popen([sys.executable, "-c", code, pipe, limit], pass_fds=[int(pipe)], start_new_session=True)
+child.wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent-death signal")
+def test_a_converter_ends_with_its_parent_even_when_it_hangs() -> None:
+    ends, busy = os.pipe()
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(busy), "0", BUSY], pass_fds=[busy])
+    os.close(busy)
+    assert os.read(ends, 100) == b"ready"
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert os.read(ends, 100) == b""  # the child held the other end of the pipe until it died
+    os.close(ends)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no alarms")
+def test_a_converter_that_hangs_is_ended_by_its_own_alarm() -> None:
+    ends, busy = os.pipe()
+    child = subprocess.Popen([sys.executable, "-c", BUSY, str(busy), "0.1"], pass_fds=[busy])
+    os.close(busy)
+    assert os.read(ends, 100) == b"ready"
+    assert os.read(ends, 100) == b""
+    assert child.wait() == -signal.SIGALRM
+    os.close(ends)
+
+
+def test_a_reader_may_be_used_by_one_thread_after_another(tmp_path: Path) -> None:
+    """The parent-death signal comes when the *thread* ends that started the process."""
+    (tmp_path / "a.txt").write_text("可以读", encoding="utf-8")
+    with ReaderProcess() as reader:
+        for _ in range(3):
+            texts: list[str] = []
+            thread = threading.Thread(target=lambda into=texts: into.append(reader.read(tmp_path / "a.txt")[0].text))
+            thread.start()
+            thread.join()
+            assert texts == ["可以读"]
+        assert reader.read(tmp_path / "a.txt")[0].text == "可以读"

@@ -1,6 +1,5 @@
 """Recipes: what is refused, with which path and cure, and that what is written is read back."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.errors import RecipeError
-from peg_rag.training.recipe import Recipe, expand_path
+from peg_rag.training.recipe import ProgressiveOptions, Recipe, expand_path
+from peg_rag.training.recipe_file import parse_yaml
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -105,7 +105,7 @@ def test_any_key_can_be_set_by_number_or_name() -> None:
     recipe = Recipe.parse(tree(), [*given_, "evaluation.beir=[a, b]", "model.max_length=null"])
     stage = recipe.stages[0]
     assert (recipe.seed, stage.steps, stage.batch.queries) == (7, 3, 16)
-    assert (stage.loss.progressive.strategy, recipe.evaluation.beir) == ("linear", ["a", "b"])
+    assert (stage.loss.progressive.strategy, recipe.evaluation.beir) == ("linear", ("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,8 @@ def test_any_key_can_be_set_by_number_or_name() -> None:
         ("stages.other.steps=3", "'other' names no item"),
         ("output_dir.more=3", "there is no 'more'"),
         ("sed=3", "did you mean seed"),
-        ("seed=[1", "no YAML"),
+        ("seed=[1", "not valid YAML"),
+        ("seed={a: 1, a: 2}", "given twice"),
     ],
 )
 def test_bad_overrides_say_what_is_expected(override: str, said: str) -> None:
@@ -125,11 +126,11 @@ def test_bad_overrides_say_what_is_expected(override: str, said: str) -> None:
 
 
 def test_files_that_are_missing_or_no_yaml_are_named(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"nothing\.yaml is not there"):
+    with pytest.raises(RecipeError, match=r"nothing\.yaml does not exist"):
         Recipe.load(tmp_path / "nothing.yaml")
     broken = tmp_path / "broken.yaml"
     broken.write_text("a: [1", encoding="utf-8")
-    with pytest.raises(RecipeError, match=r"broken\.yaml is no readable YAML"):
+    with pytest.raises(RecipeError, match=r"broken\.yaml is not valid YAML"):
         Recipe.load(broken)
     broken.write_text("- 1", encoding="utf-8")
     with pytest.raises(RecipeError, match="holds list"):
@@ -143,16 +144,70 @@ def test_variables_in_paths_are_expanded_or_named(monkeypatch: pytest.MonkeyPatc
         expand_path("$OTHER_DATA/x")
 
 
-def test_loss_options_are_those_of_the_loss() -> None:
-    """The recipe repeats the loss's options so that it can be checked without torch; they must not drift apart."""
-    from peg_rag.training import loss, progressive, recipe
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        ({"label_smoothing": 0.1}, "label_smoothing"),
+        ({"learn_temperature": True}, "learn_temperature"),
+        ({"progressive": {"query_focus": 1.0}}, "query_focus"),
+    ],
+)
+def test_removed_options_are_refused_by_name(loss: dict[str, Any], name: str) -> None:
+    with pytest.raises(RecipeError, match=f"stages.0..loss.*{name} was removed.*delete it"):
+        Recipe.parse(tree(loss=loss))
 
-    theirs = {f.name for f in dataclasses.fields(loss.LossOptions)}
-    assert set(recipe.LossOptions.model_fields) - {"learn_temperature", "progressive"} == theirs
-    defaults = recipe.LossOptions()
-    for name in theirs - {"matryoshka_dims"}:
-        assert getattr(defaults, name) == getattr(loss.LossOptions(), name), name
-    assert dataclasses.asdict(progressive.ProgressiveOptions()) == recipe.ProgressiveOptions().model_dump()
+
+def test_a_recipe_that_an_older_version_wrote_is_read() -> None:
+    """With every default written out, those of options that are gone among them."""
+    progressive = {"strategy": "none", "strength": 5.0, "margin": 0.0, "half_life": 0.02, "query_focus": 0.0}
+    old = {"learn_temperature": False, "label_smoothing": 0.0, "progressive": progressive}
+    assert Recipe.parse(tree(loss=old)) == Recipe.parse(tree())
+    curricular = Recipe.parse(tree(loss={"progressive": {**progressive, "strategy": "curricular"}}))
+    assert curricular.stages[0].loss.progressive.half_life == 0.02
+
+
+def test_curricular_takes_more_than_a_tenth_of_the_run_to_half_its_effect() -> None:
+    assert ProgressiveOptions(strategy="curricular").half_life > 0.1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("seed: 1\noutput_dir: x\nseed: 2", r"line 3: the key 'seed' is given twice"),
+        ("stages:\n- {name: a, steps: 1, steps: 2}", r"line 2: the key 'steps' is given twice"),
+        ("[" * 5_000 + "]" * 5_000, "nested more than 50 levels deep"),
+        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 levels deep"),
+        ("a: &a [*a]", "nested more than 50 levels deep"),
+        ("a: 2026-99-99", "not valid YAML"),
+        ("a: " + "1" * 5_000, "not valid YAML"),
+        ("a: {[1]: 2}", "not valid YAML"),
+        ("&x a: !!python/object:os.system {}", "not valid YAML"),
+    ],
+)
+def test_yaml_that_cannot_be_a_recipe_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "odd.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(RecipeError, match=rf"odd\.yaml.*{said}"):
+        Recipe.load(file)
+
+
+def test_aliases_that_multiply_cost_nothing(tmp_path: Path) -> None:
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 45))]
+    (tmp_path / "many.yaml").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(RecipeError, match="a0 is no known key"):
+        Recipe.load(tmp_path / "many.yaml")
+
+
+def test_merged_keys_may_be_overridden() -> None:
+    text = "base: &base {steps: 1, name: a}\nstage: {<<: *base, steps: 2}"
+    assert parse_yaml(text, "x")["stage"] == {"steps": 2, "name": "a"}
+
+
+@pytest.mark.parametrize("key", ["stages.0.loss.temperature", "stages.0.optimizer.learning_rate"])
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_must_be_finite(key: str, value: str) -> None:
+    with pytest.raises(RecipeError, match=r"stages\[0\].*finite"):
+        Recipe.parse(tree(), [f"{key}={value}"])
 
 
 @given(

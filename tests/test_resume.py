@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+
+from peg_rag.training import Recipe, train
+from peg_rag.training.loss.objective import ContrastiveObjective
+from peg_rag.training.model.encoder import load_encoder
+from peg_rag.training.recipe import ModelOptions, OptimizerOptions
+from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, list_checkpoints, load_checkpoint
+from peg_rag.training.run.grad_cache import CachedStep
+from peg_rag.training.run.optimizer import build_optimizer
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -32,7 +41,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def recipe(tmp_path: Path, pairs: Path, model: Path, output: str) -> Path:
-    """Dropout, curricular t, a learned temperature, momentum of AdamW: everything that has to survive."""
+    """Dropout, curricular t, a queue, momentum of AdamW: everything that has to survive."""
     tree = {
         "output_dir": str(tmp_path / output),
         "cache_dir": str(tmp_path / "cache"),
@@ -45,7 +54,11 @@ def recipe(tmp_path: Path, pairs: Path, model: Path, output: str) -> Path:
                 "steps": 20,
                 "batch": {"queries": 12, "negatives": 1},
                 "data": {"sources": [{"path": f"{pairs}/*.jsonl"}], "mixing": "mixed"},
-                "loss": {"learn_temperature": True, "symmetric": True, "progressive": {"strategy": "curricular"}},
+                "loss": {
+                    "symmetric": True,
+                    "progressive": {"strategy": "curricular"},
+                    "candidates": [{"kind": "queue", "size": 40}],
+                },
                 "optimizer": {"learning_rate": 1e-3, "warmup_steps": 3, "weight_decay": 0.01},
                 "memory": {"chunk_tokens": 128},
             }
@@ -97,37 +110,89 @@ def test_killed_and_resumed_run_has_the_same_bits(ranks: int, tmp_path: Path, pa
     assert not (broken / "model.safetensors").exists(), "it was meant to be killed half-way"
     finish(launch(ranks, file, "--resume"))
 
-    mine, theirs = (load_file(folder / "model.safetensors") for folder in (straight, broken))
-    assert mine.keys() == theirs.keys()
-    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
-    for name in ("optimizer.pt", "scheduler.pt"):
-        one, other = (
-            torch.load(folder / "stages" / "1-main" / "checkpoint-20" / name, weights_only=True)
-            for folder in (straight, broken)
-        )
-        assert_same(one, other)
-    states = [
-        json.loads((folder / "stages" / "1-main" / "checkpoint-20" / "step_state.json").read_text())
-        for folder in (straight, broken)
-    ]
-    assert states[0]["step"]["objective"] == states[1]["step"]["objective"]
-    assert states[0]["log_scale"] == states[1]["log_scale"]
-    assert states[0]["step"]["objective"]["t"] > 0
-
-
-def assert_same(one: object, other: object) -> None:
-    if isinstance(one, dict):
-        assert isinstance(other, dict)
+    weights = [load_file(folder / "model.safetensors") for folder in (straight, broken)]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    first, second = (folder / "stages" / "1-main" / "checkpoint-20" for folder in (straight, broken))
+    for name in ("optimizer", "objective", *(f"random-{rank}" for rank in range(ranks))):
+        one, other = (load_file(checkpoint / f"{name}.safetensors") for checkpoint in (first, second))
         assert one.keys() == other.keys()
-        for key in one:
-            assert_same(one[key], other[key])
-    elif isinstance(one, list):
-        assert isinstance(other, list)
-        assert len(one) == len(other)
-        for mine, theirs in zip(one, other, strict=True):
-            assert_same(mine, theirs)
-    elif isinstance(one, torch.Tensor):
-        assert isinstance(other, torch.Tensor)
-        assert torch.equal(one, other)
-    else:
-        assert one == other
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    states = [json.loads((checkpoint / "step_state.json").read_text()) for checkpoint in (first, second)]
+    assert states[0]["step"] == states[1]["step"] == 20
+    assert states[0]["cached_step"]["objective"] == states[1]["cached_step"]["objective"]
+    assert states[0]["cached_step"]["objective"]["t"] > 0
+    assert states[0]["cached_step"]["objective"]["sources"][0]["steps"] == 20
+
+
+OLD_RUN = Path(__file__).parent / "data" / "training-0.1"
+
+
+def test_a_run_of_version_0_1_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its checkpoint was written by transformers' Trainer; `expected` is what the same version ended with."""
+    shutil.copytree(OLD_RUN, tmp_path / "old")
+    monkeypatch.setenv("OLD_RUN", str(tmp_path / "old"))
+    recipe = Recipe.load(tmp_path / "old" / "run" / "recipe.yaml")
+    result = train(recipe, resume=True)
+    weights = load_file(result.folder / "model.safetensors")["embedding.weight"]
+    expected = load_file(tmp_path / "old" / "expected.safetensors")["embedding.weight"]
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-5)
+    history = json.loads((result.folder / "stages" / "1-main" / "history.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [2, 4, 6, 8]
+
+
+def test_the_state_of_a_version_0_1_checkpoint_is_taken_whole() -> None:
+    checkpoint = OLD_RUN / "run" / "stages" / "1-main" / "checkpoint-4"
+    encoder = load_encoder(ModelOptions(path=str(checkpoint)))
+    options = OptimizerOptions(learning_rate=0.01, weight_decay=0.01)
+    trained = Trained(
+        encoder,
+        build_optimizer(encoder, options),
+        CachedStep(encoder, ContrastiveObjective(), batch_tokens=100),
+        Progress(),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(99)
+        other = torch.get_rng_state()
+        load_checkpoint(checkpoint, trained)
+        assert not torch.equal(torch.get_rng_state(), other)
+    saved = json.loads((checkpoint / "step_state.json").read_text())
+    moments = trained.optimizer.state_dict()["state"][0]
+    assert trained.progress.step == 4
+    assert moments["step"].item() == 4
+    assert moments["exp_avg_sq"].max() > 0
+    assert trained.cached_step.state_dict()["objective"] == saved["step"]["objective"]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path, pairs: Path, tiny_bert: Path) -> Path:
+    """A stage's folder with the checkpoints of steps 5, 10, 15 and 20."""
+    file = recipe(tmp_path, pairs, tiny_bert, "run")
+    train(Recipe.load(file, ["checkpoints.every_steps=5", "checkpoints.keep=4", "evaluation.every_steps=null"]))
+    return tmp_path / "run" / "stages" / "1-main"
+
+
+def test_damaged_checkpoints_are_passed_over(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = ["model.safetensors", "optimizer.safetensors", "step_state.json"]
+    for step, name in zip((20, 15, 10), names, strict=True):
+        assert last_checkpoint(checkpoints) == checkpoints / f"checkpoint-{step}"
+        content = bytearray((checkpoints / f"checkpoint-{step}" / name).read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        (checkpoints / f"checkpoint-{step}" / name).write_bytes(content)
+    assert last_checkpoint(checkpoints) == checkpoints / "checkpoint-5"
+    (checkpoints / "checkpoint-5" / "random-0.safetensors").unlink()
+    assert last_checkpoint(checkpoints) is None
+    assert "random-0.safetensors is not as it was written" in caplog.text
+
+
+def test_old_checkpoints_make_room_for_new_ones(tmp_path: Path, pairs: Path, tiny_bert: Path) -> None:
+    file = recipe(tmp_path, pairs, tiny_bert, "run")
+    train(Recipe.load(file, ["checkpoints.every_steps=3", "checkpoints.keep=2", "evaluation.every_steps=null"]))
+    stage = tmp_path / "run" / "stages" / "1-main"
+    assert [path.name for path in list_checkpoints(stage)] == ["checkpoint-15", "checkpoint-18"]
+    assert not (stage / ".saving").exists()
+
+
+def test_nothing_in_a_checkpoint_is_a_pickle(checkpoints: Path) -> None:
+    suffixes = {path.suffix for path in checkpoints.rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".txt"}

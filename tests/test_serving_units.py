@@ -278,6 +278,22 @@ async def test_the_gate_refuses_when_its_line_is_full_and_keeps_the_place_of_wha
     gate.close()
 
 
+async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes():
+    gate, go = Gate("tests", threads=1, waiting=2, max_wait_s=0.01), threading.Event()
+    first = asyncio.create_task(gate.run(go.wait, 10))
+    calls: list[int] = []
+    late = asyncio.create_task(gate.run(calls.append, 1))
+    await asyncio.sleep(0.05)
+    go.set()
+    assert await first
+    with pytest.raises(Busy):
+        await late
+    assert not calls
+    await gate.run(calls.append, 2)
+    assert calls == [2]
+    gate.close()
+
+
 # -- the guard --------------------------------------------------------------------------------------------------------
 
 

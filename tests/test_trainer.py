@@ -22,8 +22,9 @@ import yaml
 from peg_rag import PEGEncoder
 from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.training import Recipe, train
-from peg_rag.training.plan import plan_run
-from peg_rag.training.trainer import last_checkpoint
+from peg_rag.training.run.checkpoint import last_checkpoint
+from peg_rag.training.run.estimate import plan_run
+from peg_rag.training.run.train import StageLoop
 
 REPO = Path(__file__).resolve().parent.parent
 WORDS = "花呗银行卡绑定更换借款理财逾期北京故宫门票医院报销材料需哪些公司法律合同"
@@ -109,7 +110,7 @@ def test_a_new_static_model_learns_and_opens_alike(make: Make, tmp_path: Path) -
     losses = [entry["loss"] for entry in history if "loss" in entry]
     assert losses[-1] < losses[0] / 2
     assert scores[-1] >= scores[0]
-    assert {"accuracy", "t", "hard_share", "pairs_per_s", "learning_rate", "grad_norm"} <= set(history[1])
+    assert {"step", "accuracy", "t", "hard_share", "pairs_per_s", "learning_rate", "grad_norm"} <= set(history[1])
     texts = ["花呗怎么还款", "故宫门票多少钱一张"]
     with PEGEncoder(result.folder) as encoder:
         assert encoder.spec.kind == "static"
@@ -227,15 +228,13 @@ def _steps_seen() -> int:
 
 
 def _count_steps(patch: pytest.MonkeyPatch) -> None:
-    from peg_rag.training.callbacks import Interruption
+    plain = StageLoop._take_step
 
-    plain = Interruption.on_step_end
-
-    def counting(self: Interruption, *arguments: Any, **options: Any) -> None:
+    def counting(self: StageLoop, batch: Any) -> None:
+        plain(self, batch)
         _seen.append(1)
-        plain(self, *arguments, **options)
 
-    patch.setattr(Interruption, "on_step_end", counting)
+    patch.setattr(StageLoop, "_take_step", counting)
 
 
 def _interrupt_when(due: Callable[[], bool]) -> None:
@@ -246,19 +245,17 @@ def _interrupt_when(due: Callable[[], bool]) -> None:
 
 
 def test_a_loss_that_is_no_number_dumps_the_batch_and_keeps_the_checkpoint(make: Make, tmp_path: Path) -> None:
-    from peg_rag.training import trainer
+    plain = StageLoop._take_step
 
-    plain = trainer.ContrastiveTrainer.training_step
-
-    def poisoned(self: Any, model: Any, *arguments: Any, **options: Any) -> torch.Tensor:
-        if self.state.global_step == 5:
+    def poisoned(self: StageLoop, batch: Any) -> None:
+        if self.progress.step == 5:
             with torch.no_grad():
-                next(model.parameters()).fill_(float("nan"))
-        return plain(self, model, *arguments, **options)
+                next(self.encoder.parameters()).fill_(float("nan"))
+        plain(self, batch)
 
     recipe = make("checkpoints.every_steps=2", "stages.0.steps=8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.ContrastiveTrainer, "training_step", poisoned)
+        patch.setattr(StageLoop, "_take_step", poisoned)
         with pytest.raises(TrainingError) as caught:
             train(recipe)
     stage = tmp_path / "run" / "stages" / "1-main"
@@ -278,14 +275,14 @@ def test_a_full_disk_is_an_error_that_names_the_last_whole_checkpoint(make: Make
     stage = tmp_path / "run" / "stages" / "1-main"
     code = f"""
 import resource, sys
-from peg_rag.training import trainer
+from peg_rag.training.run import train as module
 from peg_rag.training.__main__ import main
-plain = trainer.ContrastiveTrainer._save_checkpoint
-def save(self, *arguments):
-    if self.state.global_step == 6:
+plain = module.save_checkpoint
+def save(folder, trained, *, keep):
+    if trained.progress.step == 6:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-    plain(self, *arguments)
-trainer.ContrastiveTrainer._save_checkpoint = save
+    return plain(folder, trained, keep=keep)
+module.save_checkpoint = save
 sys.exit(main([{str(recipe)!r}]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=250)
@@ -319,7 +316,7 @@ def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path
         train(make(f"stages.0.data.sources.0.path={tmp_path / 'empty.jsonl'}"), overwrite=True)
     with pytest.raises(DataError, match="no row is left"):
         train(make(source={"minimum_label": 99}), overwrite=True)
-    with pytest.raises(DataError, match="not there"):
+    with pytest.raises(DataError, match="does not exist"):
         train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
 
 
@@ -385,7 +382,7 @@ def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_trackers_and_the_hub_are_looked_for_before_the_first_step(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("peg_rag.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("peg_rag.training.run.trackers.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"report_to: wandb is not installed.*pip install wandb"):
         train(make("logging.report_to=[wandb]"))
     with pytest.raises(TrainingError, match=r"push_to_hub: nobody/nothing cannot be opened .*hf auth login"):

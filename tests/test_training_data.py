@@ -5,6 +5,7 @@ import gzip
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from peg_rag.errors import DataError, RecipeError
 from peg_rag.extras import require_zstd
-from peg_rag.training.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
-from peg_rag.training.data import PairFile, TokenRows, clean_text, load_pairs, pair_texts, row_tokens, text_key
+from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
+from peg_rag.training.data.pairs import PairFile, load_pairs, pair_texts, row_tokens
+from peg_rag.training.data.sampler import BatchPlan, PlannedBatch
+from peg_rag.training.data.texts import clean_text, text_key
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.model.vocabulary import character_tokenizer, word_tokenizer
 from peg_rag.training.recipe import Columns, SourceOptions, ValidationOptions
-from peg_rag.training.sampling import BatchPlan
-from peg_rag.training.validation import retrieval_validation, spearman, split_rows, training_sources
-from peg_rag.training.vocabulary import character_tokenizer, word_tokenizer
+from peg_rag.training.run.validation import retrieval_validation, spearman, split_rows, training_sources
 
 zstd = require_zstd("train")
 
@@ -287,7 +290,7 @@ def batches(
 ) -> StepBatches:
     rows = [file.kept for file in files]
     plan = BatchPlan(training_sources(files, rows), batch=size, steps=30, mixing=mixing, seed=4)  # type: ignore[arg-type]
-    return StepBatches(files, rows, plan, negatives=2, rank=rank, world=world)
+    return StepBatches(files, rows, plan, steps=30, negatives=2, rank=rank, world=world, seed=4)
 
 
 def text_of(rows: TokenRows, i: int) -> str:
@@ -298,7 +301,7 @@ def text_of(rows: TokenRows, i: int) -> str:
 def test_a_batch_holds_queries_their_positives_and_their_own_negatives(many: list[PairFile], mixing: str) -> None:
     made = batches(many, mixing=mixing)
     for step in range(6):
-        batch = made[step]["batch"]
+        batch = made[step]
         b = len(batch.queries)
         assert b == 24
         for i in range(b):
@@ -314,7 +317,7 @@ def test_a_batch_holds_queries_their_positives_and_their_own_negatives(many: lis
 
 def test_no_document_stands_twice_in_a_batch_over_all_ranks(many: list[PairFile]) -> None:
     for step in range(6):
-        parts = [batches(many, world=3, rank=rank)[step]["batch"] for rank in range(3)]
+        parts = [batches(many, world=3, rank=rank)[step] for rank in range(3)]
         keys = np.concatenate([part.document_keys for part in parts])
         assert len(np.unique(keys)) == len(keys)
         assert {len(part.queries) for part in parts} == {8}
@@ -322,15 +325,34 @@ def test_no_document_stands_twice_in_a_batch_over_all_ranks(many: list[PairFile]
 
 def test_the_ranks_share_out_the_batch_of_one(many: list[PairFile]) -> None:
     for step in (0, 7):
-        whole = batches(many)[step]["batch"]
-        parts = [batches(many, world=2, rank=rank)[step]["batch"] for rank in range(2)]
+        whole = batches(many)[step]
+        parts = [batches(many, world=2, rank=rank)[step] for rank in range(2)]
         assert np.concatenate([part.query_keys for part in parts]).tolist() == whole.query_keys.tolist()
         assert sorted(np.concatenate([p.document_keys for p in parts])) == sorted(whole.document_keys)
 
 
+def test_samplers_and_transforms_plug_in(many: list[PairFile]) -> None:
+    class InOrder:
+        def batch(self, step: int) -> PlannedBatch:
+            return PlannedBatch(np.zeros(4, np.int64), step + np.arange(4))
+
+    def add_shared_document(batch: RankBatch, step: int) -> RankBatch:
+        documents = TokenRows.joined([batch.documents, TokenRows.of([[7 + step, 8]])])
+        keys = np.append(batch.document_keys, 123)
+        return replace(batch, documents=documents, owners=np.append(batch.owners, -1), document_keys=keys)
+
+    rows = [file.kept for file in many]
+    transforms = [add_shared_document]
+    made = StepBatches(many, rows, InOrder(), steps=6, negatives=0, rank=0, world=1, transforms=transforms)
+    assert made[5].rows.rows.tolist() == [5, 6, 7, 8]
+    assert made[5].documents[4].tolist() == [12, 8]
+    assert made[5].pairs(torch.device("cpu")).owners.tolist() == [0, 1, 2, 3, -1]
+    assert np.array_equal(made[5].documents.tokens, made[5].documents.tokens)
+
+
 def test_the_texts_of_a_batch_can_be_dumped(many: list[PairFile]) -> None:
     made = batches(many)
-    batch: RankBatch = made[0]["batch"]
+    batch: RankBatch = made[0]
     texts = made.texts(batch)
     assert [row["query"] for row in texts] == [text_of(batch.queries, i) for i in range(len(batch.queries))]
     assert {row["file"] for row in texts} <= {"first", "second"}

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
-from peg_rag.training.texts import KINDS, TextDocument, pairs_from, sentences
+from peg_rag.training.data.texts import KINDS, TextDocument, pairs_from, sentences
 
 BODY = "花呗是一种消费信贷产品，由蚂蚁集团推出。用户可以先消费后付款，每月定期还款。逾期会产生利息，并影响信用记录！"
 

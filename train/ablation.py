@@ -35,7 +35,6 @@ NEGATIVES: dict[str, dict[str, Any]] = {
     "+ linear": {"strategy": "linear"},
     "+ cosine": {"strategy": "cosine"},
     "+ curricular": {"strategy": "curricular"},
-    "+ query weights": {"query_focus": 1.0},
 }
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from peg_rag import PEGEncoder
 from peg_rag.evaluation import METRICS, Dense, Evaluation, Indexed, RetrievalDataset, compare, evaluate, load_beir
 from peg_rag.files import write_atomically
-from peg_rag.training.adapt import Adaptation, adapt
+from peg_rag.training.adapt.adapt import adapt
+from peg_rag.training.adapt.report import Adaptation
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "train" / "results" / "adapt_news.md"

@@ -29,10 +29,10 @@ from safetensors.torch import save_file
 
 from peg_rag.evaluation import RetrievalDataset, evaluate
 from peg_rag.training import Recipe, train
-from peg_rag.training.data import load_pairs, pair_texts
-from peg_rag.training.model import build_encoder
+from peg_rag.training.data.pairs import load_pairs, pair_texts
+from peg_rag.training.model.encoder import build_encoder
 from peg_rag.training.recipe import expand_path
-from peg_rag.training.validation import retrieval_validation, split_rows
+from peg_rag.training.run.validation import retrieval_validation, split_rows
 
 RECIPE = Path(__file__).parent / "recipes" / "ablation.yaml"
 NEGATIVES, SCALE = 5, 25.0  # the temperature of the recipe is 1/25

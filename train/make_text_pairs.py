@@ -17,8 +17,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from peg_rag.files import write_atomically
-from peg_rag.training.data import read_lines
-from peg_rag.training.texts import TextDocument, TextPair, pairs_from
+from peg_rag.training.data.files import read_lines
+from peg_rag.training.data.texts import TextDocument, TextPair, pairs_from
 
 PERMITTED = {"news-crud_lead": "news", "news-xwlb": "news", "law-statutes": "law"}
 RESEARCH_ONLY = "reading-c3"

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from peg_rag.backends.compiled import COMPILED, is_exported
 from peg_rag.errors import InvalidInput
 from peg_rag.models import Kind, ModelSpec
 
@@ -17,6 +18,7 @@ class Backend(Protocol):
     device: str
     dtype: str
     batch_tokens: int  # a good token budget for a batch on this device
+    vocabulary_size: int  # rows in the table of token embeddings: token ids stay below it
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Pooled vectors, not normalised, (rows, dimension), for rows of token ids of any lengths. Thread-safe."""
@@ -28,7 +30,11 @@ class Backend(Protocol):
 
 
 _BACKENDS = {
-    "transformer": {"torch": "peg_rag.backends.torch_backend:TorchBackend"},
+    "transformer": {
+        "torch": "peg_rag.backends.torch_backend:TorchBackend",
+        "openvino": "peg_rag.backends.openvino_backend:OpenvinoBackend",
+        "onnx": "peg_rag.backends.onnx_backend:OnnxBackend",
+    },
     "static": {"numpy": "peg_rag.backends.static_backend:StaticBackend"},
 }
 
@@ -39,14 +45,18 @@ def backend_names(kind: Kind) -> list[str]:
 
 
 def open_backend(name: str, spec: ModelSpec, *, device: str | None, dtype: str) -> Backend:
-    """Load the model's weights into the backend of that name (`auto`: the first that runs this kind of model).
+    """Load the model's weights into the backend of that name.
+
+    `auto` is numpy for a static model. For a transformer on the CPU it is what the folder was exported for by
+    `peg-rag export`, in floating point if there is a choice; else torch, which also runs on accelerators.
 
     Raises:
         InvalidInput: no such backend for this kind of model.
         DamagedModel: the weights cannot be read.
     """
     names = backend_names(spec.kind)
-    name = names[0] if name == "auto" else name
+    if name == "auto":
+        name, dtype = _choose_backend(spec, device, dtype)
     if name not in names:
         raise InvalidInput(
             f"backend={name!r}, but {spec.name} is a {spec.kind} model: 'auto' or one of {names} is expected"
@@ -54,3 +64,18 @@ def open_backend(name: str, spec: ModelSpec, *, device: str | None, dtype: str) 
     module, cls = _BACKENDS[spec.kind][name].split(":")
     opened: Backend = getattr(importlib.import_module(module), cls)(spec, device=device, dtype=dtype)
     return opened
+
+
+def _choose_backend(spec: ModelSpec, device: str | None, dtype: str) -> tuple[str, str]:
+    """→ (backend, dtype)."""
+    default = backend_names(spec.kind)[0]
+    if not (spec.path / COMPILED).is_dir() or device not in (None, "auto", "cpu"):
+        return default, dtype
+    from peg_rag.backends.torch_backend import pick_device
+
+    if pick_device(device) != "cpu":
+        return default, dtype
+    types = ("auto", "int8") if dtype == "auto" else (dtype,)
+    choices = [("openvino", kind) for kind in types if kind != "float16"]
+    choices += [("onnx", kind) for kind in types if kind not in ("float16", "bfloat16")]
+    return next(((name, kind) for name, kind in choices if is_exported(spec, name, kind)), (default, dtype))

@@ -35,6 +35,7 @@ class TorchBackend:
         self.batch_tokens = _BATCH_TOKENS.get(torch.device(self.device).type, 8_192)
         self._pooling = spec.pooling
         self._model: Any = load_model(spec, _DTYPES[self.dtype]).to(self.device)
+        self.vocabulary_size = len(token_embeddings(self._model, spec))
         self._pad = int(getattr(self._model.config, "pad_token_id", None) or 0)
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
 
@@ -148,7 +149,18 @@ def load_model(spec: ModelSpec, dtype: torch.dtype) -> Any:
         raise DamagedModel(
             f"{files[0]} lacks {len(missing)} of the model's tensors, which would be random: {', '.join(missing[:3])} …"
         )
+    if not token_embeddings(model, spec).any():
+        raise DamagedModel(f"{files[0]} holds token embeddings that are all zero; copy or download the model again")
     return model.eval()
+
+
+def token_embeddings(model: Any, spec: ModelSpec) -> torch.Tensor:
+    """The model's table of token embeddings, (vocabulary, d)."""
+    try:
+        table: torch.Tensor = model.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError) as error:
+        raise DamagedModel(f"{spec.path} holds a model without token embeddings; a text encoder is expected") from error
+    return table
 
 
 @contextmanager

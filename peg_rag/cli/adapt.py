@@ -8,7 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from peg_rag.training.adapt import Adaptation, Judgement
+    from peg_rag.training.adapt.report import Adaptation, Judgement
 
 
 def adapt(
@@ -37,8 +37,8 @@ def adapt(
 
     for needed in ("accelerate", "datasets", "faiss", "ir_measures", "pydantic"):
         require(needed, "train")
-    from peg_rag.training.adapt import AdaptOptions
-    from peg_rag.training.adapt import adapt as run
+    from peg_rag.training.adapt.adapt import AdaptOptions
+    from peg_rag.training.adapt.adapt import adapt as run
 
     options = AdaptOptions(steps=steps, minutes=minutes, held_out=held_out, seed=seed)
     done = run(documents, model, out, options, force=force, overwrite=overwrite, device=device, show_progress=True)

@@ -1,20 +1,22 @@
 """`peg-rag index docs/ --store kb`: a folder of documents → a store to search, kept in step by running it again."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from peg_rag.readers.kinds import KINDS, cure_of
+
 if TYPE_CHECKING:
     from peg_rag.ingest import SyncReport
 
 _SOME = 20  # failures that are listed one by one
+_SOME_NAMES = 3  # files of a kind that is not read
 
 
 def index(
-    documents: Annotated[
-        Path, typer.Argument(help="A folder, or one file: txt, md, html, pdf, docx, csv, tsv, jsonl.")
-    ],
+    documents: Annotated[Path, typer.Argument(help=f"A folder, or one file: {KINDS}.")],
     store: Annotated[Path, typer.Option("--store", "-s", help="The folder of the store; made when it is not there.")],
     model: Annotated[
         str | None,
@@ -48,10 +50,12 @@ def index(
         progress() as bars,
     ):
         reading = bars.add_task("read", total=len(files), unit="files")
+        paging = bars.add_task("pages", total=None, visible=False, unit="pages")
         embedding = bars.add_task("embed", total=None, unit="chunks")
 
         def show(state: Progress) -> None:
             bars.update(reading, completed=state.done)
+            bars.update(paging, completed=state.page, total=state.pages or None, visible=state.pages > 0)
             bars.update(embedding, completed=state.chunks)
 
         report = sync(
@@ -87,6 +91,10 @@ def _print(report: "SyncReport", total: int, store: Path) -> None:
         warn(f"skipped: {printable(failure.reason)}")
     if len(report.failed) > _SOME:
         warn(f"… and {len(report.failed) - _SOME} more files were skipped")
+    for partial in report.incomplete[:_SOME]:
+        warn(f"read in part: {printable(partial.reason)}")
+    for line in _other_kinds(report.other_kinds):
+        warn(f"not read: {printable(line)}")
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold cyan")
     table.add_column(justify="right")
@@ -105,6 +113,17 @@ def _print(report: "SyncReport", total: int, store: Path) -> None:
     table.add_row("in the store", _count(total, "chunk"))
     stdout.print(table)
     show(Text(f'{store} is ready ({report.seconds:.1f} s). Try: peg-rag ask {store} "…"', style="dim"))
+
+
+def _other_kinds(sources: Sequence[str]) -> Iterator[str]:
+    """A line for each kind of file that is not read: how many, some of their names, and the cure where there is one."""
+    kinds: dict[str, list[str]] = {}
+    for source in sources:
+        kinds.setdefault(Path(source).suffix.lower(), []).append(source)
+    for suffix, names in sorted(kinds.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(names[:_SOME_NAMES]) + (", …" if len(names) > _SOME_NAMES else "")
+        cure = cure_of(suffix)
+        yield f"{_count(len(names), 'file')} named *{suffix} ({shown})" + (f"; {cure}" if cure else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -167,7 +167,7 @@ def _knowledge(
     from peg_rag.serving.knowledge import KnowledgeBase
 
     if keys:
-        require("langchain_text_splitters", "ingest")  # said now rather than at the first upload
+        require("trafilatura", "ingest")  # said now rather than at the first upload
     with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension, read_only=not keys) as index:
         folder = Path(model).expanduser() if model else None
         name = str(folder.resolve()) if folder and folder.is_dir() else model or encoder.spec.name

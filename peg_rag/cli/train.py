@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from peg_rag.training.plan import RunPlan
-    from peg_rag.training.trainer import TrainingResult
+    from peg_rag.training.run.estimate import RunPlan
+    from peg_rag.training.run.train import TrainingResult
 
 
 def train(
@@ -27,7 +27,7 @@ def train(
 
     checked = Recipe.load(recipe, overrides or [])
     if dry_run:
-        from peg_rag.training.plan import plan_run
+        from peg_rag.training.run.estimate import plan_run
 
         _show_plan(plan_run(checked, devices=devices))
         return

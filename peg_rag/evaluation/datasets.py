@@ -1,8 +1,7 @@
-"""Evaluation sets as they lie on disk, read into small typed objects.
+"""Readers of evaluation sets: BEIR folders, DuReader-retrieval and STS files, as small typed objects.
 
-Why: a score is only as good as the file behind it, and a silently dropped line moves every number. So each reader
-checks what it reads and stops at the first line that cannot be used, naming the file and the line. Cost: a set is held
-in memory as Python strings (about 200 MB for a million Chinese passages of 60 characters).
+A silently dropped line changes every score, so a reader stops at the first line that it cannot use and names the file
+and the line. Sets are held in memory as Python strings: about 200 MB for a million Chinese passages of 60 characters.
 """
 
 import json
@@ -63,11 +62,11 @@ def load_beir(folder: str | Path, split: str = "test") -> RetrievalDataset:
         raise DataError(f"{folder} is not a folder; expected one with corpus.jsonl, queries.jsonl, qrels/{split}.tsv")
     qrels_file = folder / "qrels" / f"{split}.tsv"
     qrels = _read_qrels(qrels_file)
-    corpus = _read_texts(_find(folder / "corpus.jsonl"))
-    queries = _read_texts(_find(folder / "queries.jsonl"))
+    corpus = _read_texts(_find_packed(folder / "corpus.jsonl"))
+    queries = _read_texts(_find_packed(folder / "queries.jsonl"))
     if unknown := [query for query in qrels if query not in queries]:
         raise DataError(f"{qrels_file}: {len(unknown)} queries are not in queries.jsonl, the first is {unknown[0]!r}")
-    _warn_of_absent(folder, qrels, corpus)
+    _warn_of_missing_documents(folder, qrels, corpus)
     return RetrievalDataset(folder.name, corpus, {query: queries[query] for query in qrels}, qrels)
 
 
@@ -84,7 +83,7 @@ def load_dureader(folder: str | Path, split: str = "dev") -> RetrievalDataset:
     corpus = _read_passages(folder / "passage-collection")
     queries: dict[str, str] = {}
     qrels: Qrels = {}
-    questions = _find(folder / split / f"{split}.json")
+    questions = _find_packed(folder / split / f"{split}.json")
     for number, row in json_rows(questions):
         try:
             query, text = str(row["question_id"]), str(row["question"])
@@ -97,7 +96,7 @@ def load_dureader(folder: str | Path, split: str = "dev") -> RetrievalDataset:
         queries[query] = text
     if not qrels:
         raise DataError(f"{questions} has no questions")
-    _warn_of_absent(folder, qrels, corpus)
+    _warn_of_missing_documents(folder, qrels, corpus)
     return RetrievalDataset(f"dureader-{split}", corpus, queries, qrels)
 
 
@@ -125,8 +124,8 @@ def load_sts(path: str | Path) -> SentencePairs:
 def as_reranking(pairs: SentencePairs) -> RetrievalDataset:
     """Graded pairs as a reranking set: each first sentence is a query, and its second sentences are the candidates.
 
-    Labels, rounded, are the grades. Queries whose candidates are all relevant, or none of them, are left out: any order
-    of theirs is as good as another.
+    The rounded labels are the grades. Queries whose candidates are all relevant, or all not relevant, are left out:
+    every order of them scores the same.
 
     Raises:
         DataError: no query is left.
@@ -146,12 +145,12 @@ def as_reranking(pairs: SentencePairs) -> RetrievalDataset:
 def with_candidates(dataset: RetrievalDataset, run: Mapping[str, Mapping[str, float]], k: int = 50) -> RetrievalDataset:
     """A search task as a reranking set: the first `k` of a run and the judged documents are a query's candidates.
 
-    What was found and never judged counts as wrong, so scores of two systems compare, and alone mean little.
+    Unjudged documents count as not relevant, so the scores compare two systems and mean little alone.
     """
     qrels: Qrels = {}
     for query, judged in dataset.qrels.items():
-        found = sorted(run.get(query, {}).items(), key=lambda hit: -hit[1])[:k]
-        qrels[query] = {document: 0 for document, _ in found} | dict(judged)
+        top = sorted(run.get(query, {}).items(), key=lambda hit: -hit[1])[:k]
+        qrels[query] = {document: 0 for document, _ in top} | dict(judged)
     candidates = {document for judged in qrels.values() for document in judged}
     corpus = {document: text for document, text in dataset.corpus.items() if document in candidates}
     qrels = {query: {d: grade for d, grade in judged.items() if d in corpus} for query, judged in qrels.items()}
@@ -160,13 +159,13 @@ def with_candidates(dataset: RetrievalDataset, run: Mapping[str, Mapping[str, fl
 
 def _open_text(path: Path) -> IO[str]:
     if not path.is_file():
-        raise DataError(f"{path} is not there")
+        raise DataError(f"{path} does not exist")
     return TextIOWrapper(open_packed(path, "eval"), encoding="utf-8", newline="\n")
 
 
 def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The line number (from 1) and the object of every line of a JSON-lines file; blank lines are passed over."""
-    for number, line in _lines(path):
+    """The line number (from 1) and the object of every line of a JSON-lines file; blank lines are skipped."""
+    for number, line in _read_lines(path):
         if not line.strip():
             continue
         try:
@@ -178,7 +177,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Numbered lines; a file that is cut short or is not UTF-8 becomes a DataError naming the last good line."""
     number = 0
     try:
@@ -188,14 +187,15 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except unreadable(UnicodeDecodeError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: cannot be read after line {number} ({error}); is the file whole?") from error
+        raise DataError(f"{path}: cannot be read after line {number} ({error}); is the file complete?") from error
 
 
-def _find(path: Path) -> Path:
+def _find_packed(path: Path) -> Path:
     for suffix in SUFFIXES:
-        if (found := path.with_name(path.name + suffix)).is_file():
-            return found
-    raise DataError(f"{path} is not there, nor packed as .gz or .zst")
+        candidate = path.with_name(path.name + suffix)
+        if candidate.is_file():
+            return candidate
+    raise DataError(f"{path} does not exist, neither plain nor packed as .gz or .zst")
 
 
 def _read_texts(path: Path) -> dict[str, str]:
@@ -224,7 +224,7 @@ def _read_passages(folder: Path) -> dict[str, str]:
         ) from None
     parts = sorted(path for path in folder.glob("part-*") if path.is_file())
     corpus: dict[str, str] = {}
-    for part, number, line in ((path, number, line) for path in parts for number, line in _lines(path)):
+    for part, number, line in ((path, number, line) for path in parts for number, line in _read_lines(path)):
         fields = line.split("\t")
         if len(fields) != 4:
             raise DataError(f"{part}, line {number}: expected 4 tab-separated fields, got {len(fields)}")
@@ -236,14 +236,14 @@ def _read_passages(folder: Path) -> dict[str, str]:
     return corpus
 
 
-def _warn_of_absent(folder: Path, qrels: Qrels, corpus: Mapping[str, str]) -> None:
+def _warn_of_missing_documents(folder: Path, qrels: Qrels, corpus: Mapping[str, str]) -> None:
     absent = sum(document not in corpus for judged in qrels.values() for document in judged)
     if absent:
         logger.warning("%s: %d judged documents are not in the corpus; nothing can find them", folder, absent)
 
 
 def _tsv_rows(path: Path, header: list[str]) -> Iterator[tuple[int, list[str]]]:
-    lines = _lines(path)
+    lines = _read_lines(path)
     _, first = next(lines, (0, ""))
     if first.split("\t") != header:
         raise DataError(f"{path}, line 1: expected the header {' '.join(header)} (tab-separated), got {first[:200]!r}")

@@ -1,6 +1,6 @@
 """Retrieval metrics, per query, from `ir_measures` over trec_eval's own code.
 
-Why per query: means hide which queries a system loses, and a paired test needs the single values. Ties between scores
+Means hide which queries a system loses, and a paired test needs the values of single queries. Ties between scores
 are broken as trec_eval breaks them (by document id, descending), for all metrics alike. Cost: about a second for 3,700
 queries with 100 documents each.
 """
@@ -24,7 +24,7 @@ def score_run(
 ) -> dict[str, np.ndarray]:
     """Each metric's value for every query of `qrels`, in its order: metric → (n_queries,) float64.
 
-    A query for which nothing was found scores 0.
+    A query without hits scores 0.
 
     Args:
         run: query id → document id → score, larger is better.
@@ -35,14 +35,14 @@ def score_run(
         InvalidInput: an unknown metric.
     """
     if unknown := [metric for metric in metrics if metric not in _MEASURES]:
-        raise InvalidInput(f"unknown metric {unknown[0]!r}; known are {', '.join(METRICS)}")
+        raise InvalidInput(f"unknown metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
     ir_measures = require("ir_measures", "eval")
     measures = {ir_measures.parse_measure(_MEASURES[metric]): metric for metric in metrics}
     position = {query: i for i, query in enumerate(qrels)}
     values = {metric: np.zeros(len(position)) for metric in metrics}
     judged = {query: dict(grades) for query, grades in qrels.items()}
-    found = {query: documents for query, documents in run.items() if query in position}
-    for result in ir_measures.pytrec_eval.iter_calc(list(measures), judged, found):
+    judged_run = {query: documents for query, documents in run.items() if query in position}
+    for result in ir_measures.pytrec_eval.iter_calc(list(measures), judged, judged_run):
         values[measures[result.measure]][position[result.query_id]] = result.value
     if "MRR@10" in values:
         values["MRR@10"][values["MRR@10"] < 1 / 10.5] = 0.0

@@ -1,7 +1,7 @@
-"""What an evaluation leaves behind: every query's values in Parquet, and one HTML page to look at.
+"""Evaluation reports: the values of every query in Parquet, and one HTML page.
 
-Why a page: a mean says which system is better, the wrong hits say why. The page is a single file without scripts or
-links, so it can be mailed and kept. Cost: a second or two, most of it matplotlib's.
+A mean says which system is better; the wrong hits say why. The page is a single file without scripts or links, so it
+can be mailed and archived. It takes a second or two, most of it matplotlib's.
 """
 
 import io
@@ -51,8 +51,8 @@ class Row:
 def summarise(results: Sequence[Evaluation], metric: str = "nDCG@10") -> list[Row]:
     """One row for each dataset, in the order met. Several results of one system on one set count as its seeds."""
     rows = []
-    for dataset, group in _by(results, "dataset").items():
-        systems = _by(group, "system")
+    for dataset, group in _group_by(results, "dataset").items():
+        systems = _group_by(group, "system")
         first = next(iter(systems.values()))
         means = {name: float(np.mean([run.mean(metric) for run in runs])) for name, runs in systems.items()}
         against = {name: compare(first, runs, metric) for name, runs in systems.items() if runs is not first}
@@ -62,10 +62,13 @@ def summarise(results: Sequence[Evaluation], metric: str = "nDCG@10") -> list[Ro
 
 def write_per_query(results: Iterable[Evaluation], path: str | Path) -> None:
     """Write a row for each dataset, system and query: its id, every metric, and what was found first (Parquet)."""
-    pa, parquet = require("pyarrow", "eval"), require("pyarrow.parquet", "eval")
+    pa = require("pyarrow", "eval")
+    parquet = require("pyarrow.parquet", "eval")
     tables = []
     for result in results:
-        tops = [max(result.run.get(query, {}).items(), key=_score, default=(None, None)) for query in result.query_ids]
+        tops = [
+            max(result.run.get(query, {}).items(), key=_score_of, default=(None, None)) for query in result.query_ids
+        ]
         count = len(result.query_ids)
         columns: dict[str, Any] = {"dataset": [result.dataset] * count, "system": [result.system] * count}
         columns |= {"query_id": list(result.query_ids)} | {name: result.values[name] for name in result.values}
@@ -81,43 +84,45 @@ def write_report(
     results: Sequence[Evaluation], datasets: Sequence[RetrievalDataset], path: str | Path, metric: str = "nDCG@10"
 ) -> None:
     """Write one HTML page: means and paired tests, bars, score distributions, and the worst queries of each set."""
-    rows, sets = summarise(results, metric), {dataset.name: dataset for dataset in datasets}
+    rows = summarise(results, metric)
+    sets = {dataset.name: dataset for dataset in datasets}
     parts = [
-        f"<h1>Retrieval evaluation</h1>{_means(rows, metric)}",
-        f"<h2>{metric} by set</h2>{_bars(rows, metric)}",
+        f"<h1>Retrieval evaluation</h1>{_render_means(rows, metric)}",
+        f"<h2>{metric} by set</h2>{_draw_bars(rows, metric)}",
         "<h2>Score of the first hit, when it is right and when it is wrong</h2>",
         '<p class="note">The further apart, the better a threshold can tell the two.</p>',
-        _distributions(results, sets),
+        _draw_distributions(results, sets),
         "<h2>Other metrics</h2>",
-        *(_means(summarise(results, name), name, tested=False) for name in METRICS if name != metric),
+        *(_render_means(summarise(results, name), name, tested=False) for name in METRICS if name != metric),
         f"<h2>Worst queries of {escape(results[0].system)}</h2>",
-        *(_worst(sets[name], group, metric) for name, group in _by(results, "dataset").items()),
+        *(_render_worst_queries(sets[name], group, metric) for name, group in _group_by(results, "dataset").items()),
     ]
     title = "<title>Retrieval evaluation</title>"
     head = f'<!doctype html><html lang="en"><meta charset="utf-8">{title}<style>{_STYLE}</style>'
     write_atomically(Path(path), (head + "".join(parts) + "</html>").encode())
 
 
-def _by(results: Iterable[Evaluation], attribute: str) -> dict[str, list[Evaluation]]:
+def _group_by(results: Iterable[Evaluation], attribute: str) -> dict[str, list[Evaluation]]:
     groups: dict[str, list[Evaluation]] = {}
     for result in results:
         groups.setdefault(getattr(result, attribute), []).append(result)
     return groups
 
 
-def _score(item: tuple[str, float]) -> float:
+def _score_of(item: tuple[str, float]) -> float:
     return item[1]
 
 
-def _means(rows: Sequence[Row], metric: str, *, tested: bool = True) -> str:
+def _render_means(rows: Sequence[Row], metric: str, *, tested: bool = True) -> str:
     """A table of means; beside each system but the first, its difference and p-value where `tested`."""
     systems = list(rows[0].means)
     heads = "".join(f'<th class="number">{escape(system)}</th>' for system in systems)
     body = []
     for row in rows:
         best = max(row.means.values())
+        differences = {system: _render_difference(row, system) for system in systems if tested}
         cells = [
-            f'<td class="number{" best" * (mean == best)}">{mean:.3f}{_difference(row, system) if tested else ""}</td>'
+            f'<td class="number{" best" * (mean == best)}">{mean:.3f}{differences.get(system, "")}</td>'
             for system, mean in row.means.items()
         ]
         body.append(f"<tr><td>{escape(row.dataset)}</td>{''.join(cells)}</tr>")
@@ -127,14 +132,16 @@ def _means(rows: Sequence[Row], metric: str, *, tested: bool = True) -> str:
     return f"<table><tr><th>{metric}</th>{heads}</tr>{''.join(body)}</table>"
 
 
-def _difference(row: Row, system: str) -> str:
-    if (found := row.comparisons.get(system)) is None:
+def _render_difference(row: Row, system: str) -> str:
+    comparison = row.comparisons.get(system)
+    if comparison is None:
         return ""
-    title = f"95 % interval {found.low:+.3f} to {found.high:+.3f}; {found.wins} queries better, {found.losses} worse"
-    return f'<br><span class="score" title="{title}">{found.difference:+.3f}, p = {found.p:.2g}</span>'
+    interval = f"95 % interval {comparison.low:+.3f} to {comparison.high:+.3f}"
+    title = f"{interval}; {comparison.wins} queries better, {comparison.losses} worse"
+    return f'<br><span class="score" title="{title}">{comparison.difference:+.3f}, p = {comparison.p:.2g}</span>'
 
 
-def _bars(rows: Sequence[Row], metric: str) -> str:
+def _draw_bars(rows: Sequence[Row], metric: str) -> str:
     systems = list(rows[0].means)
     height = 0.9 / len(systems)
 
@@ -147,18 +154,18 @@ def _bars(rows: Sequence[Row], metric: str) -> str:
         axes.set(xlabel=metric, xlim=(0, 1))
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
-    return _figure([draw], (10, 0.6 + len(rows) * (0.25 + 0.16 * len(systems))))
+    return _render_figure([draw], (10, 0.6 + len(rows) * (0.25 + 0.16 * len(systems))))
 
 
-def _distributions(results: Sequence[Evaluation], sets: Mapping[str, RetrievalDataset]) -> str:
+def _draw_distributions(results: Sequence[Evaluation], sets: Mapping[str, RetrievalDataset]) -> str:
     """A histogram for each system: the first hit's score over all sets, right and wrong apart."""
 
     def panel(system: str, runs: Sequence[Evaluation]) -> Any:
         scores: dict[bool, list[float]] = {True: [], False: []}
         for run in runs:
-            for query, found in run.run.items():
-                if found:
-                    document, score = max(found.items(), key=_score)
+            for query, hits in run.run.items():
+                if hits:
+                    document, score = max(hits.items(), key=_score_of)
                     scores[sets[run.dataset].qrels[query].get(document, 0) > 0].append(score)
 
         def draw(axes: "Axes") -> None:
@@ -171,13 +178,14 @@ def _distributions(results: Sequence[Evaluation], sets: Mapping[str, RetrievalDa
 
         return draw
 
-    panels = [panel(system, runs) for system, runs in _by(results, "system").items()]
-    return _figure(panels, (min(12, 4 * len(panels)), 3))
+    panels = [panel(system, runs) for system, runs in _group_by(results, "system").items()]
+    return _render_figure(panels, (min(12, 4 * len(panels)), 3))
 
 
-def _figure(panels: Sequence[Any], size: tuple[float, float]) -> str:
+def _render_figure(panels: Sequence[Any], size: tuple[float, float]) -> str:
     """Panels side by side as inline SVG. Text stays text, so that the reader's fonts show Chinese names."""
-    matplotlib, figures = require("matplotlib", "eval"), require("matplotlib.figure", "eval")
+    matplotlib = require("matplotlib", "eval")
+    figures = require("matplotlib.figure", "eval")
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "peg-rag", "font.family": "sans-serif"}):
         figure = figures.Figure(figsize=size, layout="constrained")
         for draw, axes in zip(panels, np.atleast_1d(figure.subplots(1, len(panels))), strict=True):
@@ -191,36 +199,38 @@ def _figure(panels: Sequence[Any], size: tuple[float, float]) -> str:
     return buffer.getvalue()[buffer.getvalue().index("<svg") :]  # without the XML declaration
 
 
-def _worst(dataset: RetrievalDataset, results: Sequence[Evaluation], metric: str) -> str:
-    """The first system's worst queries, with what was asked for and every system's first hits side by side."""
+def _render_worst_queries(dataset: RetrievalDataset, results: Sequence[Evaluation], metric: str) -> str:
+    """The first system's worst queries, with the relevant documents and every system's first hits side by side."""
     values = results[0].values[metric]
     # Of equally bad queries, those that the others answer best come first: they can teach the most.
-    others = np.mean([result.values[metric] for result in results[1:]] or [values], axis=0)
-    order = np.lexsort((-others, values))[:WORST]
-    systems = [next(iter(runs)) for runs in _by(results, "system").values()]
+    other_means = np.mean([result.values[metric] for result in results[1:]] or [values], axis=0)
+    order = np.lexsort((-other_means, values))[:WORST]
+    systems = [next(iter(runs)) for runs in _group_by(results, "system").values()]
     heads = "".join(f"<th>{escape(result.system)}</th>" for result in systems)
-    rows = [_query_row(dataset, results[0].query_ids[i], systems, int(i), metric) for i in order]
-    table = f'<table class="worst"><tr><th>asked, and wanted</th>{heads}</tr>{"".join(rows)}</table>'
+    rows = [_render_query(dataset, results[0].query_ids[i], systems, int(i), metric) for i in order]
+    table = f'<table class="worst"><tr><th>query and relevant documents</th>{heads}</tr>{"".join(rows)}</table>'
     return f"<h3>{escape(dataset.name)}</h3>{table}"
 
 
-def _query_row(dataset: RetrievalDataset, query: str, systems: Sequence[Evaluation], i: int, metric: str) -> str:
+def _render_query(dataset: RetrievalDataset, query: str, systems: Sequence[Evaluation], i: int, metric: str) -> str:
     grades = dataset.qrels[query]
-    wanted = [document for document, grade in grades.items() if grade > 0][:SHOWN_HITS]
-    asked = f"<b>{_excerpt(dataset.queries[query])}</b>" + "".join(_hit(dataset, document, True) for document in wanted)
-    cells = [f"<td>{asked}</td>"]
+    relevant = [document for document, grade in grades.items() if grade > 0][:SHOWN_HITS]
+    question = f"<b>{_render_excerpt(dataset.queries[query])}</b>" + "".join(
+        _render_hit(dataset, document, True) for document in relevant
+    )
+    cells = [f"<td>{question}</td>"]
     for result in systems:
-        ranked = sorted(result.run.get(query, {}).items(), key=_score, reverse=True)[:SHOWN_HITS]
-        hits = "".join(_hit(dataset, document, grades.get(document, 0) > 0, score) for document, score in ranked)
+        ranked = sorted(result.run.get(query, {}).items(), key=_score_of, reverse=True)[:SHOWN_HITS]
+        hits = "".join(_render_hit(dataset, document, grades.get(document, 0) > 0, score) for document, score in ranked)
         cells.append(f'<td><span class="score">{metric} {result.values[metric][i]:.2f}</span>{hits}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
-def _hit(dataset: RetrievalDataset, document: str, right: bool, score: float | None = None) -> str:
+def _render_hit(dataset: RetrievalDataset, document: str, right: bool, score: float | None = None) -> str:
     shown = "" if score is None else f' <span class="score">{score:.3f}</span>'
     text = dataset.corpus.get(document, "(not in the corpus)")
-    return f'<p class="hit{" right" * right}">{_excerpt(text)}{shown}</p>'
+    return f'<p class="hit{" right" * right}">{_render_excerpt(text)}{shown}</p>'
 
 
-def _excerpt(text: str) -> str:
+def _render_excerpt(text: str) -> str:
     return escape(text if len(text) <= EXCERPT else text[:EXCERPT] + "…")

@@ -1,7 +1,7 @@
-"""Exact nearest neighbours of many queries in one matrix product: what evaluation and mining search with.
+"""Exact nearest neighbours of many queries in one matrix product, for evaluation.
 
-Why not an approximate index: a score must not move with an index's settings. Cost: rows x columns x dimension
-multiplications; 3,700 queries over 45,000 documents of 256 dimensions take about two seconds on two cores, and no more
+Scores must not depend on the settings of an approximate index. A search takes rows x columns x dimension
+multiplications: 3,700 queries over 45,000 documents of 256 dimensions take about two seconds on two cores, and no more
 than 512 x `block` scores are held at a time.
 """
 
@@ -35,14 +35,17 @@ def exact_search(queries: np.ndarray, documents: np.ndarray, k: int, *, block: i
         raise InvalidInput(f"queries {queries.shape} and documents {documents.shape} must be (n, dim) with one dim")
     if k < 1:
         raise InvalidInput(f"k must be at least 1, got {k}")
-    left, right = (torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (queries, documents))
+    query_rows, document_rows = (
+        torch.from_numpy(np.ascontiguousarray(side, dtype=np.float32)) for side in (queries, documents)
+    )
     k = min(k, len(documents))
-    found = Neighbours(np.empty((len(left), k), np.int64), np.empty((len(left), k), np.float32))
-    for start in range(0, len(left), ROWS):
+    neighbours = Neighbours(np.empty((len(query_rows), k), np.int64), np.empty((len(query_rows), k), np.float32))
+    for start in range(0, len(query_rows), ROWS):
         rows = slice(start, start + ROWS)
-        scores, indices = _search_rows(left[rows], right, k, block)
-        found.scores[rows], found.indices[rows] = scores.numpy(), indices.numpy()
-    return found
+        scores, indices = _search_rows(query_rows[rows], document_rows, k, block)
+        neighbours.scores[rows] = scores.numpy()
+        neighbours.indices[rows] = indices.numpy()
+    return neighbours
 
 
 def _search_rows(rows: torch.Tensor, documents: torch.Tensor, k: int, block: int) -> tuple[torch.Tensor, torch.Tensor]:

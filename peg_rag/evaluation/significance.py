@@ -1,8 +1,8 @@
-"""Is one system better than another, or were these queries kind to it? Tests paired over the same queries.
+"""Paired significance tests: is one system better than another, or is the difference chance?
 
-Why a permutation test: values of nDCG on single queries are far from normal, and swapping the two systems' values query
-by query needs no assumption beyond "no difference" (Smucker, Allan and Carterette, CIKM 2007). Runs of one system with
-several seeds are averaged first: queries are the sample, not seeds. Cost: `resamples` x queries random signs, about
+The nDCG of single queries is far from normally distributed; a permutation test assumes nothing but "no difference"
+(Smucker, Allan and Carterette, CIKM 2007). Runs of one system with several seeds are averaged first: the sample is the
+queries, not the seeds. Cost: `resamples` x queries random signs, about
 0.2 s for 3,700 queries.
 """
 
@@ -65,23 +65,23 @@ def compare(
 def _permutation_p(differences: np.ndarray, resamples: int, rng: np.random.Generator) -> float:
     """How often random signs give a mean at least as far from 0; the observed one counts as one of them."""
     observed = abs(differences.sum())
-    kept = differences[differences != 0]
+    nonzero = differences[differences != 0]
     extreme = 0
-    for rows in _chunks(resamples, len(kept)):
-        signs = rng.integers(0, 2, (rows, len(kept)), dtype=np.int8) * 2 - 1
-        extreme += int((np.abs(signs @ kept) >= observed - 1e-12).sum())
+    for rows in _split_resamples(resamples, len(nonzero)):
+        signs = rng.integers(0, 2, (rows, len(nonzero)), dtype=np.int8) * 2 - 1
+        extreme += int((np.abs(signs @ nonzero) >= observed - 1e-12).sum())
     return (extreme + 1) / (resamples + 1)
 
 
 def _bootstrap_means(differences: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
     parts = [
         differences[rng.integers(0, len(differences), (rows, len(differences)))].mean(axis=1)
-        for rows in _chunks(resamples, len(differences))
+        for rows in _split_resamples(resamples, len(differences))
     ]
     return np.concatenate(parts)  # (resamples,)
 
 
-def _chunks(resamples: int, width: int, cells: int = 1_000_000) -> list[int]:
+def _split_resamples(resamples: int, width: int, cells: int = 1_000_000) -> list[int]:
     """Row counts that add up to `resamples`, with at most about `cells` numbers held at a time."""
     rows = max(1, cells // max(1, width))
     return [min(rows, resamples - start) for start in range(0, resamples, rows)]

@@ -36,7 +36,7 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Dense:
-    """The nearest documents by cosine, found exactly."""
+    """The nearest documents by cosine, by exact search."""
 
     encoder: Encoder
     name: str
@@ -44,8 +44,8 @@ class Dense:
     def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
         documents = self.encoder.encode_documents(list(dataset.corpus.values()), show_progress=show_progress)
         queries = self.encoder.encode_queries(query_texts(dataset), show_progress=show_progress)
-        found = exact_search(np.asarray(queries), np.asarray(documents), k)  # (queries, k)
-        return as_run(dataset, found.indices.tolist(), found.scores.tolist())
+        nearest = exact_search(np.asarray(queries), np.asarray(documents), k)  # (queries, k)
+        return as_run(dataset, nearest.indices.tolist(), nearest.scores.tolist())
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class BM25s:
 
     def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
         bm25s = require("bm25s", "eval")
-        documents = [_words(text) for text in dataset.corpus.values()]
+        documents = [_split_words(text) for text in dataset.corpus.values()]
         model = bm25s.BM25()
         model.index(documents, show_progress=show_progress)
-        queries = [_words(text) for text in query_texts(dataset)]
+        queries = [_split_words(text) for text in query_texts(dataset)]
         k = min(k, len(documents))
         indices, scores = model.retrieve(queries, k=k, show_progress=show_progress)  # (queries, k) each
         return as_run(dataset, indices.tolist(), scores.tolist())
@@ -110,10 +110,10 @@ class Indexed:
             index.upsert(list(dataset.corpus), texts, documents)
             for start in range(0, len(queries), BATCH):
                 rows = slice(start, start + BATCH)
-                asked = None if vectors is None else vectors[rows]
-                hits = index.search_batch(asked, queries[rows], k=k, mode=self.mode, fetch_k=k, **self.options)
-                for query, found in zip(list(dataset.qrels)[rows], hits, strict=True):
-                    run[query] = {hit.id: hit.score for hit in found}
+                batch = None if vectors is None else vectors[rows]
+                hits = index.search_batch(batch, queries[rows], k=k, mode=self.mode, fetch_k=k, **self.options)
+                for query, hits_of_query in zip(list(dataset.qrels)[rows], hits, strict=True):
+                    run[query] = {hit.id: hit.score for hit in hits_of_query}
         return run
 
 
@@ -130,12 +130,13 @@ class Reranked:
         return f"{self.first.name}+reranker"
 
     def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
-        found = self.first.run(dataset, k, show_progress=show_progress)
-        return {query: self._again(dataset, query, documents) for query, documents in found.items()}
+        first_run = self.first.run(dataset, k, show_progress=show_progress)
+        return {query: self._rerank_query(dataset, query, documents) for query, documents in first_run.items()}
 
-    def _again(self, dataset: RetrievalDataset, query: str, documents: Mapping[str, float]) -> dict[str, float]:
+    def _rerank_query(self, dataset: RetrievalDataset, query: str, documents: Mapping[str, float]) -> dict[str, float]:
         ranked = sorted(documents, key=lambda document: -documents[document])
-        head, tail = ranked[: self.candidates], ranked[self.candidates :]
+        head = ranked[: self.candidates]
+        tail = ranked[self.candidates :]
         scores = self.reranker.score([(dataset.queries[query], dataset.corpus[document]) for document in head])
         reranked = dict(zip(head, map(float, scores), strict=True))
         floor = min(reranked.values(), default=0.0)
@@ -156,7 +157,7 @@ def as_run(dataset: RetrievalDataset, indices: Sequence[Sequence[int]], scores: 
     }
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     jieba = require("jieba", "eval")
     jieba.setLogLevel("WARNING")
     return [word for word in jieba.cut(text.lower()) if any(map(str.isalnum, word))]  # no spaces, no punctuation

@@ -10,6 +10,7 @@ from peg_rag.index.vectors import Array, unit_rows
 
 Mode = Literal["dense", "lexical", "hybrid"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+MAX_DEPTH = 100  # of metadata; SQLite and Python read somewhat deeper JSON, each to a limit of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,9 +132,25 @@ def _metadatas(metadatas: Any) -> Iterator[str]:
             raise InvalidInput(f"metadata {row} must be a dict with string keys, not {str(metadata)[:80]}")
         try:
             written = dumps(dict(metadata))
-        except (TypeError, ValueError, RecursionError) as error:
+            is_deep = _is_deeper(metadata, MAX_DEPTH)
+        except RecursionError:
+            is_deep = True
+        except (TypeError, ValueError) as error:
             raise InvalidInput(
                 f"metadata {row} cannot be kept as JSON ({error}); use strings, finite numbers, bools, lists and dicts"
             ) from error
+        if is_deep:
+            raise InvalidInput(
+                f"metadata {row} is nested deeper than {MAX_DEPTH} levels, and might not be readable again; flatten it"
+            )
         check_unicode(written, f"metadata {row}")
         yield written
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and dicts lie in each other deeper than so many levels. Only for what holds no circle."""
+    layer = [value]
+    for _ in range(levels):
+        containers = [item for item in layer if isinstance(item, Mapping | list | tuple)]
+        layer = [child for item in containers for child in (item.values() if isinstance(item, Mapping) else item)]
+    return any(isinstance(item, Mapping | list | tuple) for item in layer)

@@ -18,10 +18,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, PegRagError
+from peg_rag.errors import DamagedIndex, ForkedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
+from peg_rag.index.filters import register_functions
+from peg_rag.index.forks import GATE, Connection
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x50454731  # "PEG1"
@@ -51,9 +54,23 @@ CREATE TABLE base (
 INSERT INTO state VALUES (1, 0, 0, 0, 0);
 """
 
+_SETTINGS = (
+    "synchronous=FULL",
+    "fullfsync=ON",  # macOS: reach the disk, not only its cache
+    "cache_size=-32768",
+    "temp_store=MEMORY",
+    "trusted_schema=OFF",
+    "secure_delete=OFF",
+    f"journal_size_limit={64 << 20}",
+)
 _BUSY = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH}
+_REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM}
 _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
+
+
+class BadRow(Exception):
+    """A row that this library cannot have written; `Database` tells it as `DamagedIndex`, with the file's name."""
 
 
 class _Slots:
@@ -94,6 +111,24 @@ class _Slots:
                 self._free += 1
 
 
+_Version = tuple[int, int, int]  # inode, size, time of change in ns
+
+
+class _Fingerprint(NamedTuple):
+    """What tells whether a database was written to."""
+
+    file: _Version | None
+    log: _Version | None  # None also where it is empty
+
+
+def _version(file: Path) -> _Version | None:
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None
+
+
 class Database:
     """Connections to one SQLite file, or to one database in memory: many readers, one writer."""
 
@@ -111,11 +146,12 @@ class Database:
         self.file = file
         self.read_only = read_only
         self.timeout_s = timeout_s
-        self._idle: list[sqlite3.Connection] = []
-        self._slots = _Slots(1 if file is None else READERS)
-        self._one_writer = threading.Lock()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()  # idle or in use
         self._process = os.getpid()
         self._closed = False
+        self._make_locks()
+        GATE.register(self)
         with self._translated():
             self._prepare()
 
@@ -123,13 +159,18 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection inside one read transaction: every statement sees the same snapshot."""
-        with self._connection() as connection, self._translated():
+        """A connection inside one read transaction: every statement sees the same snapshot.
+
+        Raises:
+            IndexBusy: on a read-only mount, another process began to write; what was read is to be dropped.
+        """
+        with self._connection() as connection, self._unchanged(connection), self._translated():
             connection.execute("BEGIN")
             try:
                 yield connection
             finally:
-                connection.execute("ROLLBACK")
+                if self._is_ours():
+                    connection.execute("ROLLBACK")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -140,6 +181,7 @@ class Database:
         """
         if self.read_only:
             raise PegRagError(f"the index at {self.name} was opened with read_only=True; open it without to write")
+        self._refuse_child()  # before its copy of a lock that nobody in it will release
         if not self._one_writer.acquire(timeout=self.timeout_s):
             raise IndexBusy(f"another thread has been writing to {self.name} for more than {self.timeout_s} s")
         try:
@@ -147,17 +189,20 @@ class Database:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
+                    self._refuse_child()
                     connection.execute("COMMIT")
                 finally:
-                    if connection.in_transaction:
+                    if self._is_ours() and connection.in_transaction:
                         connection.execute("ROLLBACK")
         finally:
             self._one_writer.release()
 
     def close(self) -> None:
+        """Close every connection that is not in use; one in use is closed at its end."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        if self._is_ours():
+            with GATE.passed():
+                self._close_idle()
 
     @property
     def name(self) -> str:
@@ -166,61 +211,163 @@ class Database:
     # -- connections --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[Connection]:
         if self._closed:
             raise PegRagError(f"the index at {self.name} is closed; open it again with PEGIndex({self.name!r})")
-        if self._process != os.getpid():
-            self._after_fork()
+        self._refuse_child()
         if not self._slots.acquire(timeout=max(self.timeout_s, 60.0)):
             raise IndexBusy(f"all {READERS} connections to {self.name} are in use")
-        connection = None
         try:
-            with self._translated():
-                connection = self._idle.pop() if self._idle else self._connect()
-            yield connection
+            with GATE.passed():
+                with self._translated():
+                    connection = self._take()
+                try:
+                    yield connection
+                finally:
+                    self._put_back(connection)
         finally:
-            if connection is not None:
-                self._put_back(connection)
-            self._slots.release()
+            if self._is_ours():
+                self._slots.release()
 
-    def _put_back(self, connection: sqlite3.Connection) -> None:
+    def _take(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.fingerprint is None or connection.fingerprint == self._fingerprint():
+                return connection
+            self._close_connection(connection)
+        return self._connect()
+
+    def _put_back(self, connection: Connection) -> None:
+        if not self._is_ours():
+            return
         if self._closed:
-            connection.close()
+            self._close_connection(connection)
         else:
             self._idle.append(connection)
 
-    def _after_fork(self) -> None:
-        """SQLite connections must not cross a fork; the parent's are left alone, not closed."""
-        if self.file is None:
-            return
-        _abandoned.extend(self._idle)
-        self._idle = []
-        self._slots = _Slots(READERS)
-        self._one_writer = threading.Lock()
-        self._process = os.getpid()
+    def _close_idle(self) -> None:
+        while self._idle:
+            with suppress(IndexError):  # another thread was faster
+                self._close_connection(self._idle.pop())
 
-    def _connect(self) -> sqlite3.Connection:
+    def _close_connection(self, connection: Connection) -> None:
+        connection.close()
+        self._open.discard(connection)
+
+    def _connect(self) -> Connection:
         if self.file is None:
-            target = ":memory:"
-        else:
-            target = f"{self.file.absolute().as_uri()}?mode={'ro' if self.read_only else 'rwc'}"
+            return self._open_connection(":memory:")
+        GATE.refuse_inherited(self.file)
+        if not self.read_only:
+            return self._open_connection(self._uri("mode=rwc"))
+        for _ in range(2):
+            fingerprint = self._fingerprint()
+            try:
+                return self._open_connection(self._uri("mode=ro"))
+            except sqlite3.OperationalError as error:
+                if _code(error) & 0xFF not in _REFUSED:
+                    raise
+                problem = error
+            if not self._beside("-shm").exists():
+                return self._connect_without_locks(fingerprint)
+        raise problem
+
+    def _connect_without_locks(self, fingerprint: "_Fingerprint") -> Connection:
+        """Open a file in a folder where SQLite cannot make the file that its locks and the map of its log live in.
+
+        Without that file nobody is writing. Should somebody begin, on another mount of the folder, the fingerprint will
+        tell: a read that was going on then is given up, and the next one finds the writer's file and uses its locks.
+        """
+        if fingerprint.log is None:
+            connection = self._open_connection(self._uri("mode=ro&immutable=1"))
+        else:  # `immutable` would leave out what is only in the log
+            vfs = "win32-none" if os.name == "nt" else "unix-none"
+            connection = self._open_connection(self._uri(f"mode=ro&vfs={vfs}"), "locking_mode=EXCLUSIVE")
+        connection.fingerprint = fingerprint
+        return connection
+
+    def _open_connection(self, target: str, *settings: str) -> Connection:
         connection = sqlite3.connect(
             target,
             uri=self.file is not None,
             timeout=self.timeout_s,
             isolation_level=None,
             check_same_thread=False,
+            factory=Connection,
         )
-        for setting in (
-            "synchronous=FULL",
-            "cache_size=-32768",
-            "temp_store=MEMORY",
-            "trusted_schema=OFF",
-            "secure_delete=OFF",
-        ):
-            connection.execute(f"PRAGMA {setting}")
-        connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
+        if self.file is not None:
+            connection.remember_file(self.file)
+        self._open.add(connection)
+        register_functions(connection)
+        try:
+            for setting in (*settings, *_SETTINGS):
+                connection.execute(f"PRAGMA {setting}")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # opens the log
+        except BaseException:
+            self._close_connection(connection)
+            raise
         return connection
+
+    def _uri(self, parameters: str) -> str:
+        assert self.file is not None
+        return f"{self.file.absolute().as_uri()}?{parameters}"
+
+    def _beside(self, suffix: str) -> Path:
+        assert self.file is not None
+        return self.file.with_name(self.file.name + suffix)
+
+    def _fingerprint(self) -> "_Fingerprint":
+        assert self.file is not None
+        return _Fingerprint(_version(self.file), _version(self._beside("-wal")))
+
+    @contextmanager
+    def _unchanged(self, connection: Connection) -> Iterator[None]:
+        """Raise `IndexBusy`, whatever was read, where a file that is read without locks has changed meanwhile."""
+        try:
+            yield
+        finally:
+            if connection.fingerprint is not None and connection.fingerprint != self._fingerprint():
+                raise IndexBusy(f"another process began to write to {self.name} while it was read; try again")
+
+    def _make_locks(self) -> None:
+        self._slots = _Slots(1 if self.file is None else READERS)
+        self._one_writer = threading.Lock()
+
+    # -- forks --------------------------------------------------------------------------------------------------------
+
+    def _is_ours(self) -> bool:
+        """Whether this process opened the database, and not one that it was forked from."""
+        return self._process == os.getpid()
+
+    def _refuse_child(self) -> None:
+        if self._is_ours():
+            return
+        if self.file is None:
+            raise ForkedIndex(
+                "this process was forked while a thread used this index in memory, so its copy cannot be used; "
+                "fork while no thread uses it, or make another index with PEGIndex()"
+            )
+        raise ForkedIndex(
+            f"the index at {self.file.parent} was opened before this process was forked, and SQLite does not work "
+            f"across a fork; open it here: PEGIndex({str(self.file.parent)!r})"
+        )
+
+    def connections(self) -> list[Connection]:
+        """Those that are open, idle or in use."""
+        return list(self._open)
+
+    def before_fork(self) -> None:
+        """Close the idle connections, so that the child inherits none; a database in memory is copied with its own."""
+        if self.file is not None:
+            self._close_idle()
+
+    def after_fork(self, *, quiet: bool) -> None:
+        """In the child: take over a database in memory, where no thread was using it."""
+        if self.file is None and quiet:
+            self._make_locks()
+            self._process = os.getpid()
+            for connection in self._open:
+                connection.process = self._process
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
@@ -279,33 +426,46 @@ class Database:
             yield
         except sqlite3.DatabaseError as error:
             raise self._meaning(error) from error
+        except BadRow as error:
+            raise self._damaged(error) from error
 
     def _meaning(self, error: sqlite3.DatabaseError) -> Exception:
         code = _code(error)
-        if code & 0xFF in _BUSY:
+        kind = code & 0xFF
+        if kind in _BUSY:
             return IndexBusy(
                 f"another process has been writing to {self.name} for more than {self.timeout_s} s; "
                 "try again, or open the index with a larger timeout_s"
             )
-        if code & 0xFF in _DAMAGED or code == _SHORT_READ:
-            return DamagedIndex(
-                f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
-            )
-        if code & 0xFF in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-            number = errno.ENOSPC if code & 0xFF == sqlite3.SQLITE_FULL else errno.EIO
+        if _is_damage(error):
+            return self._damaged(error)
+        if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+            number = errno.ENOSPC if kind == sqlite3.SQLITE_FULL else errno.EIO
             return OSError(number, f"cannot write ({error}); the index is as it was before. Free some space", self.name)
-        if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
-            return OSError(errno.EACCES, f"cannot open or write the index ({error})", self.name)
-        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):
-            return DamagedIndex(
-                f"{self.name} is damaged ({error}); restore it from a copy, or index the documents again"
-            )
+        if kind in _REFUSED:
+            cure = "" if self.read_only else "; where nothing may be written, open it with read_only=True"
+            return OSError(errno.EACCES, f"cannot open or write the index ({error}){cure}", self.name)
+        if kind == sqlite3.SQLITE_TOOBIG:
+            return InvalidInput(f"a text or the metadata of a document is larger than SQLite takes ({error}); split it")
         return error
 
+    def _damaged(self, reason: Exception) -> DamagedIndex:
+        return DamagedIndex(f"{self.name} is damaged ({reason}); restore it from a copy, or index the documents again")
 
-_abandoned: list[sqlite3.Connection] = []  # connections of a parent process: kept, as closing them would drop its locks
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether SQLite says, in one of its several ways, that the file holds what it should not."""
+    code = _code(error)
+    if code & 0xFF in _DAMAGED or code == _SHORT_READ:
+        return True
+    if code == sqlite3.SQLITE_ERROR:
+        return any(word in str(error) for word in ("no such", "malformed", "JSON", " columns "))
+    return code == _NO_CODE and "decode" in str(error)  # text that is not UTF-8, as Python's module tells it
+
+
+_NO_CODE = -1
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
     code: int | None = getattr(error, "sqlite_errorcode", None)
-    return -1 if code is None else code
+    return _NO_CODE if code is None else code

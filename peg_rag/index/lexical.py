@@ -21,16 +21,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
 from peg_rag.errors import InvalidInput
 from peg_rag.extras import require
-from peg_rag.index.documents import BLOCK
+from peg_rag.index.documents import BLOCK, BadRow
 from peg_rag.index.vectors import Array
 
 TokenizerName = Literal["bigram", "jieba"]
+TOKENIZERS = get_args(TokenizerName)
 K1 = 1.2
 B = 0.75
 
@@ -265,7 +266,11 @@ class _Row:
             "ON postings.block = blocks.block AND postings.head = ?",
             (head,),
         ).fetchall()
+        if not all(isinstance(blob, bytes) and not len(blob) % ENTRY.itemsize for _, blob in rows):
+            raise BadRow(f"the postings of {head!r} are not whole")
         entries = np.frombuffer(b"".join(blob for _, blob in rows), dtype=ENTRY)
+        if (entries["offset"] >= BLOCK).any():
+            raise BadRow(f"the postings of {head!r} lead out of their block")
         sizes = [len(blob) // ENTRY.itemsize for _, blob in rows]
         first = np.searchsorted(blocks, [block for block, _ in rows]) * BLOCK
         return cls(np.repeat(first, sizes) + entries["offset"], entries)

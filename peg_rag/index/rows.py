@@ -1,20 +1,22 @@
 """The rows of an index's SQLite file, read and written by name: every SQL statement outside the postings is here.
 
-All functions work inside the transaction of the connection they are given.
+All functions work inside the transaction of the connection they are given, and raise `BadRow` for what cannot have been
+written by this library: a file may be changed by a failing disk, or by hand.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from sqlite3 import Connection
 from typing import Any
 
 import numpy as np
 
-from peg_rag.errors import DamagedIndex
-from peg_rag.index.documents import BLOCK
+from peg_rag.index.documents import BLOCK, BadRow
 from peg_rag.index.filters import Condition
-from peg_rag.index.vectors import Array, Stamp, Storage, from_blobs
+from peg_rag.index.lexical import TOKENIZERS
+from peg_rag.index.vectors import KINDS, STORAGES, Array, Stamp, Storage, from_blobs
 
 IN_ONE_STATEMENT = 500  # parameters, of the 32,766 that SQLite allows
 
@@ -64,8 +66,8 @@ class State:
     @classmethod
     def read(cls, connection: Connection) -> "State":
         row = connection.execute("SELECT sequence, next_key, documents, generation FROM state").fetchone()
-        if row is None:
-            raise DamagedIndex("the state row is missing from the index's SQLite file; restore it from a copy")
+        if row is None or not _are_whole(row):
+            raise BadRow("the row of `state` is missing, or is not four whole numbers")
         return cls(*row)
 
     def changed(self, **values: int) -> "State":
@@ -80,7 +82,26 @@ class State:
 
 
 def read_settings(connection: Connection) -> dict[str, str]:
-    return dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    """What the index was made with; empty only while it is being made."""
+    settings = dict(connection.execute("SELECT name, value FROM meta").fetchall())
+    state = State.read(connection)
+    if not settings and not state.sequence:
+        return settings
+    for name, choices in _CHOICES.items():
+        value = settings.get(name)
+        if not isinstance(value, str) or (choices and value not in choices):
+            known = f"; there are {', '.join(choices)}" if choices else ""
+            raise BadRow(f"the stored {name} {value!r} is missing or unknown in the settings{known}")
+    dimension = settings.get("dimension", "1" if not state.next_key else None)
+    if not isinstance(dimension, str) or not _DIMENSION.fullmatch(dimension):
+        raise BadRow(f"the stored dimension {str(dimension)[:20]!r} is not a whole number, 1 or more")
+    return settings
+
+
+_CHOICES: dict[str, Sequence[str]] = {
+    "identity": (), "metric": (), "tokenizer": TOKENIZERS, "storage": STORAGES, "kind": KINDS
+}  # fmt: skip
+_DIMENSION = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
 
 def write_settings(connection: Connection, settings: Mapping[str, str]) -> None:
@@ -90,8 +111,15 @@ def write_settings(connection: Connection, settings: Mapping[str, str]) -> None:
 def read_stamp(connection: Connection) -> Stamp:
     row = connection.execute("SELECT kind, size, checksums, keys FROM base").fetchone()
     if row is None:
-        raise DamagedIndex("the record of the vector file is missing from the SQLite file; restore it from a copy")
-    return Stamp(*row)
+        raise BadRow("the record of the vector file is missing")
+    kind, size, checksums, keys = row
+    blobs_are_whole = isinstance(checksums, bytes) and isinstance(keys, bytes) and not len(keys) % 8
+    if kind not in KINDS or not _are_whole([size]) or not blobs_are_whole:
+        raise BadRow("the record of the vector file is not one")
+    stamp = Stamp(kind, size, checksums, keys)
+    if len(keys) and (stamp.rows()[0] < 0 or (np.diff(stamp.rows()) <= 0).any()):
+        raise BadRow("the keys in the record of the vector file do not ascend")
+    return stamp
 
 
 def write_stamp(connection: Connection, stamp: Stamp, state: State) -> None:
@@ -119,6 +147,8 @@ class Backlog:
     def read(cls, connection: Connection, state: State) -> "Backlog":
         row = connection.execute("SELECT length(keys) / 8, next_key, documents FROM base").fetchone()
         rows, next_key, documents = row or (0, 0, 0)
+        if not _are_whole([rows, next_key, documents]):
+            raise BadRow("the record of the vector file is not one")
         new = state.next_key - next_key
         return cls(rows, new, documents + new - state.documents, rows + new - state.documents)
 
@@ -151,19 +181,40 @@ def remove_everything(connection: Connection) -> None:
 def read_raw(connection: Connection, keys: Sequence[int]) -> Rows:
     """Documents as they are stored, ready to be written again under other keys."""
     found = list(_by_key(connection, "id, text, metadata, vector", keys))
+    _refuse_missing({row[0] for row in found}, keys)
     return Rows([r[1] for r in found], [r[2] for r in found], [r[3] for r in found], [r[4] for r in found])
 
 
 def records(connection: Connection, keys: Sequence[int]) -> dict[int, Record]:
     """Documents by key, in the order of `keys`."""
     found = {row[0]: row for row in _by_key(connection, "id, text, metadata", keys)}
-    return {key: Record(found[key][1], found[key][2], json.loads(found[key][3])) for key in keys if key in found}
+    _refuse_missing(found.keys(), keys)
+    return {key: _record(*found[key]) for key in keys}
+
+
+def _record(key: int, name: Any, text: Any, metadata: Any) -> Record:
+    if not isinstance(name, str) or not isinstance(text, str) or not isinstance(metadata, str):
+        raise BadRow(f"the id, text or metadata of the document with key {key} is not a string")
+    try:
+        fields = json.loads(metadata)
+    except (ValueError, RecursionError) as error:
+        raise BadRow(f"the metadata of document {name[:80]!r} cannot be read as JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise BadRow(f"the metadata of document {name[:80]!r} is not a JSON object")
+    return Record(name, text, fields)
 
 
 def vectors_of(connection: Connection, keys: Array, dimension: int, storage: Storage) -> Array:
     """(n, dimension) float32 vectors of (n,) keys."""
     found = dict(_by_key(connection, "vector", keys.tolist()))
+    _refuse_missing(found.keys(), keys.tolist())
     return from_blobs([found[key] for key in keys.tolist()], dimension, storage)
+
+
+def _refuse_missing(keys: Collection[int], wanted: Sequence[int]) -> None:
+    missing = [key for key in wanted if key not in keys]
+    if missing:
+        raise BadRow(f"the row of the document with key {missing[0]} is missing")
 
 
 def _by_key(connection: Connection, columns: str, keys: Sequence[int]) -> Iterator[tuple[Any, ...]]:
@@ -208,12 +259,19 @@ def keys_where(connection: Connection, condition: Condition) -> list[int]:
 
 def ids_where(connection: Connection, condition: Condition) -> list[str]:
     sql = f"SELECT id FROM documents WHERE {condition.sql} ORDER BY key"
-    return [name for (name,) in connection.execute(sql, condition.parameters)]
+    names = [name for (name,) in connection.execute(sql, condition.parameters)]
+    if not all(isinstance(name, str) for name in names):
+        raise BadRow("the id of a document is not a string")
+    return names
 
 
 def count_where(connection: Connection, condition: Condition) -> int:
     sql = f"SELECT count(*) FROM documents WHERE {condition.sql}"
     return int(connection.execute(sql, condition.parameters).fetchone()[0])
+
+
+def _are_whole(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) and value >= 0 for value in values)
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -239,11 +297,9 @@ class Blocks:
     @classmethod
     def read(cls, connection: Connection) -> "Blocks":
         rows = connection.execute("SELECT block, lengths FROM blocks ORDER BY block").fetchall()
+        for _, blob in rows:
+            _check_lengths(blob)
         lengths = np.frombuffer(b"".join(blob for _, blob in rows), dtype="<u4")
-        if len(lengths) != len(rows) * BLOCK:
-            raise DamagedIndex(
-                "a row of document lengths is not whole in the index's SQLite file; restore it from a copy"
-            )
         return cls(np.array([block for block, _ in rows], dtype=np.int64), lengths)
 
     def alive(self) -> Array:
@@ -263,9 +319,16 @@ class Blocks:
         return keys
 
 
+def _check_lengths(blob: Any) -> None:
+    if not isinstance(blob, bytes) or len(blob) != 4 * BLOCK:
+        raise BadRow("a row of document lengths is not whole")
+
+
 def write_lengths(connection: Connection, block: int, offsets: Any, lengths: Any) -> None:
     """Set the lengths of some keys of a block; 0 says that the document is gone."""
     row = connection.execute("SELECT lengths FROM blocks WHERE block = ?", (block,)).fetchone()
+    if row is not None:
+        _check_lengths(row[0])
     values = np.zeros(BLOCK, dtype="<u4") if row is None else np.frombuffer(row[0], dtype="<u4").copy()
     values[offsets] = lengths
     connection.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?)", (block, values.tobytes()))

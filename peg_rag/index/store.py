@@ -14,6 +14,7 @@ characters. Memory, the mapped vector file and 20 bytes per document. A write is
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, Self, cast
 
 import numpy as np
 
-from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, InvalidInput
+from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
 from peg_rag.extras import require
 from peg_rag.hits import Hit
 from peg_rag.index import rows, vectors
@@ -32,7 +33,7 @@ from peg_rag.index.filters import compile_filter
 from peg_rag.index.fusion import Method
 from peg_rag.index.lexical import get_tokenizer, make_postings, write_postings
 from peg_rag.index.rows import Backlog, Blocks, Record, Rows, State
-from peg_rag.index.vectors import Array, Base, Kind, Stamp, Storage
+from peg_rag.index.vectors import Array, Base, Kind, Stamp, Storage, sync_folder
 from peg_rag.index.view import Ranking, Scored, View, Weights, marginal
 
 __all__ = ["UNKNOWN", "Mode", "PEGIndex", "Record"]
@@ -42,6 +43,7 @@ FILE_NAME = "index.sqlite"
 MERGE_NEW_ROWS = 8192  # fewer new rows are never folded in by themselves
 MERGE_NEW_SHARE = 0.25
 MERGE_DEAD_SHARE = 0.5
+MERGE_RETRY_S = 60.0  # after a merge that failed, the next write so much later tries again
 SPARSE_SHARE = 0.25  # a block with fewer of its documents left is given up
 
 _DEFAULTS = {"identity": UNKNOWN, "metric": "cosine", "tokenizer": "bigram", "storage": "float32", "kind": "flat"}
@@ -52,8 +54,9 @@ logger = logging.getLogger(__name__)
 class PEGIndex:
     """A persistent, incremental index of texts, vectors and metadata; in memory without a path.
 
-    Safe to use from many threads, and from many processes at once: one writes at a time, the others read. `with
-    PEGIndex(…) as index:` closes it at the end; nothing that was written depends on closing.
+    Safe to use from many threads, and from many processes at once: one writes at a time, the others read. A forked
+    child opens its own: calls of an inherited index raise `ForkedIndex`. `with PEGIndex(…) as index:` closes it at the
+    end; nothing that was written depends on closing.
     """
 
     def __init__(
@@ -80,12 +83,13 @@ class PEGIndex:
                 FAISS). An index opened as another kind than it was is converted by the next `persist()`.
             storage: how SQLite keeps the vectors: `float32` (default for a new index), `float16` or `int8`. Scores are
                 cosines with the vectors as kept.
-            read_only: refuse to write, and never make or repair a file.
+            read_only: refuse to write, and never make or repair a file; works on a read-only mount, too.
             timeout_s: how long to wait for another writer before `IndexBusy`.
 
         Raises:
             IndexMismatch: identity, dimension, tokenizer or storage differ from what the index has.
             DamagedIndex: the SQLite file cannot be read.
+            ForkedIndex: a thread of the parent was using the index when this process was forked.
             InvalidInput: an unknown name, `path` is a file, or `read_only` and there is no index.
             MissingExtra: FAISS or jieba is asked for and not installed.
         """
@@ -94,6 +98,7 @@ class PEGIndex:
         self._db = Database(_sqlite_file(self.path, read_only), read_only=read_only, timeout_s=timeout_s)
         self._view: View | None = None
         self._view_lock = threading.RLock()
+        self._merge_not_before = 0.0  # on the monotonic clock
         self._memory_base = Base.empty()  # stands for the vector file when there is no path
         given = {"identity": identity, "dimension": dimension, "tokenizer": tokenizer, "storage": storage, "kind": kind}
         try:
@@ -217,6 +222,10 @@ class PEGIndex:
         """Fold everything written and deleted so far into a new vector file (in memory: a new matrix).
 
         Not needed to keep what was written, which is on disk already: it makes opening and searching faster.
+
+        Raises:
+            IndexBusy: another writer holds the index for longer than `timeout_s`.
+            OSError: there is no room for the vector file; the index is as before.
         """
         self._merge(lambda backlog, state: bool(backlog.new or backlog.gone) or self._settings["kind"] != self._kind)
 
@@ -375,7 +384,9 @@ class PEGIndex:
                     stored = _DEFAULTS | stored | given
                     rows.write_settings(connection, stored)
         if not stored:
-            raise DamagedIndex(f"the settings are missing from {self._db.name}; restore it from a copy")
+            raise DamagedIndex(
+                f"{self._db.name} was never finished by the process that began it; open it to write once"
+            )
         self._compare(stored, given)
         return stored
 
@@ -414,14 +425,24 @@ class PEGIndex:
     # -- merging ------------------------------------------------------------------------------------------------------
 
     def _merge_if_due(self) -> None:
-        with self._db.reading() as connection:
-            state = State.read(connection)
-            due = _is_due(Backlog.read(connection, state), state)
-        if due:
-            try:
+        """Merge after a write when enough has come together. The write is committed: nothing here may fail it."""
+        if time.monotonic() < self._merge_not_before:
+            return
+        try:
+            with self._db.reading() as connection:
+                state = State.read(connection)
+                due = _is_due(Backlog.read(connection, state), state)
+            if due:
                 self._merge(_is_due)
-            except IndexBusy:
-                logger.info("another writer is at work on %s; the merge is left to it", self._db.name)
+        except IndexBusy:
+            logger.info("another writer is at work on %s; the merge is left to it", self._db.name)
+        except Exception as error:
+            self._merge_not_before = time.monotonic() + MERGE_RETRY_S
+            logger.warning(
+                "the vector file of %s could not be written (%s); what was written is safe and is found, only slower; "
+                "the next try is in %d s", self._db.name, str(error) or type(error).__name__, MERGE_RETRY_S,
+                exc_info=not isinstance(error, PegRagError | OSError | MemoryError),
+            )  # fmt: skip
 
     def _merge(self, wanted: Any) -> None:
         """Write the vector file of the next generation and make it known, in one write transaction.
@@ -435,20 +456,36 @@ class PEGIndex:
             state = State.read(connection)
             if not wanted(Backlog.read(connection, state), state):
                 return
+            if self.path is not None:
+                _sweep(self.path, state.generation)  # makes room, where a crash has left something
             state = self._tidied(connection, state).changed(generation=state.generation + 1)
             if self.path is None:
-                base = self._built(connection, self._kind, dimension, state)
-                stamp = Stamp(base.kind, 0, b"", base.keys.tobytes())
+                self._memory_base = self._merge_in_memory(connection, dimension, state)
             else:
-                stamp = self._written(connection, self.path, dimension, state)
-            rows.write_stamp(connection, stamp, state)
-            rows.write_settings(connection, {"kind": self._kind})
-            state.write(connection)
-            if self.path is None:
-                self._memory_base = base
+                self._merge_on_disk(connection, self.path, dimension, state)
+        self._merge_not_before = 0.0
         self._settings = self._settings | {"kind": self._kind}
         if self.path is not None:
             _sweep(self.path, state.generation)
+
+    def _merge_in_memory(self, connection: Connection, dimension: int, state: State) -> Base:
+        base = self._built(connection, self._kind, dimension, state)
+        self._record_merge(connection, Stamp(base.kind, 0, b"", base.keys.tobytes()), state)
+        return base
+
+    def _merge_on_disk(self, connection: Connection, path: Path, dimension: int, state: State) -> None:
+        try:
+            self._record_merge(connection, self._written(connection, path, dimension, state), state)
+        except BaseException:
+            # Before the next writer may begin, who would use the same name.
+            with suppress(OSError):
+                _vector_file(path, state.generation).unlink(missing_ok=True)
+            raise
+
+    def _record_merge(self, connection: Connection, stamp: Stamp, state: State) -> None:
+        rows.write_stamp(connection, stamp, state)
+        rows.write_settings(connection, {"kind": self._kind})
+        state.write(connection)
 
     def _written(self, connection: Connection, path: Path, dimension: int, state: State) -> Stamp:
         """Write the vector file of `state`: the old FAISS file and what is new, or anew when too much of it is dead."""
@@ -494,18 +531,22 @@ class PEGIndex:
         """A read transaction and the view of exactly its state."""
         unusable: list[int] = []
         while True:
-            with self._db.reading() as connection:
-                state = State.read(connection)
-                try:
-                    view = self._view_at(connection, state, in_memory=unusable.count(state.generation) >= 2)
-                except _Unusable as reason:
-                    unusable.append(state.generation)
-                    problem = str(reason)
-                else:
-                    if view.state.sequence == state.sequence:
-                        yield connection, view
-                        return
-                    continue  # another thread has seen a later state; look again
+            try:
+                with self._db.reading() as connection:
+                    state = State.read(connection)
+                    try:
+                        view = self._view_at(connection, state, in_memory=unusable.count(state.generation) >= 2)
+                    except _Unusable as reason:
+                        unusable.append(state.generation)
+                        problem = str(reason)
+                    else:
+                        if view.state.sequence == state.sequence:
+                            yield connection, view
+                            return
+                        continue  # another thread has seen a later state; look again
+            except IndexBusy:
+                self._view = None  # it may have been read from a file that was changing
+                raise
             self._repair(unusable, problem)
 
     def _repair(self, unusable: Sequence[int], problem: str) -> None:
@@ -572,7 +613,8 @@ def _is_due(backlog: Backlog, _: State) -> bool:
 
 
 def _hits(connection: Connection, view: View, scored: Scored, threshold: float | None) -> list[Hit]:
-    keep = slice(None) if threshold is None else scored.scores >= threshold
+    # As float64, which hits have: beside float32 numbers, NumPy would round the threshold.
+    keep = slice(None) if threshold is None else scored.scores.astype(np.float64) >= threshold
     keys = view.blocks.keys(scored.slots[keep]).tolist()
     documents = rows.records(connection, keys)
     scores = scored.scores[keep].tolist()
@@ -598,8 +640,17 @@ def _sqlite_file(path: Path | None, read_only: bool) -> Path | None:
         raise InvalidInput(f"{path} is a file; an index is a folder: give the path of one, or of none yet")
     if read_only and not (path / FILE_NAME).is_file():
         raise InvalidInput(f"there is no index at {path} ({FILE_NAME} is missing), and read_only=True cannot make one")
-    path.mkdir(parents=True, exist_ok=True)
+    _make_folder(path)
     return path / FILE_NAME
+
+
+def _make_folder(path: Path) -> None:
+    """Make a folder that outlasts a power loss: SQLite sees to what is in it, but not to its own name."""
+    if path.is_dir():
+        return
+    _make_folder(path.absolute().parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.absolute().parent)
 
 
 def _vector_file(path: Path, generation: int) -> Path:

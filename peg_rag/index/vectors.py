@@ -13,10 +13,11 @@ Cost: 4 bytes per number in the file (`flat`, `hnsw`); checking a file reads it 
 
 import mmap
 import os
+import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +25,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.errors import DamagedIndex, InvalidInput
+from peg_rag.errors import DamagedIndex, InvalidInput, PegRagError
 from peg_rag.extras import require
+from peg_rag.index.documents import BadRow
 
 Array = NDArray[Any]
 Kind = Literal["flat", "hnsw", "ivfpq"]
@@ -92,16 +94,20 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Arra
     """(n, dimension) float32 rows, of length 1 again after the rounding of float16 and int8.
 
     Raises:
-        DamagedIndex: a blob of another length.
+        BadRow: a blob of another length, or without a direction.
     """
     size = {"float32": 4 * dimension, "float16": 2 * dimension, "int8": 4 + dimension}[storage]
-    if any(len(blob) != size for blob in blobs):
-        raise DamagedIndex(f"a stored vector is not {size} bytes long; restore the index from a copy")
+    if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
+        raise BadRow(f"a stored vector is not {size} bytes long")
     raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), size)
     if storage == "float32":
-        return raw.view("<f4").astype(np.float32, copy=False)
-    rows = (raw[:, 4:].view(np.int8) if storage == "int8" else raw.view("<f2")).astype(np.float32)
-    unit: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        unit: Array = raw.view("<f4").astype(np.float32, copy=False)
+    else:
+        rows = (raw[:, 4:].view(np.int8) if storage == "int8" else raw.view("<f2")).astype(np.float32)
+        with np.errstate(invalid="ignore"):
+            unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(unit).all():
+        raise BadRow("a stored vector holds NaN or infinity")
     return unit
 
 
@@ -266,13 +272,17 @@ def build(kind: Kind, dimension: int, total: int, source: Source) -> Base:
 
 
 def write(kind: Kind, dimension: int, total: int, source: Source, file: Path) -> Stamp:
-    """Write a vector file as a whole or not at all: temporary name, fsync, rename, fsync of the folder."""
-    part = _part(file)
-    if kind == "flat" or (kind == "ivfpq" and total < LEAST_FOR_CODES):
-        return _published(part, file, "flat", _write_matrix(source(1), part))
-    base = build(kind, dimension, total, source)
-    _faiss().write_index(base.graph, str(part))
-    return _published(part, file, kind, base.keys)
+    """Write a vector file as a whole or not at all: temporary name, fsync, rename, fsync of the folder.
+
+    Raises:
+        OSError: there is no room, or no right to write; no part of the file is left.
+    """
+    with _part_of(file) as part:
+        if kind == "flat" or (kind == "ivfpq" and total < LEAST_FOR_CODES):
+            return _published(part, file, "flat", _write_matrix(source(1), part))
+        base = build(kind, dimension, total, source)
+        _write_graph(base.graph, part)
+        return _published(part, file, kind, base.keys)
 
 
 def extend(old: Path, stamp: Stamp, total: int, chunks: Chunks, file: Path) -> Stamp | None:
@@ -280,18 +290,45 @@ def extend(old: Path, stamp: Stamp, total: int, chunks: Chunks, file: Path) -> S
 
     Raises:
         DamagedIndex: the old file is not the one SQLite knows.
+        OSError: as `write`.
     """
     _verify(old, stamp)
-    graph = _faiss().read_index(str(old))  # a copy in memory: adding to a mapped index aborts the process
+    graph = _read_graph(old)  # a copy in memory: adding to a mapped index aborts the process
     if stamp.kind == "ivfpq" and _lists(total) > 2 * graph.nlist:
         return None
     keys = np.concatenate([stamp.rows(), _filled(graph, chunks)])
-    _faiss().write_index(graph, str(_part(file)))
-    return _published(_part(file), file, stamp.kind, keys)
+    with _part_of(file) as part:
+        _write_graph(graph, part)
+        return _published(part, file, stamp.kind, keys)
 
 
-def _part(file: Path) -> Path:
-    return file.with_name(file.name + ".part")
+@contextmanager
+def _part_of(file: Path) -> Iterator[Path]:
+    """The temporary name of a file that is being written; nothing is left under it. Errors name the file."""
+    part = file.with_name(file.name + ".part")
+    try:
+        yield part
+    except PegRagError:
+        raise
+    except OSError as error:
+        reason = f"cannot write the vector file ({error.strerror or error}); the index is as it was before"
+        raise OSError(error.errno, f"{reason}. Free some space", str(file)) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _write_graph(graph: Any, part: Path) -> None:
+    # Through a Python file, whose errors are OSErrors and which notices a last block that does not fit.
+    with part.open("wb") as handle:
+        _faiss().write_index(graph, _faiss().PyCallbackIOWriter(handle.write))
+
+
+def _read_graph(file: Path, flags: int = 0) -> Any:
+    try:
+        return _faiss().read_index(str(file), flags)
+    except RuntimeError as error:
+        raise DamagedIndex(f"{file} cannot be read: {error}") from error
 
 
 def _published(part: Path, file: Path, kind: Kind, keys: Array) -> Stamp:
@@ -324,11 +361,13 @@ def load(file: Path, stamp: Stamp, dimension: int) -> Base:
     keys = stamp.rows()
     try:
         if stamp.kind != "flat":
-            return _faiss_base(stamp.kind, keys, _faiss().read_index(str(file), _faiss().IO_FLAG_MMAP_IFC))
+            return _faiss_base(stamp.kind, keys, _read_graph(file, _faiss().IO_FLAG_MMAP_IFC))
         if not len(keys):
             return Base("flat", keys, np.empty((0, dimension), dtype=np.float32))
         return Base("flat", keys, np.memmap(file, dtype="<f4", mode="r", shape=(len(keys), dimension)).view(np.ndarray))
-    except (OSError, RuntimeError, ValueError) as error:
+    except DamagedIndex:
+        raise
+    except (OSError, ValueError) as error:
         raise DamagedIndex(f"{file} cannot be read: {error}") from error
 
 
@@ -364,6 +403,16 @@ def sync_folder(folder: Path) -> None:
 
 def _faiss() -> Any:
     return require("faiss", "faiss")
+
+
+def _use_one_thread() -> None:
+    """In a forked child: OpenMP would wait for ever for threads that only its parent has."""
+    if "faiss" in sys.modules:
+        _faiss().omp_set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_use_one_thread)
 
 
 def _stacked(chunks: Chunks, dimension: int) -> tuple[Array, Array]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from peg_rag.index import rows
 from peg_rag.index.checks import Query
+from peg_rag.index.documents import BadRow
 from peg_rag.index.filters import Condition
 from peg_rag.index.fusion import Method, Weighting, fuse
 from peg_rag.index.lexical import Tokenizer, bm25, query_weights
@@ -79,6 +80,10 @@ class View:
         here, base_alive = _at(alive, slots), _at(alive, base_slots)
         if not here.all():
             keys, delta, slots = keys[here], delta[here], slots[here]
+        with_length = int(np.count_nonzero(alive))
+        with_vector = len(keys) + int(np.count_nonzero(base_alive))
+        if not with_length == with_vector == state.documents:
+            raise BadRow(f"of {state.documents} documents, {with_length} have a length and {with_vector} a vector")
         return cls(
             state, dimension, storage, blocks, base, base_slots, None if base_alive.all() else base_alive,
             keys, delta, slots,
@@ -95,8 +100,11 @@ class View:
                 self._masks.move_to_end(condition)
                 return self._masks[condition]
         keys = np.array(rows.keys_where(connection, condition), dtype=np.int64)
+        slots = self.blocks.slots(keys)
+        if (slots < 0).any():
+            raise BadRow("the length of a document is missing")
         mask = np.zeros(len(self.blocks.lengths), dtype=bool)
-        mask[self.blocks.slots(keys)] = True
+        mask[slots] = True
         with self._lock:
             self._masks[condition] = mask
             while len(self._masks) > MASKS_KEPT:

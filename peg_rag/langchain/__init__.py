@@ -1,11 +1,35 @@
-"""PEG for LangChain: `PEGEmbeddings`, `PEGVectorStore` and `PEGRetriever`. Adapters only: the work is done below."""
+"""PEG for LangChain: `PEGEmbeddings`, `PEGVectorStore` and `PEGRetriever`. Adapters only: the work is done below.
+
+The names are resolved when first touched: whoever only embeds imports neither the index nor the framework's stores.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from peg_rag.extras import require
 
+if TYPE_CHECKING:
+    from peg_rag.langchain.embeddings import PEGEmbeddings as PEGEmbeddings
+    from peg_rag.langchain.retriever import PEGRetriever as PEGRetriever
+    from peg_rag.langchain.vectorstore import PEGVectorStore as PEGVectorStore
+
 require("langchain_core", "langchain")
 
-from peg_rag.langchain.embeddings import PEGEmbeddings  # noqa: E402
-from peg_rag.langchain.retriever import PEGRetriever  # noqa: E402
-from peg_rag.langchain.vectorstore import PEGVectorStore  # noqa: E402
-
+_HOMES = {
+    "PEGEmbeddings": "peg_rag.langchain.embeddings",
+    "PEGRetriever": "peg_rag.langchain.retriever",
+    "PEGVectorStore": "peg_rag.langchain.vectorstore",
+}
 __all__ = ["PEGEmbeddings", "PEGRetriever", "PEGVectorStore"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

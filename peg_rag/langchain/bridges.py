@@ -19,10 +19,20 @@ _BY_VECTOR = ("similarity_search_with_score_by_vector", "similarity_search_by_ve
 
 
 class EmbeddingsEncoder:
-    """A LangChain `Embeddings` of another make behind the encoder's two methods. Its vector space has no name."""
+    """A LangChain `Embeddings` of another make behind the encoder's two methods.
+
+    Its vector space has no name, unless it is a cache (`CacheBackedEmbeddings`) around `PEGEmbeddings`: then it is
+    theirs. Such a cache needs `namespace=embeddings.identity`, or it may hand out the vectors of another model.
+    """
 
     def __init__(self, embeddings: Embeddings) -> None:
         self.embeddings = embeddings
+
+    @property
+    def identity(self) -> str | None:
+        """The name of the vector space, where it is known."""
+        inner = getattr(self.embeddings, "underlying_embeddings", None)
+        return None if inner is None else getattr(encoder_of(inner), "identity", None)
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Vectors (n, dimension); one by one, since that is all the interface has."""
@@ -77,8 +87,8 @@ class StoreSearcher:
         name = type(self.store).__name__
         if mode != "dense" or vectors is None:
             raise UnsupportedSearch(f"{name} has no lexical side, so it cannot do {mode} search; PEGVectorStore can")
-        found = [self._search(vector.tolist(), k, where) for vector in vectors]
-        return [[hit for hit in hits if threshold is None or hit.score >= threshold] for hits in found]
+        hit_lists = [self._search_by_vector(vector.tolist(), k, where) for vector in vectors]
+        return [[hit for hit in hits if threshold is None or hit.score >= threshold] for hits in hit_lists]
 
     def mmr(
         self,
@@ -98,32 +108,35 @@ class StoreSearcher:
         if threshold is not None:
             raise UnsupportedSearch(f"{type(self.store).__name__} gives no scores with MMR, so no threshold can be set")
         documents = self.store.max_marginal_relevance_search_by_vector(
-            vector.tolist(), k=k, fetch_k=fetch_k, lambda_mult=1 - diversity, **_filter(where)
+            vector.tolist(), k=k, fetch_k=fetch_k, lambda_mult=1 - diversity, **_filter_arguments(where)
         )
-        return [_hit(document) for document in documents]
+        return [_hit_of(document) for document in documents]
 
-    def _search(self, vector: list[float], k: int, where: Any) -> list[Hit]:
+    def _search_by_vector(self, vector: list[float], k: int, where: Any) -> list[Hit]:
         search = next((method for name in _BY_VECTOR if (method := getattr(self.store, name, None))), None)
         if k == 0:
             return []
         if search is None:
-            documents = self.store.similarity_search_by_vector(vector, k=k, **_filter(where))
-            return [_hit(document) for document in documents]
-        relevance = self._relevance()
-        return [_hit(document, relevance(float(score))) for document, score in search(vector, k=k, **_filter(where))]
+            documents = self.store.similarity_search_by_vector(vector, k=k, **_filter_arguments(where))
+            return [_hit_of(document) for document in documents]
+        relevance = self._relevance_function()
+        return [
+            _hit_of(document, relevance(float(score)))
+            for document, score in search(vector, k=k, **_filter_arguments(where))
+        ]
 
-    def _relevance(self) -> Callable[[float], float]:
+    def _relevance_function(self) -> Callable[[float], float]:
         try:
             return self.store._select_relevance_score_fn()
         except NotImplementedError:
             return lambda score: score
 
 
-def _filter(where: Any) -> dict[str, Any]:
+def _filter_arguments(where: Any) -> dict[str, Any]:
     return {} if where is None else {"filter": where}
 
 
-def _hit(document: Document, score: float | None = None) -> Hit:
+def _hit_of(document: Document, score: float | None = None) -> Hit:
     scores: Mapping[str, float] = {} if score is None else {"dense": score}
     shown = float("nan") if score is None else score
     return Hit(document.id or "", document.page_content, shown, scores, document.metadata)

@@ -37,7 +37,7 @@ class ExtractiveChatModel(BaseChatModel):
     tool messages, where numbers are welcome but not needed. `response_metadata` of the reply says `extractive`,
     whether an answer was `found`, and the `confidence`.
 
-    With a tool bound it follows one rule: call the tool with the user's question, then answer from what it returned.
+    With a tool bound it follows one rule: call the tool with the user's question, then answer from what it returns.
     So the tool must be the only one and take one string. Schemas cannot be filled.
 
     Args:
@@ -75,7 +75,7 @@ class ExtractiveChatModel(BaseChatModel):
             InvalidInput: there is not exactly one tool, or it does not take exactly one string.
         """
         schemas = [convert_to_openai_tool(tool)["function"] for tool in tools]
-        if len(schemas) != 1 or _argument(schemas[0]) is None:
+        if len(schemas) != 1 or _argument_name(schemas[0]) is None:
             raise InvalidInput(
                 f"tools {[schema['name'] for schema in schemas]}: ExtractiveChatModel cannot choose among tools or "
                 "fill in arguments; bind one tool that takes one string (a question), or use a language model"
@@ -103,15 +103,15 @@ class ExtractiveChatModel(BaseChatModel):
         if place is None:
             raise InvalidInput("there is no human message, so there is no question to answer")
         question = messages[place].text
-        returned = [message for message in messages[place:] if isinstance(message, ToolMessage)]
-        if tools and not returned:
-            reply = _call(tools[0], question)
+        tool_messages = [message for message in messages[place:] if isinstance(message, ToolMessage)]
+        if tools and not tool_messages:
+            reply = _call_tool(tools[0], question)
         else:
             system = [message for message in messages if isinstance(message, SystemMessage)]
-            reply = self._answer(question, [*_numbered(system), *_returned(returned)])
+            reply = self._answer_question(question, [*_numbered_passages(system), *_tool_passages(tool_messages)])
         return ChatResult(generations=[ChatGeneration(message=reply)])
 
-    def _answer(self, question: str, passages: list[Hit]) -> AIMessage:
+    def _answer_question(self, question: str, passages: list[Hit]) -> AIMessage:
         if not passages:
             logger.warning("no passages numbered [1], [2], … in the system messages and none from a tool")
         encoder = encoder_of(self.embeddings)
@@ -122,22 +122,22 @@ class ExtractiveChatModel(BaseChatModel):
         )
 
 
-def _argument(schema: dict[str, Any]) -> str | None:
+def _argument_name(schema: dict[str, Any]) -> str | None:
     """The name of the tool's one argument, if that is a string."""
     arguments = list(schema.get("parameters", {}).get("properties", {}).items())
     return str(arguments[0][0]) if len(arguments) == 1 and arguments[0][1].get("type") == "string" else None
 
 
-def _call(schema: dict[str, Any], question: str) -> AIMessage:
-    call = tool_call(name=schema["name"], args={str(_argument(schema)): question}, id=f"call_{uuid.uuid4().hex}")
+def _call_tool(schema: dict[str, Any], question: str) -> AIMessage:
+    call = tool_call(name=schema["name"], args={str(_argument_name(schema)): question}, id=f"call_{uuid.uuid4().hex}")
     return AIMessage("", tool_calls=[call], response_metadata={"extractive": True})
 
 
-def _numbered(messages: Sequence[BaseMessage]) -> list[Hit]:
+def _numbered_passages(messages: Sequence[BaseMessage]) -> list[Hit]:
     return [hit for message in messages for hit in numbered_passages(message.text)]
 
 
-def _returned(messages: Sequence[ToolMessage]) -> list[Hit]:
-    """All that a tool returned was found for the question, numbered or not; an error message is no passage."""
+def _tool_passages(messages: Sequence[ToolMessage]) -> list[Hit]:
+    """What tools returned for the question, numbered or not; error messages are no passages."""
     texts = [message.text for message in messages if message.status != "error"]
     return [hit for text in texts for hit in numbered_passages(text) or paragraphs(text)]

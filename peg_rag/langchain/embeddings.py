@@ -8,7 +8,7 @@ from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from peg_rag.retriever import Encoder
-from peg_rag.settings import EncoderSettings
+from peg_rag.settings import EncoderSettings, refuse_foreign_settings
 
 
 class PEGEmbeddings(EncoderSettings, Embeddings):
@@ -24,12 +24,14 @@ class PEGEmbeddings(EncoderSettings, Embeddings):
 
     Raises:
         ModelNotAvailable, DamagedModel: the model cannot be found or opened.
-        InvalidInput: what is to be embedded is not a list of strings, or a query is blank.
+        InvalidInput: what is to be embedded is not a list of strings, or a query is blank; or a setting has another
+            name here (`model_name`, `model_kwargs`, …), which the message gives.
     """
 
     model: str | Path | None = Field(default=None, description="A hub id, a folder or a bundled name.")
 
     def __init__(self, model: str | Path | None = None, *, encoder: Encoder | None = None, **settings: Any) -> None:
+        refuse_foreign_settings(type(self), settings, model_argument="model")
         super().__init__(**{"model": model, **settings})
         # Not in a validator, where pydantic would wrap the error.
         self._encoder = encoder if encoder is not None else self._load(self.model)

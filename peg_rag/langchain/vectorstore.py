@@ -72,8 +72,8 @@ class PEGVectorStore(VectorStore):
             InvalidInput: an item cannot be used, or the numbers of texts, metadatas and ids differ.
         """
         bodies = check_texts(texts)
-        given: Sequence[str | None] = ids if ids is not None else [None] * len(bodies)
-        names = [str(uuid.uuid4()) if name is None else name for name in given]
+        requested_ids: Sequence[str | None] = ids if ids is not None else [None] * len(bodies)
+        names = [str(uuid.uuid4()) if name is None else name for name in requested_ids]
         if len(names) != len(bodies):
             raise InvalidInput(f"{len(bodies)} texts but {len(names)} ids; give one id for each text")
         if bodies:
@@ -81,7 +81,7 @@ class PEGVectorStore(VectorStore):
         return names
 
     def delete(self, ids: list[str] | None = None, *, filter: Filter | None = None, **kwargs: Any) -> bool:  # noqa: A002
-        """Delete by id, or what matches a filter; everything when neither is given. Unknown ids are passed over."""
+        """Delete by id, or what matches a filter; everything when neither is given. Unknown ids are ignored."""
         if ids is None and filter is None:
             self.index.clear()
         else:
@@ -132,7 +132,7 @@ class PEGVectorStore(VectorStore):
         score_threshold: float | None = None,
     ) -> list[tuple[Document, float]]:
         """The k documents nearest to a vector, with their cosines."""
-        hits = self.index.search(_row(embedding), k=k, where=filter, threshold=score_threshold, mode="dense")
+        hits = self.index.search(_as_vector(embedding), k=k, where=filter, threshold=score_threshold, mode="dense")
         return [(document_of(hit), hit.score) for hit in hits]
 
     def max_marginal_relevance_search(
@@ -140,13 +140,13 @@ class PEGVectorStore(VectorStore):
     ) -> list[Document]:
         """k of the fetch_k documents nearest to the query, chosen to differ; `lambda_mult` 1 looks only at nearness."""
         vector = self._encoder.encode_queries([query])[0]  # (dimension,)
-        return self._diverse(vector, k, fetch_k, lambda_mult, **kwargs)
+        return self._search_mmr(vector, k, fetch_k, lambda_mult, **kwargs)
 
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """`max_marginal_relevance_search` for a vector."""
-        return self._diverse(_row(embedding), k, fetch_k, lambda_mult, **kwargs)
+        return self._search_mmr(_as_vector(embedding), k, fetch_k, lambda_mult, **kwargs)
 
     def _retrieve(
         self,
@@ -160,7 +160,7 @@ class PEGVectorStore(VectorStore):
         retriever = Retriever(self.index, self._encoder, k=k, where=filter, threshold=score_threshold, **settings)
         return retriever.retrieve(query)
 
-    def _diverse(
+    def _search_mmr(
         self,
         vector: NDArray[np.float32],
         k: int,
@@ -180,5 +180,5 @@ def document_of(hit: Hit) -> Document:
     return Document(hit.text, id=hit.id or None, metadata=dict(hit.metadata))
 
 
-def _row(embedding: Sequence[float]) -> NDArray[np.float32]:
+def _as_vector(embedding: Sequence[float]) -> NDArray[np.float32]:
     return np.asarray(embedding, dtype=np.float32)

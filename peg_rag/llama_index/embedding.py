@@ -26,7 +26,7 @@ from pydantic import BaseModel, Field
 from peg_rag.errors import IndexMismatch
 from peg_rag.models import DEFAULT_MODEL
 from peg_rag.retriever import Encoder
-from peg_rag.settings import EncoderSettings
+from peg_rag.settings import EncoderSettings, refuse_foreign_settings
 from peg_rag.texts import check_texts
 
 dispatcher = get_dispatcher(__name__)
@@ -48,8 +48,9 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         settings: see `peg_rag.PEGEncoder`; and `callback_manager`, `embeddings_cache` as everywhere in LlamaIndex.
 
     Raises:
-        ModelNotAvailable, DamagedModel: the model cannot be found or opened.
-        InvalidInput: what is to be embedded is not a list of strings, or a query is blank.
+        ModelNotAvailable, DamagedModel: the model cannot be cached or opened.
+        InvalidInput: what is to be embedded is not a list of strings, or a query is blank; or a setting has another
+            name here (`model`, `query_instruction`, …), which the message gives.
     """
 
     embed_batch_size: int = Field(
@@ -61,6 +62,7 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
     def __init__(
         self, model_name: str | Path | None = None, *, encoder: Encoder | None = None, **settings: Any
     ) -> None:
+        refuse_foreign_settings(type(self), settings, model_argument="model_name")
         name = getattr(encoder, "identity", "unknown") if model_name is None and encoder is not None else model_name
         settings["model_name"] = str(name or os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL)
         super().__init__(**settings)
@@ -100,83 +102,83 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
 
     def get_query_embedding(self, query: str) -> Embedding:
         """The vector of one query."""
-        return self._embed([query], "query")[0]
+        return self._embed_texts([query], "query")[0]
 
     async def aget_query_embedding(self, query: str) -> Embedding:
         """`get_query_embedding` off the event loop."""
-        return (await self._aembed([query], "query"))[0]
+        return (await self._aembed_texts([query], "query"))[0]
 
     def get_text_embedding(self, text: str) -> Embedding:
         """The vector of one document."""
-        return self._embed([text], "document")[0]
+        return self._embed_texts([text], "document")[0]
 
     async def aget_text_embedding(self, text: str) -> Embedding:
         """`get_text_embedding` off the event loop."""
-        return (await self._aembed([text], "document"))[0]
+        return (await self._aembed_texts([text], "document"))[0]
 
     def get_text_embedding_batch(self, texts: list[str], show_progress: bool = False, **kwargs: Any) -> list[Embedding]:
         """Vectors of documents, sorted by length over the whole list while they are computed."""
-        return self._embed(texts, "document", show_progress=show_progress)
+        return self._embed_texts(texts, "document", show_progress=show_progress)
 
     async def aget_text_embedding_batch(
         self, texts: list[str], show_progress: bool = False, **kwargs: Any
     ) -> list[Embedding]:
         """`get_text_embedding_batch` off the event loop."""
-        return await self._aembed(texts, "document", show_progress=show_progress)
+        return await self._aembed_texts(texts, "document", show_progress=show_progress)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        return self._run([query], "query")[0]
+        return self._encode_texts([query], "query")[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
         return await asyncio.to_thread(self._get_query_embedding, query)
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        return self._run([text], "document")[0]
+        return self._encode_texts([text], "document")[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
         return await asyncio.to_thread(self._get_text_embedding, text)
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return self._run(texts, "document")
+        return self._encode_texts(texts, "document")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return await asyncio.to_thread(self._get_text_embeddings, texts)
 
-    def _run(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
+    def _encode_texts(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
         if not texts:
             return []
         encode = self._encoder.encode_queries if role == "query" else self._encoder.encode_documents
         vectors: list[Embedding] = encode(texts, show_progress=show_progress or self.show_progress).tolist()
         return vectors
 
-    def _embed(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
+    def _embed_texts(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
         texts = check_texts(texts)
         if not texts:
             return []
-        with self._observed(texts) as vectors:
+        with self._dispatch_events(texts) as vectors:
             if self.rate_limiter is not None:
                 self.rate_limiter.acquire()
             if self.embeddings_cache is None:
-                vectors += self._run(texts, role, show_progress)
+                vectors += self._encode_texts(texts, role, show_progress)
             else:
-                vectors += self._run_cached(self.embeddings_cache, texts, role, show_progress)
+                vectors += self._encode_cached(self.embeddings_cache, texts, role, show_progress)
         return vectors
 
-    async def _aembed(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
+    async def _aembed_texts(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
         texts = check_texts(texts)
         if not texts:
             return []
-        with self._observed(texts) as vectors:
+        with self._dispatch_events(texts) as vectors:
             if self.rate_limiter is not None:
                 await self.rate_limiter.async_acquire()
             if self.embeddings_cache is None:
-                vectors += await asyncio.to_thread(self._run, texts, role, show_progress)
+                vectors += await asyncio.to_thread(self._encode_texts, texts, role, show_progress)
             else:
-                vectors += await self._arun_cached(self.embeddings_cache, texts, role, show_progress)
+                vectors += await self._aencode_cached(self.embeddings_cache, texts, role, show_progress)
         return vectors
 
     @contextmanager
-    def _observed(self, texts: list[str]) -> Generator[list[Embedding], None, None]:
+    def _dispatch_events(self, texts: list[str]) -> Generator[list[Embedding], None, None]:
         """The base class's events and callbacks around the work; the work puts its vectors into the list given."""
         payload = self.to_payload()
         vectors: list[Embedding] = []
@@ -186,28 +188,28 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: vectors})
         dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=vectors))
 
-    def _run_cached(self, cache: BaseKVStore, texts: list[str], role: Role, show_progress: bool) -> list[Embedding]:
+    def _encode_cached(self, cache: BaseKVStore, texts: list[str], role: Role, show_progress: bool) -> list[Embedding]:
         keys = {text: self._cache_key(text, role) for text in texts}
         entries = {text: cache.get(key, collection=_COLLECTION) for text, key in keys.items()}
-        found = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
-        missing = [text for text in keys if text not in found]
-        for text, vector in zip(missing, self._run(missing, role, show_progress), strict=True):
+        cached = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
+        missing = [text for text in keys if text not in cached]
+        for text, vector in zip(missing, self._encode_texts(missing, role, show_progress), strict=True):
             cache.put(keys[text], {"embedding": vector}, collection=_COLLECTION)
-            found[text] = vector
-        return [found[text] for text in texts]
+            cached[text] = vector
+        return [cached[text] for text in texts]
 
-    async def _arun_cached(
+    async def _aencode_cached(
         self, cache: BaseKVStore, texts: list[str], role: Role, show_progress: bool
     ) -> list[Embedding]:
         keys = {text: self._cache_key(text, role) for text in texts}
         entries = {text: await cache.aget(key, collection=_COLLECTION) for text, key in keys.items()}
-        found = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
-        missing = [text for text in keys if text not in found]
-        vectors = await asyncio.to_thread(self._run, missing, role, show_progress)
+        cached = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
+        missing = [text for text in keys if text not in cached]
+        vectors = await asyncio.to_thread(self._encode_texts, missing, role, show_progress)
         for text, vector in zip(missing, vectors, strict=True):
             await cache.aput(keys[text], {"embedding": vector}, collection=_COLLECTION)
-            found[text] = vector
-        return [found[text] for text in texts]
+            cached[text] = vector
+        return [cached[text] for text in texts]
 
     def _cache_key(self, text: str, role: Role) -> str:
         """Names everything the vector depends on; the identity covers weights, pooling, dimension and prompts."""

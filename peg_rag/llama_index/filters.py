@@ -35,7 +35,9 @@ def where_of(filters: MetadataFilters | None) -> Where:
     """
     if filters is None or not filters.filters:
         return {}
-    parts = [where_of(part) if isinstance(part, MetadataFilters) else _one(part) for part in filters.filters]
+    parts = [
+        where_of(part) if isinstance(part, MetadataFilters) else _translate_filter(part) for part in filters.filters
+    ]
     match filters.condition:
         case FilterCondition.OR:
             return any_of(parts)
@@ -55,7 +57,7 @@ def any_of(parts: list[Where]) -> Where:
     return {"$or": parts} if parts else {"$not": {}}
 
 
-def _one(part: MetadataFilter) -> Where:
+def _translate_filter(part: MetadataFilter) -> Where:
     if part.operator in _SAME_MEANING:
         return {part.key: {_SAME_MEANING[part.operator]: part.value}}
     if part.operator in _OTHERS:

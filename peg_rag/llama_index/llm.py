@@ -54,13 +54,14 @@ class ExtractiveLLM(CustomLLM):
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
         """The sentences that answer the prompt's query, with their numbers."""
-        asked = _PROMPT.match(prompt)
-        if asked is None:
+        match = _PROMPT.match(prompt)
+        if match is None:
             raise InvalidInput(
                 "this prompt is not one of LlamaIndex's question templates (context between two rules, then 'Query:' "
                 "and 'Answer:'), and ExtractiveLLM can only answer those; use a language model"
             )
-        context, question = _METADATA.sub("", f"{asked[1]}\n"), asked[2]
+        context = _METADATA.sub("", f"{match[1]}\n")
+        question = match[2]
         passages = numbered_passages(context) or paragraphs(context)
         encoder = self.embed_model.encoder
         answer = extract_answer(question, passages, encoder, threshold=self.threshold, max_hits=len(passages))
@@ -69,10 +70,10 @@ class ExtractiveLLM(CustomLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """`complete` in one piece: nothing is known before everything is."""
+        """`complete` as a single chunk: quoted answers cannot be streamed."""
 
         def pieces() -> Generator[CompletionResponse, None, None]:
-            whole = self.complete(prompt, formatted, **kwargs)
-            yield whole.model_copy(update={"delta": whole.text})
+            answer_text = self.complete(prompt, formatted, **kwargs)
+            yield answer_text.model_copy(update={"delta": answer_text.text})
 
         return pieces()

@@ -75,16 +75,16 @@ class PEGRetriever(BaseRetriever):
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         embedding = query_bundle.embedding
         if embedding is None and self._mode not in _LEXICAL:
-            embedding = self._embed_model.get_agg_embedding_from_queries(_strings(query_bundle))
-        return _scored(self._vector_store.query(self._query(query_bundle, embedding), **self._kwargs))
+            embedding = self._embed_model.get_agg_embedding_from_queries(_query_strings(query_bundle))
+        return _with_scores(self._vector_store.query(self._search(query_bundle, embedding), **self._kwargs))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         embedding = query_bundle.embedding
         if embedding is None and self._mode not in _LEXICAL:
-            embedding = await self._embed_model.aget_agg_embedding_from_queries(_strings(query_bundle))
-        return _scored(await self._vector_store.aquery(self._query(query_bundle, embedding), **self._kwargs))
+            embedding = await self._embed_model.aget_agg_embedding_from_queries(_query_strings(query_bundle))
+        return _with_scores(await self._vector_store.aquery(self._search(query_bundle, embedding), **self._kwargs))
 
-    def _query(self, bundle: QueryBundle, embedding: Embedding | None) -> VectorStoreQuery:
+    def _search(self, bundle: QueryBundle, embedding: Embedding | None) -> VectorStoreQuery:
         return VectorStoreQuery(
             query_embedding=embedding,
             query_str=bundle.query_str,
@@ -99,24 +99,24 @@ class PEGRetriever(BaseRetriever):
 
 def _checked_mode(mode: VectorStoreQueryMode | str, store: BasePydanticVectorStore) -> VectorStoreQueryMode:
     name = type(store).__name__
-    known = [each.value for each in MODES]
-    if mode not in known:
-        raise InvalidInput(f"mode {mode!r} is unknown; there are {', '.join(known)}")
+    modes = [each.value for each in MODES]
+    if mode not in modes:
+        raise InvalidInput(f"mode {mode!r} is unknown; there are {', '.join(modes)}")
     checked = VectorStoreQueryMode(mode)
     if not store.stores_text:
         raise InvalidInput(f"{name} keeps no text; use VectorStoreIndex.as_retriever(), which reads it from a docstore")
     if MODES[checked] in ("lexical", "hybrid") and not isinstance(store, PEGVectorStore):
         raise UnsupportedSearch(
-            f"{name} is not known to have a lexical side for {checked.value} search; PEGVectorStore has"
+            f"{name} is not modes to have a lexical side for {checked.value} search; PEGVectorStore has"
         )
     return checked
 
 
-def _strings(bundle: QueryBundle) -> list[str]:
+def _query_strings(bundle: QueryBundle) -> list[str]:
     return bundle.embedding_strs or [bundle.query_str]  # a blank query is left to the encoder to refuse
 
 
-def _scored(result: VectorStoreQueryResult) -> list[NodeWithScore]:
+def _with_scores(result: VectorStoreQueryResult) -> list[NodeWithScore]:
     nodes = list(result.nodes or [])
     scores: list[float | None] = list(result.similarities) if result.similarities is not None else [None] * len(nodes)
     return [NodeWithScore(node=node, score=score) for node, score in zip(nodes, scores, strict=True)]

@@ -130,7 +130,7 @@ class PEGVectorStore(BasePydanticVectorStore):
         """
         if node_ids is None and not where_of(filters):
             raise InvalidInput("delete_nodes takes node ids or a filter; clear() deletes everything")
-        self._index.delete(where=_confined(filters, node_ids=node_ids))
+        self._index.delete(where=_restrict_to_nodes(filters, node_ids=node_ids))
 
     def clear(self) -> None:
         """Delete every node; the model and the dimension stay."""
@@ -155,7 +155,7 @@ class PEGVectorStore(BasePydanticVectorStore):
         if node_ids is not None and not where_of(filters):
             records = self._index.get(node_ids)
         else:
-            records = self._index.get(where=_confined(filters, node_ids=node_ids))
+            records = self._index.get(where=_restrict_to_nodes(filters, node_ids=node_ids))
         return [metadata_dict_to_node(dict(record.metadata), text=record.text) for record in records]
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
@@ -165,22 +165,23 @@ class PEGVectorStore(BasePydanticVectorStore):
             UnsupportedSearch: another mode, or a filter operator the index does not have.
             InvalidInput: the mode needs an embedding or a text that the query does not have.
         """
-        hits = self._search(query, **kwargs)
+        hits = self._search_index(query, **kwargs)
         return VectorStoreQueryResult(
             nodes=[metadata_dict_to_node(dict(hit.metadata), text=hit.text) for hit in hits],
             similarities=[hit.score for hit in hits],
             ids=[hit.id for hit in hits],
         )
 
-    def _search(self, query: VectorStoreQuery, **settings: Any) -> list[Hit]:
+    def _search_index(self, query: VectorStoreQuery, **settings: Any) -> list[Hit]:
         if query.mode not in MODES:
-            known = ", ".join(mode.value for mode in MODES)
-            raise UnsupportedSearch(f"PEGVectorStore cannot do {query.mode.value} search; there are {known}")
-        mode, k = MODES[query.mode], query.similarity_top_k
-        where = _confined(query.filters, node_ids=query.node_ids or None, doc_ids=query.doc_ids or None)
+            supported_modes = ", ".join(mode.value for mode in MODES)
+            raise UnsupportedSearch(f"PEGVectorStore cannot do {query.mode.value} search; there are {supported_modes}")
+        mode = MODES[query.mode]
+        k = query.similarity_top_k
+        where = _restrict_to_nodes(query.filters, node_ids=query.node_ids or None, doc_ids=query.doc_ids or None)
         if mode == "mmr":
             relevance = query.mmr_threshold if query.mmr_threshold is not None else settings.pop("mmr_threshold", 0.5)
-            embedding = _required(query.query_embedding, mode)
+            embedding = _require_embedding(query.query_embedding, mode)
             return self._index.mmr(embedding, k=k, where=where, diversity=1 - relevance, **settings)
         if mode == "hybrid":
             k = query.hybrid_top_k or k
@@ -188,7 +189,7 @@ class PEGVectorStore(BasePydanticVectorStore):
                 settings.setdefault("weights", {"dense": query.alpha, "lexical": 1 - query.alpha})
             if query.sparse_top_k is not None:
                 settings.setdefault("fetch_k", max(query.sparse_top_k, query.similarity_top_k))
-        vector = None if mode == "lexical" else _required(query.query_embedding, mode)
+        vector = None if mode == "lexical" else _require_embedding(query.query_embedding, mode)
         text = None if mode == "dense" else query.query_str
         return self._index.search(vector, text, k=k, mode=mode, where=where, **settings)
 
@@ -217,7 +218,7 @@ class PEGVectorStore(BasePydanticVectorStore):
         return await asyncio.to_thread(self.query, query, **kwargs)
 
 
-def _confined(
+def _restrict_to_nodes(
     filters: MetadataFilters | None, *, node_ids: list[str] | None = None, doc_ids: list[str] | None = None
 ) -> Where:
     """The filter, confined to some nodes or to the nodes of some documents."""
@@ -227,7 +228,7 @@ def _confined(
     return all_of([part for part in (where_of(filters), *confines) if part])
 
 
-def _required(embedding: list[float] | None, mode: str) -> list[float]:
+def _require_embedding(embedding: list[float] | None, mode: str) -> list[float]:
     if embedding is None:
         raise InvalidInput(f"{mode} search needs the query's embedding; embed the query first")
     return embedding

@@ -12,9 +12,9 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import JSONResponse, Response
-from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.datastructures import Headers
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from peg_rag import __version__
 from peg_rag.encoder import PEGEncoder
@@ -24,13 +24,14 @@ from peg_rag.serving.guard import Guard, Load
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
 from peg_rag.serving.metrics import Metrics
-from peg_rag.serving.problems import add_handlers
+from peg_rag.serving.problems import ApiError, add_handlers
 from peg_rag.serving.schemas import ErrorAnswer
 from peg_rag.serving.settings import ServerSettings
 from peg_rag.serving.state import ModelTokens, State
 from peg_rag.serving.work import EmbeddingQueue, Gate
 
 PAGE = Path(__file__).parent / "web" / "dist"
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:/@\s]+)(?::\d+)?")  # name or address, port
 _ABOUT = """OpenAI-compatible embeddings, search with Chinese terms, and answers that cite their sources.
 
 Point any OpenAI client at `/v1`; queries and documents can be told apart with `input_type`."""
@@ -67,6 +68,9 @@ def create_app(
         await parts.queue.close()
         parts.searches.close()
         parts.writes.close()
+        parts.conversions.close()
+        if knowledge is not None:
+            knowledge.close()
         if language_model is not None:
             await language_model.close()
 
@@ -83,7 +87,7 @@ def create_app(
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.parts = parts
-    app.add_middleware(_TrustedHosts, allowed_hosts=list(hosts), www_redirect=False)
+    app.add_middleware(_TrustedHosts, hosts=list(hosts))
     app.add_middleware(Guard, settings=parts.settings, metrics=parts.metrics, load=parts.load)
     add_handlers(app)
     app.include_router(routes_embeddings.router)
@@ -111,29 +115,46 @@ def _parts(
         max_wait_s=settings.max_wait_s,
     )
     searches = Gate("searches", settings.search_threads, settings.max_waiting_searches)
-    writes = Gate("writes", 1, settings.max_waiting_writes)
+    wait_s = settings.max_write_wait_s
+    writes = Gate("writes", settings.write_threads, settings.max_waiting_writes, max_wait_s=wait_s)
+    conversions = Gate("conversions", settings.conversion_threads, settings.max_waiting_conversions, max_wait_s=wait_s)
     metrics, load = Metrics(), Load()
     metrics.watch("requests_in_flight", "Requests being answered.", lambda: load.in_flight)
     metrics.watch("request_bytes_held", "Bytes of request bodies held.", lambda: load.held_bytes)
     metrics.watch("queued_characters", "Characters waiting to be embedded.", lambda: queue.characters)
     metrics.watch("pending_searches", "Searches running or waiting.", lambda: searches.pending)
     metrics.watch("pending_writes", "Writes running or waiting.", lambda: writes.pending)
+    metrics.watch("pending_conversions", "Uploads being read or waiting for it.", lambda: conversions.pending)
     if knowledge is not None:
         metrics.watch("passages", "Passages in the store.", lambda: len(knowledge.index))
     if language_model is not None:
         metrics.watch("answers_being_generated", "Answers being written.", lambda: language_model.running)
     now = int(time.time())
-    return State(encoder, knowledge, language_model, settings, keys, metrics, load, queue, searches, writes, now)
+    return State(
+        encoder, knowledge, language_model, settings, keys, metrics, load, queue, searches, writes, conversions, now
+    )
 
 
-class _TrustedHosts(TrustedHostMiddleware):
+class _TrustedHosts:
     """Answers to the server's names alone, but for health checks: probes come by address, and learn only `ok`."""
 
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        names = [host.lower() for host in hosts]
+        self._names = {name for name in names if not name.startswith("*")}
+        self._endings = tuple(name[1:] for name in names if name.startswith("*"))  # "*" alone ends every name
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if f"{scope.get('path', '')}/".startswith("/health/"):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        if scope["type"] == "http" and not self._is_trusted(scope):
+            raise ApiError(400, "this server goes by another name than the Host header's; its owner can add names")
+        await self._app(scope, receive, send)
+
+    def _is_trusted(self, scope: Scope) -> bool:
+        if f"{scope['path']}/".startswith("/health/") or "" in self._endings:
+            return True
+        header = _HOST.fullmatch(Headers(scope=scope).get("host", ""))
+        name = header[1].lower() if header else ""
+        return bool(name) and (name in self._names or name.endswith(self._endings))
 
 
 def _add_docs(app: FastAPI) -> None:

@@ -56,7 +56,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(self.settings, self.load, receive, send)
+        exchange = _Exchange(self.settings, self.load, receive, send, close=_has_two_lengths(scope))
         scope.setdefault("state", {})["request_id"] = exchange.id
         self.load.in_flight += 1
         try:
@@ -105,6 +105,12 @@ class Guard:
         )
 
 
+def _has_two_lengths(scope: Scope) -> bool:
+    """Whether a body's length is given twice (RFC 9112, 6.1): where it ends is in doubt, so the connection closes."""
+    names = {name for name, _ in scope["headers"]}
+    return {b"content-length", b"transfer-encoding"} <= names
+
+
 class _BrokenOff(Exception):
     """An answer that had begun cannot be finished."""
 
@@ -112,8 +118,9 @@ class _BrokenOff(Exception):
 class _Exchange:
     """One request's `receive` and `send`, timed and counted."""
 
-    def __init__(self, settings: ServerSettings, load: Load, receive: Receive, send: Send) -> None:
+    def __init__(self, settings: ServerSettings, load: Load, receive: Receive, send: Send, *, close: bool) -> None:
         self._settings, self._load, self._receive, self._send = settings, load, receive, send
+        self._close = close
         self.id = uuid.uuid4().hex[:16]
         self.started = time.perf_counter()
         self.bytes_in = self.bytes_out = 0
@@ -149,6 +156,8 @@ class _Exchange:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
+            if self._close:
+                headers["Connection"] = "close"
             for name, value in _HEADERS.items():
                 headers.setdefault(name, value)
         self.bytes_out += len(message.get("body", b""))

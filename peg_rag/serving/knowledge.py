@@ -1,15 +1,11 @@
 """`KnowledgeBase`: what the server does with a store, free of HTTP. Its methods block; the routes run them in threads.
 
-Uploaded files are kept in the store's folder `uploads`, and the index is brought in step with that folder exactly as
-`peg-rag index` does with any other: adding is a rename, deleting an unlink, and a crash in between is made good by the
-next one. Files of other folders are listed and searched, but deleted where they lie.
+Uploaded files are kept in the store's folder `uploads`; `peg_rag.serving.uploads` says how they are written. Files of
+other folders are listed and searched, but deleted where they lie.
 """
 
 import base64
 import binascii
-import os
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +13,15 @@ from typing import Any, BinaryIO
 
 from peg_rag.answer import THRESHOLD, Answer, extract_answer
 from peg_rag.encoder import PEGEncoder
-from peg_rag.errors import DataError
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
-from peg_rag.ingest import SyncReport, sync
-from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import SUFFIXES
 from peg_rag.retriever import Mode, Retriever
 from peg_rag.serving.names import safe_name
 from peg_rag.serving.problems import ApiError
+from peg_rag.serving.uploads import UPLOADS, UploadFolder
 
-UPLOADS = "uploads"
-_UNFINISHED = ".upload-"  # hidden, so that a sync passes them over
+__all__ = ["UPLOADS", "Added", "Document", "KnowledgeBase", "Passage"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +82,16 @@ class KnowledgeBase:
         model: str | None = None,
         conversion_timeout_s: float = 60.0,
     ) -> None:
-        self.index, self.encoder = index, encoder
-        self._store, self._model, self._timeout_s = store, model, conversion_timeout_s
-        self._uploads = store / UPLOADS
+        self.index = index
+        self.encoder = encoder
+        self._uploads = UploadFolder(store, index, encoder, model, conversion_timeout_s)
         self._retriever = Retriever(index, encoder)
         if not index.read_only:
-            for left_over in self._uploads.glob(_UNFINISHED + "*"):
-                left_over.unlink(missing_ok=True)
+            self._uploads.recover()
+
+    def close(self) -> None:
+        """End the processes that read uploads; the index and the encoder stay the caller's to close."""
+        self._uploads.close()
 
     # -- asking -------------------------------------------------------------------------------------------------------
 
@@ -162,77 +158,48 @@ class KnowledgeBase:
     # -- writing ------------------------------------------------------------------------------------------------------
 
     def add(self, name: str, content: BinaryIO) -> Added:
-        """Keep a file and index it; one of that name is replaced. Of a file that cannot be read nothing remains.
+        """Keep a file and index it; one of that name is replaced. After an error everything is as it was.
+
+        Several may be added at once: they are read and embedded side by side, and stored one after the other.
 
         Raises:
             ApiError: 415, a kind of file that is not read.
-            DataError: the file cannot be read.
+            DataError: the file cannot be read, or holds what the index does not take.
+            IndexBusy: another process writes to the store.
         """
         name = safe_name(name)
         if Path(name).suffix.lower() not in SUFFIXES:
             raise ApiError(415, f"{name!r} is of a kind that is not read; expected one of {', '.join(SUFFIXES)}")
-        self._uploads.mkdir(parents=True, exist_ok=True)
-        part = self._uploads / f"{_UNFINISHED}{secrets.token_hex(8)}{Path(name).suffix.lower()}"
-        target = self._uploads / name
+        upload = self._uploads.stage(name, content)
         try:
-            _write(part, content)
-            self._check(part, name)
-            replaced = target.exists()
-            part.replace(target)
+            replaced = self._uploads.commit(upload)
         finally:
-            part.unlink(missing_ok=True)
-        source = f"{UPLOADS}/{name}"
-        failure = next((f for f in self._sync().failed if f.source == source), None)
-        if failure is not None:
-            target.unlink(missing_ok=True)
-            raise DataError(failure.reason.replace(str(target), name))
-        document, passages = self.document(_id_of(source))
-        return Added(document, passages, replaced)
+            self._uploads.discard(upload)
+        first = upload.chunks[0]
+        document = self._document(upload.source, Record(first.id, first.text, first.metadata))
+        return Added(document, len(upload.chunks), replaced)
 
     def delete(self, document_id: str) -> Document:
-        """Delete an uploaded document: its file and its passages.
+        """Delete an uploaded document: its file and its passages. After an error everything is as it was.
 
         Raises:
             ApiError: 404, there is none of this id; 409, it was not uploaded.
+            IndexBusy: another process writes to the store.
         """
         document, _ = self.document(document_id)
-        folder, _, name = document.source.partition("/")
-        if folder != UPLOADS or name != safe_name(name):
+        if not self._uploads.delete(document.source):
+            self.document(document_id)  # another request may have deleted it meanwhile
             raise ApiError(
                 409,
                 f"{document.name!r} was indexed from a folder; delete the file there and run `peg-rag index` again",
             )
-        (self._uploads / name).unlink(missing_ok=True)
-        self._sync()
         return document
 
-    def _check(self, part: Path, name: str) -> None:
-        """Read a file where it can do no harm, whatever its kind, before it takes the place of another."""
-        try:
-            with ReaderProcess(timeout_s=self._timeout_s) as reader:
-                reader.read(part)
-        except DataError as error:
-            raise DataError(str(error).replace(str(part), name)) from error
-
-    def _sync(self) -> SyncReport:
-        return sync(self._uploads, self.index, self.encoder, self._store, name=UPLOADS, model=self._model)
-
     def _document(self, source: str, first: Record) -> Document:
-        folder, _, name = source.partition("/")
-        uploaded = folder == UPLOADS and name == safe_name(name)
-        size = None
-        if uploaded:
-            file = self._uploads / name
-            size = file.stat().st_size if file.is_file() else None
+        name = self._uploads.name_of(source)
         title = str(first.metadata.get("title") or "")
-        return Document(_id_of(source), name if uploaded else source, source, title, uploaded, size)
-
-
-def _write(file: Path, content: BinaryIO) -> None:
-    with file.open("xb") as out:
-        shutil.copyfileobj(content, out, 1 << 20)
-        out.flush()
-        os.fsync(out.fileno())
+        size = self._uploads.size_of(name) if name else None
+        return Document(_id_of(source), name or source, source, title, name is not None, size)
 
 
 def _id_of(source: str) -> str:

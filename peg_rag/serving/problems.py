@@ -6,6 +6,7 @@ A message may name what the client sent; it never names a path of this machine o
 import errno
 import logging
 import math
+import sqlite3
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -89,6 +90,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(PegRagError, _answer_known)
     app.add_exception_handler(OSError, _answer_known)
+    app.add_exception_handler(sqlite3.Error, _answer_known)
     app.add_exception_handler(ClientDisconnect, _answer_gone)
 
 
@@ -107,8 +109,21 @@ def known_problem(error: Exception) -> ApiError | None:
             return ApiError(429, "the store is being written to by another process", retry_after_s=5)
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return ApiError(507, "the disk is full; nothing was changed")
+        case _ if _sqlite_code(error) == sqlite3.SQLITE_FULL:
+            return ApiError(507, "the disk is full; nothing was changed")
+        case _ if _sqlite_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return ApiError(429, "the store is being written to by another process", retry_after_s=5)
         case _:
             return None
+
+
+def _sqlite_code(error: Exception) -> int | None:
+    """SQLite's primary result code, where an error or its cause is SQLite's."""
+    for candidate in (error, error.__cause__):
+        if isinstance(candidate, sqlite3.Error):
+            code: int | None = getattr(candidate, "sqlite_errorcode", None)
+            return None if code is None else code & 0xFF
+    return None
 
 
 def unexpected_problem(error: Exception, request_id: str) -> ApiError:

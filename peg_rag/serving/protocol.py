@@ -2,11 +2,12 @@
 
 A client that sends a header a minute (slow-loris), or never reads its answer, would keep a socket and its buffers for
 ever; h11 itself bounds the headers' size. Such connections never reach, or have left, the application, so this cannot
-be a middleware. Where no connection is left for a newcomer, the one that has been idle longest makes room, so that
-clients that keep theirs shut nobody out.
+be a middleware. Where no connection is left for a newcomer, one makes room that never sent a whole request, or else the
+one that has been idle longest, so that clients that keep theirs shut nobody out.
 """
 
 import asyncio
+import itertools
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,30 +16,39 @@ from peg_rag.serving.settings import ServerSettings
 
 _ERROR = b'{"error":{"message":"%b","type":"%b","param":null,"code":"%b"}}'
 _TOO_MANY = _ERROR % (b"too many open connections; try again later", b"rate_limit_error", b"busy")
+_MALFORMED = _ERROR % (b"this is not a valid HTTP request", b"invalid_request_error", b"invalid_request")
 _LATE = _ERROR % (b"the request's headers came too slowly", b"invalid_request_error", b"timeout")
 
 
 def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
     """A protocol class with these limits, for `uvicorn.Config(http=…)`."""
+    order = itertools.count(1)
 
     class GuardedProtocol(H11Protocol):
         _reading: asyncio.TimerHandle | None = None
         _writing: asyncio.TimerHandle | None = None
         _unsent = 0  # bytes, when the writing timer was set
-        _idle_since: float | None = None  # seconds of the loop's clock; None before the first answer and while at work
+        # Places in the order of events, as a clock is too coarse to tell two connections apart; None: it is otherwise.
+        _mute_since: int | None = None  # opened, and no whole request so far
+        _idle_since: int | None = None  # answered, and no further request so far
+        _has_sent = False
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > settings.max_connections and not self._make_room():
                 self._refuse(b"429 Too Many Requests", _TOO_MANY, b"Retry-After: 1\r\n")
             else:
+                self._mute_since = next(order)
                 self._expect_headers()
 
         def data_received(self, data: bytes) -> None:
             if self.transport.is_closing():  # refused, or too late
                 return
             self._idle_since = None
+            self._has_sent = True
             super().data_received(data)
+            if self.cycle is not None:
+                self._mute_since = None
             if self._answering():
                 self._stop("_reading")
             elif self._reading is None:
@@ -48,7 +58,7 @@ def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
             super().on_response_complete()
             if not self._answering():  # no pipelined request was waiting: the keep-alive timer runs now
                 self._stop("_reading")
-                self._idle_since = self.loop.time()
+                self._idle_since = next(order)
             self._expect_progress()
 
         def pause_writing(self) -> None:
@@ -63,14 +73,28 @@ def guarded_protocol(settings: ServerSettings) -> type[H11Protocol]:
             self._stop("_reading", "_writing")
             super().connection_lost(exc)
 
+        def send_400_response(self, msg: str) -> None:
+            """Answer what h11 cannot read, in the form of all errors; an answer that has begun is broken off."""
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                self._refuse(b"400 Bad Request", _MALFORMED)
+            else:
+                self.transport.close()
+
         def _make_room(self) -> bool:
-            """Close the connection that has been idle longest, if any is idle."""
-            idle = [c for c in self.connections if isinstance(c, GuardedProtocol) and c._idle_since is not None]
-            if not idle:
+            """Close a connection that does nothing, if there is one: first those that never sent a whole request."""
+            open_ones = [c for c in self.connections if isinstance(c, GuardedProtocol) and c is not self]
+            mute = [c for c in open_ones if c._mute_since is not None]
+            idle = [c for c in open_ones if c._idle_since is not None]
+            if mute:
+                longest = min(mute, key=lambda c: (c._has_sent, c._mute_since))
+                longest._refuse(b"429 Too Many Requests", _TOO_MANY, b"Retry-After: 1\r\n")
+            elif idle:
+                longest = min(idle, key=lambda c: c._idle_since or 0)
+                longest.transport.close()
+            else:
                 return False
-            longest = min(idle, key=lambda c: c._idle_since or 0.0)
+            longest._mute_since = None
             longest._idle_since = None
-            longest.transport.close()
             return True
 
         def _stop(self, *timers: str) -> None:

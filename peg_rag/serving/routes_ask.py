@@ -3,14 +3,17 @@
 Both kinds of answers are made as a series of events. A client takes them as they come, or waits for the whole.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from peg_rag.answer import NOT_FOUND
 from peg_rag.hits import Hit
@@ -34,6 +37,7 @@ from peg_rag.serving.schemas import (
 from peg_rag.serving.state import State
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 router = APIRouter(dependencies=[Depends(may_read)])
 
 Event = AnswerSentence | AnswerDelta | AnswerEnd
@@ -66,7 +70,8 @@ async def ask(request: AskRequest, parts: Parts, knowledge: Knowledge, exchange:
     if request.stream:
         stream = _stream(opening, events, exchange.state.request_id)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    return Response((await _whole(opening, events)).model_dump_json(), media_type="application/json")
+    answer = await _while_connected(exchange, _whole(opening, events))
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def _kind(request: AskRequest, model: LanguageModel | None) -> AnswerKind:
@@ -97,8 +102,33 @@ def _written(event: BaseModel) -> bytes:
     return format_sse_event(event=_NAMES[type(event)], data_str=event.model_dump_json())
 
 
+async def _while_connected(exchange: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The work's result; when the client leaves, the work is cancelled, and with it what is asked for it elsewhere.
+
+    Raises:
+        ClientDisconnect: the client has left.
+    """
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_wait_until_gone(exchange))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _wait_until_gone(exchange: Request) -> None:
+    while (await exchange.receive())["type"] != "http.disconnect":
+        pass
+
+
 async def _whole(opening: AnswerOpening, events: Events) -> AskAnswer:
-    told = [event async for event in events]
+    async with aclosing(events):
+        told = [event async for event in events]
     sentences = [event for event in told if isinstance(event, AnswerSentence)]
     end = told[-1]
     assert isinstance(end, AnswerEnd)

@@ -28,6 +28,7 @@ from peg_rag.serving.schemas import (
 )
 from peg_rag.serving.state import State
 
+_PLAIN = (".txt", ".md", ".markdown", ".csv", ".tsv", ".jsonl")  # read without a converter
 _UPLOAD = {
     "requestBody": {
         "required": True,
@@ -127,7 +128,8 @@ async def upload_documents(request: Request, parts: Parts, knowledge: Knowledge)
             raise ApiError(400, "no file; send files as multipart/form-data in the field `files`", param="files")
         for file in files:
             try:
-                answer.added.append(await _add(parts, knowledge, file.filename or "", file.file))
+                added = await _add(parts, knowledge, file.filename or "", file.file, file.size or 0)
+                answer.added.append(added)
             except (ApiError, DataError) as error:
                 status = error.status if isinstance(error, ApiError) else 422
                 if len(files) == 1:
@@ -142,7 +144,8 @@ async def add_text(request: NewText, parts: Parts, knowledge: Knowledge) -> Adde
     name = safe_name(request.name)
     if not name.lower().endswith((".txt", ".md")):
         name += ".txt"
-    return await _add(parts, knowledge, name, io.BytesIO(request.text.encode()))
+    content = request.text.encode()
+    return await _add(parts, knowledge, name, io.BytesIO(content), len(content))
 
 
 @writers.delete("/documents/{document_id}", tags=["documents"])
@@ -152,7 +155,13 @@ async def delete_document(document_id: str, parts: Parts, knowledge: Knowledge) 
     return Deleted(id=document.id)
 
 
-async def _add(parts: State, knowledge: KnowledgeBase, name: str, content: BinaryIO) -> AddedDocument:
-    added: Added = await parts.writes.run(knowledge.add, name, content)
+async def _add(parts: State, knowledge: KnowledgeBase, name: str, content: BinaryIO, size: int) -> AddedDocument:
+    gate = parts.writes if _is_small_text(name, size, parts) else parts.conversions
+    added: Added = await gate.run(knowledge.add, name, content)
     card: dict[str, Any] = DocumentCard.of(added.document).model_dump()
     return AddedDocument(**card, passages=added.passages, replaced=added.replaced)
+
+
+def _is_small_text(name: str, size: int, parts: State) -> bool:
+    """Whether a file is read and embedded quickly enough to be taken among the deletions."""
+    return size <= parts.settings.small_upload_bytes and name.lower().endswith(_PLAIN)

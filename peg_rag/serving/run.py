@@ -3,6 +3,7 @@
 One process holds one model; for more, run several behind a load balancer (a store takes one writer at a time).
 """
 
+import contextlib
 import signal
 import sys
 from typing import NoReturn
@@ -16,6 +17,7 @@ from peg_rag.serving.settings import ServerSettings
 
 MAX_HEADER_BYTES = 32_768
 BACKLOG = 512
+_OTHER_FILES = 512  # uploads in the making, the index, pipes to reader processes
 
 
 def make_server(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> uvicorn.Server:
@@ -45,8 +47,21 @@ def serve(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> No
     An address that is taken is logged, and the process exits with 1.
     """
     logs.configure()
+    _allow_files(settings.max_connections)
     signal.signal(signal.SIGTERM, _leave)  # uvicorn drains on the signal, then hands it on to this
     make_server(app, settings, host=host, port=port).run()
+
+
+def _allow_files(connections: int) -> None:
+    """Let the process hold a file for each connection and some more, as far as the system lets it."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = connections + _OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _leave(*_: object) -> NoReturn:

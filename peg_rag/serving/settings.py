@@ -46,7 +46,16 @@ class ServerSettings(BaseModel):
     """An embedding request that would wait longer than this, at the rate seen lately, is answered 429."""
     search_threads: PositiveInt = 4
     max_waiting_searches: PositiveInt = 128
-    max_waiting_writes: PositiveInt = 8
+    write_threads: PositiveInt = 2
+    """Deletions, and small files of plain text, at once."""
+    max_waiting_writes: PositiveInt = 64
+    conversion_threads: PositiveInt = 2
+    """Other uploads that are read and embedded at once; they keep no small write waiting."""
+    max_waiting_conversions: PositiveInt = 64
+    max_write_wait_s: PositiveFloat = 60.0
+    """A write that has waited longer than this is answered 429."""
+    small_upload_bytes: PositiveInt = 256 * 1024
+    """A larger text waits its turn among the conversions."""
 
     header_timeout_s: PositiveFloat = 10.0
     """From a connection's opening, or a further request's first byte, to the end of its headers."""

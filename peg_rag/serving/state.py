@@ -28,6 +28,7 @@ class State:
     queue: EmbeddingQueue
     searches: Gate
     writes: Gate
+    conversions: Gate
     created: int  # seconds since 1970
     stopping: bool = False
 

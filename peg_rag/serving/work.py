@@ -6,6 +6,7 @@ slices, so a large one does not shut out the small. `Gate` bounds everything els
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -199,10 +200,16 @@ class EmbeddingQueue:
 
 
 class Gate:
-    """Runs blocking calls in a few threads, with a bounded line before them."""
+    """Runs blocking calls in a few threads, with a bounded line before them.
 
-    def __init__(self, name: str, threads: int, waiting: int) -> None:
+    Args:
+        waiting: calls in the line; one more is refused.
+        max_wait_s: a call that comes out of the line later than this is refused then.
+    """
+
+    def __init__(self, name: str, threads: int, waiting: int, *, max_wait_s: float = math.inf) -> None:
         self.name = name
+        self._max_wait_s = max_wait_s
         self._threads = ThreadPoolExecutor(threads, name)
         self._most = threads + waiting
         self.pending = 0  # running or in line
@@ -211,15 +218,25 @@ class Gate:
         """The function's result. A call that is cancelled while it runs keeps its place until it ends.
 
         Raises:
-            Busy: the line is full.
+            Busy: the line is full, or too slow.
         """
         if self.pending >= self._most:
-            raise Busy(f"too many requests are waiting ({self.name}); try again later")
+            raise self._too_many()
         loop = asyncio.get_running_loop()
+        latest = time.monotonic() + self._max_wait_s
+
+        def start() -> T:
+            if time.monotonic() > latest:
+                raise self._too_many()
+            return function(*args, **kwargs)
+
         self.pending += 1
-        call: Future[T] = self._threads.submit(function, *args, **kwargs)
+        call: Future[T] = self._threads.submit(start)
         call.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave))
         return await asyncio.wrap_future(call)
+
+    def _too_many(self) -> Busy:
+        return Busy(f"too many requests are waiting ({self.name}); try again later")
 
     def _leave(self) -> None:
         self.pending -= 1

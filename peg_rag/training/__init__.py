@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 from peg_rag.extras import require
 
 if TYPE_CHECKING:
-    from peg_rag.training.mining import MiningOptions as MiningOptions
-    from peg_rag.training.mining import MiningReport as MiningReport
-    from peg_rag.training.mining import mine_hard_negatives as mine_hard_negatives
+    from peg_rag.training.mining.mine import MiningOptions as MiningOptions
+    from peg_rag.training.mining.mine import MiningReport as MiningReport
+    from peg_rag.training.mining.mine import mine_hard_negatives as mine_hard_negatives
     from peg_rag.training.recipe import Recipe as Recipe
-    from peg_rag.training.trainer import TrainingResult as TrainingResult
-    from peg_rag.training.trainer import train as train
+    from peg_rag.training.run.train import TrainingResult as TrainingResult
+    from peg_rag.training.run.train import train as train
 
 _HOMES = {
-    "MiningOptions": "peg_rag.training.mining",
-    "MiningReport": "peg_rag.training.mining",
-    "mine_hard_negatives": "peg_rag.training.mining",
+    "MiningOptions": "peg_rag.training.mining.mine",
+    "MiningReport": "peg_rag.training.mining.mine",
+    "mine_hard_negatives": "peg_rag.training.mining.mine",
     "Recipe": "peg_rag.training.recipe",
-    "TrainingResult": "peg_rag.training.trainer",
-    "train": "peg_rag.training.trainer",
+    "TrainingResult": "peg_rag.training.run.train",
+    "train": "peg_rag.training.run.train",
 }
 __all__ = ["MiningOptions", "MiningReport", "Recipe", "TrainingResult", "mine_hard_negatives", "train"]
 
@@ -30,7 +30,7 @@ __all__ = ["MiningOptions", "MiningReport", "Recipe", "TrainingResult", "mine_ha
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'peg_rag.training' has no attribute {name!r}")
-    if _HOMES[name] == "peg_rag.training.trainer":
+    if _HOMES[name] == "peg_rag.training.run.train":
         require("accelerate", "train")  # transformers asks for it late and without saying how to get it
     value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
-        from peg_rag.training.trainer import train
+        from peg_rag.training.run.train import train
 
         recipe = Recipe.load(given.recipe, given.set)
         first = os.environ.get("RANK", "0") == "0"

@@ -1,31 +1,42 @@
 """A recipe: everything that decides what a training run does, as one small YAML file.
 
-Why this exists: a run must be repeatable from what lies beside its weights, and a mistyped key must not cost a night.
-Unknown keys, wrong types and contradictions are refused before anything is loaded, with the path of the key and the
-cure; any key can be set from the command line (`--set stages.0.steps=100`). Costs nothing: no torch is imported.
+A run must be repeatable from what lies beside its weights, and a mistyped key must not cost a night. So unknown keys,
+wrong types and contradictions are refused before anything is loaded, with the path of the key and the cure; any key can
+be set from the command line (`--set stages.0.steps=100`). These classes are the only options there are: the loss, the
+sampler and the loop take them as they stand. No torch is imported.
 """
 
-import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from peg_rag.errors import RecipeError
+from peg_rag.training.extension import Options
+from peg_rag.training.loss.queue import QueueOptions
+from peg_rag.training.recipe_file import apply_override, check_depth, explain_faults, parse_yaml
 
-Objective = Literal["contrastive", "cosent"]
+ObjectiveName = Literal["contrastive", "cosent"]
+CandidateSourceOptions = QueueOptions
+"""A discriminated union over `kind`: `Annotated[QueueOptions | OtherOptions, Field(discriminator="kind")]`."""
 Strategy = Literal["none", "static", "linear", "cosine", "curricular"]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+def _drop_removed(values: Any, removed: Mapping[str, Any]) -> Any:
+    """Options that are gone, where they were switched off; runs of older versions wrote every default down."""
+    if not isinstance(values, Mapping):
+        return values
+    for name, off in removed.items():
+        if name in values and values[name] != off:
+            raise ValueError(f"{name} was removed: trials found no use for it; delete it from the recipe")
+    return {key: value for key, value in values.items() if key not in removed}
 
 
-class Columns(_Options):
+class Columns(Options):
     """Which column of a file holds what."""
 
     query: str = "query"
@@ -37,12 +48,12 @@ class Columns(_Options):
     """Pairs graded by similarity: every row must have a number as its label, and both texts may be the same."""
 
 
-class SourceOptions(_Options):
+class SourceOptions(Options):
     """One file of pairs, or several by a pattern."""
 
     path: str
     """.jsonl, .csv, .tsv (also .gz, .zst) or .parquet; `$VARIABLES` are expanded, `*` matches in the file name."""
-    exclude: list[str] = []
+    exclude: tuple[str, ...] = ()
     """Patterns of file names that `path` matches and that are left out."""
     columns: Columns = Columns()
     weight: float = Field(default=1.0, ge=0)
@@ -51,7 +62,7 @@ class SourceOptions(_Options):
     """Rows with a smaller numeric label are left out; rows without one stay."""
 
 
-class DataOptions(_Options):
+class DataOptions(Options):
     """The data mix of a stage."""
 
     sources: list[SourceOptions] = Field(min_length=1)
@@ -63,23 +74,35 @@ class DataOptions(_Options):
     """A file with a larger share of unusable rows stops the run."""
 
 
-class ProgressiveOptions(_Options):
-    """How negatives and queries are weighted by difficulty as the stage goes on; see `peg_rag.training.progressive`."""
+class ProgressiveOptions(Options):
+    """How negatives are weighted by difficulty as the stage goes on; see `peg_rag.training.loss.progressive`."""
+
+    removed: ClassVar[Mapping[str, Any]] = {"query_focus": 0}
+    users: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "strength": ("static", "linear", "cosine"),
+        "half_life": ("curricular",),
+    }
 
     strategy: Strategy = "none"
     strength: float = Field(default=5.0, ge=0)
     """Of static, linear and cosine: added to a negative's logit per unit of its cosine (at the end, where it grows)."""
     margin: float = 0.0
     """A negative is hard when its cosine exceeds the positive's less this."""
-    half_life: float = Field(default=0.02, gt=0)
+    half_life: float = Field(default=0.3, gt=0)
     """Of curricular: half-life of the moving average t, as a share of the stage."""
-    query_focus: float = Field(default=0.0, ge=0)
-    """Easy queries count less as training goes on; 0 switches it off."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_older_recipes(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("half_life") == 0.02 and values.get("strategy") != "curricular":
+            values = {key: value for key, value in values.items() if key != "half_life"}  # once the default
+        return _drop_removed(values, cls.removed)
 
     @model_validator(mode="after")
-    def _no_idle_options(self) -> "ProgressiveOptions":
-        for option, users in {"strength": ("static", "linear", "cosine"), "half_life": ("curricular",)}.items():
-            if getattr(self, option) != type(self).model_fields[option].default and self.strategy not in users:
+    def _refuse_unused_options(self) -> "ProgressiveOptions":
+        for option, users in self.users.items():
+            default = type(self).model_fields[option].default
+            if getattr(self, option) != default and self.strategy not in users:
                 raise ValueError(
                     f"{option} belongs to strategy {' or '.join(users)}, and strategy is {self.strategy}; "
                     f"remove {option} or set strategy"
@@ -87,28 +110,52 @@ class ProgressiveOptions(_Options):
         return self
 
 
-class LossOptions(_Options):
-    """The contrastive loss; see `peg_rag.training.loss`."""
+class LossOptions(Options):
+    """The contrastive loss; see `peg_rag.training.loss.contrastive`."""
+
+    removed: ClassVar[Mapping[str, Any]] = {"learn_temperature": False, "label_smoothing": 0}
 
     temperature: float = Field(default=0.05, gt=0)
-    learn_temperature: bool = False
+    """Cosines are divided by it."""
     hard_negatives: Literal["shared", "own"] = "shared"
     """Whether a query meets the hard negatives of the whole batch, or its own only."""
     symmetric: bool = False
-    """Also rank the queries for each positive."""
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Also rank the queries for each positive; the loss is the mean of both directions."""
     mask_same_text: bool = True
     """A candidate whose text is a known answer to the query's text, or that text itself, is no negative."""
     false_negative_margin: float | None = None
     """A candidate with a cosine above the positive's less this is taken for an answer and masked."""
     false_negative_ratio: float | None = None
     """A candidate with a cosine above this share of the positive's is taken for an answer and masked."""
-    matryoshka_dims: list[int] = []
+    matryoshka_dims: tuple[int, ...] = ()
     """The loss is summed over these prefixes of the vectors; name the full length too. Empty: the whole vectors."""
     progressive: ProgressiveOptions = ProgressiveOptions()
+    candidates: tuple[CandidateSourceOptions, ...] = ()
+    """Candidates besides the documents of the batch; the `kind` of each says where they come from."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_older_recipes(cls, values: Any) -> Any:
+        return _drop_removed(values, cls.removed)
+
+    @field_validator("matryoshka_dims")
+    @classmethod
+    def _check_dims(cls, dims: tuple[int, ...]) -> tuple[int, ...]:
+        if any(dim < 1 for dim in dims) or len(set(dims)) < len(dims):
+            raise ValueError(f"matryoshka_dims={list(dims)} must be distinct and 1 or more")
+        return dims
+
+    @model_validator(mode="after")
+    def _check_candidates(self) -> "LossOptions":
+        if self.candidates and not self.mask_same_text:
+            raise ValueError(
+                f"candidates of kind {self.candidates[0].kind} may be a query's own answer, which only "
+                "mask_same_text keeps out; set it to true or remove candidates"
+            )
+        return self
 
 
-class BatchOptions(_Options):
+class BatchOptions(Options):
     """What one optimiser step sees, over all ranks."""
 
     queries: int = Field(ge=2)
@@ -121,7 +168,7 @@ class BatchOptions(_Options):
         return self.queries * (1 + self.negatives)
 
 
-class OptimizerOptions(_Options):
+class OptimizerOptions(Options):
     """AdamW and its learning rate."""
 
     learning_rate: float = Field(gt=0)
@@ -135,7 +182,7 @@ class OptimizerOptions(_Options):
     """Gradients are scaled down to this norm; null leaves them."""
 
 
-class MemoryOptions(_Options):
+class MemoryOptions(Options):
     """Sizes that bound memory and change no result; null chooses them from free memory."""
 
     chunk_tokens: int | None = Field(default=None, ge=1)
@@ -146,11 +193,11 @@ class MemoryOptions(_Options):
     """Rows of the score matrix that exist at once, with four times as many columns."""
 
 
-class StageOptions(_Options):
+class StageOptions(Options):
     """One stage of training: data, batch, loss, steps."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
-    objective: Objective = "contrastive"
+    objective: ObjectiveName = "contrastive"
     steps: int = Field(ge=1)
     batch: BatchOptions
     data: DataOptions
@@ -159,7 +206,7 @@ class StageOptions(_Options):
     memory: MemoryOptions = MemoryOptions()
 
     @model_validator(mode="after")
-    def _agrees(self) -> "StageOptions":
+    def _check_stage(self) -> "StageOptions":
         if self.optimizer.warmup_steps >= self.steps:
             raise ValueError(
                 f"optimizer.warmup_steps={self.optimizer.warmup_steps} is not below steps={self.steps}: the learning "
@@ -167,8 +214,7 @@ class StageOptions(_Options):
             )
         if self.objective == "cosent":
             self._check_cosent()
-        without = [s.path for s in self.data.sources if s.columns.negatives is None]
-        if self.batch.negatives and len(without) == len(self.data.sources):
+        if self.batch.negatives and all(source.columns.negatives is None for source in self.data.sources):
             raise ValueError(
                 f"batch.negatives={self.batch.negatives}, but no source reads any (columns.negatives is null); "
                 "set batch.negatives to 0 or name the column"
@@ -193,23 +239,26 @@ class StageOptions(_Options):
     def candidates_per_query(self) -> int:
         """Documents that each query is ranked against in one step, its positive included.
 
-        With hard negatives of its own only, a query meets the batch's positives and its own negatives.
+        With hard negatives of its own only, a query meets the batch's positives and its own negatives. Candidates from
+        outside the batch count as when their source is full.
         """
-        own = self.loss.hard_negatives == "own"
-        return self.batch.queries + self.batch.negatives if own else self.batch.documents
+        further = sum(source.columns for source in self.loss.candidates)
+        if self.loss.hard_negatives == "own":
+            return self.batch.queries + self.batch.negatives + further
+        return self.batch.documents + further
 
 
-class VocabularyOptions(_Options):
+class VocabularyOptions(Options):
     """A vocabulary learned from the first stage's texts; see `peg_rag.training.vocabulary`."""
 
     size: int = Field(default=40_000, ge=100)
     texts_per_file: int = Field(default=50_000, ge=1)
     """At most this many texts of each file are counted."""
-    texts: list[str] = []
+    texts: tuple[str, ...] = ()
     """Further text files, one text a line (.txt, also .gz, .zst)."""
 
 
-class StaticOptions(_Options):
+class StaticOptions(Options):
     """A new static model: one vector for each word, averaged."""
 
     dimension: int = Field(default=256, ge=1)
@@ -218,7 +267,7 @@ class StaticOptions(_Options):
     vocabulary: VocabularyOptions = VocabularyOptions()
 
 
-class TransformerOptions(_Options):
+class TransformerOptions(Options):
     """A new BERT with random weights, of any shape."""
 
     hidden_size: int = Field(ge=8)
@@ -232,13 +281,13 @@ class TransformerOptions(_Options):
     vocabulary: VocabularyOptions = VocabularyOptions(size=21_128)
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> "TransformerOptions":
+    def _check_heads(self) -> "TransformerOptions":
         if self.hidden_size % self.heads:
             raise ValueError(f"hidden_size={self.hidden_size} is no multiple of heads={self.heads}; change one of them")
         return self
 
 
-class ModelOptions(_Options):
+class ModelOptions(Options):
     """What is trained: exactly one of `path`, `static`, `transformer`."""
 
     path: str | None = None
@@ -252,19 +301,28 @@ class ModelOptions(_Options):
     document_prompt: str | None = None
 
     @model_validator(mode="after")
-    def _one_origin(self) -> "ModelOptions":
-        given = [name for name in ("path", "static", "transformer") if getattr(self, name) is not None]
-        if len(given) != 1:
+    def _check_origin(self) -> "ModelOptions":
+        origins = [name for name in ("path", "static", "transformer") if getattr(self, name) is not None]
+        if len(origins) != 1:
             raise ValueError(
-                f"{' and '.join(given) if given else 'none'} of path, static, transformer given; exactly one is "
+                f"{' and '.join(origins) or 'none'} of path, static, transformer given; exactly one is "
                 "expected: where to start from, or the shape of a new model"
             )
         if self.static and self.pooling not in (None, "mean"):
             raise ValueError(f"pooling is {self.pooling}, but a static model always takes the mean; remove pooling")
         return self
 
+    @property
+    def new_dimension(self) -> int | None:
+        """Dimensions of a new model's vectors; None for a model that is loaded."""
+        if self.static is not None:
+            return self.static.dimension
+        if self.transformer is not None:
+            return self.transformer.hidden_size
+        return None
 
-class ValidationOptions(_Options):
+
+class ValidationOptions(Options):
     """The split that everything is chosen on: cut from the pairs by the query's text, never trained on."""
 
     share: float = Field(default=0.01, ge=0, lt=0.5)
@@ -274,30 +332,30 @@ class ValidationOptions(_Options):
     """Training positives, over all files, that stand in the corpus besides the split's own documents."""
 
 
-class EvaluationOptions(_Options):
+class EvaluationOptions(Options):
     """When the model is scored while it trains."""
 
     every_steps: int | None = Field(default=None, ge=1)
     """None: at the end of each stage only."""
     at_start: bool = False
-    beir: list[str] = []
+    beir: tuple[str, ...] = ()
     """BEIR folders that are scored too; to report, not to choose on."""
 
 
-class CheckpointOptions(_Options):
+class CheckpointOptions(Options):
     every_steps: int | None = Field(default=None, ge=1)
     """None: at the end of each stage, and when interrupted."""
     keep: int = Field(default=2, ge=1)
 
 
-class LoggingOptions(_Options):
+class LoggingOptions(Options):
     every_steps: int = Field(default=10, ge=1)
-    report_to: list[Literal["tensorboard", "wandb"]] = []
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     push_to_hub: str | None = None
     """Hub id that each checkpoint is pushed to."""
 
 
-class Recipe(_Options):
+class Recipe(Options):
     """A whole training run. See train/README.md for a walk through one."""
 
     output_dir: str
@@ -320,16 +378,17 @@ class Recipe(_Options):
     logging: LoggingOptions = LoggingOptions()
 
     @model_validator(mode="after")
-    def _agrees(self) -> "Recipe":
+    def _check_stages(self) -> "Recipe":
         names = [stage.name for stage in self.stages]
-        if repeated := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two stages are called {sorted(repeated)[0]!r}; their checkpoints would mix: rename one")
-        dimension = self.model.static.dimension if self.model.static else None
-        dimension = self.model.transformer.hidden_size if self.model.transformer else dimension
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"two stages are called {repeated[0]!r}; their checkpoints would mix: rename one")
+        dimension = self.model.new_dimension
         for i, stage in enumerate(self.stages):
-            if dimension and (wrong := [d for d in stage.loss.matryoshka_dims if not 0 < d <= dimension]):
+            too_large = [dim for dim in stage.loss.matryoshka_dims if dimension and dim > dimension]
+            if too_large:
                 raise ValueError(
-                    f"stages[{i}].loss.matryoshka_dims has {wrong[0]}; the vectors have {dimension} dimensions"
+                    f"stages[{i}].loss.matryoshka_dims has {too_large[0]}; the vectors have {dimension} dimensions"
                 )
         return self
 
@@ -342,12 +401,12 @@ class Recipe(_Options):
         """
         path = Path(path)
         try:
-            tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise RecipeError(f"{path} is not there; give the path of a recipe (see train/recipes)") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"{path} is no readable YAML: {error}") from error
-        return cls.parse(tree, overrides, name=str(path))
+            raise RecipeError(f"{path} does not exist; give the path of a recipe (see train/recipes)") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read: {error}") from error
+        return cls.parse(parse_yaml(text, str(path)), overrides, name=str(path))
 
     @classmethod
     def parse(cls, tree: Any, overrides: Sequence[str] = (), *, name: str = "recipe") -> "Recipe":
@@ -356,12 +415,13 @@ class Recipe(_Options):
             raise RecipeError(
                 f"{name} holds {type(tree).__name__}; a mapping with output_dir, model, stages is expected"
             )
+        check_depth(tree, name)
         for override in overrides:
-            tree = _with_override(tree, override)
+            tree = apply_override(tree, override)
         try:
             return cls.model_validate(tree)
         except ValidationError as error:
-            raise RecipeError(f"{name}: " + "; ".join(_explain(error))) from error
+            raise RecipeError(f"{name}: " + "; ".join(explain_faults(error, cls))) from error
 
     def dump(self) -> str:
         """The recipe as YAML, defaults included."""
@@ -378,75 +438,3 @@ def expand_path(path: str) -> Path:
     if missing := re.search(r"\$\{?\w+", expanded):
         raise RecipeError(f"{path}: the variable {missing[0]} is not set; set it, or give the path itself")
     return Path(expanded).expanduser()
-
-
-def _with_override(tree: Mapping[str, Any], override: str) -> Mapping[str, Any]:
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {override!r}: key=value is expected, such as seed=1 or stages.0.steps=100")
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: the value is no YAML ({error})") from error
-    changed: Mapping[str, Any] = _put(tree, key.strip().split("."), parsed, key.strip())
-    return changed
-
-
-def _put(node: Any, parts: list[str], value: Any, key: str) -> Any:
-    """A copy of the node with the value at this place; missing mappings are made on the way."""
-    if not parts:
-        return value
-    if isinstance(node, list):
-        place = _list_place(node, parts[0], key)
-        return [_put(item, parts[1:], value, key) if i == place else item for i, item in enumerate(node)]
-    if node is not None and not isinstance(node, Mapping):
-        raise RecipeError(f"--set {key}: there is no {parts[0]!r} in {node!r}; remove it from the key")
-    node = dict(node or {})
-    node[parts[0]] = _put(node.get(parts[0]), parts[1:], value, key)
-    return node
-
-
-def _list_place(node: list[Any], part: str, key: str) -> int:
-    names = [str(item.get("name")) for item in node if isinstance(item, Mapping) and "name" in item]
-    if part in names:
-        return names.index(part)
-    if not part.isdigit() or int(part) >= len(node):
-        choice = f"0 to {len(node) - 1}" + (f" or {', '.join(names)}" if names else "")
-        raise RecipeError(f"--set {key}: {part!r} names no item of that list; {choice} is expected")
-    return int(part)
-
-
-def _explain(error: ValidationError) -> Iterator[str]:
-    for fault in error.errors():
-        path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in fault["loc"]).lstrip(".")
-        if fault["type"] == "extra_forbidden":
-            yield f"{path} is no known key; {_near(fault['loc'])}"
-        elif fault["type"] == "missing":
-            yield f"{path} is missing; add it"
-        elif fault["type"] == "value_error":
-            yield f"{path or 'recipe'}: {fault['ctx']['error']}"
-        else:
-            yield f"{path} is {fault['input']!r}: {fault['msg']}"
-
-
-def _near(location: tuple[int | str, ...]) -> str:
-    """What could have been meant by the last key of this path."""
-    known = sorted(_fields_at(Recipe, [part for part in location[:-1] if isinstance(part, str)]))
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
-
-
-def _fields_at(model: type[BaseModel], parts: list[str]) -> list[str]:
-    for part in parts:
-        field = model.model_fields.get(part)
-        kinds = _models_in(field.annotation) if field else []
-        if not kinds:
-            return []
-        model = kinds[0]
-    return list(model.model_fields)
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [found for inner in getattr(annotation, "__args__", ()) for found in _models_in(inner)]

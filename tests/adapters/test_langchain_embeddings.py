@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from conftest import LetterEncoder
 from langchain_chroma import Chroma
+from langchain_classic.embeddings import CacheBackedEmbeddings
 from langchain_core.documents import Document
-from langchain_core.embeddings import Embeddings
+from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
+from langchain_core.stores import InMemoryByteStore
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_tests.integration_tests import EmbeddingsIntegrationTests
 from langchain_tests.unit_tests import EmbeddingsUnitTests
 
-from peg_rag.errors import InvalidInput
-from peg_rag.langchain import PEGEmbeddings
+from peg_rag.errors import IndexMismatch, InvalidInput
+from peg_rag.langchain import PEGEmbeddings, PEGVectorStore
 
 
 class TestUnit(EmbeddingsUnitTests):
@@ -87,3 +89,25 @@ def test_chroma_takes_more_than_its_batch_limit_in_one_call(letters: LetterEncod
         hits = again.similarity_search_with_relevance_scores(document.page_content, k=2, filter={"odd": True})
         assert hits[0][0].page_content == document.page_content
         assert 1 + 1e-5 > hits[0][1] > hits[1][1] >= 0
+
+
+def test_a_cache_of_the_framework_keeps_the_identity(tmp_path: Path) -> None:
+    """An index that was filled through a cache is searched without it, and another model's is still refused."""
+    embeddings = PEGEmbeddings("peg-mini")
+    cached = CacheBackedEmbeddings.from_bytes_store(
+        embeddings, InMemoryByteStore(), namespace=embeddings.identity, key_encoder="sha256"
+    )
+    store = PEGVectorStore.from_texts(["花呗", "故宫"], cached, path=tmp_path / "kb")
+    assert store.index.identity == embeddings.identity
+    assert store.similarity_search("故宫", k=1)[0].page_content == "故宫"
+    store.close()
+    store = PEGVectorStore(embeddings, tmp_path / "kb")
+    assert store.similarity_search("花呗", k=1)[0].page_content == "花呗"
+    store.close()
+    with pytest.raises(IndexMismatch):
+        PEGVectorStore(PEGEmbeddings("peg-mini", truncate_dim=64), tmp_path / "kb")
+    strangers = CacheBackedEmbeddings.from_bytes_store(
+        DeterministicFakeEmbedding(size=512), InMemoryByteStore(), key_encoder="sha256"
+    )
+    with pytest.raises(IndexMismatch, match="unknown"):
+        PEGVectorStore(strangers, tmp_path / "kb")

@@ -1,0 +1,38 @@
+"""Exported transformers through ONNX Runtime: float32, or int8 weights with activations quantised as they come.
+
+A small runtime that is everywhere. On processors without bfloat16 units int8 is the fast type here; where there are
+such units, torch or OpenVINO in bfloat16 is faster at a higher precision.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from peg_rag.backends.compiled import CompiledBackend, check_device, compiled_file
+from peg_rag.errors import DamagedModel, InvalidInput
+from peg_rag.extras import require
+from peg_rag.models import ModelSpec
+
+MODEL_FILE = "model.onnx"
+
+
+class OnnxBackend(CompiledBackend):
+    """`dtype` is `auto` (float32), `float32` or `int8`."""
+
+    def __init__(self, spec: ModelSpec, *, device: str | None = None, dtype: str = "auto") -> None:
+        check_device(device, "onnx")
+        if dtype not in ("auto", "float32", "int8"):
+            raise InvalidInput(f"dtype={dtype!r}, but backend='onnx' runs in 'float32' or 'int8'")
+        super().__init__(spec)
+        self.dtype = "int8" if dtype == "int8" else "float32"
+        file = compiled_file(spec, "onnx", self.dtype, MODEL_FILE)
+        runtime = require("onnxruntime", "onnx")
+        try:
+            self._model: Any = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+        except Exception as error:  # the runtime has an error of its own for every kind of damage
+            raise DamagedModel(f"{file} cannot be opened ({str(error)[:200]}); export the model again") from error
+
+    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        [states] = self._model.run(None, {"input_ids": ids, "attention_mask": mask})
+        return np.asarray(states, dtype=np.float32)

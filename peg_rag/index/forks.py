@@ -1,0 +1,164 @@
+"""What keeps an index whole when its process forks.
+
+SQLite remembers, once per process and file, which locks it holds. A forked child inherits that memory but not the
+locks: it would write without any, and the log it writes to would be deleted by the next connection that its parent
+closes. Opening the file anew does not help the child as long as it has inherited a connection to it, and closing that
+connection is not safe either (https://www.sqlite.org/howtocorrupt.html, section 2.6).
+
+So no connection is open at the moment of a fork. Threads inside SQLite are waited for, others are held back, and idle
+connections are closed; afterwards the parent opens new ones by itself. In the child the index refuses to be used, which
+has to open its own by path. Where a thread does not come to an end within `WAIT_S`, the fork goes on with a warning,
+and the child can open every index but those that were in use.
+"""
+
+import concurrent.futures.thread  # noqa: F401  (see the last lines)
+import ctypes
+import logging
+import os
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from weakref import WeakSet
+
+from peg_rag.errors import ForkedIndex
+
+WAIT_S = 10.0  # how long a fork waits for threads that use an index
+
+logger = logging.getLogger(__name__)
+
+_File = tuple[int, int]  # device and inode: a file may have several paths
+
+
+class Connection(sqlite3.Connection):
+    """A connection that is closed by no other process than the one that opened it."""
+
+    def __init__(self, database: str, *arguments: Any, **options: Any) -> None:
+        self.process = os.getpid()
+        self.file: _File | None = None
+        self.fingerprint: object = None  # of the files, where they are read without locks
+        super().__init__(database, *arguments, **options)
+
+    def remember_file(self, path: Path) -> None:
+        """Remember which file this is a connection to."""
+        self.file = _identity(path)
+
+    def __del__(
+        self,
+        getpid: Callable[[], int] = os.getpid,
+        keep_forever: Callable[[Any], None] = ctypes.pythonapi.Py_IncRef,
+        reference: Callable[[Any], Any] = ctypes.py_object,
+    ) -> None:
+        # The names are bound as defaults, because the globals are gone when an interpreter ends.
+        if self.process != getpid():
+            keep_forever(reference(self))
+
+
+class Owner(Protocol):
+    """Whatever holds connections: told before a fork to close the idle ones, and in the child that it is one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def connections(self) -> list[Connection]: ...
+
+    def before_fork(self) -> None: ...
+
+    def after_fork(self, *, quiet: bool) -> None: ...
+
+
+class Gate:
+    """Threads pass it to use a connection; a fork closes it and waits until they have come out."""
+
+    def __init__(self) -> None:
+        self._owners: WeakSet[Owner] = WeakSet()
+        self._inherited: set[_File] = set()
+        self._one_fork = threading.Lock()
+        self._quiet = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._changed = threading.Condition()
+        self._inside: Counter[int] = Counter()  # thread → how many times it is inside
+        self._forking: int | None = None  # the thread that forks
+
+    @contextmanager
+    def passed(self) -> Iterator[None]:
+        """Be inside; waits while another thread forks. A thread that is inside already never waits."""
+        me = threading.get_ident()
+        with self._changed:
+            self._changed.wait_for(lambda: self._forking in (None, me) or me in self._inside)
+            self._inside[me] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside[me] -= 1
+                if self._inside[me] <= 0:
+                    del self._inside[me]
+                self._changed.notify_all()
+
+    def register(self, owner: Owner) -> None:
+        """Tell `owner` of forks, as long as it lives."""
+        with self._changed:
+            self._owners.add(owner)
+
+    def refuse_inherited(self, file: Path) -> None:
+        """Raise `ForkedIndex` where this process has inherited an open connection to the file."""
+        if self._inherited and _identity(file) in self._inherited:
+            raise ForkedIndex(
+                f"{file} was in use by a thread when this process was forked, so it cannot be opened safely here; "
+                "fork while no thread uses the index, close it first, or start the process with the `spawn` method"
+            )
+
+    # -- around a fork ------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Before a fork, in the thread that forks."""
+        self._one_fork.acquire()
+        me = threading.get_ident()
+        with self._changed:
+            self._forking = me
+            others_left = self._changed.wait_for(lambda: not self._inside.keys() - {me}, WAIT_S)
+            self._quiet = others_left and me not in self._inside
+            owners = list(self._owners)
+        for owner in owners:
+            owner.before_fork()
+        if not self._quiet:
+            names = ", ".join(sorted({owner.name for owner in owners if owner.connections()}))
+            logger.warning("this process forks while a thread uses %s: the child will not be able to open it", names)
+
+    def reopen(self) -> None:
+        """After a fork, or a try at one, in the parent."""
+        with self._changed:
+            self._forking = None
+            self._changed.notify_all()
+        self._one_fork.release()
+
+    def start_anew(self) -> None:
+        """After a fork in the child, where no other thread is left."""
+        self._one_fork = threading.Lock()
+        self._reset()
+        for owner in list(self._owners):
+            self._inherited |= {connection.file for connection in owner.connections() if connection.file}
+            owner.after_fork(quiet=self._quiet)
+        self._quiet = False
+
+
+def _identity(file: Path) -> _File | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+GATE = Gate()
+
+# The hooks that were registered last run first before a fork. Waiting for other threads must come before the hooks of
+# `logging` and `concurrent.futures` take the locks that those threads may want, hence the imports above.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=GATE.close, after_in_parent=GATE.reopen, after_in_child=GATE.start_anew)

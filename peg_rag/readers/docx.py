@@ -1,0 +1,360 @@
+"""Word files: headings by style, outline level, number or type, automatic numbers as shown, tables with merged cells.
+
+python-docx opens the file and knows its styles and tables; the body's text is walked here, because text boxes, content
+controls and automatic numbers (第一条, 1.1) are not among what it calls a paragraph's text.
+"""
+
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peg_rag.extras import require
+from peg_rag.readers.blocks import Block, Heading, Paragraph
+from peg_rag.readers.files import check_zip, convert
+from peg_rag.readers.normalize import clean, clean_line, width
+from peg_rag.readers.numbering import is_plain_heading, number_level
+from peg_rag.readers.tables import Grid, table_rows, to_blocks
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
+_MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_HEADING_STYLE = re.compile(r"(?:heading|标题)\s*([1-9])$", re.IGNORECASE)
+_LEFT_OUT = {f"{_W}del", f"{_W}moveFrom", f"{_MC}Fallback", f"{_W}instrText", f"{_W}delText"}
+_LONGEST_HEADING = 60  # half-widths
+_FIRST_NUMBERED_LEVEL = 3  # of headings that no style marks: below those set in larger type
+_UNNUMBERED_LEVEL = 20
+_DIGITS = "〇一二三四五六七八九"
+_SENTENCE_END = tuple("。！？；;，,、….!?")
+
+
+def read_docx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
+    check_zip(data, path)
+    docx = require("docx", "ingest")
+    yield from convert(path, lambda: list(_Reader(docx.Document(io.BytesIO(data))).blocks()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A paragraph as it reads, before it is known whether it is a heading."""
+
+    text: str
+    level: int | None  # a heading's by its style, or None
+    bold: bool
+    size: float | None  # points
+
+
+class _Reader:
+    def __init__(self, document: Any) -> None:
+        self._document = document
+        self._numbers = _Numbers(document)
+        self._styles = {style.style_id: style for style in document.styles if style.style_id}
+
+    def blocks(self) -> Iterator[Block]:
+        parts = list(self._parts(self._document.element.body))
+        sizes: Counter[float | None] = Counter()
+        for part in parts:
+            if isinstance(part, _Text):
+                sizes[part.size] += len(part.text)
+        body_size = sizes.most_common(1)[0][0] if sizes else None
+        for part in parts:
+            if not isinstance(part, _Text):
+                yield part
+                continue
+            level = self._guess_level(part, body_size) if part.level is None else part.level
+            yield Paragraph(part.text) if level is None else Heading(clean_line(part.text), level)
+
+    def _parts(self, container: Any) -> Iterator[_Text | Block]:
+        for element in container:
+            if element.tag == f"{_W}p":
+                yield from self._paragraph(element)
+            elif element.tag == f"{_W}tbl":
+                yield from self._table(element)
+            elif element.tag == f"{_W}sdt" and not _is_contents(element):
+                for content in element.iterfind(f"{_W}sdtContent"):
+                    yield from self._parts(content)
+            elif element.tag in (f"{_W}ins", f"{_W}moveTo", f"{_W}customXml", f"{_W}smartTag"):
+                yield from self._parts(element)
+
+    def _paragraph(self, element: Any) -> Iterator[_Text | Block]:
+        text = clean(_text_of(element))
+        style = self._style_of(element)
+        if text and not (style is not None and _is_contents_style(style)):
+            number = self._numbers.next(element, style)
+            size, bold = self._type_of(element, style)
+            yield _Text(f"{number}{text}", self._level_of(element, style), bold, size)
+        for box in element.iter(f"{_W}txbxContent"):
+            if not any(parent.tag == f"{_MC}Fallback" for parent in box.iterancestors()):
+                yield from self._parts(box)
+
+    def _style_of(self, element: Any) -> Any:
+        style_id = element.find(f"{_W}pPr/{_W}pStyle")
+        return None if style_id is None else self._styles.get(style_id.get(f"{_W}val"))
+
+    def _level_of(self, element: Any, style: Any) -> int | None:
+        """A heading's level by its own outline level or its style's, or by the names that Word and WPS give."""
+        own = element.find(f"{_W}pPr/{_W}outlineLvl")
+        if own is not None:
+            return _outline_level(own)
+        steps = 0
+        while style is not None and steps < 20:
+            name = (style.name or "").strip()
+            match = _HEADING_STYLE.match(name)
+            if match:
+                return int(match[1])
+            if name.lower() in ("title", "标题"):
+                return 0
+            outline = style.element.find(f"{_W}pPr/{_W}outlineLvl")
+            if outline is not None:
+                return _outline_level(outline)
+            style = style.base_style
+            steps += 1
+        return None
+
+    def _type_of(self, element: Any, style: Any) -> tuple[float | None, bool]:
+        """The size most of the paragraph is set in, and whether all of it is bold."""
+        size, bold = _style_type(style)
+        sizes: Counter[float | None] = Counter()
+        all_bold = True
+        for run in element.iter(f"{_W}r"):
+            text = "".join(t.text or "" for t in run.iterfind(f"{_W}t"))
+            if not text.strip():
+                continue
+            own_size = run.find(f"{_W}rPr/{_W}sz")
+            own_bold = run.find(f"{_W}rPr/{_W}b")
+            sizes[size if own_size is None else _half_points(own_size)] += len(text)
+            all_bold = all_bold and (bold if own_bold is None else _is_on(own_bold))
+        return (sizes.most_common(1)[0][0] if sizes else size), all_bold and bool(sizes)
+
+    def _guess_level(self, part: _Text, body_size: float | None) -> int | None:
+        """Headings that were only set in larger or bold type, or are numbered like chapters."""
+        text = part.text.strip()
+        if "\n" in text or width(text) > _LONGEST_HEADING or text.endswith(_SENTENCE_END):
+            return None
+        if part.size and body_size and part.size >= 1.15 * body_size:
+            return 1 if number_level(text) is None else 2
+        level = number_level(text)
+        if part.bold and not text.endswith(("：", ":")):
+            return _UNNUMBERED_LEVEL if level is None else _FIRST_NUMBERED_LEVEL + level
+        if is_plain_heading(text):
+            return _FIRST_NUMBERED_LEVEL + (level or 0)
+        return None
+
+    def _table(self, element: Any) -> Iterator[Block]:
+        table = require("docx.table", "ingest").Table(element, self._document)
+        grid: Grid = []
+        bold: list[list[bool]] = []
+        header_rows = 0
+        texts: dict[Any, tuple[str, bool]] = {}
+        for number, row in enumerate(table.rows):
+            cells = row.cells
+            for cell in cells:
+                if cell._tc not in texts:
+                    texts[cell._tc] = self._cell(cell._tc)
+            before = [("", False)] * row.grid_cols_before
+            filled = [*before, *(texts[cell._tc] for cell in cells), *([("", False)] * row.grid_cols_after)]
+            grid.append([text for text, _ in filled])
+            bold.append([is_bold for _, is_bold in filled])
+            if header_rows == number and row._tr.find(f"{_W}trPr/{_W}tblHeader") is not None:
+                header_rows += 1
+        columns = max(map(len, grid), default=0)
+        grid = [row + [""] * (columns - len(row)) for row in grid]
+        bold = [row + [False] * (columns - len(row)) for row in bold]
+        if columns == 1:  # a box around text
+            for row in grid:
+                if row[0]:
+                    yield Paragraph(row[0])
+            return
+        yield from to_blocks(table_rows(grid, header_rows=header_rows or None, bold=bold))
+
+    def _cell(self, element: Any) -> tuple[str, bool]:
+        lines: list[str] = []
+        bold = True
+        for part in self._parts(element):
+            lines.append(part.text)
+            bold = bold and isinstance(part, _Text) and part.bold
+        return clean_line("\n".join(lines)), bold and bool(lines)
+
+
+@dataclass
+class _Level:
+    start: int
+    form: str
+    text: str
+
+
+@dataclass
+class _Numbers:
+    """The automatic numbers of a document's paragraphs, counted as Word counts them."""
+
+    document: Any
+    _levels: dict[tuple[str, int], _Level] = field(default_factory=dict)
+    _abstract: dict[str, str] = field(default_factory=dict)
+    _counts: dict[str, dict[int, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        part = next((r.target_part for r in self.document.part.rels.values() if r.reltype.endswith("/numbering")), None)
+        root = getattr(part, "element", None)
+        if root is None:
+            return
+        for definition in root.iterfind(f"{_W}abstractNum"):
+            for level in definition.iterfind(f"{_W}lvl"):
+                key = (definition.get(f"{_W}abstractNumId"), int(level.get(f"{_W}ilvl")))
+                self._levels[key] = _Level(
+                    int(_value(level, "start") or 1),
+                    _value(level, "numFmt") or "decimal",
+                    _value(level, "lvlText") or "",
+                )
+        for number in root.iterfind(f"{_W}num"):
+            self._abstract[number.get(f"{_W}numId")] = _value(number, "abstractNumId") or ""
+
+    def next(self, element: Any, style: Any) -> str:
+        """The number that Word shows before this paragraph, with a space behind it; bullets and none are empty."""
+        number_id, level = _numbering_of(element.find(f"{_W}pPr/{_W}numPr"))
+        steps = 0
+        while number_id is None and style is not None and steps < 20:
+            number_id, level = _numbering_of(style.element.find(f"{_W}pPr/{_W}numPr"))
+            style = style.base_style
+            steps += 1
+        abstract = self._abstract.get(number_id or "0")
+        definition = self._levels.get((abstract or "", level))
+        if abstract is None or definition is None:
+            return ""
+        counts = self._counts.setdefault(abstract, {})
+        counts[level] = counts.get(level, definition.start - 1) + 1
+        for deeper in [other for other in counts if other > level]:
+            del counts[deeper]
+        if definition.form in ("bullet", "none"):
+            return ""
+        shown = re.sub(r"%(\d)", lambda match: self._shown(abstract, int(match[1]) - 1, counts), definition.text)
+        return f"{shown} " if shown else ""
+
+    def _shown(self, abstract: str, level: int, counts: dict[int, int]) -> str:
+        definition = self._levels.get((abstract, level))
+        if definition is None:
+            return ""
+        return format_number(counts.get(level, definition.start), definition.form)
+
+
+def format_number(number: int, form: str) -> str:
+    """A number in one of Word's formats, as far as Chinese documents use them; else in digits."""
+    if form.startswith(("chinese", "ideographDigital", "japaneseCounting", "taiwaneseCounting")):
+        return _chinese(number)
+    if form == "decimalEnclosedCircle" and 1 <= number <= 20:
+        return chr(0x2460 + number - 1)
+    if form == "upperLetter" or form == "lowerLetter":
+        letter = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
+        return letter if form == "upperLetter" else letter.lower()
+    if form == "upperRoman" or form == "lowerRoman":
+        return _roman(number) if form == "upperRoman" else _roman(number).lower()
+    return str(number)
+
+
+def _chinese(number: int) -> str:
+    if number <= 0 or number >= 1000:
+        return str(number)
+    hundreds, rest = divmod(number, 100)
+    tens, ones = divmod(rest, 10)
+    text = f"{_DIGITS[hundreds]}百" if hundreds else ""
+    if tens:
+        text += "十" if tens == 1 and not hundreds else f"{_DIGITS[tens]}十"
+    elif hundreds and ones:
+        text += "零"
+    return text + (_DIGITS[ones] if ones else "")
+
+
+def _roman(number: int) -> str:
+    text = ""
+    for value, letters in (
+        (100, "C"),
+        (90, "XC"),
+        (50, "L"),
+        (40, "XL"),
+        (10, "X"),
+        (9, "IX"),
+        (5, "V"),
+        (4, "IV"),
+        (1, "I"),
+    ):
+        while number >= value:
+            text += letters
+            number -= value
+    return text
+
+
+def _text_of(paragraph: Any) -> str:
+    """A paragraph's text as it reads: without deletions, with formulas, without the text boxes anchored in it."""
+    parts: list[str] = []
+    stack = [iter(paragraph)]
+    while stack:
+        element = next(stack[-1], None)
+        if element is None:
+            stack.pop()
+        elif element.tag in (f"{_W}t", f"{_M}t"):
+            parts.append(element.text or "")
+        elif element.tag in (f"{_W}tab", f"{_W}ptab"):
+            parts.append("\t")
+        elif element.tag in (f"{_W}br", f"{_W}cr"):
+            parts.append("\n")
+        elif element.tag == f"{_W}noBreakHyphen":
+            parts.append("-")
+        elif element.tag not in _LEFT_OUT and element.tag not in (f"{_W}txbxContent", f"{_W}pPr"):
+            stack.append(iter(element))
+    return "".join(parts)
+
+
+def _is_contents(element: Any) -> bool:
+    """Whether a content control is the table of contents."""
+    gallery = element.find(f"{_W}sdtPr/{_W}docPartObj/{_W}docPartGallery")
+    return gallery is not None and "contents" in (gallery.get(f"{_W}val") or "").lower()
+
+
+def _is_contents_style(style: Any) -> bool:
+    return bool(re.match(r"(toc|目录)\s*\d", (style.name or ""), re.IGNORECASE))
+
+
+def _style_type(style: Any) -> tuple[float | None, bool]:
+    size: float | None = None
+    bold: bool | None = None
+    steps = 0
+    while style is not None and steps < 20:
+        own_size = style.element.find(f"{_W}rPr/{_W}sz")
+        own_bold = style.element.find(f"{_W}rPr/{_W}b")
+        if size is None and own_size is not None:
+            size = _half_points(own_size)
+        if bold is None and own_bold is not None:
+            bold = _is_on(own_bold)
+        style = getattr(style, "base_style", None)
+        steps += 1
+    return size, bool(bold)
+
+
+def _half_points(element: Any) -> float | None:
+    try:
+        return float(element.get(f"{_W}val")) / 2
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_on(element: Any) -> bool:
+    return element.get(f"{_W}val") not in ("0", "false", "off")
+
+
+def _outline_level(element: Any) -> int | None:
+    value = element.get(f"{_W}val") or ""
+    return int(value) + 1 if value.isdigit() and int(value) < 9 else None
+
+
+def _numbering_of(element: Any) -> tuple[str | None, int]:
+    if element is None:
+        return None, 0
+    level = _value(element, "ilvl") or "0"
+    return _value(element, "numId"), int(level) if level.isdigit() else 0
+
+
+def _value(element: Any, name: str) -> str | None:
+    child = element.find(f"{_W}{name}")
+    return None if child is None else child.get(f"{_W}val")

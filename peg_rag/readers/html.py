@@ -1,0 +1,280 @@
+"""HTML: the headings, paragraphs and tables of a page's main content, without its navigation, advertising and footer.
+
+What is main content is trafilatura's judgement; the structure is taken from the page itself, for an extractor's text
+has lost which cells were merged and which heading is of what level. Where the extractor keeps next to nothing, as of a
+page that is all table, everything outside of navigation stays.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peg_rag.errors import DataError
+from peg_rag.extras import require
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.files import convert, decode
+from peg_rag.readers.normalize import clean, clean_line, is_wide, replace_characters
+from peg_rag.readers.tables import Grid, table_rows, to_blocks
+
+_SKIPPED = {
+    "script", "style", "noscript", "template", "svg", "math", "iframe", "object", "head", "button", "select", "input",
+    "textarea", "canvas", "audio", "video", "map", "dialog", "datalist",
+}  # fmt: skip
+_BOILERPLATE_TAGS = {"nav", "footer", "aside", "menu"}
+_BOILERPLATE_ROLES = {"navigation", "banner", "contentinfo", "search", "complementary", "menu", "menubar", "dialog"}
+_BOILERPLATE_NAMES = re.compile(
+    r"(^|[-_ ])(nav|navbar|navigation|menu|breadcrumbs?|sidebar|footer|cookies?|pagination|share|social|advert|ads?|"
+    r"skip-link|toc|catlinks|noprint|mw-editsection|copyright|related|recommend)([-_ ]|$)",
+    re.IGNORECASE,
+)
+_INLINE = {
+    "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "del", "dfn", "em", "font", "i", "img", "ins",
+    "kbd", "label", "mark", "q", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup",
+    "time", "tt", "u", "var", "wbr",
+}  # fmt: skip
+_LEVELS = {f"h{level}": level for level in range(1, 7)}
+_LONGEST_SPAN = 1000  # cells that a rowspan or colspan may claim
+_MOST_CELLS = 1_000_000
+_FEWEST_KEPT = 0.2  # of the text, below which the extractor's choice is not believed
+_ITEM_NUMBER = re.compile(r"^\d+\. ")  # was put before an item of a numbered list here
+_TOO_DEEP = "depth"  # in libxml2's message
+_BREAK = "\u2028"  # in a paragraph's text, until it is put together
+_BLANKS = re.compile(r"[ \t\r\f\v]+")
+
+
+def read_html(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
+    text = decode(data, str(path))
+    yield from convert(path, lambda: page_blocks(text, str(path)))
+
+
+def page_blocks(text: str, name: str) -> list[Block]:
+    """The main content of a web page; `name` stands in errors."""
+    tree = _parse(text, name)
+    if tree is None:
+        return []
+    blocks = [*html_blocks(tree, boilerplate=False)]
+    main = _main_text(text)
+    kept = [block for block in blocks if _stands_in(block, main)]
+    if _length(kept) < _FEWEST_KEPT * _length(blocks):
+        kept = blocks
+    return _under_title(kept, clean_line(" ".join(tree.xpath("//head/title//text()"))))
+
+
+def fragment_blocks(text: str, name: str) -> list[Block]:
+    """All of a page or a piece of one, such as the body of an e-mail or a chapter of a book."""
+    tree = _parse(text, name)
+    return [] if tree is None else [*html_blocks(tree, boilerplate=True)]
+
+
+def html_blocks(tree: Any, *, boilerplate: bool) -> Iterator[Block]:
+    """The blocks of a parsed page, in their order. `boilerplate`: whether navigation and footers are kept."""
+    yield from _Walk(boilerplate).blocks(tree)
+
+
+def table_grid(table: Any) -> tuple[Grid, int | None, list[list[bool]]]:
+    """A table element's cells with merged ones filled, the number of its header's rows, and which cells are `th`."""
+    grid: dict[tuple[int, int], tuple[str, bool]] = {}
+    header_rows = 0
+    only_names = True
+    lines = table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr")
+    for number, line in enumerate(lines):
+        column = 0
+        cells = line.xpath("./td | ./th")
+        for cell in cells:
+            while (number, column) in grid:
+                column += 1
+            value = (_cell_text(cell), cell.tag == "th")
+            height = min(_span(cell, "rowspan"), len(lines) - number)
+            for right in range(_span(cell, "colspan")):
+                for down in range(height):
+                    grid.setdefault((number + down, column + right), value)
+            if len(grid) > _MOST_CELLS:
+                raise ValueError(f"a table of more than {_MOST_CELLS:,} cells")
+        only_names = only_names and (
+            line.getparent().tag == "thead" or (bool(cells) and all(c.tag == "th" for c in cells))
+        )
+        header_rows += only_names
+    columns = 1 + max((column for _, column in grid), default=-1)
+    empty = ("", False)
+    texts = [[grid.get((row, column), empty)[0] for column in range(columns)] for row in range(len(lines))]
+    names = [[grid.get((row, column), empty)[1] for column in range(columns)] for row in range(len(lines))]
+    return texts, header_rows or None, names
+
+
+class _Walk:
+    """A walk over a page's elements in their order, without recursion: pages may be nested thousands deep."""
+
+    def __init__(self, boilerplate: bool) -> None:
+        self._boilerplate = boilerplate
+        self._buffer: list[str] = []
+        self._preformatted = 0
+        self._numbers: list[int | None] = []  # of the lists around: the next item's number, None where it has none
+
+    def blocks(self, tree: Any) -> Iterator[Block]:
+        etree = require("lxml.etree", "ingest")
+        walk = etree.iterwalk(tree, events=("start", "end", "comment", "pi"))
+        for event, element in walk:
+            tag = element.tag if isinstance(element.tag, str) else ""
+            if event == "start":
+                if self._is_skipped(element, tag):
+                    walk.skip_subtree()
+                    element.set("peg-skip", "1")
+                    continue
+                yield from self._start(element, tag, walk)
+            else:
+                if event == "end":
+                    yield from self._end(element, tag)
+                self._buffer.append(element.tail or "")
+        yield from self._flush()
+
+    def _is_skipped(self, element: Any, tag: str) -> bool:
+        if tag in _SKIPPED or element.get("hidden") is not None or element.get("aria-hidden") == "true":
+            return True
+        if self._boilerplate or tag in ("html", "body", "main", "article", "table", "tr", "td"):
+            return False
+        names = f"{element.get('class') or ''} {element.get('id') or ''}"
+        return (
+            tag in _BOILERPLATE_TAGS
+            or element.get("role") in _BOILERPLATE_ROLES
+            or bool(len(names) < 300 and _BOILERPLATE_NAMES.search(names))
+        )
+
+    def _start(self, element: Any, tag: str, walk: Any) -> Iterator[Block]:
+        if tag == "br":
+            self._buffer.append(_BREAK)
+        elif tag == "table" and _is_data_table(element):
+            yield from self._flush()
+            grid, header_rows, names = table_grid(element)
+            caption = clean_line(" ".join(element.xpath("./caption//text()")))
+            captions = (caption,) if caption else ()
+            for row in to_blocks(table_rows(grid, header_rows=header_rows, bold=names)):
+                yield Row(row.cells, row.number, (*captions, *row.captions))
+            walk.skip_subtree()
+            element.set("peg-skip", "1")
+            return
+        elif tag not in _INLINE:
+            yield from self._flush()
+        if tag == "pre":
+            self._preformatted += 1
+        if tag in ("ul", "ol"):
+            self._numbers.append(1 if tag == "ol" else None)
+        if tag == "li" and self._numbers and self._numbers[-1] is not None:
+            self._buffer.append(f"{self._numbers[-1]}. ")
+            self._numbers[-1] += 1
+        self._buffer.append(element.text or "")
+
+    def _end(self, element: Any, tag: str) -> Iterator[Block]:
+        if element.get("peg-skip"):
+            return
+        if tag in _LEVELS:
+            title = clean_line(self._take())
+            if title:
+                yield Heading(title, _LEVELS[tag])
+        elif tag not in _INLINE and tag != "br":
+            yield from self._flush()
+        if tag == "pre":
+            self._preformatted -= 1
+        if tag in ("ul", "ol") and self._numbers:
+            self._numbers.pop()
+
+    def _flush(self) -> Iterator[Block]:
+        text = self._take()
+        if text:
+            yield Paragraph(text)
+
+    def _take(self) -> str:
+        text = "".join(self._buffer)
+        self._buffer.clear()
+        return clean(text) if self._preformatted else _flowed(text)
+
+
+def _flowed(text: str) -> str:
+    """Inline text as a browser shows it, but for a line break of the source between Chinese characters: it goes."""
+    lines = (_flowed_line(line) for line in text.split(_BREAK))
+    return "\n".join(filter(None, lines))
+
+
+def _flowed_line(text: str) -> str:
+    flowed = ""
+    for line in (_BLANKS.sub(" ", line).strip() for line in replace_characters(text).split("\n")):
+        if flowed and line:
+            flowed += "" if is_wide(flowed[-1]) and is_wide(line[0]) else " "
+        flowed += line
+    return flowed
+
+
+def _cell_text(cell: Any) -> str:
+    """All text of a cell; line breaks and blocks within it are blanks."""
+    return clean_line("".join(_in_order(cell)))
+
+
+def _in_order(cell: Any) -> Iterator[str]:
+    etree = require("lxml.etree", "ingest")
+    walk = etree.iterwalk(cell, events=("start", "end", "comment", "pi"))
+    for event, element in walk:
+        if event == "start":
+            if element.tag in _SKIPPED:
+                walk.skip_subtree()
+                continue
+            if element.tag not in _INLINE and element is not cell:
+                yield "\n"
+            yield element.text or ""
+        elif element is not cell:
+            yield element.tail or ""
+
+
+def _span(cell: Any, name: str) -> int:
+    try:
+        return min(max(int(cell.get(name) or 1), 1), _LONGEST_SPAN)
+    except ValueError:
+        return 1
+
+
+def _is_data_table(table: Any) -> bool:
+    """Whether a table holds data, rather than the layout of a page: no tables or headings within, several cells."""
+    if table.get("role") == "presentation":
+        return False
+    if table.xpath("boolean(.//table | .//h1 | .//h2 | .//h3)"):
+        return False
+    return int(table.xpath("count(.//td | .//th)")) > 1
+
+
+def _parse(text: str, name: str) -> Any:
+    html = require("lxml.html", "ingest")
+    if not text.strip():
+        return None
+    parser = html.HTMLParser(huge_tree=True, encoding="utf-8")
+    tree = html.document_fromstring(text.encode("utf-8"), parser=parser, ensure_head_body=True)
+    if any(_TOO_DEEP in entry.message for entry in parser.error_log):  # what lies deeper is not in the tree
+        raise DataError(f"{name} is nested too deeply to be read; save it as text")
+    return tree
+
+
+def _main_text(text: str) -> str:
+    """The main content as trafilatura has it, without blanks; empty where it finds none."""
+    trafilatura = require("trafilatura", "ingest")
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it remarks on pages without main content
+    extracted = trafilatura.extract(
+        text, favor_recall=True, include_tables=True, include_comments=False, deduplicate=False
+    )
+    return "".join(replace_characters(extracted or "").split())
+
+
+def _stands_in(block: Block, main: str) -> bool:
+    if isinstance(block, Row):
+        return any("".join(value.split()) in main for _, value in block.cells if len(value) > 1)
+    wanted = "".join(_ITEM_NUMBER.sub("", block.text).split())
+    return wanted[:40] in main and wanted[-40:] in main
+
+
+def _length(blocks: list[Block]) -> int:
+    return sum(len(block.text) for block in blocks if not isinstance(block, Heading))
+
+
+def _under_title(blocks: list[Block], title: str) -> list[Block]:
+    """What stands under no heading stands under the page's title."""
+    if title and blocks and not isinstance(blocks[0], Heading):
+        return [Heading(title, 1), *blocks]
+    return blocks

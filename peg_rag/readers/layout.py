@@ -1,0 +1,469 @@
+"""Glyphs of a page → lines in reading order, and tables, with the boxes they stand in.
+
+A page says where each glyph is and nothing of words, columns or tables. Here glyphs become lines, a wide gap within a
+line divides it, lines on both sides of a gutter become columns, and pieces that stand under one another over several
+lines become the cells of a table without rules. All sizes are measured in the type size of the line at hand.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import median
+
+from peg_rag.readers.blocks import Box
+from peg_rag.readers.normalize import is_wide, join_lines, replace_characters
+from peg_rag.readers.tables import Grid
+
+_SAME_LINE = 0.45  # of the type size that the middles of two glyphs on one line may differ
+_WORD_GAP = 0.2  # of the type size, beyond which a gap between Latin letters is a space
+_PIECE_GAP = 1.6  # of the type size, beyond which a line falls into pieces
+_TIGHT_PIECE_GAP = 1.0  # the same where no space stands in the gap
+_FEWEST_COLUMN_LINES = 4
+_MOST_LINES = 3_000  # on a page that is searched for columns, which takes time with their square
+_FEWEST_TABLE_LINES = 3
+_MOST_TABLE_LINES = 300  # of a table without rules
+_FEW_LINES = 8  # on a page; where no two end at one place, the right margin is taken to be as wide as the left one
+_COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is a column of a table
+_LONG_LINES = 0.3  # of a column's lines that are long ones
+_MARKER = re.compile(r"([(（]?[\dA-Za-z一二三四五六七八九十]{1,3}[.、．)）]|[\d.]{1,8}|[•●○◦▪■◆➢✓·–—-])$")
+_LEADERS = re.compile(r"(?:[.．·…‥]\s?){4,}\s*[\divxIVX]{1,5}\s*$")  # an entry of a table of contents
+
+
+@dataclass(frozen=True, slots=True)
+class Glyph:
+    """A character and where it stands, in points from the page's top left corner."""
+
+    text: str
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+    size: float
+    bold: bool
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A piece of a line of text. `left` and `right`: the edges of the column that it stands in."""
+
+    text: str
+    page: int
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+    size: float
+    bold: bool
+    left: float = 0.0
+    right: float = 0.0
+
+    @property
+    def box(self) -> Box:
+        return rounded_box(self.x0, self.top, self.x1, self.bottom)
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows."""
+
+    grid: Grid
+    bold: list[list[bool]]
+    page: int
+    x0: float
+    top: float
+    x1: float
+    bottom: float
+    rows: list[Box]
+    ruled: bool = True
+
+    @property
+    def middle(self) -> float:
+        return (self.top + self.bottom) / 2
+
+
+Item = Line | Table
+
+
+def rounded_box(x0: float, top: float, x1: float, bottom: float) -> Box:
+    return (round(x0, 1), round(top, 1), round(x1, 1), round(bottom, 1))
+
+
+def lines_of(glyphs: Iterable[Glyph], page: int, *, whole: bool = False) -> list[Line]:
+    """The pieces of lines that glyphs make up, from the top down, each from the left. `whole`: lines stay whole."""
+    lines: list[Line] = []
+    for row in _rows(list(glyphs)):
+        pieces = [row] if whole else _pieces(row)
+        made = [_line(piece, page) for piece in pieces]
+        lines += _joined_markers([line for line in made if line.text])
+    return lines
+
+
+def in_reading_order(items: Sequence[Item], page_width: float = 0.0) -> list[Item]:
+    """Columns one after the other, what spans them in its place, tables without rules put together.
+
+    Args:
+        page_width: in points, for a page with too few lines to show where they end.
+    """
+    split = _split_columns(items)
+    if split is not None:
+        return [item for band in split for item in in_reading_order(band)]
+    ordered = sorted(items, key=lambda item: (item.top, item.x0))
+    ordered = [item for row in _visual_rows(ordered) for item in row]
+    lines = [item for item in ordered if isinstance(item, Line)]
+    left = min((line.x0 for line in lines), default=0.0)
+    right = max((line.x1 for line in lines), default=0.0)
+    if len(lines) < _FEW_LINES and sum(line.x1 > right - 1.5 * line.size for line in lines) < 2:
+        right = max(right, page_width - left)
+    placed = [replace(item, left=left, right=right) if isinstance(item, Line) else item for item in ordered]
+    return list(_with_tables(placed))
+
+
+def cell_text(glyphs: Sequence[Glyph], page: int) -> tuple[str, bool]:
+    """A cell's text in one line, and whether all of it is bold."""
+    lines = lines_of(glyphs, page, whole=True)
+    return join_lines([line.text for line in lines]), bool(lines) and all(line.bold for line in lines)
+
+
+def _rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
+    """Glyphs whose middles are at one height, each row from the left."""
+    rows: list[list[Glyph]] = []
+    middle = size = 0.0
+    for glyph in sorted(glyphs, key=lambda glyph: glyph.middle):
+        if rows and glyph.middle - middle <= _SAME_LINE * max(size, glyph.size):
+            rows[-1].append(glyph)
+            if glyph.size > size:  # the line's own type, not that of an index beside it
+                middle = glyph.middle
+                size = glyph.size
+        else:
+            rows.append([glyph])
+            middle = glyph.middle
+            size = glyph.size
+    return [sorted(row, key=lambda glyph: glyph.x0) for row in rows]
+
+
+def _pieces(row: list[Glyph]) -> list[list[Glyph]]:
+    pieces: list[list[Glyph]] = []
+    last: Glyph | None = None
+    spaced = False
+    for glyph in row:
+        if glyph.text.isspace() and glyph.text != "\u3000":
+            spaced = True
+            continue
+        if last is not None:
+            gap = (glyph.x0 - last.x1) / max(last.size, glyph.size, 1.0)
+            if gap > (_PIECE_GAP if spaced else _TIGHT_PIECE_GAP):
+                pieces.append([])
+            elif spaced:
+                pieces[-1].append(replace(glyph, text=" ", x0=last.x1, x1=glyph.x0))
+        else:
+            pieces.append([])
+        pieces[-1].append(glyph)
+        last = glyph
+        spaced = False
+    return pieces
+
+
+def _line(piece: list[Glyph], page: int) -> Line:
+    text = ""
+    last: Glyph | None = None
+    for glyph in piece:
+        if last is not None and text and not text[-1].isspace() and not glyph.text[:1].isspace():
+            latin = not (is_wide(last.text[-1:]) or is_wide(glyph.text[:1]))
+            if latin and glyph.x0 - last.x1 > _WORD_GAP * glyph.size:
+                text += " "
+        text += glyph.text
+        last = glyph
+    letters = [glyph for glyph in piece if not glyph.text.isspace()] or piece
+    sizes = [glyph.size for glyph in letters]
+    shown = " ".join(replace_characters(text).replace("\u3000", " ").split())
+    return Line(
+        shown,
+        page,
+        min(glyph.x0 for glyph in letters),
+        min(glyph.top for glyph in letters),
+        max(glyph.x1 for glyph in letters),
+        max(glyph.bottom for glyph in letters),
+        median(sizes),
+        all(glyph.bold for glyph in letters),
+    )
+
+
+def _joined_markers(pieces: list[Line]) -> list[Line]:
+    """A number or bullet that stands off from its text is part of it, and belongs to no table."""
+    joined: list[Line] = []
+    for piece in pieces:
+        before = joined[-1] if joined else None
+        if (
+            before is not None
+            and len(pieces) == 2
+            and _MARKER.match(before.text)
+            and piece.x0 - before.x1 < 5 * piece.size
+        ):
+            joined[-1] = _merge(before, piece)
+        else:
+            joined.append(piece)
+    return joined
+
+
+def _merge(left: Line, right: Line) -> Line:
+    return replace(
+        right,
+        text=f"{left.text} {right.text}",
+        x0=left.x0,
+        top=min(left.top, right.top),
+        bottom=max(left.bottom, right.bottom),
+        bold=left.bold and right.bold,
+    )
+
+
+def _split_columns(items: Sequence[Item]) -> list[list[Item]] | None:
+    """The items in bands to be read one after the other; None where they stand in one column."""
+    lines = [item for item in items if isinstance(item, Line)]
+    if not 2 * _FEWEST_COLUMN_LINES <= len(lines) <= _MOST_LINES:
+        return None
+    gutter = _gutter(items, lines)
+    if gutter is None:
+        return None
+    bands: list[list[Item]] = []
+    left: list[Item] = []
+    right: list[Item] = []
+    for item in sorted(items, key=lambda item: item.top):
+        if item.x1 <= gutter:
+            left.append(item)
+        elif item.x0 >= gutter:
+            right.append(item)
+        else:
+            bands += _side_bands(left, right)
+            bands.append([item])
+            left = []
+            right = []
+    bands += _side_bands(left, right)
+    merged: list[list[Item]] = []
+    spans_before = False
+    for band in filter(None, bands):  # items in one column that follow one another are read together
+        spans = len(band) == 1 and band[0].x0 < gutter < band[0].x1
+        if spans and spans_before:
+            merged[-1] += band
+        else:
+            merged.append(band)
+        spans_before = spans
+    return merged if len(merged) > 1 else None
+
+
+def _side_bands(left: list[Item], right: list[Item]) -> list[list[Item]]:
+    """What stands above both columns, the left one, the right one, and a title below both, whatever side it is on."""
+    if not left or not right:
+        return [left, right]
+    first = min(item.top for item in left)
+    ends = [
+        number
+        for number, (item, following) in enumerate(pairwise(right), start=1)
+        if item.bottom <= first and following.top - item.bottom > 0.8 * (item.bottom - item.top)
+    ]
+    above = right[: ends[-1]] if ends else []
+    right = right[len(above) :]
+    end = max((item.bottom for item in right), default=0.0)
+    size = median([item.size for item in left if isinstance(item, Line)] or [0.0])
+    below = next(
+        (
+            number
+            for number, item in enumerate(left)
+            if right and isinstance(item, Line) and item.top >= end and (item.bold or item.size > 1.1 * size)
+        ),
+        len(left),
+    )
+    return [above, left[:below], right, left[below:]]
+
+
+def _gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
+    """Where a vertical line parts two columns of text and few lines cross it."""
+    best: tuple[int, float] | None = None
+    left_edge = min(item.x0 for item in items)
+    right_edge = max(item.x1 for item in items)
+    for x in sorted({line.x0 - 0.5 for line in lines}):
+        if not left_edge + 0.2 * (right_edge - left_edge) < x < left_edge + 0.8 * (right_edge - left_edge):
+            continue
+        left = [line for line in lines if line.x1 <= x]
+        right = [line for line in lines if line.x0 >= x]
+        crossing = len(lines) - len(left) - len(right)
+        if min(len(left), len(right)) < _FEWEST_COLUMN_LINES or crossing > min(len(left), len(right)):
+            continue
+        if not (_fills(left, left_edge, max(line.x1 for line in left)) and _fills(right, x, right_edge)):
+            continue
+        if not _side_by_side(left, right):
+            continue
+        if best is None or crossing < best[0]:
+            best = (crossing, x)
+    return None if best is None else best[1]
+
+
+def _fills(lines: Sequence[Line], left: float, right: float) -> bool:
+    width = right - left
+    size = median(line.size for line in lines)
+    widths = sorted((line.x1 - line.x0 for line in lines), reverse=True)
+    return width > 10 * size and widths[int(_LONG_LINES * len(widths))] >= _COLUMN_FILL * width
+
+
+def _side_by_side(left: Sequence[Line], right: Sequence[Line]) -> bool:
+    top = max(min(line.top for line in left), min(line.top for line in right))
+    bottom = min(max(line.bottom for line in left), max(line.bottom for line in right))
+    heights = [max(line.bottom for line in side) - min(line.top for line in side) for side in (left, right)]
+    return bottom - top >= 0.4 * min(heights)
+
+
+def _visual_rows(items: Sequence[Item]) -> list[list[Item]]:
+    """Items at one height together, from the left; a table is a row of its own."""
+    rows: list[list[Item]] = []
+    for item in sorted(items, key=lambda item: item.middle):
+        before = rows[-1][0] if rows else None
+        if (
+            isinstance(before, Line)
+            and isinstance(item, Line)
+            and item.middle - before.middle <= _SAME_LINE * max(item.size, before.size)
+        ):
+            rows[-1].append(item)
+        else:
+            rows.append([item])
+    return [sorted(row, key=lambda item: item.x0) for row in rows]
+
+
+def _with_tables(items: Sequence[Item]) -> Iterator[Item]:
+    """The items, with runs of lines whose pieces stand in columns made into tables, and contents left out."""
+    run: list[list[Line]] = []
+    for row in _visual_rows(items):
+        pieces = [piece for piece in row if isinstance(piece, Line)]
+        if pieces and _LEADERS.search(" ".join(piece.text for piece in pieces)):
+            continue
+        if len(pieces) == len(row) and _continues(run, pieces):
+            run.append(pieces)
+            continue
+        yield from _table_or_lines(run)
+        run = []
+        if len(pieces) > 1:
+            run = [pieces]
+        else:
+            yield from row
+    yield from _table_or_lines(run)
+
+
+def _continues(run: list[list[Line]], pieces: list[Line]) -> bool:
+    """Whether a line may be the next of a table: near the last one, each piece under one column or beside all."""
+    if not run or len(run) >= _MOST_TABLE_LINES:
+        return False
+    height = pieces[0].bottom - pieces[0].top
+    if pieces[0].top - max(piece.bottom for piece in run[-1]) > 2.5 * height:
+        return False
+    columns = _columns([*run, pieces])
+    if columns is None or len(columns) < max(map(len, run)):
+        return False
+    if len(pieces) > 1:
+        return True
+    # A piece alone is the rest of a cell above, unless it stands where a line of text would begin.
+    return pieces[0].x0 > columns[0][1] and pieces[0].x1 <= max(piece.x1 for row in run for piece in row) + 1
+
+
+def _has_table_lines(run: Sequence[Sequence[Line]]) -> bool:
+    """Whether there are enough lines of several pieces; two are, where both have the same three or more."""
+    counts = [len(row) for row in run if len(row) > 1]
+    return len(counts) >= _FEWEST_TABLE_LINES or (len(counts) == 2 and counts[0] == counts[1] >= 3)
+
+
+def _columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None:
+    """The horizontal extents of a table's columns; None where two pieces of a line would share one."""
+    extents: list[tuple[float, float]] = []
+    for x0, x1 in sorted((piece.x0, piece.x1) for row in rows for piece in row):
+        if extents and x0 < extents[-1][1]:
+            extents[-1] = (extents[-1][0], max(extents[-1][1], x1))
+        else:
+            extents.append((x0, x1))
+    for row in rows:
+        places = [_place(piece, extents) for piece in row]
+        if len(set(places)) < len(places):
+            return _aligned_columns(rows)
+    return extents
+
+
+def _aligned_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None:
+    """The columns of the fullest lines, where their pieces begin, end or have their middles under one another.
+
+    A long name over a narrow column may reach into the next one, so that the columns' extents overlap.
+    """
+    most = max(map(len, rows))
+    full = [row for row in rows if len(row) == most]
+    if len(full) < 2 or most < 3:
+        return None
+    starts: list[float] = []
+    for number in range(most):
+        pieces = [row[number] for row in full]
+        slack = 1.5 * pieces[0].size
+        edges = ([p.x0 for p in pieces], [p.x1 for p in pieces], [(p.x0 + p.x1) / 2 for p in pieces])
+        if all(max(edge) - min(edge) > slack for edge in edges):
+            return None
+        starts.append(min(piece.x0 for piece in pieces))
+    columns = list(zip(starts, [*starts[1:], max(row[-1].x1 for row in full) + 1], strict=True))
+    for row in rows:
+        places = [_place(piece, columns) for piece in row]
+        if len(set(places)) < len(places):
+            return None
+    return columns
+
+
+def _place(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
+    return next((number for number, (_, x1) in enumerate(extents) if piece.x0 < x1), len(extents) - 1)
+
+
+def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
+    while run and len(run[-1]) == 1:  # text under the table
+        tail = run.pop()
+        yield from _table_or_lines(run)
+        yield from tail
+        return
+    columns = _columns(run) if _has_table_lines(run) else None
+    if columns is None:
+        yield from (piece for row in run for piece in row)
+        return
+    grid: Grid = []
+    bold: list[list[bool]] = []
+    boxes: list[Box] = []
+    pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
+    pitch = median(pitches)
+    for number, row in enumerate(run):
+        cells = [""] * len(columns)
+        marks = [False] * len(columns)
+        for piece in row:
+            place = _place(piece, columns)
+            cells[place] = piece.text
+            marks[place] = piece.bold
+        box = rounded_box(
+            min(p.x0 for p in row), min(p.top for p in row), max(p.x1 for p in row), max(p.bottom for p in row)
+        )
+        wrapped = number > 0 and not cells[0] and (len(row) == 1 or pitches[number - 1] < 0.8 * pitch)
+        if wrapped and grid:
+            grid[-1] = [join_lines([above, below]) for above, below in zip(grid[-1], cells, strict=True)]
+            above = boxes[-1]
+            boxes[-1] = (min(above[0], box[0]), above[1], max(above[2], box[2]), box[3])
+        else:
+            grid.append(cells)
+            bold.append(marks)
+            boxes.append(box)
+    first = run[0][0]
+    yield Table(
+        grid,
+        bold,
+        first.page,
+        min(box[0] for box in boxes),
+        boxes[0][1],
+        max(box[2] for box in boxes),
+        boxes[-1][3],
+        boxes,
+        ruled=False,
+    )

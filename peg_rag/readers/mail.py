@@ -1,0 +1,118 @@
+"""E-mail: .eml by the standard library, Outlook's .msg by its streams. Sender, date and subject stand with the text."""
+
+import email
+import email.policy
+import io
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+from peg_rag.errors import DataError
+from peg_rag.extras import require
+from peg_rag.readers.blocks import Block, Heading, Record
+from peg_rag.readers.files import convert
+from peg_rag.readers.html import fragment_blocks
+from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.text import plain_blocks
+
+_NAMES = {"From": "发件人", "To": "收件人", "Cc": "抄送", "Date": "日期", "Subject": "主题"}
+_NO_SUBJECT = "（无主题）"
+# Names of streams in a .msg: property and type (001F: Unicode text, 001E: text in the local code page).
+_MSG_STREAMS = {"Subject": "0037", "From": "0C1A", "To": "0E04", "Cc": "0E03"}
+_MSG_BODY = "1000"
+_MSG_ADDRESSES = ("5D01", "0C1F")
+
+
+def read_eml(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
+    yield from convert(path, lambda: list(_message_blocks(data, path)))
+
+
+def read_msg(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
+    yield from convert(path, lambda: list(_outlook_blocks(data, path)))
+
+
+def _message_blocks(data: bytes, path: Path) -> Iterator[Block]:
+    message = email.message_from_bytes(data, policy=email.policy.default)
+    assert isinstance(message, EmailMessage)
+    if not any(message[name] for name in _NAMES):
+        raise DataError(f"{path} is not an e-mail: it has no From, To, Date or Subject")
+    headers = {name: clean_line(str(message[name])) for name in _NAMES if message[name]}
+    if "Date" in headers:
+        headers["Date"] = _local_date(headers["Date"])
+    attachments = [clean_line(part.get_filename() or "") for part in message.iter_attachments()]
+    yield from _head_blocks(headers, [name for name in attachments if name])
+    body = message.get_body(("plain", "html"))
+    if body is not None:
+        text = _content(body)
+        if body.get_content_type() == "text/html":
+            yield from fragment_blocks(text, str(path))
+        else:
+            yield from plain_blocks(clean(text))
+
+
+def _content(part: Any) -> str:
+    """A part's text, also where it names an encoding that it is not in, or one that nobody knows."""
+    try:
+        return str(part.get_content())
+    except (LookupError, UnicodeError):
+        return bytes(part.get_payload(decode=True) or b"").decode("gb18030", "replace")
+
+
+def _local_date(text: str) -> str:
+    """The date in the sender's own time, or as it is written where it is no date."""
+    try:
+        return f"{parsedate_to_datetime(text):%Y-%m-%d %H:%M}"
+    except (TypeError, ValueError):
+        return text
+
+
+def _outlook_blocks(data: bytes, path: Path) -> Iterator[Block]:
+    olefile = require("olefile", "ingest")
+    if not data.startswith(olefile.MAGIC):
+        raise DataError(f"{path} is not an Outlook message, whatever its name says")
+    with olefile.OleFileIO(io.BytesIO(data)) as archive:
+        headers = {name: clean_line(_stream(archive, code)) for name, code in _MSG_STREAMS.items()}
+        address = next(filter(None, (_stream(archive, code) for code in _MSG_ADDRESSES)), "")
+        if address and address not in headers["From"]:
+            headers["From"] = f"{headers['From']} <{clean_line(address)}>".strip()
+        sent = _sent(archive)
+        if sent:
+            headers["Date"] = sent
+        body = clean(_stream(archive, _MSG_BODY))
+    yield from _head_blocks({name: headers[name] for name in _NAMES if headers.get(name)}, [])
+    if body:
+        yield from plain_blocks(body)
+
+
+def _stream(archive: Any, code: str) -> str:
+    for kind, encoding in (("001F", "utf-16-le"), ("001E", "gb18030")):
+        name = f"__substg1.0_{code}{kind}"
+        if archive.exists(name):
+            return str(archive.openstream(name).read().decode(encoding, "replace"))
+    return ""
+
+
+def _sent(archive: Any) -> str:
+    """When it was sent: property 0039 of type 0040, 100 nanoseconds since 1601, among the fixed-size properties."""
+    name = "__properties_version1.0"
+    if not archive.exists(name):
+        return ""
+    properties = archive.openstream(name).read()
+    for start in range(32, len(properties) - 15, 16):
+        if properties[start : start + 4] == b"\x40\x00\x39\x00":
+            ticks = int.from_bytes(properties[start + 8 : start + 16], "little")
+            seconds = ticks / 1e7 - 11_644_473_600
+            return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC" if seconds > 0 else ""
+    return ""
+
+
+def _head_blocks(headers: dict[str, str], attachments: list[str]) -> Iterator[Block]:
+    """The subject as the title; who wrote to whom, and when, as one record."""
+    yield Heading(headers.get("Subject") or _NO_SUBJECT, 1)
+    cells = [(_NAMES[name], value) for name, value in headers.items()]
+    if attachments:
+        cells.append(("附件", "、".join(attachments)))
+    yield Record(" | ".join(f"{name}: {value}" for name, value in cells), cells=tuple(cells))

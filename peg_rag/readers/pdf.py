@@ -1,0 +1,541 @@
+"""PDF: words from pdfplumber's glyphs, tables from its rules, and the structure that a PDF does not store.
+
+Pages are read one at a time and let go; what stays is their lines. Then the whole document says which lines run on
+every page (headers, footers, page numbers), which type is the body's and which the headings', and which lines belong to
+one paragraph, also over the end of a page. A page without text is a scan: the `ocr` extra reads it.
+
+Costs 30 to 300 ms a page, most of it pdfminer's reading of glyphs; OCR takes seconds.
+"""
+
+import io
+import logging
+import re
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from peg_rag.errors import DataError, MissingExtra
+from peg_rag.extras import require
+from peg_rag.readers.blocks import Block, Box, Heading, Paragraph, Place, Row
+from peg_rag.readers.files import PartlyRead, convert, encrypted
+from peg_rag.readers.layout import Glyph, Item, Line, Table, cell_text, in_reading_order, lines_of, rounded_box
+from peg_rag.readers.normalize import is_wide, width
+from peg_rag.readers.numbering import is_plain_heading, number_level
+from peg_rag.readers.tables import table_rows
+
+OnPage = Callable[[int, int], None]
+
+_BOLD = re.compile(r"bold|heavy|black|semibold|demi|[-,]bd\b|simhei|黑体", re.IGNORECASE)
+_CID = re.compile(r"\(cid:\d+\)")
+_PAGE_NUMBER = re.compile(
+    r"[-–—~·•\s]*(第\s*[\d一二三四五六七八九十百]+\s*页?\s*[,，/共（(]*\s*(共?\s*[\d一二三四五六七八九十百]+\s*页)?[)）]?|"
+    r"(page|p\.?)?\s*\d{1,4}\s*((/|of|共)\s*\d{1,4})?\s*页?|[ivxlc]{1,6})[-–—~·•\s]*$",
+    re.IGNORECASE,
+)
+_SENTENCE_END = tuple("。！？；：!?;:…")
+_HEADING_END = tuple("。！？；，、,;!?")
+_LIST_MARK = re.compile(
+    r"([•●○◦▪■◆➢✓·–]|[-*]\s|[(（]?\d{1,2}[)）.、．](?!\d)|[①-⑳]|[(（][一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十]{1,3}、|"
+    r"第[一二三四五六七八九十百零〇\d]{1,6}[条章节款])"
+)
+_HYPHEN = re.compile(r"[a-z]-$")
+_ADDRESS = re.compile(r"(@|://|www\.)[^\s@]*$")  # an address that is cut by the line's end goes on without a space
+_CAPTION = re.compile(r"(表|附表|table|续表)\s*[\d一二三四五六七八九十]*", re.IGNORECASE)
+_MOST_MARGIN_LINES = 3  # of a page's top or bottom that may run on every page
+_LARGER = 1.12  # times the body's type, from which a line is a heading
+_LONGEST_HEADING = 80  # half-widths
+_FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
+_SNAP = 3.0  # points
+
+
+def read_pdf(data: bytes, path: Path, _: str | None, on_page: OnPage | None = None) -> Iterator[Block]:
+    if not data[:1024].lstrip().startswith(b"%PDF") and b"%PDF" not in data[:1024]:
+        raise DataError(f"{path} is not a PDF, whatever its name says")
+    pages = convert(path, lambda: _read_pages(data, path, on_page or (lambda done, pages: None)))
+    yield from _Document(pages).blocks()
+
+
+@dataclass(slots=True)
+class _Page:
+    number: int
+    width: float
+    height: float
+    items: list[Item]
+
+
+# -- pages ------------------------------------------------------------------------------------------------------------
+
+
+def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
+    pdfplumber = require("pdfplumber", "ingest")
+    logging.getLogger("pdfminer").setLevel(logging.CRITICAL)  # it remarks on every odd font
+    try:
+        document = pdfplumber.open(io.BytesIO(data))
+    except Exception as error:
+        if "password" in f"{type(error).__name__} {error!r}".lower():
+            raise encrypted(path) from error
+        raise
+    pages: list[_Page] = []
+    scans: list[int] = []
+    with document:
+        total = len(document.pages)
+        for number in range(total):
+            page = document.pages[number]
+            content = _read_page(page, number + 1)
+            if content is None:
+                scans.append(number + 1)
+                content = _Page(number + 1, float(page.width), float(page.height), [])
+            pages.append(content)
+            page.close()
+            document.pages[number] = None  # the page's glyphs go with it
+            on_page(number + 1 - len(scans), total)
+    if scans:
+        _recognise_pages(data, path, pages, scans, on_page)
+    return pages
+
+
+def _read_page(page: Any, number: int) -> _Page | None:
+    """A page's pieces of lines and tables, in no order yet; None for a scan."""
+    glyphs = _glyphs(page)
+    if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
+        return None
+    tables: list[Item] = []
+    for table in _ruled_tables(page):
+        inside, glyphs = _divide(glyphs, table.bbox)
+        made = _table(table, inside, number)
+        if made is None:
+            glyphs += inside
+        else:
+            tables.append(made)
+    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
+
+
+def _glyphs(page: Any) -> list[Glyph]:
+    """The page's upright glyphs, each once: bold type is sometimes made by printing twice."""
+    glyphs: dict[tuple[str, int, int], Glyph] = {}
+    upright = [char for char in page.chars if char["upright"]]
+    if len(upright) < len(page.chars) / 2:
+        upright = page.chars
+    for char in upright:
+        text = _CID.sub("", char["text"])
+        if not text or char["x1"] <= 0 or char["x0"] >= page.width or char["bottom"] <= 0 or char["top"] >= page.height:
+            continue
+        key = (text, round(char["x0"]), round(char["top"]))
+        bold = bool(_BOLD.search(char["fontname"]))
+        glyphs.setdefault(
+            key, Glyph(text, char["x0"], char["top"], char["x1"], char["bottom"], round(char["size"], 1), bold)
+        )
+    return list(glyphs.values())
+
+
+def _ruled_tables(page: Any) -> list[Any]:
+    """pdfplumber's tables of at least two rows and two columns, the largest first, none within another."""
+    if not page.lines and not page.rects and not page.curves:
+        return []
+    tables = [table for table in page.find_tables() if len(table.rows) > 1 and len(table.cells) > 2]
+    tables.sort(key=lambda table: -_area(table.bbox))
+    kept: list[Any] = []
+    for table in tables:
+        if not any(_overlaps(table.bbox, other.bbox) for other in kept):
+            kept.append(table)
+    return kept
+
+
+def _table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
+    """The grid of a ruled table, each cell filled over all that it spans; None where it is no table."""
+    lefts = _snapped(cell[0] for cell in table.cells)
+    tops = _snapped(cell[1] for cell in table.cells)
+    if len(lefts) < 2 or len(tops) < 2:
+        return None
+    rights = [*lefts[1:], max(cell[2] for cell in table.cells)]
+    bottoms = [*tops[1:], max(cell[3] for cell in table.cells)]
+    grid = [[""] * len(lefts) for _ in tops]
+    bold = [[False] * len(lefts) for _ in tops]
+    by_cell = _glyphs_by_cell(glyphs, table.cells)
+    for number, cell in enumerate(table.cells):
+        text, is_bold = cell_text(by_cell[number], page)
+        for row in range(len(tops)):
+            if not cell[1] - _SNAP <= tops[row] < cell[3] - _SNAP:
+                continue
+            for column in range(len(lefts)):
+                if cell[0] - _SNAP <= lefts[column] < cell[2] - _SNAP:
+                    grid[row][column] = text
+                    bold[row][column] = is_bold
+    filled = sum(bool(text) for row in grid for text in row)
+    used_columns = sum(any(row[column] for row in grid) for column in range(len(lefts)))
+    used_rows = sum(map(any, grid))
+    if used_columns < 2 or used_rows < 2 or filled < 0.3 * used_columns * used_rows:
+        return None
+    if sum(len(row) for row in map(set, grid)) and max(len(text) for row in grid for text in row) > 2000:
+        return None  # a frame around a page
+    boxes = [rounded_box(lefts[0], top, rights[-1], bottom) for top, bottom in zip(tops, bottoms, strict=True)]
+    x0, top, x1, bottom = table.bbox
+    return Table(grid, bold, page, x0, top, x1, bottom, boxes)
+
+
+def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
+    by_cell: dict[int, list[Glyph]] = defaultdict(list)
+    order = sorted(range(len(cells)), key=lambda number: _area(cells[number]))
+    for glyph in glyphs:
+        x = (glyph.x0 + glyph.x1) / 2
+        for number in order:
+            x0, top, x1, bottom = cells[number]
+            if x0 <= x <= x1 and top <= glyph.middle <= bottom:
+                by_cell[number].append(glyph)
+                break
+    return by_cell
+
+
+def _divide(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyph]]:
+    inside: list[Glyph] = []
+    outside: list[Glyph] = []
+    for glyph in glyphs:
+        within = box[0] - 1 <= (glyph.x0 + glyph.x1) / 2 <= box[2] + 1 and box[1] - 1 <= glyph.middle <= box[3] + 1
+        (inside if within else outside).append(glyph)
+    return inside, outside
+
+
+def _snapped(values: Any) -> list[float]:
+    """Coordinates in order, those within a few points of each other taken for one."""
+    snapped: list[float] = []
+    for value in sorted(values):
+        if not snapped or value - snapped[-1] > _SNAP:
+            snapped.append(value)
+    return snapped
+
+
+def _area(box: Any) -> float:
+    return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _overlaps(box: Box, other: Box) -> bool:
+    wide = min(box[2], other[2]) - max(box[0], other[0])
+    high = min(box[3], other[3]) - max(box[1], other[1])
+    return wide > 1 and high > 1
+
+
+def _recognise_pages(data: bytes, path: Path, pages: list[_Page], scans: list[int], on_page: OnPage) -> None:
+    """Put the text of scanned pages in their places, or say how it is had."""
+    from peg_rag.readers import ocr
+
+    done = len(pages) - len(scans)
+    try:
+        for number, lines in ocr.recognise_pages(data, scans):
+            pages[number - 1].items = lines
+            done += 1
+            on_page(done, len(pages))
+    except MissingExtra as error:
+        shown = ", ".join(map(str, scans[:10])) + (" …" if len(scans) > 10 else "")
+        message = f"{path}: pages without text, scanned perhaps (扫描件): {shown}. OCR reads them: {error}"
+        if len(scans) == len(pages):
+            raise MissingExtra(message) from error
+        warnings.warn(PartlyRead(message), stacklevel=2)
+
+
+# -- the document -----------------------------------------------------------------------------------------------------
+
+
+class _Document:
+    """All pages' lines, and what they say about each other."""
+
+    def __init__(self, pages: list[_Page]) -> None:
+        running = _running_lines(pages, _body_size(item for page in pages for item in page.items))
+        self._items = [
+            item
+            for page in pages
+            for item in in_reading_order([item for item in page.items if id(item) not in running], page.width)
+        ]
+        lines = [item for item in self._items if isinstance(item, Line)]
+        self._body = _body_size(lines)
+        self._bold_body = sum(len(line.text) for line in lines if line.bold) > 0.5 * sum(
+            len(line.text) for line in lines
+        )
+        self._pitch = _usual_pitch(lines)
+        self._levels: dict[tuple[float, bool, int], int] = {}
+
+    def blocks(self) -> Iterator[Block]:
+        parts = list(self._with_continued_tables())
+        marks = [isinstance(part, Line) and self._is_heading(parts, number) for number, part in enumerate(parts)]
+        self._levels = self._heading_levels([part for part, mark in zip(parts, marks, strict=True) if mark])
+        waiting: list[Line] = []
+        heading: list[Line] = []
+        caption: str | None = None
+        for part, mark in zip(parts, marks, strict=True):
+            if heading and not (mark and isinstance(part, Line) and self._goes_on(heading[-1], part)):
+                yield self._heading(heading)
+                heading = []
+            if isinstance(part, Line) and not mark:
+                if waiting and not self._continues(waiting, part):
+                    yield _paragraph(waiting)
+                    waiting = []
+                waiting.append(part)
+                continue
+            caption = None
+            if waiting:
+                block = _paragraph(waiting)
+                caption = (
+                    block.text if len(waiting) <= 2 and _CAPTION.match(block.text) and width(block.text) <= 60 else None
+                )
+                yield block
+                waiting = []
+            if isinstance(part, Line):
+                heading.append(part)
+            else:
+                yield from _table_blocks(part, (caption,) if caption else ())
+        if heading:
+            yield self._heading(heading)
+        if waiting:
+            yield _paragraph(waiting)
+
+    def _is_heading(self, parts: Sequence[Item], number: int) -> bool:
+        line = parts[number]
+        assert isinstance(line, Line)
+        text = line.text
+        if width(text) > _LONGEST_HEADING or text.endswith(_HEADING_END) or not any(map(str.isalpha, text)):
+            return False
+        if _is_beside(parts, number):
+            return False
+        if line.size >= _LARGER * self._body:
+            return True
+        if line.bold and not self._bold_body and line.size >= 0.95 * self._body:
+            return not text.endswith((":", "："))
+        if not is_plain_heading(text) or line.size < 0.95 * self._body or _is_full(line, None):
+            return False
+        return not self._is_list_item(parts, number)
+
+    def _is_list_item(self, parts: Sequence[Item], number: int) -> bool:
+        """Whether a numbered line in the body's type has a neighbour of its kind: then it is one of a list."""
+        line = parts[number]
+        assert isinstance(line, Line)
+        level = number_level(line.text)
+        around = [parts[other] for other in (number - 1, number + 1) if 0 <= other < len(parts)]
+        return any(isinstance(other, Line) and number_level(other.text) == level for other in around)
+
+    def _style(self, line: Line) -> tuple[float, bool, int]:
+        level = number_level(line.text)
+        return (round(line.size * 2) / 2, line.bold, -1 if level is None else level)
+
+    def _heading_levels(self, lines: Sequence[Any]) -> dict[tuple[float, bool, int], int]:
+        """Levels by size, then weight, then number; headings without a number rank with the first of their type."""
+        styles = sorted({self._style(line) for line in lines}, key=lambda style: (-style[0], not style[1], style[2]))
+        levels: dict[tuple[float, bool, int], int] = {}
+        level = 0
+        last: tuple[float, bool, int] | None = None
+        for style in styles:
+            if last is None or style[:2] != last[:2] or last[2] != -1:
+                level += 1
+            levels[style] = level
+            last = style
+        return levels
+
+    def _goes_on(self, last: Line, line: Line) -> bool:
+        """Whether a heading's second line: of its type, right below, without a number of its own."""
+        near = line.page == last.page and 0 < line.top - last.top < 2.0 * last.size
+        same = abs(line.size - last.size) < 0.3 and line.bold == last.bold
+        return near and same and number_level(line.text) is None and not _LIST_MARK.match(line.text)
+
+    def _heading(self, lines: Sequence[Line]) -> Heading:
+        text, places = _joined(lines)
+        return Heading(text, self._levels[self._style(lines[0])], lines[0].page, places)
+
+    def _continues(self, paragraph: Sequence[Line], line: Line) -> bool:
+        """Whether a line goes on in the sentence of the paragraph's last line."""
+        last = paragraph[-1]
+        if abs(line.size - last.size) > 0.15 * last.size or _LIST_MARK.match(line.text):
+            return False
+        if not _is_full(last, line):
+            return False
+        moved = line.page != last.page or line.top < last.top  # to the next page or column
+        if moved:
+            indented = line.x0 - line.left > 1.2 * line.size
+            return not last.text.endswith((*_SENTENCE_END, ".")) and not indented
+        if line.top - last.top > 1.4 * max(self._pitch * last.size, last.bottom - last.top):
+            return False
+        hanging = len(paragraph) == 1 and _LIST_MARK.match(last.text) is not None
+        return line.x0 - last.x0 < (4.0 if hanging else 0.8) * line.size
+
+    def _with_continued_tables(self) -> Iterator[Item]:
+        """The items, with tables that go on on the next page put together under one header."""
+        waiting: Table | None = None
+        for item in self._items:
+            if isinstance(item, Table):
+                if waiting is not None and _is_continued(waiting, item):
+                    waiting = _append(waiting, item)
+                    continue
+                if waiting is not None:
+                    yield waiting
+                waiting = item
+                continue
+            if waiting is not None:
+                if re.match(r"[(（]?续\s*表", item.text) and item.page > waiting.page:
+                    continue
+                yield waiting
+                waiting = None
+            yield item
+        if waiting is not None:
+            yield waiting
+
+
+def _body_size(items: Iterable[Item]) -> float:
+    """The size that most of the text outside of tables is set in."""
+    sizes: Counter[float] = Counter()
+    for item in items:
+        if isinstance(item, Line):
+            sizes[item.size] += len(item.text)
+    return sizes.most_common(1)[0][0] if sizes else 10.0
+
+
+def _running_lines(pages: Sequence[_Page], body: float) -> set[int]:
+    """Ids of the lines that run on several pages at one height, number the page, or stand small at its edge."""
+    places: dict[tuple[str, int], set[int]] = defaultdict(set)
+    margins: list[tuple[_Page, Line]] = []
+    for page in pages:
+        for line in _margin_lines(page):
+            margins.append((page, line))
+            for height in _heights(line):
+                places[(_running_key(line, body), height)].add(page.number)
+    texts = sum(any(isinstance(item, Line) for item in page.items) for page in pages)
+    enough = 2 if texts <= 4 else 3
+    running: set[int] = set()
+    for page, line in margins:
+        in_zone = line.bottom < 0.14 * page.height or line.top > 0.86 * page.height
+        repeats = max(len(places[(_running_key(line, body), height)]) for height in _heights(line))
+        at_edge = line.bottom < 0.08 * page.height or line.top > 0.92 * page.height
+        small = at_edge and line.size <= 0.9 * body
+        if (in_zone and (repeats >= enough or _PAGE_NUMBER.match(line.text))) or small:
+            running.add(id(line))
+    for page in pages:  # what stands alone on its page is the page's text
+        if all(id(item) in running for item in page.items):
+            running -= {id(item) for item in page.items}
+    return running
+
+
+def _margin_lines(page: _Page) -> list[Line]:
+    """The lines at the first and last few heights of a page."""
+    lines = [item for item in page.items if isinstance(item, Line)]
+    heights = sorted({round(line.middle / 3) for line in lines})
+    outer = set(heights[:_MOST_MARGIN_LINES] + heights[-_MOST_MARGIN_LINES:])
+    return [line for line in lines if round(line.middle / 3) in outer]
+
+
+def _heights(line: Line) -> tuple[int, int]:
+    """Two steps of a scale of heights, so that lines less than a step apart share one."""
+    step = round(line.middle / 4)
+    return step, step + 1
+
+
+def _running_key(line: Line, body: float) -> str:
+    """The text less its numbers, which count pages; but for large type, in which chapters are counted."""
+    text = "".join(line.text.split())
+    return text if line.size >= _LARGER * body else re.sub(r"\d+", "#", text)
+
+
+def _usual_pitch(lines: Sequence[Line]) -> float:
+    """From one line to the next, in type sizes: the median within paragraphs, as far as lines tell."""
+    pitches = []
+    for upper, lower in pairwise(lines):
+        same_type = upper.page == lower.page and abs(upper.size - lower.size) < 0.3
+        if same_type and 0 < lower.top - upper.top < 3 * upper.size and _is_full(upper, lower):
+            pitches.append((lower.top - upper.top) / upper.size)
+    return median(pitches) if pitches else 1.6
+
+
+def _is_full(line: Line, following: Line | None) -> bool:
+    """Whether the next line's first word would not have fitted behind this line."""
+    if _HYPHEN.search(line.text):
+        return True
+    first = following.text if following else "字"
+    word = re.match(r"[\w@./:-]+", first, re.ASCII)
+    needed = 1.0 if word is None or is_wide(first[0]) else 0.5 * len(word[0])
+    return line.x1 + (needed + 1.0) * line.size > line.right
+
+
+def _is_beside(parts: Sequence[Item], number: int) -> bool:
+    """Whether another piece of text stands in the same line: a bold label, not a heading."""
+    line = parts[number]
+    around = [parts[other] for other in (number - 1, number + 1) if 0 <= other < len(parts)]
+    return any(
+        isinstance(piece, Line)
+        and isinstance(line, Line)
+        and piece.page == line.page
+        and abs(piece.middle - line.middle) < 0.4 * line.size
+        for piece in around
+    )
+
+
+def _joined(lines: Sequence[Line]) -> tuple[str, tuple[Place, ...]]:
+    """The text of a paragraph's lines as one, and the place of each."""
+    text = ""
+    places: list[Place] = []
+    for line in lines:
+        if text:
+            if text.endswith("-") and text[-2:-1].islower() and line.text[:1].islower():
+                text = text[:-1]
+            elif not is_wide(text[-1]) and not is_wide(line.text[0]) and not _ADDRESS.search(text[-80:]):
+                text += " "
+        places.append(Place(len(text), line.page, line.box))
+        text += line.text
+    return text, tuple(places)
+
+
+def _paragraph(lines: Sequence[Line]) -> Paragraph:
+    text, places = _joined(lines)
+    return Paragraph(text, lines[0].page, places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Continued(Table):
+    """A table over several pages: the page of each row."""
+
+    pages: tuple[int, ...] = ()
+
+
+def _pages_of(table: Table) -> tuple[int, ...]:
+    return table.pages if isinstance(table, _Continued) else (table.page,) * len(table.grid)
+
+
+def _is_continued(table: Table, following: Table) -> bool:
+    """Whether the first table on a page goes on with the last one of the page before."""
+    if following.page != _pages_of(table)[-1] + 1 or len(table.grid[0]) != len(following.grid[0]):
+        return False
+    return abs((table.x1 - table.x0) - (following.x1 - following.x0)) < 12  # it may go on in another column
+
+
+def _append(table: Table, following: Table) -> Table:
+    """The rows of both, without the header that the second repeats; a cell cut by the page's end is whole again."""
+    skipped = 0
+    while (
+        skipped < len(following.grid) and skipped < len(table.grid) and following.grid[skipped] == table.grid[skipped]
+    ):
+        skipped += 1
+    grid = [list(row) for row in following.grid[skipped:]]
+    if grid and not skipped and not grid[0][0] and any(grid[0]):
+        above = table.grid[-1][0]
+        for row in grid:  # the rest of a cell over several rows
+            if row[0]:
+                break
+            row[0] = above
+    return _Continued(
+        [*table.grid, *grid],
+        [*table.bold, *following.bold[skipped:]],
+        table.page,
+        table.x0,
+        table.top,
+        table.x1,
+        following.bottom,
+        [*table.rows, *following.rows[skipped:]],
+        table.ruled,
+        (*_pages_of(table), *_pages_of(following)[skipped:]),
+    )
+
+
+def _table_blocks(table: Table, captions: tuple[str, ...]) -> Iterator[Row]:
+    pages = _pages_of(table)
+    for row in table_rows(table.grid, bold=table.bold):
+        place = Place(0, pages[row.index], table.rows[row.index])
+        yield Row(row.cells, row.index + 1, (*captions, *row.captions), pages[row.index], places=(place,))

@@ -1,0 +1,92 @@
+"""PowerPoint files: each slide under its title, in reading order, with its tables and the speaker's notes."""
+
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from peg_rag.extras import require
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.files import check_zip, convert
+from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.tables import Grid, table_rows, to_blocks
+
+_NOTES = "备注"
+
+
+def read_pptx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
+    check_zip(data, path)
+    pptx = require("pptx", "ingest")
+    yield from convert(path, lambda: list(_slides(pptx.Presentation(io.BytesIO(data)))))
+
+
+def _slides(presentation: Any) -> Iterator[Block]:
+    for number, slide in enumerate(presentation.slides, start=1):
+        title = slide.shapes.title
+        heading = clean_line(title.text_frame.text) if title is not None and title.has_text_frame else ""
+        yield Heading(heading, 1, number)
+        shapes = [shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id]
+        for shape in _in_order(shapes):
+            yield from _shape_blocks(shape, number)
+        if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
+            notes = clean(slide.notes_slide.notes_text_frame.text)
+            if notes:
+                yield Paragraph(f"{_NOTES}：{notes}", number)
+
+
+def _in_order(shapes: Iterable[Any]) -> list[Any]:
+    """Shapes from the top down, those at one height from the left; groups are opened."""
+    opened: list[Any] = []
+    waiting = list(shapes)
+    while waiting:
+        shape = waiting.pop()
+        if hasattr(shape, "shapes"):
+            waiting += list(shape.shapes)
+        else:
+            opened.append(shape)
+    half_inch = 457_200
+    return sorted(opened, key=lambda shape: (round((shape.top or 0) / half_inch), shape.left or 0))
+
+
+def _shape_blocks(shape: Any, page: int) -> Iterator[Block]:
+    if getattr(shape, "has_table", False) and shape.has_table:
+        yield from _table_rows(shape.table, page)
+    elif getattr(shape, "has_chart", False) and shape.has_chart:
+        yield from _chart_rows(shape.chart, page)
+    elif shape.has_text_frame:
+        text = clean("\n".join(paragraph.text.replace("\x0b", "\n") for paragraph in shape.text_frame.paragraphs))
+        if text:
+            yield Paragraph(text, page)
+
+
+def _table_rows(table: Any, page: int) -> Iterator[Row]:
+    rows = len(table.rows)
+    columns = len(table.columns)
+    grid: Grid = [[clean_line(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
+    for r in range(rows):
+        for c in range(columns):
+            cell = table.cell(r, c)
+            if cell.is_merge_origin:
+                for down in range(cell.span_height):
+                    for right in range(cell.span_width):
+                        grid[r + down][c + right] = grid[r][c]
+    yield from to_blocks(table_rows(grid, header_rows=1 if table.first_row and rows > 1 else None), page=page)
+
+
+def _chart_rows(chart: Any, page: int) -> Iterator[Row]:
+    """A chart's numbers as a table: a row for each category, a column for each series."""
+    plot = next(iter(chart.plots), None)
+    if plot is None:
+        return
+    title = (
+        clean_line(chart.chart_title.text_frame.text) if chart.has_title and chart.chart_title.has_text_frame else ""
+    )
+    names = [clean_line(str(series.name)) for series in plot.series]
+    values = [list(series.values) for series in plot.series]
+    for number, category in enumerate(plot.categories):
+        shown = [
+            (name, f"{column[number]:g}")
+            for name, column in zip(names, values, strict=True)
+            if number < len(column) and column[number] is not None
+        ]
+        yield Row((("", clean_line(str(category))), *shown), number + 1, (title,) if title else (), page)

@@ -1,0 +1,225 @@
+"""Grids of cells → rows that carry their header, for every kind of file that has tables.
+
+Cells that were merged come filled, so a header over two columns stands in both. What the file does not say about its
+header (bold type, `th`, a repeated row) is guessed from the cells: names are short and hold no figures.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from peg_rag.readers.blocks import Row
+from peg_rag.readers.normalize import width
+
+Grid = list[list[str]]  # rectangular
+
+_VALUE = re.compile(
+    r"^[-+±<>≤≥~≈¥￥$€£]?\s*[\d０-９][\d０-９,，.．:/\-–—~～至%％‰ ]*\s*\S{0,6}$|^[√×✓✗✔○●—–\-/]$|^\d+\s*[-~～至]"
+)
+_YEAR = re.compile(r"(19|20)\d{2}\s*(年|Q\d|[-/.]\d{1,2}$|$)|FY\s?\d{2}", re.IGNORECASE)  # names a column as well
+_CONTENT = re.compile(r"[:：]\s*\S")
+_LONGEST_NAME = 40  # half-widths
+_NAME_WORDS = re.compile(
+    r"(项目|名称|内容|说明|要求|标准|金额|数量|备注|描述|参数|单价|价格|费用|类别|类型|字段|编号|序号|级别|等级|职级|岗位|城市|日期|时间|"
+    r"指标|科目|条款|情形|事项|课程|部门|姓名|电话|地址|单位|规格|型号|状态|限额|比例|材料|步骤|条件|结果|方式|期限|责任人|审批人|供应商|数值|取值|用量|占比|"
+    r"含义|作用|类型|范围|位置|结论|天数|次数|人数|"
+    r"item|name|value|description|type|price|amount|date|quantity|total|unit|field|key|note|status)s?$",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TableRow:
+    """A row of the body: (column name, value) pairs, titles above it within the table, row of the grid."""
+
+    cells: tuple[tuple[str, str], ...]
+    captions: tuple[str, ...]
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The names of a table's columns and the rows of the grid that hold them; `pairs`: the names stand at the left."""
+
+    names: tuple[str, ...]
+    rows: int
+    pairs: bool = False
+
+
+def table_rows(
+    grid: Grid, *, header_rows: int | None = None, bold: Sequence[Sequence[bool]] | None = None
+) -> list[TableRow]:
+    """The rows of a table's body, with their header.
+
+    Args:
+        grid: the cells' texts, merged cells filled.
+        header_rows: how many rows the header has, where the file says it.
+        bold: which cells are set apart as names, where the file says it.
+    """
+    columns = [c for c in range(max(map(len, grid), default=0)) if any(row[c] for row in grid)]
+    cells = [[row[c] for c in columns] for row in grid]
+    marks = [[row[c] for c in columns] for row in bold] if bold else None
+    first, captions = _leading_captions(cells)
+    body = cells[first:]
+    if not body:
+        return [TableRow((("", caption),), (), i) for i, caption in enumerate(captions)]
+    header = guess_header(body, header_rows - first if header_rows else None, marks[first:] if marks else None)
+    said = [row for row in range(first) if _CONTENT.search(cells[row][0])]  # such as `单位：万元`: worth finding
+    notes = [TableRow((("", cells[row][0]),), tuple(captions[:1]), row) for row in said if cells[row][0] != captions[0]]
+    return [*notes, *_body_rows(cells, header, first, captions)]
+
+
+def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str | None = None) -> Iterator[Row]:
+    """Rows as blocks, numbered from 1 as in the grid."""
+    for row in rows:
+        yield Row(row.cells, row.index + 1, row.captions, page, sheet)
+
+
+def guess_header(grid: Grid, header_rows: int | None = None, bold: Sequence[Sequence[bool]] | None = None) -> Header:
+    """The header of a grid whose first row is no caption."""
+    if header_rows is not None and 0 < header_rows < len(grid):
+        return Header(_merged_names(grid[:header_rows]), header_rows)
+    if _are_pairs(grid, bold):
+        return Header((), 0, pairs=True)
+    if not _is_header(grid, bold):
+        return Header(("",) * len(grid[0]), 0)
+    rows = 1
+    while rows + 1 < len(grid) and _has_spans(grid[rows - 1]) and _is_name_row(grid[rows]):
+        rows += 1
+    return Header(_merged_names(grid[:rows]), rows)
+
+
+def _body_rows(cells: Grid, header: Header, first: int, captions: list[str]) -> list[TableRow]:
+    rows = []
+    group: tuple[str, ...] = ()
+    for index in range(first + header.rows, len(cells)):
+        row = cells[index]
+        if not any(row):
+            continue
+        if len(row) > 2 and _is_spanned(row):  # a title over the whole width within the table
+            group = (row[0],)
+            if index + 1 == len(cells) or _is_spanned(cells[index + 1]):
+                rows.append(TableRow((("", row[0]),), tuple(captions), index))
+                group = ()
+            continue
+        pairs = _paired(row) if header.pairs else _named(header.names, row)
+        rows.append(TableRow(tuple(pairs), (*captions, *group), index))
+    return rows
+
+
+def _leading_captions(cells: Grid) -> tuple[int, list[str]]:
+    """Rows over the whole width before the table proper: its title, its unit."""
+    captions = []
+    first = 0
+    while first < len(cells) and len(set(filter(None, cells[first]))) <= 1 < len(cells[first]):
+        if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
+            break
+        captions += [value for value in cells[first] if value][:1]
+        first += 1
+    return first, captions
+
+
+def _has_body(cells: Grid) -> bool:
+    """Whether there are rows of several cells below."""
+    return sum(sum(map(bool, row)) > 1 for row in cells) > 1
+
+
+def _is_spanned(row: Sequence[str]) -> bool:
+    """One cell over the whole width: the same text in every column, or a text in the first alone."""
+    return len(row) > 1 and bool(row[0]) and (len(set(row)) == 1 or (not any(row[1:]) and len(row) > 2))
+
+
+def _has_spans(row: Sequence[str]) -> bool:
+    return any(left and left == right for left, right in pairwise(row))
+
+
+def _is_name(text: str) -> bool:
+    return (
+        (_YEAR.match(text) is not None or not _VALUE.match(text))
+        and width(text) <= _LONGEST_NAME
+        and not text.endswith(("。", "；", ";"))
+    )
+
+
+def _is_name_row(row: Sequence[str]) -> bool:
+    names = [text for text in row if text]
+    return len(names) >= max(1, len(row) // 2) and all(map(_is_name, names))
+
+
+def _is_header(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
+    if len(grid) < 2:
+        return False
+    if bold and all(bold[0]) and not all(map(all, bold)):
+        return True
+    return _is_name_row(grid[0]) and len({text for text in grid[0] if text}) > 1
+
+
+def _are_pairs(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
+    """Whether the table is a form: names in the first and third column, their values in the second and fourth."""
+    columns = len(grid[0])
+    if columns % 2:
+        return False
+    if bold:
+        alternating = [column % 2 == 0 for column in range(columns)]
+        styled = [list(row) for row in bold if any(row)]
+        if styled and len(styled) >= len(bold) / 2 and all(row == alternating for row in styled):
+            return True
+        if bold[0] and all(bold[0]):
+            return False
+    names = [row[column] for row in grid for column in range(0, columns, 2) if row[column] or any(row)]
+    if not all(text and _is_name(text) for text in names) or len(set(names)) < len(names):
+        return False
+    if all(text.endswith((":", "：")) for text in names):
+        return True
+    if any(_NAME_WORDS.search(text) for text in grid[0][1::2]):
+        return False
+    values = [row[column] for row in grid for column in range(1, columns, 2)]
+    kinds = [bool(_VALUE.match(text)) for text in values if text]
+    if columns > 2:
+        return any(_VALUE.match(text) for text in grid[0][1::2]) or len(grid) == 1
+    if len(names) > 2 and sum(bool(_NAME_WORDS.search(text)) for text in names) >= len(names) / 2:
+        return True
+    return bool(kinds) and (kinds[0] or len(grid) < 2)
+
+
+def _paired(row: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, value) of each two columns; a value over several columns stands in all of them and counts once."""
+    pairs = []
+    for column in range(0, len(row) - 1, 2):
+        name, value = row[column], row[column + 1]
+        if column >= 2 and name == row[column - 1]:  # the value before reaches into this column
+            continue
+        if name or value:
+            pairs.append((name.rstrip(":： "), value if value != name else ""))
+    return pairs
+
+
+def _named(names: Sequence[str], row: Sequence[str]) -> list[tuple[str, str]]:
+    """(name, value) of each cell that holds something; a label over the first columns stands in the first alone."""
+    label = 1
+    while label < len(row) and row[label] == row[0]:
+        label += 1
+    pairs: list[tuple[str, str]] = []
+    for column, (name, value) in enumerate(zip(names, row, strict=False)):
+        repeated = bool(pairs) and pairs[-1] == (name, value)  # a cell over several columns of one name counts once
+        if value and not repeated and not 0 < column < label:
+            pairs.append((name, value))
+    return pairs
+
+
+def _merged_names(rows: Grid) -> tuple[str, ...]:
+    """One name for each column: `住宿` over `一线城市` makes `住宿 一线城市`. Columns of one name are numbered."""
+    names = []
+    for column in range(len(rows[0])):
+        parts = dict.fromkeys(row[column] for row in rows if row[column])
+        names.append(" ".join(parts))
+    repeats: dict[str, int] = {}
+    distinct = []
+    for position, name in enumerate(names):
+        spanned = position > 0 and name == names[position - 1]
+        if name and not spanned:
+            repeats[name] = repeats.get(name, 0) + 1
+        count = repeats.get(name, 1)
+        distinct.append(f"{name} ({count})" if name and count > 1 else name)
+    return tuple(distinct)

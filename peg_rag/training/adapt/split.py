@@ -1,0 +1,230 @@
+"""Documents without questions → pairs to train on, and a held-out search task to judge by.
+
+Why this exists: who adapts a model to a folder of documents has no judged queries, so both the lesson and the exam are
+cut out of the text itself. The exam's documents are set aside whole, before anything is cut, and a text of theirs that
+stands in another document too is taken out of the lesson. Costs the reading (a second for the converters of PDF, Word
+and HTML files, then some milliseconds a page) and the memory of the texts.
+"""
+
+import logging
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from peg_rag.errors import DataError
+from peg_rag.evaluation import RetrievalDataset
+from peg_rag.ingest import find_files
+from peg_rag.reader_process import FOREIGN, ReaderProcess
+from peg_rag.readers import SUFFIXES, Section, read_sections
+from peg_rag.training.data.files import read_lines
+from peg_rag.training.data.texts import (
+    LONGEST_QUERY,
+    SHORTEST_QUERY,
+    TextDocument,
+    TextPair,
+    pairs_from,
+    sentences,
+    text_key,
+)
+
+logger = logging.getLogger(__name__)
+
+LINES = (".txt", ".txt.gz", ".txt.zst")  # a file of passages, one a line
+FEWEST_PAIRS = 100  # to train on
+FEWEST_QUERIES = 20  # of each exam
+MOST_QUERIES = 500
+DISTRACTORS = 2_000  # passages of the training documents among which a held-out one is to be found
+FEWEST_DOCUMENTS = 20  # below which parts of documents are held out, not whole ones
+PART_PASSAGES = 4
+HELD_DOCUMENTS = 60  # set aside at least, or a quarter of all where that is less
+DRAWS = 2  # sentences that are taken out of a passage, one at a time
+
+
+@dataclass
+class Documents:
+    """What was read: each document's sections, and the files that could not be read."""
+
+    documents: list[list[TextDocument]] = field(default_factory=list)
+    files: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A held-out half as a search task, and how many documents it was cut from."""
+
+    task: RetrievalDataset
+    documents: int
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What the other documents teach.
+
+    Attributes:
+        pairs: by name, such as `title` or `sentence-0`. No passage stands twice in one of them: a passage less one
+            sentence and the same less another are no negatives of each other, and must not meet in a batch.
+        passages: what negatives are mined from.
+        documents: they were cut from.
+    """
+
+    pairs: dict[str, list[TextPair]]
+    passages: list[str]
+    documents: int
+
+    def __len__(self) -> int:
+        return sum(map(len, self.pairs.values()))
+
+
+def read_documents(path: Path, *, leave_out: Sequence[Path] = ()) -> Documents:
+    """Read a folder of files, one such file, or a .txt, .txt.gz or .txt.zst of one passage a line.
+
+    A row of a CSV or JSONL file is a document, any other file is one. Files that cannot be read are left out and named.
+
+    Args:
+        leave_out: folders within the folder that are not read; absolute.
+
+    Raises:
+        InvalidInput: there is no such file or folder.
+        DataError: nothing in it can be read.
+    """
+    if path.is_file() and path.name.lower().endswith(LINES):
+        found = Documents([[TextDocument.of(line)] for line in read_lines(path)], files=1)
+        ignored = 0
+    else:
+        files, ignored = find_files(path)
+        found = _read_files([f for f in files.values() if not any(f.is_relative_to(place) for place in leave_out)])
+    if not found.documents:
+        first = f"; the first error: {found.failed[0]}" if found.failed else ""
+        raise DataError(
+            f"{path} holds no text: {found.files} files of the kinds that are read ({', '.join(SUFFIXES)}) and "
+            f"{ignored} of others{first}"
+        )
+    return found
+
+
+def split(documents: Sequence[Sequence[TextDocument]], share: float, seed: int) -> tuple[Lesson, Exam, Exam]:
+    """Set a share of the documents aside whole and cut both parts: the lesson, an exam to choose on, one to report.
+
+    A passage that stands in several places is kept in the first: it cannot be held out and taught at once, and a copy
+    of the right answer would be counted as a wrong one.
+
+    Raises:
+        DataError: too little text.
+    """
+    documents = _distinct(documents)
+    if len(documents) < FEWEST_DOCUMENTS:
+        documents = [[part] for document in documents for section in document for part in _parts(section)]
+    shuffled = random.Random(seed).sample(list(documents), len(documents))
+    held = max(round(share * len(documents)), min(HELD_DOCUMENTS, len(documents) // 4))
+    halves, rest = (shuffled[:held:2], shuffled[1:held:2]), shuffled[held:]
+    exams = _asked_once([_exam(list(chain.from_iterable(half)), seed) for half in halves], documents)
+    unseen = {text_key(text) for exam in exams for pair in exam for text in (pair.query, pair.positive)}
+    lesson = _lesson(list(chain.from_iterable(rest)), unseen, len(rest), seed)
+    _check_enough(lesson, exams, len(documents))
+    corpus = dict.fromkeys([*(pair.positive for exam in exams for pair in exam), *lesson.passages[:DISTRACTORS]])
+    ids = {text: f"d{number}" for number, text in enumerate(corpus)}
+    choosing, reporting = (Exam(_task(exam, ids, seed), len(half)) for exam, half in zip(exams, halves, strict=True))
+    return lesson, choosing, reporting
+
+
+def _read_files(files: Sequence[Path]) -> Documents:
+    found = Documents(files=len(files))
+    with ReaderProcess() as reader:
+        for file in files:
+            try:
+                read = reader.read if file.suffix.lower() in FOREIGN else read_sections
+                found.documents += _documents(read(file))
+            except DataError as error:
+                logger.warning("left out: %s", error)
+                found.failed.append(str(error))
+    return found
+
+
+def _documents(sections: Iterable[Section]) -> Iterator[list[TextDocument]]:
+    """Rows one by one; everything else of a file together."""
+    whole: list[TextDocument] = []
+    for section in sections:
+        document = TextDocument.of(section.text, section.title.replace(" > ", " "))
+        if section.row is not None:
+            yield [document]
+        else:
+            whole.append(document)
+    if whole:
+        yield whole
+
+
+def _distinct(documents: Sequence[Sequence[TextDocument]]) -> list[list[TextDocument]]:
+    """Every passage once; what is left with none goes."""
+    seen: set[int] = set()
+
+    def fresh(passage: str) -> bool:
+        known = len(seen)
+        seen.add(text_key(passage))
+        return len(seen) > known
+
+    kept = ([TextDocument(s.title, [*filter(fresh, s.passages)]) for s in document] for document in documents)
+    return [some for document in kept if (some := [section for section in document if section.passages])]
+
+
+def _parts(section: TextDocument) -> Iterator[TextDocument]:
+    for start in range(0, len(section.passages), PART_PASSAGES):
+        yield TextDocument(section.title if start == 0 else "", section.passages[start : start + PART_PASSAGES])
+
+
+def _titled(section: TextDocument) -> TextDocument:
+    """A section without a title, with its first sentence in its place: what comes first says what it is about."""
+    if section.title or not section.passages:
+        return section
+    first = next(iter(sentences(section.passages[0])), "").rstrip("。；;")
+    return TextDocument(first, section.passages) if SHORTEST_QUERY <= len(first) <= LONGEST_QUERY else section
+
+
+def _exam(sections: Sequence[TextDocument], seed: int) -> list[TextPair]:
+    """One pair of each passage: two of one passage would be taken for each other."""
+    pairs: list[TextPair] = []
+    for section in map(_titled, sections):
+        titles = list(pairs_from([section], ["title"]))
+        passages = section.passages[1:] if titles else section.passages
+        pairs += [*titles, *pairs_from([TextDocument("", passages)], ["sentence"], seed=seed)]
+    return pairs
+
+
+def _asked_once(
+    exams: Sequence[Sequence[TextPair]], documents: Sequence[Sequence[TextDocument]]
+) -> list[list[TextPair]]:
+    """The pairs less those whose query stands in several passages, as in versions of one text: each would answer it."""
+    places = Counter({text_key(pair.query): 0 for exam in exams for pair in exam})
+    for passage in (passage for document in documents for section in document for passage in section.passages):
+        places.update({text_key(sentence) for sentence in sentences(passage)} & places.keys())
+    return [[pair for pair in exam if places[text_key(pair.query)] <= 1] for exam in exams]
+
+
+def _lesson(sections: Sequence[TextDocument], unseen: set[int], documents: int, seed: int) -> Lesson:
+    def cut(kind: str, draw: int) -> list[TextPair]:
+        pairs = pairs_from(map(_titled, sections), [kind], seed=seed + draw)  # type: ignore[list-item]
+        return [p for p in dict.fromkeys(pairs) if not {text_key(p.query), text_key(p.positive)} & unseen]
+
+    pairs = {"title": cut("title", 0), "neighbour": cut("neighbour", 0)}
+    pairs |= {f"sentence-{draw}": cut("sentence", draw) for draw in range(DRAWS)}
+    passages = [passage for section in sections for passage in section.passages]
+    return Lesson({name: some for name, some in pairs.items() if some}, passages, documents)
+
+
+def _check_enough(lesson: Lesson, exams: Sequence[Sequence[TextPair]], documents: int) -> None:
+    queries = min(map(len, exams))
+    if len(lesson) < FEWEST_PAIRS or queries < FEWEST_QUERIES:
+        raise DataError(
+            f"too little text: {documents} documents give {len(lesson)} pairs to train on and {queries} held-out "
+            f"queries; at least {FEWEST_PAIRS} and {FEWEST_QUERIES} are needed. Add documents"
+        )
+
+
+def _task(pairs: Sequence[TextPair], ids: dict[str, str], seed: int) -> RetrievalDataset:
+    chosen = random.Random(seed).sample(list(pairs), min(len(pairs), MOST_QUERIES))
+    queries = {f"q{number}": pair.query for number, pair in enumerate(chosen)}
+    qrels = {f"q{number}": {ids[pair.positive]: 1} for number, pair in enumerate(chosen)}
+    return RetrievalDataset("held-out", {name: text for text, name in ids.items()}, queries, qrels)

@@ -1,0 +1,1 @@
+"""Training data: files of pairs in, batches of token ids out."""

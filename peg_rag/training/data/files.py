@@ -1,0 +1,130 @@
+"""Files of training rows: which there are, and what each line of them holds."""
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from peg_rag.errors import DataError
+from peg_rag.extras import require
+from peg_rag.files import open_packed, unreadable
+from peg_rag.readers import encoding_of
+from peg_rag.training.data.texts import clean_text
+from peg_rag.training.recipe import SourceOptions, expand_path
+
+if TYPE_CHECKING:
+    pass
+
+PARQUET_ROWS = 10_000  # read at a time
+SNIFFED_BYTES = 1 << 16  # that tell a text file's encoding
+
+
+def source_files(source: SourceOptions, path: str = "sources") -> list[Path]:
+    """The files of a source: its path with `$VARIABLES` expanded, a glob where it holds `*`.
+
+    Raises:
+        DataError: no file is there.
+        RecipeError: a variable is not set.
+    """
+    pattern = expand_path(source.path)
+    if not any(c in pattern.name for c in "*?["):
+        if not pattern.is_file():
+            raise DataError(f"{path}: {pattern} is not there; give the path of a .jsonl, .csv, .tsv or .parquet file")
+        return [pattern]
+    found = sorted(f for f in pattern.parent.glob(pattern.name) if not any(f.match(e) for e in source.exclude))
+    if not found:
+        raise DataError(f"{path}: no file matches {pattern} (after leaving out {source.exclude})")
+    return found
+
+
+def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """Each row of a .jsonl, .csv, .tsv (also .gz, .zst) or .parquet file with its line; a str says what is wrong.
+
+    Raises:
+        DataError: the file is missing, of an unknown form, or cannot be read on.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} is not there")
+    form = next((s for s in reversed(file.suffixes) if s not in (".gz", ".zst")), "")
+    readers = {
+        ".jsonl": _json_rows,
+        ".json": _json_rows,
+        ".csv": _csv_rows,
+        ".tsv": _csv_rows,
+        ".parquet": _parquet_rows,
+    }
+    if form not in readers:
+        raise DataError(
+            f"{file}: unknown kind of file; .jsonl, .csv, .tsv (also with .gz or .zst) or .parquet is expected"
+        )
+    try:
+        yield from readers[form](file)
+    except unreadable(UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
+
+
+def read_lines(file: Path) -> Iterator[str]:
+    """The clean lines of a .txt file (also .gz, .zst) that hold something.
+
+    Raises:
+        DataError: the file is missing, is no text, or cannot be read on.
+    """
+    if not file.is_file():
+        raise DataError(f"{file} is not there")
+    try:
+        with open_packed(file, "train") as stream:
+            encoding = _encoding(stream.read(SNIFFED_BYTES), file)
+        with io.TextIOWrapper(open_packed(file, "train"), encoding=encoding, errors="replace", newline="\n") as lines:
+            for line in lines:
+                if text := clean_text(line):
+                    yield text
+    except unreadable() as error:
+        raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
+
+
+def _encoding(head: bytes, file: Path) -> str:
+    """UTF-8 where next to nothing of the head is broken, for one bad line must not change the rest; else as readers."""
+    if b"\0" not in head and head.decode("utf-8", "replace").count("\ufffd") <= len(head) // 1_000:
+        return "utf-8"
+    return encoding_of(head, str(file))
+
+
+def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    with open_packed(file, "train") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:
+                yield number, "not JSON"
+                continue
+            yield number, row if isinstance(row, dict) else "not a JSON object"
+
+
+def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    tabs = ".tsv" in file.suffixes
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
+    with io.TextIOWrapper(open_packed(file, "train"), encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, restkey="", **dialect)
+        for row in reader:
+            whole = "" not in row and None not in row.values()
+            yield reader.line_num, row if whole else "another number of fields than the header"
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    parquet = require("pyarrow.parquet", "train")
+    number = 0
+    for batch in parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_ROWS):
+        for row in batch.to_pylist():
+            number += 1
+            yield number, row
+
+
+def file_digest(file: Path) -> str:
+    """A hash of the file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

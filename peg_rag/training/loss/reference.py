@@ -1,0 +1,117 @@
+"""The contrastive loss by its definition: whole matrices and autograd, short, and only for batches that are small."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from peg_rag.training.extension import CandidateMask
+from peg_rag.training.loss.contrastive import Candidates, Pairs
+from peg_rag.training.loss.masks import TileColumns, TileRows
+from peg_rag.training.loss.progressive import TIE, ProgressiveState
+from peg_rag.training.recipe import LossOptions
+
+
+def dense_loss(
+    queries: Tensor,
+    documents: Tensor,
+    pairs: Pairs,
+    options: LossOptions | None = None,
+    progressive: ProgressiveState | None = None,
+    *,
+    candidates: Sequence[Candidates] = (),
+    masks: Sequence[CandidateMask] = (),
+) -> Tensor:
+    """The loss by autograd over whole (b, n) matrices.
+
+    Args and errors as for `tiled_loss`; one process. Returns a scalar with a graph.
+    """
+    options = options or LossOptions()
+    progressive = progressive or ProgressiveState(options.progressive)
+    b = len(queries)
+    rows = torch.arange(b, device=queries.device)
+    weights = torch.ones_like(queries[:, 0])
+    if pairs.query_weights is not None:
+        weights = pairs.query_weights.to(queries)
+    weights = weights / weights.sum()
+    columns = torch.cat([documents, *(extra.vectors for extra in candidates)])  # (n + m, d)
+    owners = torch.cat([pairs.owners, *(torch.full_like(extra.texts, -1) for extra in candidates)])  # (n + m,)
+    known = _known_answers(pairs, options, candidates)  # (b, n + m)
+    is_positive = torch.zeros_like(known[0]).index_fill(0, pairs.positives, True)  # (n + m,)
+    foreign = (owners[None, :] != rows[:, None]) & (owners >= 0) & ~is_positive  # (b, n + m)
+    never = known | foreign if options.hard_negatives == "own" else known
+    total = queries.new_zeros(())
+    for dim in options.matryoshka_dims or (queries.shape[1],):
+        cosines = _normalise(queries[:, :dim]) @ _normalise(columns[:, :dim]).T  # (b, n + m)
+        hidden = never | _masked(cosines, pairs, candidates, masks)
+        loss = _mean_loss(cosines, pairs.positives, hidden, weights, options, progressive)
+        if options.symmetric:
+            back = cosines[:, pairs.positives].T  # (b, b)
+            loss = (loss + _mean_loss(back, rows, known[:, pairs.positives].T, weights, options, progressive)) / 2
+        total = total + loss
+    return total
+
+
+def _mean_loss(
+    cosines: Tensor,
+    target: Tensor,
+    hidden: Tensor,
+    weights: Tensor,
+    options: LossOptions,
+    progressive: ProgressiveState,
+) -> Tensor:
+    at_target = torch.zeros_like(hidden).scatter(1, target[:, None], True)  # (b, n)
+    positives = cosines.detach().gather(1, target[:, None])  # (b, 1)
+    if options.false_negative_margin is not None:
+        hidden = hidden | (cosines > positives - options.false_negative_margin + TIE)
+    if options.false_negative_ratio is not None:
+        hidden = hidden | (cosines > positives * options.false_negative_ratio + TIE)
+    scale = 1 / options.temperature
+    logits = cosines * scale + progressive.strength * cosines.detach()
+    if progressive.curricular:
+        hard = cosines > positives - progressive.options.margin + TIE
+        logits = torch.where(hard, cosines * (progressive.t + cosines).clamp(min=0), cosines) * scale
+    logits = torch.where(at_target, cosines * scale, logits).masked_fill(hidden & ~at_target, -math.inf)
+    return -(weights * logits.log_softmax(1).gather(1, target[:, None]).squeeze(1)).sum()
+
+
+def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Candidates]) -> Tensor:
+    """(b, n + m) bool: the candidate is the query's positive, or known to be as good an answer."""
+    b, n = len(pairs.positives), len(pairs.owners)
+    known = torch.zeros(b, n, dtype=torch.bool, device=pairs.positives.device)
+    known[torch.arange(b), pairs.positives] = True
+    if pairs.known_positives is not None:
+        known[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
+    if not options.mask_same_text or pairs.query_texts is None or pairs.document_texts is None:
+        return known
+    texts = torch.cat([pairs.document_texts, *(extra.texts for extra in candidates)])  # (n + m,)
+    same_query = (pairs.query_texts[:, None] == pairs.query_texts[None, :]).double()  # (b, b)
+    same_text = (pairs.document_texts[:, None] == texts[None, :]).double()  # (n, n + m)
+    answers = same_query @ known.double() @ same_text  # (b, n + m)
+    if pairs.known_texts is not None:
+        query, text = pairs.known_texts.unbind(1)
+        answers = answers + same_query[:, query] @ (text[:, None] == texts[None, :]).double()
+    return (answers > 0) | (pairs.query_texts[:, None] == texts[None, :])
+
+
+def _masked(cosines: Tensor, pairs: Pairs, candidates: Sequence[Candidates], masks: Sequence[CandidateMask]) -> Tensor:
+    """(b, n + m) bool: what the further masks hide."""
+    hidden = torch.zeros_like(cosines, dtype=torch.bool)
+    if not masks:
+        return hidden
+    assert pairs.query_texts is not None
+    assert pairs.document_texts is not None
+    texts = torch.cat([pairs.document_texts, *(extra.texts for extra in candidates)])
+    positives = cosines.detach().gather(1, pairs.positives[:, None]).squeeze(1)
+    rows = TileRows(slice(0, len(cosines)), pairs.query_texts, positives)
+    columns = TileColumns(slice(0, len(texts)), texts[None, :], cosines.detach(), 1.0)
+    for mask in masks:
+        cells = mask.hidden(rows, columns)
+        hidden |= cells.to_dense() if cells.is_sparse else cells
+    return hidden
+
+
+def _normalise(vectors: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / torch.where(norms == 0, 1.0, norms)

@@ -1,0 +1,1 @@
+"""Hard negatives, mined with a first model before training."""

@@ -1,0 +1,1 @@
+"""The encoder that is trained, and the vocabulary of a new one."""

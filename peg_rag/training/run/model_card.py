@@ -1,0 +1,114 @@
+"""The model card: what the model is, how it was made and how it scored, written by the run itself.
+
+Why this exists: a folder of weights without its recipe cannot be judged or repeated. Everything here is taken from
+the run; nothing is claimed that was not measured.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import peg_rag
+from peg_rag.files import write_atomically
+from peg_rag.training.data.pairs import PairFile
+from peg_rag.training.data.tokens import Ints
+from peg_rag.training.model.encoder import TrainableEncoder, parameter_count
+from peg_rag.training.recipe import Recipe, StageOptions
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What the card says of a stage.
+
+    Attributes:
+        name, objective: of the stage.
+        steps: optimiser steps taken.
+        queries, candidates: in a batch, and documents each query was ranked against.
+        rows: rows trained on, by file.
+        scores: of the last evaluation.
+    """
+
+    name: str
+    objective: str
+    steps: int
+    queries: int
+    candidates: int
+    rows: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        options: StageOptions,
+        files: Sequence[PairFile],
+        rows: Sequence[Ints],
+        scores: dict[str, float],
+        steps: int,
+    ) -> "CardFacts":
+        counts = {file.name: len(mine) for file, mine in zip(files, rows, strict=True)}
+        return cls(
+            options.name,
+            options.objective,
+            steps,
+            options.batch.queries,
+            options.candidates_per_query,
+            counts,
+            dict(scores),
+        )
+
+
+def write_card(folder: Path, recipe: Recipe, encoder: TrainableEncoder, facts: Sequence[CardFacts]) -> None:
+    """Write README.md with the recipe, data, steps, seed and scores."""
+    write_atomically(folder / "README.md", card(folder.name, recipe, encoder, facts).encode())
+
+
+def card(name: str, recipe: Recipe, encoder: TrainableEncoder, facts: Sequence[CardFacts]) -> str:
+    """The text of the card."""
+    prompts = "".join(f"\n- {role} prompt: `{text}`" for role, text in encoder.prompts.items() if text)
+    origin = recipe.model.path or "random weights"
+    stages = "\n\n".join(_stage(stage) for stage in facts)
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, sentence-similarity, peg-rag]
+---
+
+# {name}
+
+A text-embedding model, trained with peg-rag {peg_rag.__version__}.
+
+- kind: {encoder.kind}, {parameter_count(encoder):,} parameters, started from {origin}
+- vectors: {encoder.dimension} dimensions, pooling `{encoder.pooling}`, compared by cosine
+- reads {encoder.max_length} tokens of a text{prompts}
+- seed {recipe.seed}, precision {recipe.precision}
+
+```python
+from peg_rag import PEGEncoder
+
+encoder = PEGEncoder("path/to/this/folder")
+scores = encoder.encode_queries(["问题"]) @ encoder.encode_documents(["一段文字"]).T
+```
+
+sentence-transformers opens the folder as well, with the same vectors.
+
+## Training
+
+{stages}
+
+## Recipe
+
+```yaml
+{recipe.dump().strip()}
+```
+"""
+
+
+def _stage(facts: CardFacts) -> str:
+    rows = "\n".join(f"| {name} | {count:,} |" for name, count in facts.rows.items())
+    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts.scores.items())
+    scored = f"\n\nScores (`ndcg@10` and `spearman`: on the validation split):\n\n| score | |\n|---|---:|\n{scores}"
+    return (
+        f"### Stage {facts.name}\n\n{facts.steps:,} steps of {facts.queries:,} pairs, {facts.objective} loss, "
+        f"{facts.candidates:,} candidates for each query.\n\n"
+        f"| data | rows trained on |\n|---|---:|\n{rows}" + (scored if facts.scores else "")
+    )

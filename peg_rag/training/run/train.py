@@ -1,0 +1,431 @@
+"""Runs a recipe, stage by stage, with a loop that can be read from its first batch to its last checkpoint.
+
+`accelerate` finds the devices, joins the ranks, sets the precision and speaks to trackers. What a step is
+(`peg_rag.training.run.grad_cache`), which batches there are (`peg_rag.training.data`), what a checkpoint holds
+(`peg_rag.training.run.checkpoint`) and the order of it all are ours: a step over 80,000 candidates and a run that
+resumes to the very same bits leave no room for a general trainer's habits.
+"""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs, set_seed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+from transformers.utils.logging import disable_progress_bar as hide_bars_of_saving
+
+from peg_rag.errors import TrainingError
+from peg_rag.files import write_atomically
+from peg_rag.training.data.batches import FeatureRows, RankBatch, StepBatches
+from peg_rag.training.data.pairs import PairFile, load_pairs
+from peg_rag.training.data.sampler import BatchPlan
+from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.loss.collectives import Ranks
+from peg_rag.training.loss.cosent import CosentObjective
+from peg_rag.training.loss.objective import ContrastiveObjective, Objective
+from peg_rag.training.loss.tiles import Tile
+from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
+from peg_rag.training.recipe import ModelOptions, Recipe, StageOptions, expand_path
+from peg_rag.training.run.callbacks import Interruption, LogObserver, ProgressLine, StepMeter
+from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, load_checkpoint, save_checkpoint
+from peg_rag.training.run.folder import HISTORY_FILE, RunFolder
+from peg_rag.training.run.grad_cache import CachedStep, StepBatch
+from peg_rag.training.run.hub import open_repository, push_checkpoint
+from peg_rag.training.run.model_card import CardFacts, write_card
+from peg_rag.training.run.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from peg_rag.training.run.trackers import check_trackers, open_trackers
+from peg_rag.training.run.validation import (
+    BeirFolders,
+    InTraining,
+    Split,
+    StageScorer,
+    split_rows,
+    training_sources,
+)
+
+logger = logging.getLogger(__name__)
+
+STATIC_CHUNK_TOKENS = 4_194_304  # a static model has no activations; its dense gradient costs the same for any chunk
+GROUP_TIMEOUT = timedelta(hours=2)  # ranks wait while one prepares data or evaluates
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended: optimiser steps taken and the last scores, such as `ndcg@10`."""
+
+    name: str
+    steps: int
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What `train` leaves: the model folder, and whether it was interrupted (then `resume` goes on)."""
+
+    folder: Path
+    stages: list[StageResult]
+    interrupted: bool = False
+
+
+def train(
+    recipe: Recipe,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    show_progress: bool = False,
+    on_log: LogObserver | None = None,
+) -> TrainingResult:
+    """Run all stages and write the model to `output_dir`, which `PEGEncoder` and `SentenceTransformer` then open.
+
+    Under `torchrun` every rank calls this with the same recipe.
+
+    Args:
+        resume: go on from the last checkpoint, to the same bits as a run that never stopped.
+        overwrite: remove an earlier run in `output_dir` first.
+        on_log: is given each entry of the log, on the first rank: `step`, `loss`, `eval_ndcg@10` and so on. Where it
+            returns True, training ends after the step as with Ctrl-C.
+
+    Ctrl-C (or SIGTERM) finishes the step, saves a checkpoint and returns with `interrupted`; a second stops at once.
+
+    Raises:
+        RecipeError, DataError, ModelNotAvailable: something the recipe names cannot be used.
+        TrainingError: NaN or infinite loss, a full disk, or `output_dir` holds another run.
+    """
+    return _Run(recipe, show_progress, on_log).run_stages(resume, overwrite)
+
+
+@dataclass
+class _Stage:
+    """A stage with its data at hand."""
+
+    options: StageOptions
+    folder: Path
+    files: list[PairFile]
+    split: Split
+    batches: StepBatches
+    scorer: StageScorer
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+class _Run:
+    """One call of `train`: prepares each stage, has it trained, and saves its model."""
+
+    def __init__(self, recipe: Recipe, show_progress: bool, on_log: LogObserver | None) -> None:
+        self.recipe = recipe
+        self.show_progress = show_progress
+        self.on_log = on_log
+        self.folder = RunFolder(recipe)
+        self.beir = BeirFolders(recipe.evaluation.beir)
+        self.tokens: dict[bytes, TokenRows] = {}
+        self._cache = expand_path(recipe.cache_dir)
+
+    def run_stages(self, resume: bool, overwrite: bool) -> TrainingResult:
+        hide_bars_of_saving()  # type: ignore[no-untyped-call]
+        check_trackers(self.recipe)
+        self.beir.check()
+        self.accelerator = start_accelerator(self.recipe)
+        if self.accelerator.is_main_process:
+            self.folder.prepare(resume=resume, overwrite=overwrite)
+            if self.recipe.logging.push_to_hub is not None:
+                open_repository(self.recipe.logging.push_to_hub)
+        encoder: TrainableEncoder | None = None
+        results: list[StageResult] = []
+        facts: list[CardFacts] = []
+        for number, options in enumerate(self.recipe.stages):
+            finished = self.folder.finished_stage(number)
+            if finished is not None:
+                results.append(StageResult(options.name, options.steps, finished.scores))
+                facts.append(finished)
+                encoder = None
+                continue
+            checkpoint = last_checkpoint(self.folder.stage(number)) if resume else None
+            if encoder is None or checkpoint is not None:
+                encoder = self._load_encoder(number, checkpoint)
+            stage = self._prepare_stage(number, encoder)
+            loop = StageLoop(self, stage, encoder)
+            interrupted = loop.run(checkpoint)
+            steps = loop.progress.step
+            results.append(StageResult(options.name, steps, stage.scores))
+            if interrupted:
+                return TrainingResult(self.folder.path, results, interrupted=True)
+            facts.append(CardFacts.of(options, stage.files, stage.split.training, stage.scores, steps))
+            if self.accelerator.is_main_process:
+                encoder.save(stage.folder / "model")
+                self.folder.finish_stage(number, facts[-1])
+            self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._finish(encoder, facts)
+        self.accelerator.wait_for_everyone()
+        return TrainingResult(self.folder.path, results)
+
+    def _load_encoder(self, number: int, checkpoint: Path | None) -> TrainableEncoder:
+        """The model of a checkpoint, of the stage before, or what the recipe starts from."""
+        set_seed(self.recipe.seed)
+        origin = checkpoint
+        if origin is None and number:
+            origin = self.folder.stage(number - 1) / "model"
+        if origin is not None:
+            encoder = load_encoder(ModelOptions(path=str(origin)))
+        else:
+            with self.accelerator.main_process_first():  # it may learn a vocabulary
+                encoder = build_encoder(self.recipe.model, self.recipe.stages[0].data.sources, self._cache)
+        if self.recipe.compile and encoder.kind == "transformer":
+            encoder.body.compile(dynamic=True)
+        return encoder.to(self.accelerator.device)
+
+    def _prepare_stage(self, number: int, encoder: TrainableEncoder) -> _Stage:
+        options = self.recipe.stages[number]
+        with self.accelerator.main_process_first():  # it fills the cache
+            files = load_pairs(
+                options.data.sources,
+                encoder.tokenizer,
+                self._cache,
+                prompts=encoder.prompts,
+                maximum_bad_share=options.data.maximum_bad_share,
+                path=f"stages.{options.name}.data.sources",
+                show_progress=self.show_progress,
+            )
+        split = split_rows(files, self.recipe.validation)
+        plan = BatchPlan(
+            training_sources(files, split.training),
+            batch=options.batch.queries,
+            steps=options.steps,
+            alpha=options.data.alpha,
+            mixing=options.data.mixing,
+            seed=self.recipe.seed,
+            distinct=options.objective == "contrastive",
+        )
+        batches = StepBatches(
+            files,
+            split.training,
+            plan,
+            steps=options.steps,
+            negatives=options.batch.negatives,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            seed=self.recipe.seed,
+            with_answers=bool(options.loss.candidates),
+        )
+        scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
+        return _Stage(options, self.folder.stage(number), files, split, batches, scorer)
+
+    def _finish(self, encoder: TrainableEncoder | None, facts: Sequence[CardFacts]) -> None:
+        """The last stage's model, and the card that says how it was made, in the run's own folder."""
+        if encoder is None:
+            last = self.folder.stage(len(facts) - 1) / "model"
+            encoder = load_encoder(ModelOptions(path=str(last)))
+        dtype = torch.float16 if self.recipe.stored_as == "fp16" else torch.float32
+        encoder.save(self.folder.path, dtype)
+        write_card(self.folder.path, self.recipe, encoder, facts)
+
+
+class StageLoop:
+    """The loop of one stage: batch, step, log, evaluation, checkpoint. One step is one batch."""
+
+    def __init__(self, run: _Run, stage: _Stage, encoder: TrainableEncoder) -> None:
+        self.recipe = run.recipe
+        self.stage = stage
+        self.encoder = encoder
+        self.accelerator = run.accelerator
+        self.progress = Progress()
+        self._on_log = run.on_log
+        self._show = run.show_progress and run.accelerator.is_main_process
+        self._interruption = Interruption()
+        self._meter = StepMeter()
+        self._in_training = InTraining(encoder, run.accelerator.autocast, run.tokens)
+        self._scored_at = -1
+        self._batch: RankBatch | None = None
+
+    def run(self, checkpoint: Path | None) -> bool:
+        """Train to the end of the stage, or until interrupted; whether it was."""
+        set_seed(self.recipe.seed)
+        options = self.stage.options
+        self._optimizer = build_optimizer(self.encoder, options.optimizer)
+        self._cached_step = self._build_cached_step()
+        self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, self._trained)
+        self._line = ProgressLine(options.name, steps=options.steps, done=self.progress.step, show=self._show)
+        trackers = open_trackers(self.recipe, options.name, self.stage.folder)
+        try:
+            with self._interruption.listening(), trackers as self._trackers:
+                interrupted = self._take_steps()
+                if not interrupted and self._scored_at != self.progress.step:
+                    self._evaluate()
+        finally:
+            self._line.close()
+        self._write_history()
+        return interrupted
+
+    def _take_steps(self) -> bool:
+        """From the next batch to the last; whether an interruption ended it before."""
+        evaluation, checkpoints, steps = self.recipe.evaluation, self.recipe.checkpoints, self.stage.options.steps
+        if evaluation.at_start and self.progress.step == 0:
+            self._evaluate()
+        for batch in self._load_batches():
+            self._take_step(batch)
+            self._line.advance()
+            if self._is_due(self.recipe.logging.every_steps):
+                self._log_step()
+            if self._is_due(evaluation.every_steps):
+                self._evaluate()
+            stopping = Ranks().any(self._interruption.requested, self.accelerator.device)
+            stopping = stopping and self.progress.step < steps
+            if stopping or self._is_due(checkpoints.every_steps):
+                self._save()
+            if stopping:
+                return True
+        return False
+
+    def _load_batches(self) -> Iterator[RankBatch]:
+        """The batches that are left; every rank reads its own share."""
+        return iter(
+            DataLoader(
+                self.stage.batches,
+                batch_size=None,
+                sampler=range(self.progress.step, self.stage.options.steps),
+                num_workers=self.recipe.data_workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+                generator=torch.Generator(),  # the loader must not draw from the generator of dropout
+                collate_fn=_return_batch,
+            )
+        )
+
+    def _take_step(self, batch: RankBatch) -> None:
+        """Gradients of the whole batch, by the cached step, and one step of the optimiser."""
+        options = self.stage.options
+        self._batch = batch
+        self.encoder.train()
+        try:
+            with self.accelerator.autocast():
+                metrics = self._cached_step(self._step_batch(batch), progress=self.progress.step / options.steps)
+        except TrainingError as error:
+            raise self._report_failure(str(error)) from error
+        if not math.isfinite(metrics.loss):
+            raise self._report_failure(f"the loss is {metrics.loss}")
+        norm = clip_gradients(self.encoder, options.optimizer.max_grad_norm)
+        if not math.isfinite(norm):
+            raise self._report_failure(f"the gradient's norm is {norm}")
+        self._rate = learning_rate(options.optimizer, self.progress.step, options.steps)
+        set_learning_rate(self._optimizer, self._rate)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._norm = norm
+        self.progress.step += 1
+        self._meter.add(metrics, len(batch.queries) * self.accelerator.num_processes)
+
+    def _step_batch(self, batch: RankBatch) -> StepBatch:
+        device, pad = self.accelerator.device, self.encoder.pad_id
+        graded = self.stage.options.objective == "cosent"
+        labels = torch.from_numpy(batch.grades).to(device) if graded else batch.pairs(device)
+        return StepBatch(FeatureRows(batch.queries, pad, device), FeatureRows(batch.documents, pad, device), labels)
+
+    def _build_cached_step(self) -> CachedStep:
+        model: Any = self.encoder
+        device = self.accelerator.device
+        if self.accelerator.num_processes > 1:
+            model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        memory = self.stage.options.memory
+        chunk_tokens = memory.chunk_tokens
+        if chunk_tokens is None and self.encoder.kind == "static":
+            chunk_tokens = STATIC_CHUNK_TOKENS
+        objective = build_objective(self.stage.options)
+        return CachedStep(model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device)
+
+    def _is_due(self, every_steps: int | None) -> bool:
+        return every_steps is not None and self.progress.step % every_steps == 0
+
+    def _log_step(self) -> None:
+        self._log({**self._meter.read(), "grad_norm": self._norm, "learning_rate": self._rate})
+
+    def _evaluate(self) -> None:
+        """Scores on the validation split and on the recipe's BEIR folders; computed by one rank while others wait."""
+        with self._meter.paused():
+            if self.accelerator.is_main_process:
+                scores = self.stage.scorer.score(self._in_training)
+                self.stage.scores.update(scores)
+                self._log({f"eval_{name}": value for name, value in scores.items()})
+            self.accelerator.wait_for_everyone()
+        self._scored_at = self.progress.step
+
+    def _log(self, values: dict[str, float]) -> None:
+        """Into the history, the progress line, the trackers and the caller's ears; on the first rank."""
+        if not values or not self.accelerator.is_main_process:
+            return
+        entry = {**values, "step": self.progress.step}
+        self.progress.log.append(entry)
+        self._line.show(entry)
+        self._trackers.log(values, self.progress.step)
+        logger.info("%s, step %d: %s", self.stage.options.name, self.progress.step, values)
+        if self._on_log is not None and self._on_log(entry):
+            self._interruption.requested = True
+
+    def _save(self) -> None:
+        """A checkpoint of this step, and its model on the hub where the recipe says so."""
+        with self._meter.paused():
+            checkpoint = save_checkpoint(self.stage.folder, self._trained, keep=self.recipe.checkpoints.keep)
+            repository = self.recipe.logging.push_to_hub
+            if repository is not None and self.accelerator.is_main_process:
+                push_checkpoint(repository, checkpoint)
+            self.accelerator.wait_for_everyone()
+
+    def _write_history(self) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        history = {
+            "global_step": self.progress.step,
+            "max_steps": self.stage.options.steps,
+            "log_history": self.progress.log,
+        }
+        write_atomically(self.stage.folder / HISTORY_FILE, json.dumps(history, indent=2).encode())
+
+    def _report_failure(self, reason: str) -> TrainingError:
+        """Put the batch on disk for inspection, and say where what was done so far lies."""
+        assert self._batch is not None
+        step, folder = self.progress.step, self.stage.folder
+        file = folder / f"bad-batch-step-{step}-rank-{self.accelerator.process_index}.jsonl"
+        lines = [json.dumps(row, ensure_ascii=False) for row in self.stage.batches.texts(self._batch)]
+        write_atomically(file, "\n".join(lines).encode())
+        checkpoint = last_checkpoint(folder)
+        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
+        return TrainingError(
+            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {saved}. Lower the "
+            "learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
+            "batch, then resume"
+        )
+
+
+def build_objective(options: StageOptions) -> Objective:
+    """The loss a stage asks for."""
+    if options.objective == "cosent":
+        return CosentObjective(1.0 / options.loss.temperature)
+    rows = options.memory.loss_tile
+    tile = Tile(rows=rows, columns=4 * rows, keep=False) if rows else None
+    sources = [source.build(options.steps) for source in options.loss.candidates]
+    return ContrastiveObjective(options.loss, sources=sources, tile=tile)
+
+
+def start_accelerator(recipe: Recipe) -> Accelerator:
+    """Devices, ranks and precision as the recipe says, whatever an earlier run in this process said."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # otherwise the first run's device and precision stay
+    cpu = recipe.device == "cpu"
+    on_cpu = cpu or not (torch.cuda.is_available() or torch.backends.mps.is_available())
+    handlers = []
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        handlers.append(InitProcessGroupKwargs(backend="gloo" if on_cpu else None, timeout=GROUP_TIMEOUT))
+    precision = "bf16" if recipe.precision == "bf16" else "no"
+    return Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=handlers)
+
+
+def _return_batch(batch: Any) -> Any:
+    return batch

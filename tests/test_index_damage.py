@@ -1,0 +1,254 @@
+"""PEGIndex on files that something else has written to: whatever is in them, the error is `DamagedIndex`."""
+
+import contextlib
+import json
+import re
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from peg_rag.errors import DamagedIndex, InvalidInput
+from peg_rag.index import PEGIndex
+
+DIMENSION = 64
+COUNT = 60
+PAGE = 4096
+
+
+def rows(n: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, DIMENSION)).astype(np.float32)
+
+
+def make(path: Path, kind: Any = "flat") -> Path:
+    """An index of many small and a few large rows, part of it in the vector file."""
+    with PEGIndex(path, kind=kind) as index:
+        names = [f"d{n}" for n in range(COUNT)]
+        texts = [f"第{n}篇 花呗账单" + "长" * (3000 if n % 20 == 0 else n) for n in range(COUNT)]
+        index.upsert(names[:40], texts[:40], rows(COUNT)[:40], [{"n": n, "city": "北京"} for n in range(40)])
+        index.persist()
+        index.upsert(names[40:], texts[40:], rows(COUNT)[40:], [{"n": n} for n in range(40, COUNT)])
+        index.delete(["d3", "d44"])
+    return path
+
+
+CALLS: dict[str, Callable[[PEGIndex], Any]] = {
+    "len": len,
+    "ids": lambda index: index.ids(),
+    "count": lambda index: index.count({"n": {"$gte": 5}, "city": "北京"}),
+    "get": lambda index: index.get(where={}),
+    "get one": lambda index: index.get([f"d{n}" for n in range(COUNT)]),
+    "dense": lambda index: index.search(rows(COUNT)[7], k=COUNT),
+    "lexical": lambda index: index.search(text="第5篇 花呗", k=COUNT),
+    "hybrid": lambda index: index.search(rows(COUNT)[50], "第5篇 花呗 长", k=COUNT, where={"n": {"$lt": 55}}),
+    "mmr": lambda index: index.mmr(rows(COUNT)[7], k=10, fetch_k=COUNT),
+    "upsert": lambda index: index.upsert(["d5", "new"], ["新", "旧"], rows(2)),
+    "delete": lambda index: index.delete(["d7"]),
+    "delete where": lambda index: index.delete(where={"n": 9}),
+    "persist": lambda index: index.persist(),
+    "clear": lambda index: index.clear(),
+}
+
+
+def use(path: Path) -> list[str]:
+    """Open the index and make every call; what is damaged may say so, and nothing else."""
+    said = []
+    try:
+        index = PEGIndex(path)
+    except DamagedIndex as error:
+        return [str(error)]
+    with index:
+        for call in CALLS.values():
+            try:
+                call(index)
+            except DamagedIndex as error:
+                said.append(str(error))
+    return said
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = make(tmp_path_factory.mktemp("sound") / "kb")
+    assert use(Path(shutil.copytree(path, path.with_name("used")))) == []
+    return path
+
+
+def with_pages(content: bytes, change: Callable[[int, bytes], bytes], pages: list[int]) -> bytes:
+    for page in pages:
+        start = page * PAGE
+        content = content[:start] + change(page, content[start : start + PAGE]) + content[start + PAGE :]
+    return content
+
+
+def damaged(path: Path, target: Path, content: bytes) -> Path:
+    """A copy of the index with another SQLite file."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for file in path.glob("vectors-*"):
+        shutil.copy(file, target / file.name)
+    (target / "index.sqlite").write_bytes(content)
+    return target
+
+
+def zeroed(_: int, page: bytes) -> bytes:
+    return bytes(len(page))
+
+
+def test_every_page_zeroed(sound: Path, tmp_path: Path) -> None:
+    content = (sound / "index.sqlite").read_bytes()
+    noticed = 0
+    for page in range(len(content) // PAGE):
+        copy = damaged(sound, tmp_path / "kb", with_pages(content, zeroed, [page]))
+        messages = use(copy)
+        assert all("restore" in message or "index the documents again" in message for message in messages), messages
+        noticed += bool(messages)
+    assert noticed > 0.8 * (len(content) // PAGE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["garbage", "swapped", "flipped", "text"])
+def test_random_harm_to_pages(harm: str, sound: Path, tmp_path: Path) -> None:
+    content = (sound / "index.sqlite").read_bytes()
+    chance = np.random.default_rng(5)
+    pages = len(content) // PAGE
+
+    def change(number: int, page: bytes) -> bytes:
+        match harm:
+            case "garbage":
+                return page[:8] + chance.bytes(len(page) - 8)
+            case "swapped":
+                other = int(chance.integers(1, pages)) * PAGE
+                return content[other : other + PAGE]
+            case "flipped":
+                bits = bytearray(page)
+                for place in chance.integers(100 if number == 0 else 0, len(page), 20):
+                    bits[place] ^= 1 << int(chance.integers(8))
+                return bytes(bits)
+            case _:
+                return page.replace("长".encode(), b"\xff\xfe\xfd").replace(b'{"n"', b'{n""')
+
+    for _ in range(150):
+        use(damaged(sound, tmp_path / "kb", with_pages(content, change, [int(chance.integers(0, pages))])))
+
+
+# -- rows with other content ------------------------------------------------------------------------------------------
+
+
+def altered(path: Path, target: Path, *statements: str) -> Path:
+    copy = damaged(path, target, (path / "index.sqlite").read_bytes())
+    with contextlib.closing(sqlite3.connect(copy / "index.sqlite")) as connection, connection:
+        for statement in statements:
+            connection.execute(statement)
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE meta SET value = 'int4' WHERE name = 'storage'", "storage 'int4'.*float32, float16, int8"),
+        ("UPDATE meta SET value = 'annoy' WHERE name = 'kind'", "kind 'annoy'.*flat, hnsw, ivfpq"),
+        ("UPDATE meta SET value = 'x' WHERE name = 'dimension'", "dimension 'x'"),
+        ("UPDATE meta SET value = '0' WHERE name = 'dimension'", "dimension '0'"),
+        ("UPDATE meta SET value = '-3' WHERE name = 'dimension'", "dimension '-3'"),
+        ("UPDATE meta SET value = '1e3' WHERE name = 'dimension'", "dimension '1e3'"),
+        (f"UPDATE meta SET value = '{'9' * 5000}' WHERE name = 'dimension'", "dimension"),
+        ("UPDATE meta SET value = x'00ff' WHERE name = 'dimension'", "dimension"),
+        ("UPDATE meta SET value = 'klingon' WHERE name = 'tokenizer'", "tokenizer 'klingon'"),
+        ("UPDATE meta SET value = '{' WHERE name = 'storage'", "storage '{'"),
+        ("UPDATE meta SET value = 5 WHERE name = 'identity'", None),
+        ("UPDATE meta SET value = x'ff' WHERE name = 'identity'", "identity"),
+        ("DELETE FROM meta WHERE name = 'storage'", "storage"),
+        ("DELETE FROM meta WHERE name = 'identity'", "identity"),
+        ("DELETE FROM meta", "settings"),
+        ("DELETE FROM state", "state"),
+        ("UPDATE state SET sequence = 'x'", "state"),
+        ("UPDATE state SET next_key = -1", "state"),
+        ("UPDATE state SET generation = 2.5", "state"),
+        ("DELETE FROM base", "vector file"),
+        ("UPDATE base SET kind = 'annoy'", "vector file"),
+        ("UPDATE base SET keys = x'0102'", "vector file"),
+        ("UPDATE base SET size = 'x'", "vector file"),
+        ("DELETE FROM bodies WHERE key = 5", "5"),
+        ("DELETE FROM documents WHERE key = 5", "5"),
+        ("DELETE FROM bodies WHERE key = 50", "50"),
+        ("UPDATE bodies SET vector = x'00' WHERE key = 50", "vector"),
+        ("UPDATE bodies SET vector = 'text' WHERE key = 50", "vector"),
+        ("UPDATE bodies SET vector = CAST(x'0000c07f' || substr(vector, 5) AS BLOB) WHERE key = 50", "NaN"),
+        ("UPDATE bodies SET text = x'00ff' WHERE key = 50", "text"),
+        ("UPDATE documents SET metadata = '{\"n\": ' WHERE key = 50", "JSON"),
+        ("UPDATE documents SET metadata = '[1]' WHERE key = 50", "metadata"),
+        ("UPDATE documents SET metadata = x'00' WHERE key = 50", "metadata"),
+        ("UPDATE documents SET id = x'00' WHERE key = 50", "id"),
+        ("DELETE FROM blocks", None),
+        ("UPDATE blocks SET lengths = x'0102'", "lengths"),
+        ("UPDATE blocks SET lengths = 'text'", "lengths"),
+        ("UPDATE blocks SET lengths = NULL", None),
+        ("UPDATE postings SET entries = x'01'", "postings"),
+        ("UPDATE postings SET entries = x'0000ffff01'", "postings"),
+        ("UPDATE postings SET entries = 'text'", "postings"),
+        ("UPDATE postings SET head = x'00' WHERE head = '花'", None),
+        ("DROP TABLE postings", "postings"),
+    ],
+)
+def test_rows_of_another_kind(statement: str, message: str | None, sound: Path, tmp_path: Path) -> None:
+    """Where `message` is None, the statement is refused by SQLite or leaves an index that answers."""
+    try:
+        path = altered(sound, tmp_path / "kb", statement)
+    except sqlite3.IntegrityError:
+        assert message is None
+        return
+    messages = use(path)
+    if message is not None:
+        assert any(re.search(message, said) for said in messages), messages
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
+def test_a_stored_kind_is_used_as_it_is(kind: str, sound: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    path = altered(sound, tmp_path / "kb", f"UPDATE meta SET value = '{kind}' WHERE name = 'kind'")
+    assert use(path) == []
+
+
+# -- metadata that could not be read again ----------------------------------------------------------------------------
+
+
+def nested(depth: int, container: type = list) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value] if container is list else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("container", [list, dict])
+@pytest.mark.parametrize("depth", [101, 500, 990, 3000, 200_000])
+def test_deep_metadata_is_refused_before_anything_is_written(depth: int, container: type) -> None:
+    with PEGIndex() as index:
+        with pytest.raises(InvalidInput, match="metadata 1 is nested deeper than 100 levels"):
+            index.upsert(["a", "b"], ["x", "y"], np.eye(2), [{}, {"deep": nested(depth, container)}])
+        assert len(index) == 0
+
+
+@pytest.mark.parametrize("container", [list, dict])
+def test_metadata_as_deep_as_allowed_comes_back_and_is_filtered(container: type) -> None:
+    metadata = {"deep": nested(99, container), "n": 1}
+    with PEGIndex() as index:
+        index.upsert(["a"], ["x"], np.eye(1), [metadata])
+        assert index.get(["a"])[0].metadata == metadata
+        assert index.ids({"n": 1}) == ["a"]
+        assert json.dumps(index.search([1])[0].metadata) == json.dumps(metadata)
+
+
+def test_metadata_that_holds_itself_is_refused() -> None:
+    metadata: dict[str, Any] = {}
+    metadata["self"] = metadata
+    with PEGIndex() as index, pytest.raises(InvalidInput, match="metadata 0"):
+        index.upsert(["a"], ["x"], np.eye(1), [metadata])
+
+
+def test_a_number_of_5000_digits_is_refused() -> None:
+    with PEGIndex() as index, pytest.raises(InvalidInput, match="metadata 0"):
+        index.upsert(["a"], ["x"], np.eye(1), [{"n": 10**5000}])

@@ -1,0 +1,316 @@
+"""Word, Excel, PowerPoint, e-mail, books and web pages, made with the libraries that people make them with."""
+
+import datetime
+import io
+import zipfile
+from email.message import EmailMessage
+from pathlib import Path
+
+import docx
+import openpyxl
+import pptx
+import pytest
+from docx.oxml import parse_xml
+from docx.oxml.ns import nsdecls
+from docx.shared import Pt
+from pptx.util import Inches
+
+from peg_rag.errors import DataError
+from peg_rag.readers import Section, read_sections
+from peg_rag.readers.docx import format_number
+from peg_rag.readers.xlsx import format_value
+
+
+def shown(sections: list[Section]) -> list[tuple[str, str, str]]:
+    return [(section.kind, section.title, section.text) for section in sections]
+
+
+# -- Word -------------------------------------------------------------------------------------------------------------
+
+
+def save_docx(document: "docx.document.Document", path: Path) -> Path:
+    document.save(str(path))
+    return path
+
+
+def test_word_headings_come_from_styles_type_and_numbers(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph("采购合同", style="Title")
+    document.add_heading("付款", 1)
+    document.add_paragraph("合同价款分四期支付。")
+    bold = document.add_paragraph()
+    bold.add_run("验收标准").bold = True
+    document.add_paragraph("终验合格后支付百分之十五。")
+    document.add_paragraph("第三章 违约责任")
+    document.add_paragraph("逾期交货的，每日按合同总价的千分之三支付违约金。")
+    assert shown(read_sections(save_docx(document, tmp_path / "a.docx"))) == [
+        ("text", "采购合同 > 付款", "合同价款分四期支付。"),
+        ("text", "采购合同 > 付款 > 验收标准", "终验合格后支付百分之十五。"),
+        ("text", "采购合同 > 付款 > 第三章 违约责任", "逾期交货的，每日按合同总价的千分之三支付违约金。"),
+    ]
+
+
+def test_word_titles_in_large_type_are_headings(tmp_path: Path) -> None:
+    document = docx.Document()
+    for text, size in (("关于放假的通知", 22), ("国庆节放假七天，请各部门安排好值班。", 12), ("值班电话见附件。", 12)):
+        document.add_paragraph().add_run(text).font.size = Pt(size)
+    [section] = read_sections(save_docx(document, tmp_path / "a.docx"))
+    assert (section.title, section.text) == (
+        "关于放假的通知",
+        "国庆节放假七天，请各部门安排好值班。\n\n值班电话见附件。",
+    )
+
+
+def test_word_tables_keep_merged_cells_in_every_row(tmp_path: Path) -> None:
+    document = docx.Document()
+    table = document.add_table(4, 3)
+    for row, cells in enumerate([("项目", "周期", "方法"), ("甲", "15天", "测序"), ("乙", "", ""), ("丙", "20天", "")]):
+        for column, text in enumerate(cells):
+            table.cell(row, column).text = text
+    table.cell(1, 2).merge(table.cell(3, 2))
+    table.cell(1, 1).merge(table.cell(2, 1))
+    rows = read_sections(save_docx(document, tmp_path / "a.docx"))
+    assert [section.text for section in rows] == [
+        "项目: 甲 | 周期: 15天 | 方法: 测序",
+        "项目: 乙 | 周期: 15天 | 方法: 测序",
+        "项目: 丙 | 周期: 20天 | 方法: 测序",
+    ]
+    assert rows[1].cells == {"项目": "乙", "周期": "15天", "方法": "测序"}
+
+
+def test_words_automatic_numbers_are_part_of_the_text(tmp_path: Path) -> None:
+    document = docx.Document()
+    numbering = document.part.numbering_part.element
+    numbering.insert(
+        0,
+        parse_xml(
+            f'<w:abstractNum {nsdecls("w")} w:abstractNumId="90"><w:lvl w:ilvl="0"><w:start w:val="1"/>'
+            '<w:numFmt w:val="chineseCounting"/><w:lvlText w:val="第%1条"/></w:lvl></w:abstractNum>'
+        ),
+    )
+    numbering.append(parse_xml(f'<w:num {nsdecls("w")} w:numId="90"><w:abstractNumId w:val="90"/></w:num>'))
+    for text in ("甲方应当按期付款，逾期支付违约金。", "乙方应当按期交货，逾期支付违约金。"):
+        paragraph = document.add_paragraph(text)
+        number = f'<w:numPr {nsdecls("w")}><w:ilvl w:val="0"/><w:numId w:val="90"/></w:numPr>'
+        paragraph._p.get_or_add_pPr().append(parse_xml(number))
+    document.add_paragraph("签字", style="List Bullet")
+    [section] = read_sections(save_docx(document, tmp_path / "a.docx"))
+    assert section.text == (
+        "第一条 甲方应当按期付款，逾期支付违约金。\n\n第二条 乙方应当按期交货，逾期支付违约金。\n\n签字"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "form", "text"),
+    [
+        (1, "decimal", "1"),
+        (12, "chineseCounting", "十二"),
+        (105, "chineseCountingThousand", "一百零五"),
+        (20, "ideographDigital", "二十"),
+        (4, "lowerRoman", "iv"),
+        (28, "upperLetter", "BB"),
+        (3, "decimalEnclosedCircle", "③"),
+    ],
+)
+def test_numbers_are_shown_as_word_shows_them(number: int, form: str, text: str) -> None:
+    assert format_number(number, form) == text
+
+
+def test_word_text_boxes_and_insertions_are_read_and_deletions_are_not(tmp_path: Path) -> None:
+    document = docx.Document()
+    paragraph = document.add_paragraph("价格为")
+    paragraph._p.append(parse_xml(f"<w:del {nsdecls('w')}><w:r><w:delText>一百</w:delText></w:r></w:del>"))
+    paragraph._p.append(parse_xml(f"<w:ins {nsdecls('w')}><w:r><w:t>九十元。</w:t></w:r></w:ins>"))
+    box = "<w:txbxContent><w:p><w:r><w:t>框中的话。</w:t></w:r></w:p></w:txbxContent>"
+    run = f"<w:r {nsdecls('w')}><w:pict>{box}</w:pict></w:r>"
+    document.add_paragraph("正文。")._p.append(parse_xml(run))
+    [section] = read_sections(save_docx(document, tmp_path / "a.docx"))
+    assert section.text == "价格为九十元。\n\n正文。\n\n框中的话。"
+
+
+# -- Excel ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_of_every_sheet_carries_its_columns(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "通讯录"
+    sheet["A1"] = "员工通讯录"
+    sheet.merge_cells("A1:C1")
+    for row in (("部门", "姓名", "入职日期"), ("财务部", "赵敏", datetime.date(2017, 10, 9)), (None, "林晓燕", None)):
+        sheet.append(row)
+    sheet.merge_cells("A3:A4")
+    sheet["C3"].number_format = 'yyyy"年"m"月"d"日"'
+    second = book.create_sheet("价格")
+    for row in (("品名", "单价"), ("电容", 42.5)):
+        second.append(row)
+    second["B2"].number_format = "¥#,##0.00"
+    book.create_sheet("隐藏").sheet_state = "hidden"
+    book["隐藏"]["A1"] = "不可见"
+    book.save(tmp_path / "a.xlsx")
+    sections = read_sections(tmp_path / "a.xlsx")
+    assert [(s.title, s.text, s.sheet, s.row) for s in sections] == [
+        ("通讯录 > 员工通讯录", "部门: 财务部 | 姓名: 赵敏 | 入职日期: 2017年10月9日", "通讯录", 3),
+        ("通讯录 > 员工通讯录", "部门: 财务部 | 姓名: 林晓燕", "通讯录", 4),
+        ("价格", "品名: 电容 | 单价: ¥42.50", "价格", 2),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "number_format", "text"),
+    [
+        (1234567.891, "#,##0.00", "1,234,567.89"),
+        (0.125, "0.0%", "12.5%"),
+        (0.1 + 0.2, "General", "0.3"),
+        (1200, "General", "1200"),
+        (7, "000", "007"),
+        (3.0, "General", "3"),
+        (5, '0"个"', "5个"),
+        (datetime.datetime(2025, 4, 1), "yyyy-mm-dd", "2025-04-01"),
+        (datetime.datetime(2025, 4, 1), "yyyy/m/d", "2025/4/1"),
+        (datetime.datetime(2025, 4, 1, 9, 30), "yyyy-mm-dd hh:mm", "2025-04-01 09:30"),
+        (datetime.datetime(2025, 4, 1), 'yyyy"年"m"月"', "2025年4月"),
+        (datetime.time(18, 0), "h:mm", "18:00"),
+        (True, "General", "TRUE"),
+        (None, "General", ""),
+    ],
+)
+def test_values_are_shown_as_excel_shows_them(value: object, number_format: str, text: str) -> None:
+    assert format_value(value, number_format) == text
+
+
+def test_a_sheet_as_wide_as_excel_allows_is_refused(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    book.active["XFD100000"] = "远"
+    book.save(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match=r"a\.xlsx: sheet 'Sheet' spans"):
+        read_sections(tmp_path / "a.xlsx")
+
+
+# -- PowerPoint -------------------------------------------------------------------------------------------------------
+
+
+def test_slides_have_titles_tables_and_notes(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[5])
+    slide.shapes.title.text = "培训日程"
+    table = slide.shapes.add_table(3, 2, Inches(1), Inches(3), Inches(6), Inches(2)).table
+    for row, cells in enumerate([("时间", "内容"), ("周一", "制度"), ("周二", "")]):
+        for column, text in enumerate(cells):
+            table.cell(row, column).text = text
+    table.cell(1, 1).merge(table.cell(2, 1))
+    slide.shapes.add_textbox(Inches(1), Inches(2), Inches(6), Inches(0.5)).text_frame.text = "请携带工牌。"
+    slide.notes_slide.notes_text_frame.text = "名单另发。"
+    deck.save(str(tmp_path / "a.pptx"))
+    sections = read_sections(tmp_path / "a.pptx")
+    assert shown(sections) == [
+        ("text", "培训日程", "请携带工牌。"),
+        ("row", "培训日程", "时间: 周一 | 内容: 制度"),
+        ("row", "培训日程", "时间: 周二 | 内容: 制度"),
+        ("text", "培训日程", "备注：名单另发。"),
+    ]
+    assert {section.page for section in sections} == {1}
+
+
+# -- e-mail, books, web pages -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_html", [False, True])
+def test_an_email_tells_who_wrote_and_when(tmp_path: Path, as_html: bool) -> None:
+    message = EmailMessage()
+    message["From"] = "董莉 <dong@example.com>"
+    message["To"] = "全体员工 <all@example.com>"
+    message["Subject"] = "空调检修"
+    message["Date"] = "Thu, 08 May 2025 09:12:00 +0800"
+    message.set_content("10楼周六停电。")
+    if as_html:
+        message.add_alternative("<p>10楼周六停电。</p>", subtype="html")
+    message.add_attachment(b"x", maintype="application", subtype="pdf", filename="安排.pdf")
+    (tmp_path / "a.eml").write_bytes(message.as_bytes())
+    head, body = read_sections(tmp_path / "a.eml")
+    assert head.text == (
+        "发件人: 董莉 <dong@example.com> | 收件人: 全体员工 <all@example.com> | 日期: 2025-05-08 09:12 | "
+        "主题: 空调检修 | 附件: 安排.pdf"
+    )
+    assert (body.title, body.text) == ("空调检修", "10楼周六停电。")
+
+
+def test_a_book_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("mimetype", "application/epub+zip")
+        archive.writestr(
+            "META-INF/container.xml",
+            '<container xmlns="urn:oasis:names:tc:opendocument:xmlns:container"><rootfiles>'
+            '<rootfile full-path="OEBPS/content.opf"/></rootfiles></container>',
+        )
+        archive.writestr(
+            "OEBPS/content.opf",
+            '<package xmlns="http://www.idpf.org/2007/opf"><metadata xmlns:dc="http://purl.org/dc/elements/1.1/">'
+            "<dc:title>菜谱</dc:title></metadata><manifest>"
+            '<item id="b" href="b.xhtml"/><item id="a" href="a.xhtml"/><item id="n" href="n.xhtml" properties="nav"/>'
+            '</manifest><spine><itemref idref="n"/><itemref idref="a"/><itemref idref="b"/></spine></package>',
+        )
+        for name, title in (("a", "红烧肉"), ("b", "鲈鱼"), ("n", "目录")):
+            archive.writestr(f"OEBPS/{name}.xhtml", f"<html><body><h1>{title}</h1><p>{title}的做法。</p></body></html>")
+    (tmp_path / "a.epub").write_bytes(packed.getvalue())
+    assert shown(read_sections(tmp_path / "a.epub")) == [
+        ("text", "菜谱 > 红烧肉", "红烧肉的做法。"),
+        ("text", "菜谱 > 鲈鱼", "鲈鱼的做法。"),
+    ]
+
+
+PAGE = """<html><head><title>须知 - 市一医院</title></head><body>
+<nav><ul><li><a href=/>首页</a></li><li><a href=/a>新闻中心</a></li></ul></nav>
+<div class="breadcrumb">当前位置：首页 &gt; 须知</div>
+<div id="content"><h1>就诊须知</h1>
+<p>患者可通过微信公众号、自助机和114电话预约挂号，可预约未来14天内的号源，每日7:00放号。预约时须填写
+患者本人的真实姓名和身份证号。</p>
+<h2>挂号费</h2>
+<table><thead><tr><th>号别</th><th>挂号费</th></tr></thead><tbody>
+<tr><td rowspan=2>普通</td><td>15元</td></tr><tr><td>20元</td></tr></tbody></table>
+<h2>退号</h2><ol><li>登录公众号</li><li>在就诊前一日22:00前<br>办理退号</li></ol></div>
+<footer>版权所有 京ICP备12345号</footer></body></html>"""
+
+
+def test_a_web_page_gives_its_content_without_navigation_and_footer(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text(PAGE, encoding="utf-8")
+    assert shown(read_sections(tmp_path / "a.html")) == [
+        (
+            "text",
+            "就诊须知",
+            "患者可通过微信公众号、自助机和114电话预约挂号，可预约未来14天内的号源，每日7:00放号。"
+            "预约时须填写患者本人的真实姓名和身份证号。",
+        ),
+        ("row", "就诊须知 > 挂号费", "号别: 普通 | 挂号费: 15元"),
+        ("row", "就诊须知 > 挂号费", "号别: 普通 | 挂号费: 20元"),
+        ("text", "就诊须知 > 退号", "1. 登录公众号\n\n2. 在就诊前一日22:00前\n办理退号"),
+    ]
+
+
+def test_a_page_that_is_all_table_is_kept(tmp_path: Path) -> None:
+    rows = "".join(f"<tr><td>{name}</td><td>{price}元</td></tr>" for name, price in (("甲", 1), ("乙", 2)))
+    page = f"<html><body><table><tr><th>名</th><th>价</th></tr>{rows}</table></body></html>"
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    assert [s.text for s in read_sections(tmp_path / "a.html")] == ["名: 甲 | 价: 1元", "名: 乙 | 价: 2元"]
+
+
+# -- real files -------------------------------------------------------------------------------------------------------
+
+
+def test_real_office_files_are_read(data_dir: Path) -> None:
+    folder = data_dir / "documents" / "files"
+    if not folder.is_dir():
+        pytest.skip("no real documents")
+    merged = read_sections(folder / "vertical_merge.docx")
+    genes = [section for section in merged if "相关基因" in section.cells]
+    assert len(genes) == 4
+    assert all("Sanger" in section.cells["检测方法"] for section in genes)
+    assert {s.sheet for s in read_sections(folder / "xlsx_complex_layout.xlsx")} >= {"Complex Report", "Customers"}
+    [head, body] = read_sections(folder / "test_outlook_msg.msg")
+    assert head.cells["发件人"].endswith("<test.sender@example.com>")
+    assert body.text == "This is the body of the test email message"
+    assert len(read_sections(folder / "chatglm-issues-open.xlsx")) == 323
+    titles = {section.title for section in read_sections(folder / "test_wikipedia.html")}
+    assert "Microsoft > History > 1972–1985: Founding" in titles
+    assert not any("Navigation menu" in title for title in titles)

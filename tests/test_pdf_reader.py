@@ -1,0 +1,323 @@
+"""PDFs made with reportlab: columns, running lines, tables over a page's end, headings, boxes, scans, passwords."""
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reportlab.lib import colors
+from reportlab.lib.pagesizes import A4
+from reportlab.lib.pdfencrypt import StandardEncryption
+from reportlab.pdfbase import pdfmetrics
+from reportlab.pdfbase.cidfonts import UnicodeCIDFont
+from reportlab.pdfgen.canvas import Canvas
+from reportlab.platypus import Table, TableStyle
+
+from peg_rag.errors import DataError, MissingExtra
+from peg_rag.reader_process import ReaderProcess
+from peg_rag.readers import PartlyRead, Section, document_text, read_blocks, read_sections
+
+pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
+WIDTH, HEIGHT = A4
+Page = Callable[[Canvas], None]
+
+
+def make_pdf(path: Path, *pages: Page, **options: Any) -> Path:
+    canvas = Canvas(str(path), pagesize=A4, **options)
+    for draw in pages:
+        draw(canvas)
+        canvas.showPage()
+    canvas.save()
+    return path
+
+
+def write(canvas: Canvas, x: float, top: float, *lines: str, size: float = 10, pitch: float = 1.6) -> None:
+    canvas.setFont("STSong-Light", size)
+    for number, line in enumerate(lines):
+        canvas.drawString(x, HEIGHT - top - size - number * pitch * size, line)
+
+
+def draw_table(canvas: Canvas, x: float, top: float, rows: list[list[str]], *style: Any, widths: Any = 100) -> None:
+    columns = len(rows[0])
+    table = Table(rows, colWidths=widths if isinstance(widths, list) else [widths] * columns, rowHeights=20)
+    grid = [("GRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONT", (0, 0), (-1, -1), "STSong-Light", 10)]
+    table.setStyle(TableStyle([*grid, *style]))
+    table.wrapOn(canvas, WIDTH, HEIGHT)
+    table.drawOn(canvas, x, HEIGHT - top - 20 * len(rows))
+
+
+def texts(sections: list[Section]) -> list[tuple[str, str]]:
+    return [(section.title, section.text) for section in sections]
+
+
+def test_lines_of_a_sentence_are_joined_and_paragraphs_kept_apart(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "员工因公出差应当提前三个工作日提交申请，写明事由、行程和预算，并由直属主", size=12)
+        write(canvas, 72, 120, "管批准。The approved application is attached to the claim with a copy, un-", size=12)
+        write(canvas, 72, 140, "less it was urgent.", size=12)
+        write(canvas, 96, 160, "住宿费凭发票报销。", size=12)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text == (
+        "员工因公出差应当提前三个工作日提交申请，写明事由、行程和预算，并由直属主管批准。"
+        "The approved application is attached to the claim with a copy, unless it was urgent.\n\n住宿费凭发票报销。"
+    )
+    assert section.page == 1
+    for place in section.places:
+        assert (place.page, place.box[0]) in ((1, 72.0), (1, 96.0))
+    assert [section.text[place.start :][:2] for place in section.places] == ["员工", "管批", "le", "住宿"]
+
+
+def test_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
+    left = [f"左栏第{n}行写满了这一栏的宽度直到右边" for n in "一二三四五六"]
+    right = [f"右栏第{n}行也写满了这一栏的宽度到边" for n in "一二三四五六"]
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 150, 60, "两栏都在这个标题之下", size=18)
+        write(canvas, 60, 110, *left, size=12)
+        write(canvas, 310, 114, *right, size=12)
+        write(canvas, 60, 300, "横贯两栏的一行文字把上面和下面分开，读到这里时两栏都已经读完了。", size=12)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.title == "两栏都在这个标题之下"
+    assert section.text.startswith("".join(left + right))
+    assert section.text.index("右栏第六行") < section.text.index("横贯两栏")
+
+
+def test_headers_footers_and_page_numbers_are_left_out(tmp_path: Path) -> None:
+    def page(number: int) -> Page:
+        def draw(canvas: Canvas) -> None:
+            write(canvas, 72, 30, "海川公司 员工手册", size=9)
+            write(canvas, 72, 120, f"这一页说的是第{'一二三四'[number]}件事情。", size=12)
+            write(canvas, 290, HEIGHT - 40, f"第 {number + 1} 页 共 4 页", size=9)
+
+        return draw
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", *map(page, range(4))))
+    assert [(s.page, s.text) for s in sections] == [(n + 1, f"这一页说的是第{'一二三四'[n]}件事情。") for n in range(4)]
+
+
+def test_chapters_that_begin_their_pages_are_no_running_lines(tmp_path: Path) -> None:
+    def page(number: int) -> Page:
+        def draw(canvas: Canvas) -> None:
+            write(canvas, 72, 60, f"第{number}章 标准", size=16)
+            write(canvas, 72, 120, f"这一章说的是第{number}件事情，要记住。", size=12)
+
+        return draw
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", *map(page, range(1, 5))))
+    assert [section.title for section in sections] == [f"第{number}章 标准" for number in range(1, 5)]
+
+
+def test_a_sentence_over_the_end_of_a_page_is_whole(tmp_path: Path) -> None:
+    line = "这一行写满了整个版面的宽度并且在句子中间就到了页面的尽头所以句"
+
+    def first(canvas: Canvas) -> None:
+        write(canvas, 72, 700, "前面的一行同样写满了整个版面的宽度这样才看得出右边界在哪里呢，", line, size=12)
+
+    def second(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "子在下一页继续。", size=12)
+        write(canvas, 96, 120, "另起一段。", size=12)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", first, second))
+    assert [(s.page, s.text[-10:]) for s in sections] == [(1, "所以句子在下一页继续。"[-10:]), (2, "另起一段。")]
+    assert [place.page for place in sections[0].places] == [1, 1, 2]
+
+
+def test_headings_nest_by_size_and_number(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 200, 60, "差旅制度", size=20)
+        write(canvas, 72, 110, "第一章 总则", size=15)
+        write(canvas, 72, 140, "本制度适用于全体员工。", size=10)
+        write(canvas, 72, 170, "第二章 标准", size=15)
+        write(canvas, 72, 200, "2.1 住宿", size=12)
+        write(canvas, 72, 230, "住宿费不超过六百元。", size=10)
+        write(canvas, 72, 260, "一、附则", size=10)
+        write(canvas, 72, 290, "本制度自发布之日起施行，此前的规定同时废止。", size=10)
+
+    assert texts(read_sections(make_pdf(tmp_path / "a.pdf", page))) == [
+        ("差旅制度 > 第一章 总则", "本制度适用于全体员工。"),
+        ("差旅制度 > 第二章 标准 > 2.1 住宿", "住宿费不超过六百元。"),
+        ("差旅制度 > 第二章 标准 > 2.1 住宿 > 一、附则", "本制度自发布之日起施行，此前的规定同时废止。"),
+    ]
+
+
+def test_a_numbered_list_is_no_row_of_headings(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "报销须提交：", "一、发票原件", "二、审批单", "三、行程单", size=12)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text == "报销须提交：\n\n一、发票原件\n\n二、审批单\n\n三、行程单"
+
+
+def test_a_table_gives_rows_with_header_and_merged_cells(tmp_path: Path) -> None:
+    rows = [
+        ["职级", "住宿", "", "补助"],
+        ["", "一线城市", "其他", ""],
+        ["P6", "600元/晚", "380元/晚", "120元"],
+        ["P8", "800元/晚", "500元/晚", ""],
+    ]
+    spans = [("SPAN", (0, 0), (0, 1)), ("SPAN", (1, 0), (2, 0)), ("SPAN", (3, 0), (3, 1)), ("SPAN", (3, 2), (3, 3))]
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "表1 差旅标准", size=10)
+        draw_table(canvas, 72, 110, rows, *spans)
+        write(canvas, 72, 220, "以上均含税。", size=10)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [(s.kind, s.text) for s in sections] == [
+        ("text", "表1 差旅标准"),
+        ("row", "职级: P6 | 住宿 一线城市: 600元/晚 | 住宿 其他: 380元/晚 | 补助: 120元"),
+        ("row", "职级: P8 | 住宿 一线城市: 800元/晚 | 住宿 其他: 500元/晚 | 补助: 120元"),
+        ("text", "以上均含税。"),
+    ]
+    assert sections[1].title == "表1 差旅标准"
+    assert sections[1].cells["住宿 其他"] == "380元/晚"
+    assert [place.box for place in sections[1].places] == [(72.0, 150.0, 472.0, 170.0)]
+
+
+def test_a_table_over_the_end_of_a_page_keeps_its_header(tmp_path: Path) -> None:
+    def first(canvas: Canvas) -> None:
+        write(canvas, 72, 60, "请假审批的权限见下面的表格，从上到下读。", size=10)
+        draw_table(canvas, 72, 700, [["天数", "审批人"], ["1天", "主管"], ["3天", "经理"]])
+
+    def second(canvas: Canvas) -> None:
+        draw_table(canvas, 72, 60, [["7天", "总监"], ["", "总裁"]], ("SPAN", (0, 0), (0, 1)))
+        write(canvas, 72, 140, "其余从略。", size=10)
+
+    rows = [s for s in read_sections(make_pdf(tmp_path / "a.pdf", first, second)) if s.kind == "row"]
+    assert [(s.page, s.text) for s in rows] == [
+        (1, "天数: 1天 | 审批人: 主管"),
+        (1, "天数: 3天 | 审批人: 经理"),
+        (2, "天数: 7天 | 审批人: 总监"),
+        (2, "天数: 7天 | 审批人: 总裁"),
+    ]
+
+
+def test_a_table_without_rules_gives_rows_too(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "各地区的收入见下，单位为万元。", size=10)
+        rows = [("地区", "收入", "占比"), ("华东", "8,203", "44%"), ("华南", "4,474", "24%"), ("海外", "", "6%")]
+        for number, row in enumerate(rows):
+            for column, cell in enumerate(row):
+                write(canvas, 72 + 120 * column, 110 + 18 * number, cell, size=10)
+
+    rows = [s.text for s in read_sections(make_pdf(tmp_path / "a.pdf", page)) if s.kind == "row"]
+    assert rows == [
+        "地区: 华东 | 收入: 8,203 | 占比: 44%",
+        "地区: 华南 | 收入: 4,474 | 占比: 24%",
+        "地区: 海外 | 占比: 6%",
+    ]
+
+
+def test_a_form_gives_names_and_values(tmp_path: Path) -> None:
+    rows = [["设备名称", "测量机"], ["规格型号", "CMM-8106"], ["到货日期", "2025年4月9日"], ["购置价格", "368,000元"]]
+    path = make_pdf(tmp_path / "a.pdf", lambda canvas: draw_table(canvas, 72, 100, rows))
+    assert [s.text for s in read_sections(path)] == [f"{name}: {value}" for name, value in rows]
+
+
+def test_a_table_of_contents_is_left_out(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(
+            canvas,
+            72,
+            80,
+            "1 总则 .................................. 3",
+            "2 标准 .................................. 5",
+            size=10,
+        )
+        write(canvas, 72, 140, "正文从这里开始。", size=10)
+
+    assert [s.text for s in read_sections(make_pdf(tmp_path / "a.pdf", page))] == ["正文从这里开始。"]
+
+
+def test_offsets_count_in_the_documents_text(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 60, "标题在此", size=20)
+        write(canvas, 72, 110, "正文一段。", size=10)
+        draw_table(canvas, 72, 140, [["名", "值"], ["甲", "1"], ["乙", "2"]])
+
+    path = make_pdf(tmp_path / "a.pdf", page)
+    whole = document_text(read_blocks(path))
+    for section in read_sections(path):
+        assert whole[section.start :].startswith(section.text)
+
+
+def test_an_encrypted_pdf_says_so_in_two_languages(tmp_path: Path) -> None:
+    lock = StandardEncryption("secret", ownerPassword="owner")
+    path = make_pdf(tmp_path / "a.pdf", lambda canvas: write(canvas, 72, 80, "密"), encrypt=lock)
+    with pytest.raises(DataError, match=r"a\.pdf is encrypted \(文件已加密\)"):
+        read_sections(path)
+
+
+def picture_page(canvas: Canvas) -> None:
+    """A page that shows text in a picture only."""
+    from PIL import Image, ImageDraw
+    from reportlab.lib.utils import ImageReader
+
+    picture = Image.new("RGB", (1200, 300), "white")
+    ImageDraw.Draw(picture).text((40, 100), "HOTEL LIMIT 600 YUAN", fill="black", font_size=60)
+    canvas.drawImage(ImageReader(picture), 50, 500, width=480, height=120)
+
+
+def test_scans_without_the_extra_say_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    from peg_rag.readers import ocr
+
+    ocr._engine.cache_clear()
+    with pytest.raises(MissingExtra, match=r"扫描件.*pip install 'peg-rag\[ocr\]'"):
+        read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
+    mixed = make_pdf(tmp_path / "b.pdf", picture_page, lambda canvas: write(canvas, 72, 80, "这一页有文字。"))
+    with pytest.warns(PartlyRead, match=r"b\.pdf.*扫描件"):
+        assert [(s.page, s.text) for s in read_sections(mixed)] == [(2, "这一页有文字。")]
+
+
+def test_scans_are_read_where_the_extra_is_there(tmp_path: Path) -> None:
+    pytest.importorskip("rapidocr")
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
+    assert "600" in section.text + section.title
+    assert section.page == 1
+
+
+def test_progress_has_a_total_and_an_interrupted_reader_tells_what_it_left_out(tmp_path: Path) -> None:
+    pages = [lambda canvas, n=n: write(canvas, 72, 120, f"页的内容{n}是这些。", size=12) for n in range(5)]
+    path = make_pdf(tmp_path / "a.pdf", *pages)
+    steps: list[tuple[int, int]] = []
+    with ReaderProcess() as reader:
+        sections = reader.read(path, on_page=lambda page, total: steps.append((page, total)))
+    assert steps == [(number, 5) for number in range(1, 6)]
+    assert sections == read_sections(path)
+
+
+def test_radicals_are_stored_as_they_are_typed(tmp_path: Path) -> None:
+    from peg_rag.readers.layout import Glyph, lines_of
+
+    glyphs = [Glyph(text, 10 * n, 0, 10 * n + 10, 10, 10, False) for n, text in enumerate("⼯⻓⻔⼾⻅")]
+    assert lines_of(glyphs, 1)[0].text == "工长门户见"
+
+
+def test_the_memory_of_a_page_goes_with_it(tmp_path: Path) -> None:
+    """pdfplumber keeps every page's glyphs while the document is open; here the pages are let go."""
+    import gc
+
+    import pdfplumber.page
+
+    alive = []
+    path = make_pdf(tmp_path / "a.pdf", *[lambda canvas: write(canvas, 72, 80, "页")] * 6)
+
+    def count(page: int, total: int) -> None:
+        gc.collect()
+        alive.append(sum(isinstance(o, pdfplumber.page.Page) and "_objects" in vars(o) for o in gc.get_objects()))
+
+    from peg_rag.readers.pdf import read_pdf
+
+    list(read_pdf(path.read_bytes(), path, None, on_page=count))
+    assert max(alive) <= 1
+
+
+def test_a_stranger_that_names_itself_pdf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(io.BytesIO(b"PK\x03\x04").getvalue() * 100)
+    with pytest.raises(DataError, match="not a PDF"):
+        read_sections(tmp_path / "a.pdf")

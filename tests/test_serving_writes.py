@@ -1,0 +1,642 @@
+"""Uploads and deletions that fail, are killed, or meet others: what answers an error has changed nothing."""
+
+import contextlib
+import errno
+import io
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from filelock import FileLock
+from serving_fixtures import AUTH, KEY, make_store, running, served_model, threaded
+
+from peg_rag import PEGEncoder, PEGIndex, ingest
+from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
+from peg_rag.ingest import LEDGER_FILE, model_of, sync
+from peg_rag.serving import uploads
+from peg_rag.serving.api import create_app
+from peg_rag.serving.keys import ApiKeys
+from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase, _id_of
+from peg_rag.serving.problems import ApiError
+from peg_rag.serving.settings import ServerSettings
+
+__all__ = ["served_model"]
+
+UNSTORABLE = {
+    "NaN": b'{"text": "a", "price": NaN}',
+    "Infinity": b'{"text": "a", "price": -Infinity}',
+    "surrogate in text": b'{"text": "\\ud800"}',
+    "surrogate in a field": b'{"text": "a", "city": "\\udfff"}',
+    "surrogate in a name": b'{"text": "a", "\\ud800": 1}',
+    "5,000 digits": b'{"text": "a", "number": ' + b"1" * 5_000 + b"}",
+    "deep": b'{"text": "a", "x": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(served_model):
+    with PEGEncoder(served_model) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, encoder, served_model):
+    """A store of a folder `docs` and two uploads, to be copied."""
+    store = make_store(tmp_path_factory.mktemp("template"), served_model)
+    with opened(store, encoder) as knowledge:
+        add(knowledge, "old.txt", "花呗还款是旧的。")
+        add(knowledge, "kept.md", "# 门票\n\n故宫门票六十元。")
+    return store
+
+
+@pytest.fixture
+def store(tmp_path, template):
+    folder = tmp_path / "kb"
+    shutil.copytree(template, folder)
+    return folder
+
+
+@contextlib.contextmanager
+def opened(store, encoder, **options):
+    with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension, timeout_s=0.2) as index:
+        knowledge = KnowledgeBase(store, index, encoder, **options)
+        try:
+            yield knowledge
+        finally:
+            knowledge.close()
+
+
+def add(knowledge, name, text):
+    return knowledge.add(name, io.BytesIO(text if isinstance(text, bytes) else text.encode()))
+
+
+def act(knowledge, action):
+    if action == "delete":
+        knowledge.delete(id_of(knowledge, "old.txt"))
+    else:
+        add(knowledge, "old.txt" if action == "replace" else "new.txt", "新的内容。")
+
+
+def id_of(knowledge, name):
+    return next(document.id for document in knowledge.documents() if document.name == name)
+
+
+def state_of(store, index):
+    """Everything a write may change: files, ledger, index."""
+    folder = store / UPLOADS
+    files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+    with contextlib.closing(sqlite3.connect(store / LEDGER_FILE)) as ledger:
+        tables = {name: sorted(ledger.execute(f"SELECT * FROM {name}")) for name in ("files", "roots", "settings")}
+    records = {record.id: (record.text, record.metadata) for record in index.get(where={})}
+    return {
+        "files": files,
+        "folders": sorted(path.name for path in folder.iterdir()),
+        "ledger": tables,
+        "index": records,
+    }
+
+
+@contextlib.contextmanager
+def held_ledger(store):
+    """What `peg-rag index` holds in another process while it runs."""
+    with FileLock(store / f".{LEDGER_FILE}.lock"):
+        yield
+
+
+@contextlib.contextmanager
+def held_index(store):
+    with contextlib.closing(sqlite3.connect(store / "index.sqlite")) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextlib.contextmanager
+def locked_ledger_file(store):
+    with contextlib.closing(sqlite3.connect(store / LEDGER_FILE)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+# -- one bad upload ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", UNSTORABLE)
+def test_a_row_that_cannot_be_stored_is_refused_and_stops_nobody_else(store, encoder, name):
+    with opened(store, encoder) as knowledge:
+        before = state_of(store, knowledge.index)
+        for target in ("new.jsonl", "old.jsonl"):
+            with pytest.raises(DataError) as refused:
+                add(knowledge, target, b'{"text": "fine"}\n' + UNSTORABLE[name])
+            assert str(store) not in str(refused.value)
+            assert state_of(store, knowledge.index) == before
+        assert add(knowledge, "next.txt", "好的文件。").passages == 1
+    with opened(store, encoder) as knowledge:
+        assert add(knowledge, "after.txt", "重启之后。").passages == 1
+
+
+def test_a_file_left_by_an_earlier_version_that_cannot_be_stored_stops_no_write(store, encoder):
+    (store / UPLOADS / "poison.jsonl").write_bytes(UNSTORABLE["NaN"])
+    with opened(store, encoder) as knowledge:
+        assert add(knowledge, "next.txt", "好的文件。").passages == 1
+        knowledge.delete(id_of(knowledge, "old.txt"))
+        assert {document.name for document in knowledge.documents() if document.uploaded} == {"next.txt", "kept.md"}
+
+
+def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
+    with opened(store, encoder) as knowledge:
+        app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
+        with threaded(app, ServerSettings()) as (url, _), httpx.Client(base_url=url, headers=AUTH) as client:
+            for content in UNSTORABLE.values():
+                answer = client.post("/documents", files={"files": ("bad.jsonl", content)})
+                assert answer.status_code == 422, answer.text
+                assert "bad.jsonl" in answer.json()["error"]["message"]
+                assert str(store.parent) not in answer.text
+            assert client.post("/documents", files={"files": ("good.txt", b"good")}).status_code == 200
+
+
+# -- refused writes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hold", [held_ledger, held_index])
+@pytest.mark.parametrize("action", ["add", "replace", "delete"])
+def test_a_write_refused_while_another_process_writes_has_changed_nothing(store, encoder, hold, action, monkeypatch):
+    monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
+    with opened(store, encoder) as knowledge:
+        document_id = id_of(knowledge, "old.txt")
+        add(knowledge, "first.txt", "第一个。")  # the folder is known to the ledger now
+        before = state_of(store, knowledge.index)
+        with hold(store), pytest.raises(IndexBusy):
+            act(knowledge, action)
+        assert state_of(store, knowledge.index) == before
+        knowledge.delete(document_id)
+        assert add(knowledge, "new.txt", "新的内容。").passages == 1
+
+
+def test_writes_are_answered_429_while_another_process_holds_the_ledger(store, encoder, monkeypatch):
+    monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
+    with opened(store, encoder) as knowledge:
+        app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
+        document_id = id_of(knowledge, "old.txt")
+        before = state_of(store, knowledge.index)
+        with threaded(app, ServerSettings()) as (url, _), httpx.Client(base_url=url, headers=AUTH) as client:
+            for hold in (held_ledger, held_index):
+                with hold(store):
+                    answers = [
+                        client.post("/documents", files={"files": ("old.txt", b"new")}),
+                        client.delete(f"/documents/{document_id}"),
+                    ]
+                for answer in answers:
+                    assert answer.status_code == 429
+                    assert int(answer.headers["retry-after"]) >= 1
+                    assert str(store) not in answer.text
+        assert state_of(store, knowledge.index)["files"] == before["files"]
+        assert state_of(store, knowledge.index)["index"] == before["index"]
+
+
+def test_a_ledger_that_is_locked_inside_is_busy_and_not_broken(store, encoder):
+    with opened(store, encoder) as knowledge:
+        add(knowledge, "first.txt", "第一个。")
+        before = state_of(store, knowledge.index)
+        app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
+        with threaded(app, ServerSettings()) as (url, _), locked_ledger_file(store):
+            answer = httpx.post(f"{url}/documents", files={"files": ("old.txt", b"new")}, headers=AUTH, timeout=30)
+            assert answer.status_code == 429, answer.text
+        assert state_of(store, knowledge.index) == before
+
+
+class FullDisk:
+    """A disk that is full from the n-th flush on."""
+
+    def __init__(self, flushes):
+        self.left, self.flush = flushes, os.fsync
+
+    def fsync(self, descriptor):
+        self.left -= 1
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.flush(descriptor)
+
+
+@pytest.mark.parametrize("flushes", range(2))
+def test_a_full_disk_has_changed_nothing(store, encoder, monkeypatch, flushes):
+    with opened(store, encoder) as knowledge:
+        add(knowledge, "first.txt", "第一个。")
+        before = state_of(store, knowledge.index)
+        app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
+        with threaded(app, ServerSettings()) as (url, _), monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", FullDisk(flushes).fsync)
+            answer = httpx.post(f"{url}/documents", files={"files": ("old.txt", b"new")}, headers=AUTH, timeout=30)
+        assert answer.status_code == 507, answer.text
+        assert state_of(store, knowledge.index) == before
+
+
+@pytest.mark.parametrize("action", ["replace", "delete"])
+def test_an_index_on_a_full_disk_has_changed_nothing(store, encoder, action):
+    with opened(store, encoder) as knowledge:
+        add(knowledge, "first.txt", "第一个。")
+        document_id = id_of(knowledge, "old.txt")
+        before = state_of(store, knowledge.index)
+        with knowledge.index._db.writing() as connection:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        limit_pages(knowledge.index, pages)
+        if action == "replace":
+            with pytest.raises(OSError, match="full") as refused:
+                add(knowledge, "old.txt", "\n\n".join(f"第{number}段，花呗还款。" * 40 for number in range(200)))
+            assert refused.value.errno == errno.ENOSPC
+            assert state_of(store, knowledge.index) == before
+        else:
+            knowledge.delete(document_id)  # needs no page more
+        limit_pages(knowledge.index, 1_000_000)
+        assert add(knowledge, "old.txt", "又有地方了。").passages == 1
+
+
+def limit_pages(index, pages):
+    """SQLite's own way to say that the disk is full."""
+    connections = list(index._db._idle)
+    assert connections
+    for connection in connections:
+        connection.execute(f"PRAGMA max_page_count={pages}")
+
+
+# -- killed at any moment ---------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing after it runs, not even a clean-up."""
+
+
+def kill_at(monkeypatch, step):
+    """End the process in front of its n-th change of a file, the ledger or the index."""
+    left = [step]
+
+    def before(owner, name):
+        plain = getattr(owner, name)
+
+        def dying(*args, **kwargs):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, dying)
+
+    for owner, name in (
+        (uploads, "_write_file"), (uploads, "write_atomically"), (uploads, "_flush_folder"),
+        (uploads, "_remove_folder"), (PEGIndex, "upsert"), (PEGIndex, "delete"), (ingest._Ledger, "put"),
+        (ingest._Ledger, "forget"), (Path, "replace"), (Path, "unlink"),
+    ):  # fmt: skip
+        before(owner, name)
+    return left
+
+
+@pytest.mark.parametrize("action", ["add", "replace", "delete"])
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_document(tmp_path, template, encoder, action):
+    for step in range(40):
+        store = tmp_path / str(step)
+        shutil.copytree(template, store)
+        with opened(store, encoder) as knowledge, pytest.MonkeyPatch.context() as patch:
+            untouched = text_of(knowledge, "kept.md")
+            left = kill_at(patch, step)
+            with contextlib.suppress(Killed):
+                act(knowledge, action)
+        with opened(store, encoder) as knowledge:
+            now = {name: text_of(knowledge, name) for name in ("old.txt", "new.txt", "kept.md")}
+            old = {"old.txt": "花呗还款是旧的。", "new.txt": None, "kept.md": untouched}
+            new = {"add": {"new.txt": "新的内容。"}, "replace": {"old.txt": "新的内容。"}, "delete": {"old.txt": None}}
+            assert now in (old, old | new[action]), step
+            in_step(store, knowledge)
+            if left[0] >= 0:
+                assert now == old | new[action]
+                return
+    pytest.fail("more steps than were looked at")
+
+
+def text_of(knowledge, name):
+    """The text of an uploaded document, None where it is not there."""
+    records = knowledge.index.get(where={"source": f"{UPLOADS}/{name}"})
+    return "".join(record.text for record in records) or None
+
+
+def in_step(store, knowledge):
+    """Files, ledger and index tell the same of the uploads, and nothing is left over."""
+    state = state_of(store, knowledge.index)
+    assert not [name for name in state["folders"] if name.startswith(".")]
+    names = {source.partition("/")[2] for source, root, *_ in state["ledger"]["files"] if root == UPLOADS}
+    indexed = {meta["source"] for _, meta in state["index"].values()}
+    assert names == set(state["files"]) == {s.partition("/")[2] for s in indexed if s.startswith(f"{UPLOADS}/")}
+    for source, _, size, *_, chunks in state["ledger"]["files"]:
+        if source.startswith(f"{UPLOADS}/"):
+            assert size == len(state["files"][source.partition("/")[2]])
+            assert chunks == sum(meta["source"] == source for _, meta in state["index"].values())
+
+
+def test_a_write_that_cannot_be_finished_has_happened_and_is_finished_by_the_next(store, encoder, monkeypatch):
+    with opened(store, encoder) as knowledge:
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest._Ledger, "put", failing)
+            assert add(knowledge, "old.txt", "新的内容。").replaced
+        assert text_of(knowledge, "old.txt") == "新的内容。"
+        assert (store / UPLOADS / "old.txt").read_text() == "新的内容。"
+        add(knowledge, "next.txt", "下一个。")
+        in_step(store, knowledge)
+
+
+def test_a_file_whose_earlier_change_is_unfinished_is_not_changed_again(store, encoder, monkeypatch):
+    with opened(store, encoder) as knowledge:
+        with monkeypatch.context() as patch:
+            patch.setattr(ingest._Ledger, "put", failing)
+            add(knowledge, "old.txt", "第二版。")
+            with pytest.raises(IndexBusy, match="not finished"):
+                add(knowledge, "old.txt", "第三版。")
+            with pytest.raises(IndexBusy, match="not finished"):
+                knowledge.delete(id_of(knowledge, "old.txt"))
+        assert text_of(knowledge, "old.txt") == "第二版。"
+        add(knowledge, "old.txt", "第三版。")
+        assert text_of(knowledge, "old.txt") == "第三版。"
+        in_step(store, knowledge)
+
+
+def failing(*_):
+    raise sqlite3.OperationalError("disk I/O error")
+
+
+def test_an_error_raised_after_the_index_has_changed_is_no_error_of_the_write(store, encoder, monkeypatch):
+    plain = PEGIndex.upsert
+
+    def upsert(*args):
+        plain(*args)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with opened(store, encoder) as knowledge:
+        monkeypatch.setattr(PEGIndex, "upsert", upsert)
+        assert add(knowledge, "old.txt", "新的内容。").replaced
+        assert text_of(knowledge, "old.txt") == "新的内容。"
+        in_step(store, knowledge)
+
+
+def test_a_ledger_whose_writer_was_killed_is_rolled_back_by_whoever_reads_it(store, encoder, served_model):
+    """A journal is left beside it, which nobody who opens it for reading alone may roll back."""
+    killed = (
+        "import os, sqlite3, sys\n"
+        "ledger = sqlite3.connect(sys.argv[1])\n"
+        "ledger.execute('PRAGMA cache_size = 1')\n"
+        "ledger.execute('DELETE FROM settings')\n"
+        "ledger.executemany('INSERT INTO settings VALUES (?, ?)', ((str(n), 'x' * 900) for n in range(2000)))\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, store / LEDGER_FILE], check=False)
+    assert (store / f"{LEDGER_FILE}-journal").stat().st_size
+    assert model_of(store) == served_model
+    with opened(store, encoder) as knowledge:
+        assert add(knowledge, "old.txt", "新的内容。").replaced
+        in_step(store, knowledge)
+
+
+# -- copied stores, and folders of the same name ----------------------------------------------------------------------
+
+
+def test_a_copied_store_takes_writes_beside_the_original(store, encoder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)  # its ledger names the folder of the store it was copied from
+    with opened(store, encoder) as original, opened(copy, encoder) as copied:
+        before = state_of(store, original.index)
+        assert {d.name for d in copied.documents() if d.uploaded} == {"old.txt", "kept.md"}
+        assert add(copied, "old.txt", "副本里的。").replaced
+        assert add(copied, "new.txt", "只在副本里。").passages == 1
+        copied.delete(id_of(copied, "kept.md"))
+        in_step(copy, copied)
+        assert state_of(store, original.index) == before
+
+
+def test_a_moved_store_takes_writes(store, encoder, tmp_path):
+    store = store.rename(tmp_path / "moved")
+    with opened(store, encoder) as knowledge:
+        assert add(knowledge, "old.txt", "搬家以后。").replaced
+        knowledge.delete(id_of(knowledge, "kept.md"))
+        in_step(store, knowledge)
+
+
+def test_a_source_folder_named_uploads_and_uploads_live_side_by_side(tmp_path, encoder):
+    folder = tmp_path / UPLOADS
+    folder.mkdir()
+    (folder / "same.txt").write_text("文件夹里的。")
+    store = tmp_path / "kb"
+    with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension) as index:
+        sync(folder, index, encoder, store)
+    with opened(store, encoder) as knowledge:
+        theirs = knowledge.documents()[0]
+        assert not theirs.uploaded
+        added = add(knowledge, "same.txt", "上传的。")
+        assert (added.replaced, added.document.uploaded) == (False, True)
+        assert added.document.id != theirs.id
+        assert sorted(record.text for record in knowledge.index.get(where={})) == ["上传的。", "文件夹里的。"]
+        with pytest.raises(ApiError) as refused:
+            knowledge.delete(theirs.id)
+        assert refused.value.status == 409
+        (folder / "more.txt").write_text("又一个。")
+        report = sync(folder, knowledge.index, encoder, store)
+        assert (report.added, report.removed) == ([f"{UPLOADS}/more.txt"], [])
+    with opened(store, encoder) as knowledge:  # after a restart as before
+        assert {d.name: d.uploaded for d in knowledge.documents()} == {
+            "uploads/same.txt": False, "uploads/more.txt": False, "same.txt": True,
+        }  # fmt: skip
+        assert add(knowledge, "same.txt", "再次上传的。").replaced
+        knowledge.delete(added.document.id)
+        assert not any(d.uploaded for d in knowledge.documents())
+        assert len(knowledge.index) == 2
+    assert sorted(file.name for file in folder.iterdir()) == ["more.txt", "same.txt"]
+
+
+def test_another_folder_named_uploads_does_not_take_the_place_of_uploads(store, encoder, tmp_path):
+    folder = tmp_path / "elsewhere" / UPLOADS
+    folder.mkdir(parents=True)
+    (folder / "a.txt").write_text("别处的。")
+    with opened(store, encoder) as knowledge:
+        add(knowledge, "new.txt", "新的。")
+        with pytest.raises(InvalidInput, match="--name"):
+            sync(folder, knowledge.index, encoder, store)
+        in_step(store, knowledge)
+
+
+def test_uploads_return_to_an_index_that_was_made_anew(store, encoder):
+    for file in store.glob("index.sqlite*"):
+        file.unlink()
+    with opened(store, encoder) as knowledge:
+        assert text_of(knowledge, "old.txt") == "花呗还款是旧的。"
+        in_step(store, knowledge)
+
+
+def test_a_server_starts_while_another_process_indexes(store, encoder, monkeypatch):
+    monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
+    with held_ledger(store), opened(store, encoder) as knowledge:
+        assert {d.name for d in knowledge.documents() if d.uploaded} == {"old.txt", "kept.md"}
+
+
+# -- many at once -----------------------------------------------------------------------------------------------------
+
+
+def test_a_slow_file_is_read_beside_other_writes(store, encoder):
+    """Half a million small elements keep an HTML parser busy for many seconds; a deletion does not wait for it."""
+    with opened(store, encoder, conversion_timeout_s=120) as knowledge:
+        app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
+        with (
+            threaded(app, ServerSettings(conversion_threads=2)) as (url, _),
+            httpx.Client(base_url=url, headers=AUTH, timeout=120) as client,
+        ):
+            slow = [threading.Thread(target=send_slow_file, args=(url, number)) for number in range(2)]
+            for thread in slow:
+                thread.start()
+            while "peg_rag_pending_conversions 2.0" not in client.get("/metrics").text:
+                pass
+            assert client.post("/documents/text", json={"name": "a", "text": "花呗"}).status_code == 200
+            assert client.post("/documents", files={"files": ("b.md", b"# b\n\nc")}).status_code == 200
+            assert client.delete(f"/documents/{id_of(knowledge, 'old.txt')}").status_code == 200
+            assert "peg_rag_pending_conversions 2.0" in client.get("/metrics").text
+            knowledge._uploads._readers.close()  # end the reading, which has served its purpose
+            for thread in slow:
+                thread.join(120)
+
+
+def send_slow_file(url, number):
+    content = b"<p>a</p>" * 500_000
+    with contextlib.suppress(httpx.HTTPError):
+        httpx.post(f"{url}/documents", files={"files": (f"slow{number}.html", content)}, headers=AUTH, timeout=120)
+
+
+def test_writes_at_once_are_all_kept(store, encoder):
+    """Eight threads add, replace and delete; each knows what must be there of its own files at the end."""
+    expected, errors = {}, []
+
+    def work(knowledge, number):
+        try:
+            for turn in range(6):
+                name, text = f"{number}-{turn % 2}.txt", f"第{number}个线程，第{turn}次。"
+                add(knowledge, name, text)
+                expected[name] = text
+                if turn % 3 == 2:
+                    knowledge.delete(id_of(knowledge, name))
+                    del expected[name]
+        except PegRagError as error:
+            errors.append(error)
+
+    with opened(store, encoder) as knowledge:
+        threads = [threading.Thread(target=work, args=(knowledge, number)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not errors
+        assert {name: text_of(knowledge, name) for name in expected} == expected
+        in_step(store, knowledge)
+        assert {d.name for d in knowledge.documents() if d.uploaded} == {*expected, "old.txt", "kept.md"}
+
+
+def test_uploads_of_one_name_at_once_leave_one_of_them_whole(store, encoder):
+    with opened(store, encoder) as knowledge:
+        texts = [f"版本{number}。\n\n" * 3 for number in range(8)]
+        threads = [threading.Thread(target=add, args=(knowledge, "old.txt", text)) for text in texts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (store / UPLOADS / "old.txt").read_text() in texts
+        versions = {r.metadata["version"] for r in knowledge.index.get(where={"source": f"{UPLOADS}/old.txt"})}
+        assert len(versions) == 1
+        in_step(store, knowledge)
+
+
+# -- at length --------------------------------------------------------------------------------------------------------
+
+
+class Writer(threading.Thread):
+    """Adds, replaces and deletes files of its own until told to stop, and remembers what was acknowledged."""
+
+    def __init__(self, number, known):
+        super().__init__()
+        self.chance = random.Random(f"{number}-{len(known)}-{time.monotonic_ns()}")
+        self.number, self.known, self.url = number, known, ""
+        self.under_way = None  # (name, text, None for a deletion) of a write without an answer yet
+        self.acknowledged = 0
+        self.stop = threading.Event()
+
+    def run(self):
+        with httpx.Client(base_url=self.url, headers=AUTH, timeout=60) as client, contextlib.suppress(httpx.HTTPError):
+            while not self.stop.is_set():
+                self.write(client)
+
+    def write(self, client):
+        name = f"{self.number}-{self.chance.randrange(3)}.{self.chance.choice(['txt', 'md', 'html'])}"
+        text = None if name in self.known and self.chance.random() < 0.4 else f"第{self.chance.random()}版，花呗还款。"
+        self.under_way = (name, text)
+        if text is None:
+            answer = client.delete(f"/documents/{_id_of(f'{UPLOADS}/{name}')}")
+        else:
+            answer = client.post("/documents", files={"files": (name, text)})
+        if answer.status_code == 200:
+            self.acknowledged += 1
+            self.known[name] = text
+            if text is None:
+                del self.known[name]
+        else:
+            assert answer.status_code == 429, answer.text
+        self.under_way = None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_what_was_acknowledged_outlives_24_kills_of_the_server(store, served_model):
+    """Four clients write while the server is killed; the next start must have each file as it was last acknowledged."""
+    known = [{} for _ in range(4)]
+    chance = random.Random(0)
+    acknowledged = cut_short = 0
+    for _ in range(24):
+        writers = [Writer(number, files) for number, files in enumerate(known)]
+        with running(store) as server:
+            check_files(server, store, known, writers)
+            for writer in writers:
+                writer.url = server.url
+                writer.start()
+            time.sleep(chance.uniform(0.3, 2.0))
+            server.process.kill()
+            for writer in writers:
+                writer.stop.set()
+                writer.join()
+        acknowledged += sum(writer.acknowledged for writer in writers)
+        cut_short += sum(writer.under_way is not None for writer in writers)
+        with running(store) as server:
+            check_files(server, store, known, writers)
+    print(f"24 kills, {acknowledged} writes acknowledged, {cut_short} cut short")
+    assert acknowledged > 100
+    assert cut_short > 10
+
+
+def check_files(server, store, known, writers):
+    """Every file is as acknowledged; one whose write was cut short is either as before or as after, and is learnt."""
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        cards = {c["name"]: c for c in client.get("/documents?limit=1000").json()["documents"] if c["uploaded"]}
+        texts = {}
+        for name, card in cards.items():
+            passages = client.get(f"/documents/{card['id']}/passages").json()["passages"]
+            texts[name] = "".join(passage["text"] for passage in passages)
+    for files, writer in zip(known, writers, strict=True):
+        if writer.under_way is not None:
+            name, text = writer.under_way
+            assert texts.get(name) in (files.get(name), text)
+            if name in texts:
+                files[name] = texts[name]
+            else:
+                files.pop(name, None)
+    expected = {name: text for files in known for name, text in files.items()}
+    assert {name: text for name, text in texts.items() if name not in ("old.txt", "kept.md")} == expected
+    on_disk = {file.name for file in (store / UPLOADS).iterdir()}
+    assert on_disk == {*expected, "old.txt", "kept.md"}
+    for name, text in expected.items():
+        assert (store / UPLOADS / name).read_text() == text
