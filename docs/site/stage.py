@@ -49,8 +49,9 @@ def _stage_page(page: Path, target: Path) -> None:
         destination = target / linked.relative_to(REPO)
         destination.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(linked, destination)
-    text = re.sub(r"\.ipynb(?=[)#])", ".md", text.replace(PAGE_CHINESE, SITE_CHINESE))
-    _write(target / _site_name(page.relative_to(REPO)), _without_test_flags(text))
+    if PAGE_CHINESE not in page.name:
+        text = _without_language_links(text)
+    _write(target / _site_name(page.relative_to(REPO)), _without_test_flags(_with_site_links(text)))
 
 
 def _stage_notebook(notebook: Path, target: Path) -> None:
@@ -60,7 +61,7 @@ def _stage_notebook(notebook: Path, target: Path) -> None:
     place = target / notebook.relative_to(REPO).with_suffix(".md")
     pictures = f"{notebook.stem}_files"
     text, resources = MarkdownExporter().from_filename(str(notebook), resources={"output_files_dir": pictures})
-    _write(place, text)
+    _write(place, _with_site_links(text))
     for name, content in resources["outputs"].items():
         (place.parent / name).parent.mkdir(parents=True, exist_ok=True)
         (place.parent / name).write_bytes(content)
@@ -75,6 +76,16 @@ def _linked_files(page: Path, text: str) -> Iterator[Path]:
             is_page = linked.suffix in (".md", ".ipynb")
             if link.path and not link.scheme and not is_page and linked.is_file() and linked.is_relative_to(REPO):
                 yield linked
+
+
+def _with_site_links(text: str) -> str:
+    """Notebooks are pages here, and Chinese pages have another suffix."""
+    return re.sub(r"\.ipynb(?=[)#])", ".md", text.replace(PAGE_CHINESE, SITE_CHINESE))
+
+
+def _without_language_links(text: str) -> str:
+    """The site switches languages itself, and builds one at a time: a link to the other one would lead nowhere."""
+    return re.sub(rf"\[([^]]+)]\([^)]*{re.escape(PAGE_CHINESE)}md\)", r"\1", text)
 
 
 def _without_test_flags(text: str) -> str:
