@@ -242,7 +242,7 @@ def test_what_got_worse_is_not_saved(
     assert run([*arguments, "--force"]) == 0  # goes on from what is there
     assert PEGEncoder(tmp_path / "worse").dimension == 64
     assert run(arguments) == 2
-    assert "is there already" in " ".join(capsys.readouterr().err.split())
+    assert "already exists" in " ".join(capsys.readouterr().err.split())
     assert run([*arguments, "--force", "--overwrite"]) == 0
 
 
@@ -391,7 +391,7 @@ def test_a_kill_while_the_model_is_replaced_loses_nothing(passages: Path, model:
     (work / "replaced").mkdir(parents=True)
     (work / "call.json").write_text("{}")
     (work / "replaced" / "modules.json").write_text("[]")
-    with pytest.raises(InvalidInput, match="is there already"):
+    with pytest.raises(InvalidInput, match="already exists"):
         adapt(passages, model, out, AdaptOptions(steps=2))
     assert (out / "modules.json").read_text() == "[]"
     assert not (work / "replaced").exists()
@@ -440,7 +440,7 @@ def test_into_the_empty_folder_one_stands_in(
     monkeypatch.chdir(tmp_path / "mine")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert adapt(passages, model, ".", AdaptOptions(steps=2), force=True).folder == tmp_path / "mine"
-    with pytest.raises(InvalidInput, match="is there already"):
+    with pytest.raises(InvalidInput, match="already exists"):
         adapt(passages, model, "~/mine", AdaptOptions(steps=2))
     assert (tmp_path / "mine" / "modules.json").is_file()
 

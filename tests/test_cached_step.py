@@ -138,8 +138,8 @@ def test_without_the_remembered_rng_gradients_are_wrong(monkeypatch: pytest.Monk
     model, batch = Encoder().double(), make_batch()
     torch.manual_seed(5)
     _, expected = plain_step(model, batch, ContrastiveObjective(), 0.0)
-    monkeypatch.setattr(CachedStep, "_set_rng", lambda self, states: None)
-    monkeypatch.setattr("peg_rag.training.run.grad_cache._check_same", lambda again, before: None)
+    monkeypatch.setattr(CachedStep, "_set_random_state", lambda self, states: None)
+    monkeypatch.setattr("peg_rag.training.run.grad_cache._check_repeated", lambda again, before: None)
     torch.manual_seed(5)
     _, wrong = cached_step(model, batch, ContrastiveObjective())
     assert largest_difference(wrong, expected) > 1e-2

@@ -180,7 +180,7 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         )
     with pytest.raises(DataError, match=r"wrong\.jsonl has no row with texts in 'query'"):
         mine_hard_negatives(write(tmp_path / "wrong.jsonl", [{"q": "y"}]), tmp_path / "o.jsonl", LetterEncoder())
-    with pytest.raises(DataError, match=r"nothing\.jsonl is not there"):
+    with pytest.raises(DataError, match=r"nothing\.jsonl does not exist"):
         mine_hard_negatives(tmp_path / "nothing.jsonl", tmp_path / "o.jsonl", LetterEncoder())
     with pytest.raises(InvalidInput, match="ranks 5 to 2"):
         MiningOptions(first_rank=5, last_rank=2)

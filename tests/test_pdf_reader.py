@@ -266,7 +266,7 @@ def test_scans_without_the_extra_say_what_to_install(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "rapidocr", None)
     from peg_rag.readers import ocr
 
-    ocr._engine.cache_clear()
+    ocr._load_engine.cache_clear()
     with pytest.raises(MissingExtra, match=r"扫描件.*pip install 'peg-rag\[ocr\]'"):
         read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
     mixed = make_pdf(tmp_path / "b.pdf", picture_page, lambda canvas: write(canvas, 72, 80, "这一页有文字。"))

@@ -22,8 +22,10 @@ import yaml
 from peg_rag import PEGEncoder
 from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.training import Recipe, train
+from peg_rag.training.recipe import OptimizerOptions
 from peg_rag.training.run.checkpoint import last_checkpoint
 from peg_rag.training.run.estimate import plan_run
+from peg_rag.training.run.optimizer import learning_rate
 from peg_rag.training.run.train import StageLoop
 
 REPO = Path(__file__).resolve().parent.parent
@@ -182,15 +184,40 @@ def test_graded_pairs_train_with_cosent_after_a_contrastive_stage(make: Make, tm
     assert again.stages == result.stages
 
 
-def test_beir_folders_are_scored(make: Make, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny-beir"
+def write_beir(folder: Path) -> Path:
     (folder / "qrels").mkdir(parents=True)
     corpus = [{"_id": str(i), "title": "", "text": f"关于{w}的回答"} for i, w in enumerate(WORDS)]
     (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
     (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": "花怎么办"}))
     (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\t0\t1\n")
+    return folder
+
+
+def test_beir_folders_are_scored(make: Make, tmp_path: Path) -> None:
+    folder = write_beir(tmp_path / "tiny-beir")
     result = train(make("stages.0.steps=1", f"evaluation.beir=[{folder}]"))
     assert 0 <= result.stages[0].scores["tiny-beir_ndcg@10"] <= 1
+
+
+def test_validation_is_tokenised_once_and_beir_folders_are_read_once(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peg_rag.training.model.encoder import TrainableEncoder
+    from peg_rag.training.run import validation
+
+    folder = write_beir(tmp_path / "tiny-beir")
+    tokenised: list[tuple[str, ...]] = []
+    loaded: list[Path] = []
+    plain_tokens, plain_load = TrainableEncoder.token_ids, validation.load_beir
+    monkeypatch.setattr(
+        TrainableEncoder, "token_ids", lambda self, texts: tokenised.append(tuple(texts)) or plain_tokens(self, texts)
+    )
+    monkeypatch.setattr(validation, "load_beir", lambda path: loaded.append(path) or plain_load(path))
+    tree = make(f"evaluation={{beir: [{folder}], at_start: true, every_steps: 2}}").model_dump(mode="json")
+    tree["stages"].append({**tree["stages"][0], "name": "again"})
+    train(Recipe.parse(tree))  # eight evaluations
+    assert len(loaded) == 1
+    assert len(tokenised) == len(set(tokenised)) == 4  # queries and documents, of the split and of the folder
 
 
 # ---- interruption and faults
@@ -307,7 +334,7 @@ def test_a_folder_with_another_run_is_not_touched(make: Make, tmp_path: Path) ->
 
 
 def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"stages\.main\.data\.sources\[0\]\.path: .*nothing\.jsonl is not there"):
+    with pytest.raises(DataError, match=r"stages\.main\.data\.sources\[0\]\.path: .*nothing\.jsonl does not exist"):
         train(make(f"stages.0.data.sources.0.path={tmp_path / 'nothing.jsonl'}"))
     with pytest.raises(DataError, match="no column 'frage'"):
         train(make(source={"columns": {"query": "frage"}}), overwrite=True)
@@ -318,6 +345,34 @@ def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path
         train(make(source={"minimum_label": 99}), overwrite=True)
     with pytest.raises(DataError, match="does not exist"):
         train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
+
+
+def test_on_log_hears_every_entry_and_may_end_the_run(make: Make, tmp_path: Path) -> None:
+    entries: list[dict[str, float]] = []
+
+    def watch(entry: Any) -> bool:
+        entries.append(dict(entry))
+        return entry["step"] >= 4
+
+    recipe = make("stages.0.steps=10", "logging.every_steps=2")
+    result = train(recipe, on_log=watch)
+    assert result.interrupted
+    assert [entry["step"] for entry in entries] == [2, 4]
+    assert last_checkpoint(tmp_path / "run" / "stages" / "1-main").name == "checkpoint-4"
+    resumed = train(recipe, resume=True)
+    assert not resumed.interrupted
+    history = json.loads((resumed.folder / "stages" / "1-main" / "history.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [2, 4, 6, 8, 10]
+
+
+def test_learning_rates_follow_the_schedule() -> None:
+    rates = {}
+    for schedule in ("linear", "cosine", "constant"):
+        options = OptimizerOptions(learning_rate=1.0, schedule=schedule, warmup_steps=2)
+        rates[schedule] = [learning_rate(options, step, 6) for step in range(6)]
+    assert rates["linear"] == pytest.approx([0, 0.5, 1, 0.75, 0.5, 0.25])
+    assert rates["cosine"] == pytest.approx([0, 0.5, 1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5])
+    assert rates["constant"] == pytest.approx([0, 0.5, 1, 1, 1, 1])
 
 
 # ---- the verbs

@@ -90,12 +90,12 @@ def write(folder: Path, form: str) -> Path:
 @pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "jsonl.zst", "csv", "tsv", "parquet"])
 def test_every_form_gives_the_same_rows(form: str, tmp_path: Path, load: Load) -> None:
     (file,) = load(write(tmp_path, form))
-    texts = pair_texts(file, file.kept)
+    texts = pair_texts(file, file.usable)
     assert [(t["query"], t["positive"]) for t in texts] == [(r["query"], r["positive"]) for r in ROWS]
     assert texts[0]["negatives"] == ([] if form in ("csv", "tsv") else ["银行卡挂失", "借呗利率"])
     assert file.grades.tolist()[1] == 2.0
     assert np.isnan(file.grades[0])
-    tokens = row_tokens(file, file.kept)
+    tokens = row_tokens(file, file.usable)
     assert tokens.queries[2].tolist() == [ord(c) for c in "发烧怎么办"]
     assert tokens.negative_offsets.tolist() == ([0, 0, 0, 0] if form in ("csv", "tsv") else [0, 2, 2, 2])
 
@@ -114,7 +114,7 @@ def test_bad_rows_are_left_out_counted_and_named_by_line(
     ]
     with caplog.at_level(logging.WARNING):
         (file,) = load(write_jsonl(tmp_path / "some.jsonl", [*ROWS, *bad]), maximum_bad_share=0.9)
-    assert len(file.kept) == 3
+    assert len(file.usable) == 3
     assert file.report.bad == 7
     assert file.report.faults[0] == "some.jsonl:4: not JSON"
     assert (
@@ -139,7 +139,7 @@ def test_too_large_a_share_of_bad_rows_stops_the_run(tmp_path: Path, load: Load)
         load(file)
     with pytest.raises(DataError, match="1 of 4"):  # the cache does not hide it
         load(file)
-    assert len(load(file, maximum_bad_share=0.5)[0].kept) == 3
+    assert len(load(file, maximum_bad_share=0.5)[0].usable) == 3
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "{\n"])
@@ -155,11 +155,11 @@ def test_a_wrong_column_name_names_those_there_are(tmp_path: Path, load: Load) -
     with pytest.raises(DataError, match=r"has no column 'query'; its columns are 'question', 'answer'.*columns\.query"):
         load(file)
     (read,) = load(file, columns=Columns(query="question", positive="answer"))
-    assert pair_texts(read, read.kept)[0]["query"] == "问"
+    assert pair_texts(read, read.usable)[0]["query"] == "问"
 
 
 def test_missing_files_kinds_and_variables_are_named(tmp_path: Path, load: Load) -> None:
-    with pytest.raises(DataError, match=r"sources\[0\]\.path: .*nothing\.jsonl is not there"):
+    with pytest.raises(DataError, match=r"sources\[0\]\.path: .*nothing\.jsonl does not exist"):
         load(tmp_path / "nothing.jsonl")
     with pytest.raises(DataError, match="no file matches"):
         load(tmp_path / "no*.jsonl")
@@ -207,7 +207,7 @@ def test_repeated_pairs_count_once_whatever_their_punctuation(tmp_path: Path, lo
         {"query": "花呗如何还款", "positive": "别的答案"},
     ]
     (file,) = load(write_jsonl(tmp_path / "some.jsonl", rows))
-    assert file.kept.tolist() == [0, 1, 2, 4]
+    assert file.usable.tolist() == [0, 1, 2, 4]
     assert file.report.repeated == 1
 
 
@@ -216,7 +216,7 @@ def test_rows_below_the_least_label_are_left_out(tmp_path: Path, characters: Tok
         tmp_path / "some.jsonl", [{"query": f"问{i}", "positive": f"答{i}", "label": str(i)} for i in range(3)]
     )
     source = SourceOptions(path=str(file), minimum_label=1)
-    assert load_pairs([source], characters, tmp_path / "cache")[0].kept.tolist() == [1, 2]
+    assert load_pairs([source], characters, tmp_path / "cache")[0].usable.tolist() == [1, 2]
 
 
 def test_the_cache_goes_by_content_and_tokenizer(tmp_path: Path, load: Load, characters: Tokenizer) -> None:
@@ -226,10 +226,10 @@ def test_the_cache_goes_by_content_and_tokenizer(tmp_path: Path, load: Load, cha
     load(file)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == made
     write_jsonl(file, ROWS[:2])
-    assert len(load(file)[0].kept) == 2
+    assert len(load(file)[0].usable) == 2
     characters.enable_truncation(3)
     (short,) = load(file)
-    assert row_tokens(short, short.kept).queries.lengths.tolist() == [3, 3]
+    assert row_tokens(short, short.usable).queries.lengths.tolist() == [3, 3]
 
 
 def test_prompts_are_tokenised_with_the_texts(tmp_path: Path, load: Load) -> None:
@@ -269,6 +269,18 @@ def test_features_are_padded_on_the_right() -> None:
     assert features["attention_mask"].tolist() == [[1, 1], [1, 0]]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory is CUDA's")
+def test_pinned_batches_hold_the_same_tokens(many: list[PairFile]) -> None:
+    batch = batches(many)[0]
+    pinned = batch.pin_memory()
+    assert torch.from_numpy(pinned.documents.tokens).is_pinned()
+    rows = np.arange(3)
+    for side in ("queries", "documents"):
+        plain, other = (FeatureRows(getattr(one, side), 0, torch.device("cuda")) for one in (batch, pinned))
+        assert torch.equal(plain.features(rows)["input_ids"], other.features(rows)["input_ids"])
+
+
 # ---- batches
 
 
@@ -288,7 +300,7 @@ def many(tmp_path: Path, load: Load) -> list[PairFile]:
 def batches(
     files: list[PairFile], *, world: int = 1, rank: int = 0, mixing: str = "mixed", size: int = 24
 ) -> StepBatches:
-    rows = [file.kept for file in files]
+    rows = [file.usable for file in files]
     plan = BatchPlan(training_sources(files, rows), batch=size, steps=30, mixing=mixing, seed=4)  # type: ignore[arg-type]
     return StepBatches(files, rows, plan, steps=30, negatives=2, rank=rank, world=world, seed=4)
 
@@ -341,7 +353,7 @@ def test_samplers_and_transforms_plug_in(many: list[PairFile]) -> None:
         keys = np.append(batch.document_keys, 123)
         return replace(batch, documents=documents, owners=np.append(batch.owners, -1), document_keys=keys)
 
-    rows = [file.kept for file in many]
+    rows = [file.usable for file in many]
     transforms = [add_shared_document]
     made = StepBatches(many, rows, InOrder(), steps=6, negatives=0, rank=0, world=1, transforms=transforms)
     assert made[5].rows.rows.tolist() == [5, 6, 7, 8]
@@ -371,7 +383,7 @@ def test_other_known_answers_in_the_batch_are_reported(tmp_path: Path, load: Loa
 
 
 def test_the_split_shares_no_query_and_leaks_no_answer(many: list[PairFile], tmp_path: Path, load: Load) -> None:
-    turned = [{"query": t["positive"], "positive": t["query"]} for t in pair_texts(many[0], many[0].kept)]
+    turned = [{"query": t["positive"], "positive": t["query"]} for t in pair_texts(many[0], many[0].usable)]
     files = [*many, *load(write_jsonl(tmp_path / "turned.jsonl", turned))]
     split = split_rows(files, ValidationOptions(share=0.2, queries_per_source=10))
     asked = {int(key) for file, rows in zip(files, split.validation, strict=True) for key in file.query_keys[rows]}
@@ -389,7 +401,7 @@ def test_the_split_shares_no_query_and_leaks_no_answer(many: list[PairFile], tmp
 def test_no_split_means_no_validation(many: list[PairFile]) -> None:
     split = split_rows(many, ValidationOptions(share=0))
     assert retrieval_validation(many, split, 10) is None
-    assert [len(rows) for rows in split.training] == [len(file.kept) for file in many]
+    assert [len(rows) for rows in split.training] == [len(file.usable) for file in many]
 
 
 def test_spearman_equals_the_definition_with_ties() -> None:

@@ -48,7 +48,7 @@ def read_blocks(
         cure = cure_of(suffix) or f"expected one of {', '.join(SUFFIXES)}"
         raise DataError(f"{path}: files named *{path.suffix} are not read; {cure}")
     data = read_bytes(path, max_bytes)
-    blocks = [block for block in _reader(suffix, on_page)(data, path, text_column) if not _is_blank(block)]
+    blocks = [block for block in _find_reader(suffix, on_page)(data, path, text_column) if not _is_blank(block)]
     if not any(block.text.strip() for block in blocks):
         raise DataError(f"{path} holds no text")
     return blocks
@@ -66,7 +66,7 @@ def read_sections(
     return [section for section in sections_of(blocks) if section.text.strip()]
 
 
-def _reader(suffix: str, on_page: OnPage | None) -> _Reader:
+def _find_reader(suffix: str, on_page: OnPage | None) -> _Reader:
     module, function = SUFFIXES[suffix].split(":")
     reader: Callable[..., Iterator[Block]] = getattr(import_module(f"peg_rag.readers.{module}"), function)
     return partial(reader, on_page=on_page) if suffix == ".pdf" else reader

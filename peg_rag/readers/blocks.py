@@ -143,25 +143,25 @@ class _SectionBuilder:
         start = self._length
         self._length += len(block.text) + len(SEPARATOR)
         if isinstance(block, Heading):
-            yield from self._flush()
+            yield from self._flush_paragraphs()
             yield from self._add_heading(block, start)
             return
         self._lonely = None
         if isinstance(block, Paragraph):
             if self._paragraphs and block.page != self._paragraphs[-1].page:
-                yield from self._flush()
+                yield from self._flush_paragraphs()
             if not self._paragraphs:
                 self._start = start
             self._paragraphs.append(block)
             return
-        yield from self._flush()
+        yield from self._flush_paragraphs()
         if isinstance(block, Row):
             yield self._row_section(block, start)
         else:
             yield self._record_section(block, start)
 
     def finish(self) -> Iterator[Section]:
-        yield from self._flush()
+        yield from self._flush_paragraphs()
         yield from self._flush_lonely()
 
     def _add_heading(self, heading: Heading, start: int) -> Iterator[Section]:
@@ -178,10 +178,10 @@ class _SectionBuilder:
         self._lonely = None
         above = [other for other in self._trail if other.level < heading.level]
         if heading.text.strip():
-            title = _joined([other.text for other in above])
+            title = _join_titles([other.text for other in above])
             yield Section(heading.text, start, title, heading.page, kind="heading", places=heading.places)
 
-    def _flush(self) -> Iterator[Section]:
+    def _flush_paragraphs(self) -> Iterator[Section]:
         paragraphs = self._paragraphs
         self._paragraphs = []
         text = SEPARATOR.join(paragraph.text for paragraph in paragraphs)
@@ -192,13 +192,13 @@ class _SectionBuilder:
         for paragraph in paragraphs:
             places += [Place(offset + place.start, place.page, place.box) for place in paragraph.places]
             offset += len(paragraph.text) + len(SEPARATOR)
-        yield Section(text, self._start, self._title(), paragraphs[0].page, places=tuple(places))
+        yield Section(text, self._start, self._full_title(), paragraphs[0].page, places=tuple(places))
 
     def _row_section(self, row: Row, start: int) -> Section:
         return Section(
             row.text,
             start,
-            self._title(*row.captions),
+            self._full_title(*row.captions),
             row.page,
             row.number,
             kind="row",
@@ -211,7 +211,7 @@ class _SectionBuilder:
         return Section(
             record.text,
             start,
-            self._title(record.title),
+            self._full_title(record.title),
             row=record.number,
             fields=record.fields,
             kind="record",
@@ -219,9 +219,9 @@ class _SectionBuilder:
             cells=dict(record.cells),
         )
 
-    def _title(self, *more: str) -> str:
-        return _joined([*(heading.text for heading in self._trail), *more])
+    def _full_title(self, *more: str) -> str:
+        return _join_titles([*(heading.text for heading in self._trail), *more])
 
 
-def _joined(titles: Iterable[str]) -> str:
+def _join_titles(titles: Iterable[str]) -> str:
     return _TITLE_SEPARATOR.join(title for title in titles if title)

@@ -54,7 +54,7 @@ class _Reader:
         self._styles = {style.style_id: style for style in document.styles if style.style_id}
 
     def blocks(self) -> Iterator[Block]:
-        parts = list(self._parts(self._document.element.body))
+        parts = list(self._read_children(self._document.element.body))
         sizes: Counter[float | None] = Counter()
         for part in parts:
             if isinstance(part, _Text):
@@ -67,19 +67,19 @@ class _Reader:
             level = self._guess_level(part, body_size) if part.level is None else part.level
             yield Paragraph(part.text) if level is None else Heading(clean_line(part.text), level)
 
-    def _parts(self, container: Any) -> Iterator[_Text | Block]:
+    def _read_children(self, container: Any) -> Iterator[_Text | Block]:
         for element in container:
             if element.tag == f"{_W}p":
-                yield from self._paragraph(element)
+                yield from self._read_paragraph(element)
             elif element.tag == f"{_W}tbl":
-                yield from self._table(element)
+                yield from self._read_table(element)
             elif element.tag == f"{_W}sdt" and not _is_contents(element):
                 for content in element.iterfind(f"{_W}sdtContent"):
-                    yield from self._parts(content)
+                    yield from self._read_children(content)
             elif element.tag in (f"{_W}ins", f"{_W}moveTo", f"{_W}customXml", f"{_W}smartTag"):
-                yield from self._parts(element)
+                yield from self._read_children(element)
 
-    def _paragraph(self, element: Any) -> Iterator[_Text | Block]:
+    def _read_paragraph(self, element: Any) -> Iterator[_Text | Block]:
         text = clean(_text_of(element))
         style = self._style_of(element)
         if text and not (style is not None and _is_contents_style(style)):
@@ -88,7 +88,7 @@ class _Reader:
             yield _Text(f"{number}{text}", self._level_of(element, style), bold, size)
         for box in element.iter(f"{_W}txbxContent"):
             if not any(parent.tag == f"{_MC}Fallback" for parent in box.iterancestors()):
-                yield from self._parts(box)
+                yield from self._read_children(box)
 
     def _style_of(self, element: Any) -> Any:
         style_id = element.find(f"{_W}pPr/{_W}pStyle")
@@ -143,7 +143,7 @@ class _Reader:
             return _FIRST_NUMBERED_LEVEL + (level or 0)
         return None
 
-    def _table(self, element: Any) -> Iterator[Block]:
+    def _read_table(self, element: Any) -> Iterator[Block]:
         table = require("docx.table", "ingest").Table(element, self._document)
         grid: Grid = []
         bold: list[list[bool]] = []
@@ -153,7 +153,7 @@ class _Reader:
             cells = row.cells
             for cell in cells:
                 if cell._tc not in texts:
-                    texts[cell._tc] = self._cell(cell._tc)
+                    texts[cell._tc] = self._cell_text(cell._tc)
             before = [("", False)] * row.grid_cols_before
             filled = [*before, *(texts[cell._tc] for cell in cells), *([("", False)] * row.grid_cols_after)]
             grid.append([text for text, _ in filled])
@@ -170,10 +170,10 @@ class _Reader:
             return
         yield from to_blocks(table_rows(grid, header_rows=header_rows or None, bold=bold))
 
-    def _cell(self, element: Any) -> tuple[str, bool]:
+    def _cell_text(self, element: Any) -> tuple[str, bool]:
         lines: list[str] = []
         bold = True
-        for part in self._parts(element):
+        for part in self._read_children(element):
             lines.append(part.text)
             bold = bold and isinstance(part, _Text) and part.bold
         return clean_line("\n".join(lines)), bold and bool(lines)
@@ -204,12 +204,12 @@ class _Numbers:
             for level in definition.iterfind(f"{_W}lvl"):
                 key = (definition.get(f"{_W}abstractNumId"), int(level.get(f"{_W}ilvl")))
                 self._levels[key] = _Level(
-                    int(_value(level, "start") or 1),
-                    _value(level, "numFmt") or "decimal",
-                    _value(level, "lvlText") or "",
+                    int(_read_value(level, "start") or 1),
+                    _read_value(level, "numFmt") or "decimal",
+                    _read_value(level, "lvlText") or "",
                 )
         for number in root.iterfind(f"{_W}num"):
-            self._abstract[number.get(f"{_W}numId")] = _value(number, "abstractNumId") or ""
+            self._abstract[number.get(f"{_W}numId")] = _read_value(number, "abstractNumId") or ""
 
     def next(self, element: Any, style: Any) -> str:
         """The number that Word shows before this paragraph, with a space behind it; bullets and none are empty."""
@@ -229,10 +229,12 @@ class _Numbers:
             del counts[deeper]
         if definition.form in ("bullet", "none"):
             return ""
-        shown = re.sub(r"%(\d)", lambda match: self._shown(abstract, int(match[1]) - 1, counts), definition.text)
+        shown = re.sub(
+            r"%(\d)", lambda match: self._format_number(abstract, int(match[1]) - 1, counts), definition.text
+        )
         return f"{shown} " if shown else ""
 
-    def _shown(self, abstract: str, level: int, counts: dict[int, int]) -> str:
+    def _format_number(self, abstract: str, level: int, counts: dict[int, int]) -> str:
         definition = self._levels.get((abstract, level))
         if definition is None:
             return ""
@@ -242,18 +244,18 @@ class _Numbers:
 def format_number(number: int, form: str) -> str:
     """A number in one of Word's formats, as far as Chinese documents use them; else in digits."""
     if form.startswith(("chinese", "ideographDigital", "japaneseCounting", "taiwaneseCounting")):
-        return _chinese(number)
+        return _chinese_numeral(number)
     if form == "decimalEnclosedCircle" and 1 <= number <= 20:
         return chr(0x2460 + number - 1)
     if form == "upperLetter" or form == "lowerLetter":
         letter = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
         return letter if form == "upperLetter" else letter.lower()
     if form == "upperRoman" or form == "lowerRoman":
-        return _roman(number) if form == "upperRoman" else _roman(number).lower()
+        return _roman_numeral(number) if form == "upperRoman" else _roman_numeral(number).lower()
     return str(number)
 
 
-def _chinese(number: int) -> str:
+def _chinese_numeral(number: int) -> str:
     if number <= 0 or number >= 1000:
         return str(number)
     hundreds, rest = divmod(number, 100)
@@ -266,7 +268,7 @@ def _chinese(number: int) -> str:
     return text + (_DIGITS[ones] if ones else "")
 
 
-def _roman(number: int) -> str:
+def _roman_numeral(number: int) -> str:
     text = ""
     for value, letters in (
         (100, "C"),
@@ -351,10 +353,10 @@ def _outline_level(element: Any) -> int | None:
 def _numbering_of(element: Any) -> tuple[str | None, int]:
     if element is None:
         return None, 0
-    level = _value(element, "ilvl") or "0"
-    return _value(element, "numId"), int(level) if level.isdigit() else 0
+    level = _read_value(element, "ilvl") or "0"
+    return _read_value(element, "numId"), int(level) if level.isdigit() else 0
 
 
-def _value(element: Any, name: str) -> str | None:
+def _read_value(element: Any, name: str) -> str | None:
     child = element.find(f"{_W}{name}")
     return None if child is None else child.get(f"{_W}val")

@@ -29,7 +29,7 @@ def _book_blocks(data: bytes, path: Path) -> Iterator[Block]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if _has_locked_text(archive):
             raise encrypted(path)
-        title, chapters = _spine(archive, path)
+        title, chapters = _read_spine(archive, path)
         if title:
             yield Heading(title, 0)
         for name in chapters:
@@ -40,14 +40,14 @@ def _book_blocks(data: bytes, path: Path) -> Iterator[Block]:
             yield from fragment_blocks(text, f"{path}: {name}")
 
 
-def _spine(archive: zipfile.ZipFile, path: Path) -> tuple[str, list[str]]:
+def _read_spine(archive: zipfile.ZipFile, path: Path) -> tuple[str, list[str]]:
     """The book's title and the names of its chapters' files, in reading order."""
     try:
-        container = _parse(archive.read(_CONTAINER))
+        container = _parse_xml(archive.read(_CONTAINER))
     except KeyError as error:
         raise DataError(f"{path} is not an EPUB book, whatever its name says: it has no {_CONTAINER}") from error
     package_name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
-    package = _parse(archive.read(package_name))
+    package = _parse_xml(archive.read(package_name))
     folder = posixpath.dirname(package_name)
     title = clean_line(package.xpath("string(//*[local-name()='metadata']/*[local-name()='title'])"))
     items = {item.get("id"): item for item in package.xpath("//*[local-name()='manifest']/*[local-name()='item']")}
@@ -63,10 +63,10 @@ def _has_locked_text(archive: zipfile.ZipFile) -> bool:
     """Whether chapters are encrypted; obfuscated fonts do not count."""
     if _ENCRYPTION not in archive.namelist():
         return False
-    names = _parse(archive.read(_ENCRYPTION)).xpath("//*[local-name()='CipherReference']/@URI")
+    names = _parse_xml(archive.read(_ENCRYPTION)).xpath("//*[local-name()='CipherReference']/@URI")
     return any(not any(part in name.lower() for part in _FONTS_ONLY) for name in names)
 
 
-def _parse(data: bytes) -> Any:
+def _parse_xml(data: bytes) -> Any:
     etree = require("lxml.etree", "ingest")
     return etree.fromstring(data, etree.XMLParser(resolve_entities=False, no_network=True, huge_tree=False))

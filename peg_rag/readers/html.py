@@ -51,20 +51,20 @@ def read_html(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
 
 def page_blocks(text: str, name: str) -> list[Block]:
     """The main content of a web page; `name` stands in errors."""
-    tree = _parse(text, name)
+    tree = _parse_html(text, name)
     if tree is None:
         return []
     blocks = [*html_blocks(tree, boilerplate=False)]
     main = _main_text(text)
     kept = [block for block in blocks if _stands_in(block, main)]
-    if _length(kept) < _FEWEST_KEPT * _length(blocks):
+    if _text_length(kept) < _FEWEST_KEPT * _text_length(blocks):
         kept = blocks
     return _under_title(kept, clean_line(" ".join(tree.xpath("//head/title//text()"))))
 
 
 def fragment_blocks(text: str, name: str) -> list[Block]:
     """All of a page or a piece of one, such as the body of an e-mail or a chapter of a book."""
-    tree = _parse(text, name)
+    tree = _parse_html(text, name)
     return [] if tree is None else [*html_blocks(tree, boilerplate=True)]
 
 
@@ -86,8 +86,8 @@ def table_grid(table: Any) -> tuple[Grid, int | None, list[list[bool]]]:
             while (number, column) in grid:
                 column += 1
             value = (_cell_text(cell), cell.tag == "th")
-            height = min(_span(cell, "rowspan"), len(lines) - number)
-            for right in range(_span(cell, "colspan")):
+            height = min(_cell_span(cell, "rowspan"), len(lines) - number)
+            for right in range(_cell_span(cell, "colspan")):
                 for down in range(height):
                     grid.setdefault((number + down, column + right), value)
             if len(grid) > _MOST_CELLS:
@@ -122,12 +122,12 @@ class _Walk:
                     walk.skip_subtree()
                     element.set("peg-skip", "1")
                     continue
-                yield from self._start(element, tag, walk)
+                yield from self._start_element(element, tag, walk)
             else:
                 if event == "end":
-                    yield from self._end(element, tag)
+                    yield from self._end_element(element, tag)
                 self._buffer.append(element.tail or "")
-        yield from self._flush()
+        yield from self._flush_text()
 
     def _is_skipped(self, element: Any, tag: str) -> bool:
         if tag in _SKIPPED or element.get("hidden") is not None or element.get("aria-hidden") == "true":
@@ -141,11 +141,11 @@ class _Walk:
             or bool(len(names) < 300 and _BOILERPLATE_NAMES.search(names))
         )
 
-    def _start(self, element: Any, tag: str, walk: Any) -> Iterator[Block]:
+    def _start_element(self, element: Any, tag: str, walk: Any) -> Iterator[Block]:
         if tag == "br":
             self._buffer.append(_BREAK)
         elif tag == "table" and _is_data_table(element):
-            yield from self._flush()
+            yield from self._flush_text()
             grid, header_rows, names = table_grid(element)
             caption = clean_line(" ".join(element.xpath("./caption//text()")))
             captions = (caption,) if caption else ()
@@ -155,7 +155,7 @@ class _Walk:
             element.set("peg-skip", "1")
             return
         elif tag not in _INLINE:
-            yield from self._flush()
+            yield from self._flush_text()
         if tag == "pre":
             self._preformatted += 1
         if tag in ("ul", "ol"):
@@ -165,32 +165,32 @@ class _Walk:
             self._numbers[-1] += 1
         self._buffer.append(element.text or "")
 
-    def _end(self, element: Any, tag: str) -> Iterator[Block]:
+    def _end_element(self, element: Any, tag: str) -> Iterator[Block]:
         if element.get("peg-skip"):
             return
         if tag in _LEVELS:
-            title = clean_line(self._take())
+            title = clean_line(self._take_text())
             if title:
                 yield Heading(title, _LEVELS[tag])
         elif tag not in _INLINE and tag != "br":
-            yield from self._flush()
+            yield from self._flush_text()
         if tag == "pre":
             self._preformatted -= 1
         if tag in ("ul", "ol") and self._numbers:
             self._numbers.pop()
 
-    def _flush(self) -> Iterator[Block]:
-        text = self._take()
+    def _flush_text(self) -> Iterator[Block]:
+        text = self._take_text()
         if text:
             yield Paragraph(text)
 
-    def _take(self) -> str:
+    def _take_text(self) -> str:
         text = "".join(self._buffer)
         self._buffer.clear()
-        return clean(text) if self._preformatted else _flowed(text)
+        return clean(text) if self._preformatted else _collapse_spaces(text)
 
 
-def _flowed(text: str) -> str:
+def _collapse_spaces(text: str) -> str:
     """Inline text as a browser shows it, but for a line break of the source between Chinese characters: it goes."""
     lines = (_flowed_line(line) for line in text.split(_BREAK))
     return "\n".join(filter(None, lines))
@@ -225,7 +225,7 @@ def _in_order(cell: Any) -> Iterator[str]:
             yield element.tail or ""
 
 
-def _span(cell: Any, name: str) -> int:
+def _cell_span(cell: Any, name: str) -> int:
     try:
         return min(max(int(cell.get(name) or 1), 1), _LONGEST_SPAN)
     except ValueError:
@@ -241,7 +241,7 @@ def _is_data_table(table: Any) -> bool:
     return int(table.xpath("count(.//td | .//th)")) > 1
 
 
-def _parse(text: str, name: str) -> Any:
+def _parse_html(text: str, name: str) -> Any:
     html = require("lxml.html", "ingest")
     if not text.strip():
         return None
@@ -269,7 +269,7 @@ def _stands_in(block: Block, main: str) -> bool:
     return wanted[:40] in main and wanted[-40:] in main
 
 
-def _length(blocks: list[Block]) -> int:
+def _text_length(blocks: list[Block]) -> int:
     return sum(len(block.text) for block in blocks if not isinstance(block, Heading))
 
 

@@ -100,9 +100,9 @@ def rounded_box(x0: float, top: float, x1: float, bottom: float) -> Box:
 def lines_of(glyphs: Iterable[Glyph], page: int, *, whole: bool = False) -> list[Line]:
     """The pieces of lines that glyphs make up, from the top down, each from the left. `whole`: lines stay whole."""
     lines: list[Line] = []
-    for row in _rows(list(glyphs)):
-        pieces = [row] if whole else _pieces(row)
-        made = [_line(piece, page) for piece in pieces]
+    for row in _group_rows(list(glyphs)):
+        pieces = [row] if whole else _split_row(row)
+        made = [_make_line(piece, page) for piece in pieces]
         lines += _joined_markers([line for line in made if line.text])
     return lines
 
@@ -133,7 +133,7 @@ def cell_text(glyphs: Sequence[Glyph], page: int) -> tuple[str, bool]:
     return join_lines([line.text for line in lines]), bool(lines) and all(line.bold for line in lines)
 
 
-def _rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
+def _group_rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
     """Glyphs whose middles are at one height, each row from the left."""
     rows: list[list[Glyph]] = []
     middle = size = 0.0
@@ -150,7 +150,7 @@ def _rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
     return [sorted(row, key=lambda glyph: glyph.x0) for row in rows]
 
 
-def _pieces(row: list[Glyph]) -> list[list[Glyph]]:
+def _split_row(row: list[Glyph]) -> list[list[Glyph]]:
     pieces: list[list[Glyph]] = []
     last: Glyph | None = None
     spaced = False
@@ -172,7 +172,7 @@ def _pieces(row: list[Glyph]) -> list[list[Glyph]]:
     return pieces
 
 
-def _line(piece: list[Glyph], page: int) -> Line:
+def _make_line(piece: list[Glyph], page: int) -> Line:
     text = ""
     last: Glyph | None = None
     for glyph in piece:
@@ -208,13 +208,13 @@ def _joined_markers(pieces: list[Line]) -> list[Line]:
             and _MARKER.match(before.text)
             and piece.x0 - before.x1 < 5 * piece.size
         ):
-            joined[-1] = _merge(before, piece)
+            joined[-1] = _merge_lines(before, piece)
         else:
             joined.append(piece)
     return joined
 
 
-def _merge(left: Line, right: Line) -> Line:
+def _merge_lines(left: Line, right: Line) -> Line:
     return replace(
         right,
         text=f"{left.text} {right.text}",
@@ -230,7 +230,7 @@ def _split_columns(items: Sequence[Item]) -> list[list[Item]] | None:
     lines = [item for item in items if isinstance(item, Line)]
     if not 2 * _FEWEST_COLUMN_LINES <= len(lines) <= _MOST_LINES:
         return None
-    gutter = _gutter(items, lines)
+    gutter = _find_gutter(items, lines)
     if gutter is None:
         return None
     bands: list[list[Item]] = []
@@ -284,7 +284,7 @@ def _side_bands(left: list[Item], right: list[Item]) -> list[list[Item]]:
     return [above, left[:below], right, left[below:]]
 
 
-def _gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
+def _find_gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
     """Where a vertical line parts two columns of text and few lines cross it."""
     best: tuple[int, float] | None = None
     left_edge = min(item.x0 for item in items)
@@ -297,7 +297,7 @@ def _gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
         crossing = len(lines) - len(left) - len(right)
         if min(len(left), len(right)) < _FEWEST_COLUMN_LINES or crossing > min(len(left), len(right)):
             continue
-        if not (_fills(left, left_edge, max(line.x1 for line in left)) and _fills(right, x, right_edge)):
+        if not (_fills_column(left, left_edge, max(line.x1 for line in left)) and _fills_column(right, x, right_edge)):
             continue
         if not _side_by_side(left, right):
             continue
@@ -306,7 +306,7 @@ def _gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
     return None if best is None else best[1]
 
 
-def _fills(lines: Sequence[Line], left: float, right: float) -> bool:
+def _fills_column(lines: Sequence[Line], left: float, right: float) -> bool:
     width = right - left
     size = median(line.size for line in lines)
     widths = sorted((line.x1 - line.x0 for line in lines), reverse=True)
@@ -343,7 +343,7 @@ def _with_tables(items: Sequence[Item]) -> Iterator[Item]:
         pieces = [piece for piece in row if isinstance(piece, Line)]
         if pieces and _LEADERS.search(" ".join(piece.text for piece in pieces)):
             continue
-        if len(pieces) == len(row) and _continues(run, pieces):
+        if len(pieces) == len(row) and _continues_table(run, pieces):
             run.append(pieces)
             continue
         yield from _table_or_lines(run)
@@ -355,14 +355,14 @@ def _with_tables(items: Sequence[Item]) -> Iterator[Item]:
     yield from _table_or_lines(run)
 
 
-def _continues(run: list[list[Line]], pieces: list[Line]) -> bool:
+def _continues_table(run: list[list[Line]], pieces: list[Line]) -> bool:
     """Whether a line may be the next of a table: near the last one, each piece under one column or beside all."""
     if not run or len(run) >= _MOST_TABLE_LINES:
         return False
     height = pieces[0].bottom - pieces[0].top
     if pieces[0].top - max(piece.bottom for piece in run[-1]) > 2.5 * height:
         return False
-    columns = _columns([*run, pieces])
+    columns = _find_columns([*run, pieces])
     if columns is None or len(columns) < max(map(len, run)):
         return False
     if len(pieces) > 1:
@@ -377,7 +377,7 @@ def _has_table_lines(run: Sequence[Sequence[Line]]) -> bool:
     return len(counts) >= _FEWEST_TABLE_LINES or (len(counts) == 2 and counts[0] == counts[1] >= 3)
 
 
-def _columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None:
+def _find_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None:
     """The horizontal extents of a table's columns; None where two pieces of a line would share one."""
     extents: list[tuple[float, float]] = []
     for x0, x1 in sorted((piece.x0, piece.x1) for row in rows for piece in row):
@@ -386,7 +386,7 @@ def _columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None
         else:
             extents.append((x0, x1))
     for row in rows:
-        places = [_place(piece, extents) for piece in row]
+        places = [_column_of(piece, extents) for piece in row]
         if len(set(places)) < len(places):
             return _aligned_columns(rows)
     return extents
@@ -411,13 +411,13 @@ def _aligned_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]
         starts.append(min(piece.x0 for piece in pieces))
     columns = list(zip(starts, [*starts[1:], max(row[-1].x1 for row in full) + 1], strict=True))
     for row in rows:
-        places = [_place(piece, columns) for piece in row]
+        places = [_column_of(piece, columns) for piece in row]
         if len(set(places)) < len(places):
             return None
     return columns
 
 
-def _place(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
+def _column_of(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
     return next((number for number, (_, x1) in enumerate(extents) if piece.x0 < x1), len(extents) - 1)
 
 
@@ -427,7 +427,7 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         yield from _table_or_lines(run)
         yield from tail
         return
-    columns = _columns(run) if _has_table_lines(run) else None
+    columns = _find_columns(run) if _has_table_lines(run) else None
     if columns is None:
         yield from (piece for row in run for piece in row)
         return
@@ -440,7 +440,7 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         cells = [""] * len(columns)
         marks = [False] * len(columns)
         for piece in row:
-            place = _place(piece, columns)
+            place = _column_of(piece, columns)
             cells[place] = piece.text
             marks[place] = piece.bold
         box = rounded_box(

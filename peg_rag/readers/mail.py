@@ -46,14 +46,14 @@ def _message_blocks(data: bytes, path: Path) -> Iterator[Block]:
     yield from _head_blocks(headers, [name for name in attachments if name])
     body = message.get_body(("plain", "html"))
     if body is not None:
-        text = _content(body)
+        text = _part_text(body)
         if body.get_content_type() == "text/html":
             yield from fragment_blocks(text, str(path))
         else:
             yield from plain_blocks(clean(text))
 
 
-def _content(part: Any) -> str:
+def _part_text(part: Any) -> str:
     """A part's text, also where it names an encoding that it is not in, or one that nobody knows."""
     try:
         return str(part.get_content())
@@ -74,20 +74,20 @@ def _outlook_blocks(data: bytes, path: Path) -> Iterator[Block]:
     if not data.startswith(olefile.MAGIC):
         raise DataError(f"{path} is not an Outlook message, whatever its name says")
     with olefile.OleFileIO(io.BytesIO(data)) as archive:
-        headers = {name: clean_line(_stream(archive, code)) for name, code in _MSG_STREAMS.items()}
-        address = next(filter(None, (_stream(archive, code) for code in _MSG_ADDRESSES)), "")
+        headers = {name: clean_line(_read_stream(archive, code)) for name, code in _MSG_STREAMS.items()}
+        address = next(filter(None, (_read_stream(archive, code) for code in _MSG_ADDRESSES)), "")
         if address and address not in headers["From"]:
             headers["From"] = f"{headers['From']} <{clean_line(address)}>".strip()
-        sent = _sent(archive)
+        sent = _format_date(archive)
         if sent:
             headers["Date"] = sent
-        body = clean(_stream(archive, _MSG_BODY))
+        body = clean(_read_stream(archive, _MSG_BODY))
     yield from _head_blocks({name: headers[name] for name in _NAMES if headers.get(name)}, [])
     if body:
         yield from plain_blocks(body)
 
 
-def _stream(archive: Any, code: str) -> str:
+def _read_stream(archive: Any, code: str) -> str:
     for kind, encoding in (("001F", "utf-16-le"), ("001E", "gb18030")):
         name = f"__substg1.0_{code}{kind}"
         if archive.exists(name):
@@ -95,7 +95,7 @@ def _stream(archive: Any, code: str) -> str:
     return ""
 
 
-def _sent(archive: Any) -> str:
+def _format_date(archive: Any) -> str:
     """When it was sent: property 0039 of type 0040, 100 nanoseconds since 1601, among the fixed-size properties."""
     name = "__properties_version1.0"
     if not archive.exists(name):

@@ -31,7 +31,7 @@ def recognise_pages(data: bytes, numbers: Sequence[int]) -> Iterator[tuple[int, 
     Raises:
         MissingExtra: the extra `ocr` is not installed.
     """
-    engine = _engine()
+    engine = _load_engine()
     pdfium = require("pypdfium2", "ocr")
     document = pdfium.PdfDocument(data)
     try:
@@ -41,13 +41,13 @@ def recognise_pages(data: bytes, numbers: Sequence[int]) -> Iterator[tuple[int, 
             scale = min(_DOTS_PER_INCH / 72, math.sqrt(_MOST_PIXELS / max(width * height, 1)))
             picture = page.render(scale=scale).to_numpy()
             page.close()
-            yield number, _lines(engine(picture), number, scale)
+            yield number, _recognize_lines(engine(picture), number, scale)
     finally:
         document.close()
 
 
 @cache
-def _engine() -> Any:
+def _load_engine() -> Any:
     rapidocr = require("rapidocr", "ocr")
     require("onnxruntime", "ocr")
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -56,27 +56,27 @@ def _engine() -> Any:
     )
 
 
-def _lines(result: Any, page: int, scale: float) -> list[Item]:
+def _recognize_lines(result: Any, page: int, scale: float) -> list[Item]:
     if result.boxes is None:
         return []
-    angle = median(_angle(box) for box in result.boxes)
+    angle = median(_skew_angle(box) for box in result.boxes)
     lines: list[Line] = []
     for box, text, score in zip(result.boxes, result.txts, result.scores, strict=True):
         shown = clean_line(text)
         if shown and score >= _LEAST_SCORE:
-            lines.append(_line(shown, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle))
+            lines.append(_straighten_line(shown, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle))
     usual = median(line.size for line in lines) if lines else 0.0
     # Boxes of one type differ by a fifth: the letters decide how high they are.
     return [replace(line, size=usual) if abs(line.size - usual) <= _SAME_TYPE * usual else line for line in lines]
 
 
-def _angle(box: Any) -> float:
+def _skew_angle(box: Any) -> float:
     """How far a line of text falls to the right, in radians."""
     (left, top), (right, right_top) = box[0], box[1]
     return math.atan2(float(right_top - top), float(right - left))
 
 
-def _line(text: str, corners: list[tuple[float, float]], page: int, angle: float) -> Line:
+def _straighten_line(text: str, corners: list[tuple[float, float]], page: int, angle: float) -> Line:
     """A recognised line, set straight: turned about the page's corner by the angle of the paper."""
     cosine = math.cos(angle)
     sine = math.sin(angle)

@@ -101,13 +101,13 @@ def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
 
 def _read_page(page: Any, number: int) -> _Page | None:
     """A page's pieces of lines and tables, in no order yet; None for a scan."""
-    glyphs = _glyphs(page)
+    glyphs = _upright_glyphs(page)
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
     for table in _ruled_tables(page):
-        inside, glyphs = _divide(glyphs, table.bbox)
-        made = _table(table, inside, number)
+        inside, glyphs = _split_by_box(glyphs, table.bbox)
+        made = _read_table(table, inside, number)
         if made is None:
             glyphs += inside
         else:
@@ -115,7 +115,7 @@ def _read_page(page: Any, number: int) -> _Page | None:
     return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
 
 
-def _glyphs(page: Any) -> list[Glyph]:
+def _upright_glyphs(page: Any) -> list[Glyph]:
     """The page's upright glyphs, each once: bold type is sometimes made by printing twice."""
     glyphs: dict[tuple[str, int, int], Glyph] = {}
     upright = [char for char in page.chars if char["upright"]]
@@ -138,18 +138,18 @@ def _ruled_tables(page: Any) -> list[Any]:
     if not page.lines and not page.rects and not page.curves:
         return []
     tables = [table for table in page.find_tables() if len(table.rows) > 1 and len(table.cells) > 2]
-    tables.sort(key=lambda table: -_area(table.bbox))
+    tables.sort(key=lambda table: -_box_area(table.bbox))
     kept: list[Any] = []
     for table in tables:
-        if not any(_overlaps(table.bbox, other.bbox) for other in kept):
+        if not any(_boxes_overlap(table.bbox, other.bbox) for other in kept):
             kept.append(table)
     return kept
 
 
-def _table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
+def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
     """The grid of a ruled table, each cell filled over all that it spans; None where it is no table."""
-    lefts = _snapped(cell[0] for cell in table.cells)
-    tops = _snapped(cell[1] for cell in table.cells)
+    lefts = _snap_edges(cell[0] for cell in table.cells)
+    tops = _snap_edges(cell[1] for cell in table.cells)
     if len(lefts) < 2 or len(tops) < 2:
         return None
     rights = [*lefts[1:], max(cell[2] for cell in table.cells)]
@@ -180,7 +180,7 @@ def _table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
     by_cell: dict[int, list[Glyph]] = defaultdict(list)
-    order = sorted(range(len(cells)), key=lambda number: _area(cells[number]))
+    order = sorted(range(len(cells)), key=lambda number: _box_area(cells[number]))
     for glyph in glyphs:
         x = (glyph.x0 + glyph.x1) / 2
         for number in order:
@@ -191,7 +191,7 @@ def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list
     return by_cell
 
 
-def _divide(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyph]]:
+def _split_by_box(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyph]]:
     inside: list[Glyph] = []
     outside: list[Glyph] = []
     for glyph in glyphs:
@@ -200,7 +200,7 @@ def _divide(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyph]]:
     return inside, outside
 
 
-def _snapped(values: Any) -> list[float]:
+def _snap_edges(values: Any) -> list[float]:
     """Coordinates in order, those within a few points of each other taken for one."""
     snapped: list[float] = []
     for value in sorted(values):
@@ -209,11 +209,11 @@ def _snapped(values: Any) -> list[float]:
     return snapped
 
 
-def _area(box: Any) -> float:
+def _box_area(box: Any) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
 
-def _overlaps(box: Box, other: Box) -> bool:
+def _boxes_overlap(box: Box, other: Box) -> bool:
     wide = min(box[2], other[2]) - max(box[0], other[0])
     high = min(box[3], other[3]) - max(box[1], other[1])
     return wide > 1 and high > 1
@@ -267,17 +267,17 @@ class _Document:
         caption: str | None = None
         for part, mark in zip(parts, marks, strict=True):
             if heading and not (mark and isinstance(part, Line) and self._goes_on(heading[-1], part)):
-                yield self._heading(heading)
+                yield self._make_heading(heading)
                 heading = []
             if isinstance(part, Line) and not mark:
-                if waiting and not self._continues(waiting, part):
-                    yield _paragraph(waiting)
+                if waiting and not self._continues_sentence(waiting, part):
+                    yield _make_paragraph(waiting)
                     waiting = []
                 waiting.append(part)
                 continue
             caption = None
             if waiting:
-                block = _paragraph(waiting)
+                block = _make_paragraph(waiting)
                 caption = (
                     block.text if len(waiting) <= 2 and _CAPTION.match(block.text) and width(block.text) <= 60 else None
                 )
@@ -288,9 +288,9 @@ class _Document:
             else:
                 yield from _table_blocks(part, (caption,) if caption else ())
         if heading:
-            yield self._heading(heading)
+            yield self._make_heading(heading)
         if waiting:
-            yield _paragraph(waiting)
+            yield _make_paragraph(waiting)
 
     def _is_heading(self, parts: Sequence[Item], number: int) -> bool:
         line = parts[number]
@@ -316,13 +316,13 @@ class _Document:
         around = [parts[other] for other in (number - 1, number + 1) if 0 <= other < len(parts)]
         return any(isinstance(other, Line) and number_level(other.text) == level for other in around)
 
-    def _style(self, line: Line) -> tuple[float, bool, int]:
+    def _style_of(self, line: Line) -> tuple[float, bool, int]:
         level = number_level(line.text)
         return (round(line.size * 2) / 2, line.bold, -1 if level is None else level)
 
     def _heading_levels(self, lines: Sequence[Any]) -> dict[tuple[float, bool, int], int]:
         """Levels by size, then weight, then number; headings without a number rank with the first of their type."""
-        styles = sorted({self._style(line) for line in lines}, key=lambda style: (-style[0], not style[1], style[2]))
+        styles = sorted({self._style_of(line) for line in lines}, key=lambda style: (-style[0], not style[1], style[2]))
         levels: dict[tuple[float, bool, int], int] = {}
         level = 0
         last: tuple[float, bool, int] | None = None
@@ -339,11 +339,11 @@ class _Document:
         same = abs(line.size - last.size) < 0.3 and line.bold == last.bold
         return near and same and number_level(line.text) is None and not _LIST_MARK.match(line.text)
 
-    def _heading(self, lines: Sequence[Line]) -> Heading:
-        text, places = _joined(lines)
-        return Heading(text, self._levels[self._style(lines[0])], lines[0].page, places)
+    def _make_heading(self, lines: Sequence[Line]) -> Heading:
+        text, places = _join_lines(lines)
+        return Heading(text, self._levels[self._style_of(lines[0])], lines[0].page, places)
 
-    def _continues(self, paragraph: Sequence[Line], line: Line) -> bool:
+    def _continues_sentence(self, paragraph: Sequence[Line], line: Line) -> bool:
         """Whether a line goes on in the sentence of the paragraph's last line."""
         last = paragraph[-1]
         if abs(line.size - last.size) > 0.15 * last.size or _LIST_MARK.match(line.text):
@@ -365,7 +365,7 @@ class _Document:
         for item in self._items:
             if isinstance(item, Table):
                 if waiting is not None and _is_continued(waiting, item):
-                    waiting = _append(waiting, item)
+                    waiting = _append_table(waiting, item)
                     continue
                 if waiting is not None:
                     yield waiting
@@ -397,14 +397,14 @@ def _running_lines(pages: Sequence[_Page], body: float) -> set[int]:
     for page in pages:
         for line in _margin_lines(page):
             margins.append((page, line))
-            for height in _heights(line):
+            for height in _height_steps(line):
                 places[(_running_key(line, body), height)].add(page.number)
     texts = sum(any(isinstance(item, Line) for item in page.items) for page in pages)
     enough = 2 if texts <= 4 else 3
     running: set[int] = set()
     for page, line in margins:
         in_zone = line.bottom < 0.14 * page.height or line.top > 0.86 * page.height
-        repeats = max(len(places[(_running_key(line, body), height)]) for height in _heights(line))
+        repeats = max(len(places[(_running_key(line, body), height)]) for height in _height_steps(line))
         at_edge = line.bottom < 0.08 * page.height or line.top > 0.92 * page.height
         small = at_edge and line.size <= 0.9 * body
         if (in_zone and (repeats >= enough or _PAGE_NUMBER.match(line.text))) or small:
@@ -423,7 +423,7 @@ def _margin_lines(page: _Page) -> list[Line]:
     return [line for line in lines if round(line.middle / 3) in outer]
 
 
-def _heights(line: Line) -> tuple[int, int]:
+def _height_steps(line: Line) -> tuple[int, int]:
     """Two steps of a scale of heights, so that lines less than a step apart share one."""
     step = round(line.middle / 4)
     return step, step + 1
@@ -468,7 +468,7 @@ def _is_beside(parts: Sequence[Item], number: int) -> bool:
     )
 
 
-def _joined(lines: Sequence[Line]) -> tuple[str, tuple[Place, ...]]:
+def _join_lines(lines: Sequence[Line]) -> tuple[str, tuple[Place, ...]]:
     """The text of a paragraph's lines as one, and the place of each."""
     text = ""
     places: list[Place] = []
@@ -483,8 +483,8 @@ def _joined(lines: Sequence[Line]) -> tuple[str, tuple[Place, ...]]:
     return text, tuple(places)
 
 
-def _paragraph(lines: Sequence[Line]) -> Paragraph:
-    text, places = _joined(lines)
+def _make_paragraph(lines: Sequence[Line]) -> Paragraph:
+    text, places = _join_lines(lines)
     return Paragraph(text, lines[0].page, places)
 
 
@@ -506,7 +506,7 @@ def _is_continued(table: Table, following: Table) -> bool:
     return abs((table.x1 - table.x0) - (following.x1 - following.x0)) < 12  # it may go on in another column
 
 
-def _append(table: Table, following: Table) -> Table:
+def _append_table(table: Table, following: Table) -> Table:
     """The rows of both, without the header that the second repeats; a cell cut by the page's end is whole again."""
     skipped = 0
     while (

@@ -17,10 +17,10 @@ _NOTES = "备注"
 def read_pptx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
     check_zip(data, path)
     pptx = require("pptx", "ingest")
-    yield from convert(path, lambda: list(_slides(pptx.Presentation(io.BytesIO(data)))))
+    yield from convert(path, lambda: list(_iterate_slides(pptx.Presentation(io.BytesIO(data)))))
 
 
-def _slides(presentation: Any) -> Iterator[Block]:
+def _iterate_slides(presentation: Any) -> Iterator[Block]:
     for number, slide in enumerate(presentation.slides, start=1):
         title = slide.shapes.title
         heading = clean_line(title.text_frame.text) if title is not None and title.has_text_frame else ""

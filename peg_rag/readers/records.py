@@ -56,7 +56,7 @@ def record_of(
         raise DataError(f"{path}, record {number} has no column {text_column!r}; it has {', '.join(map(str, row))}")
     column = text_column or next((name for name in TEXT_COLUMNS if isinstance(row.get(name), str)), None)
     if column is None:
-        cells = tuple((clean_line(str(name)), _shown(value)) for name, value in row.items() if _is_plain(value))
+        cells = tuple((clean_line(str(name)), _format_value(value)) for name, value in row.items() if _is_plain(value))
         return Record(row_text(cells), number=number, cells=cells, sheet=sheet)
     value = row[column]
     if value is not None and not isinstance(value, str):
@@ -72,7 +72,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, str | int | float | bool)
 
 
-def _shown(value: str | int | float | bool) -> str:
+def _format_value(value: str | int | float | bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return clean_line(str(value))

@@ -103,7 +103,7 @@ def _body_rows(cells: Grid, header: Header, first: int, captions: list[str]) -> 
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
                 group = ()
             continue
-        pairs = _paired(row) if header.pairs else _named(header.names, row)
+        pairs = _pair_cells(row) if header.pairs else _name_cells(header.names, row)
         rows.append(TableRow(tuple(pairs), (*captions, *group), index))
     return rows
 
@@ -183,7 +183,7 @@ def _are_pairs(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
     return bool(kinds) and (kinds[0] or len(grid) < 2)
 
 
-def _paired(row: Sequence[str]) -> list[tuple[str, str]]:
+def _pair_cells(row: Sequence[str]) -> list[tuple[str, str]]:
     """(name, value) of each two columns; a value over several columns stands in all of them and counts once."""
     pairs = []
     for column in range(0, len(row) - 1, 2):
@@ -195,7 +195,7 @@ def _paired(row: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _named(names: Sequence[str], row: Sequence[str]) -> list[tuple[str, str]]:
+def _name_cells(names: Sequence[str], row: Sequence[str]) -> list[tuple[str, str]]:
     """(name, value) of each cell that holds something; a label over the first columns stands in the first alone."""
     label = 1
     while label < len(row) and row[label] == row[0]:

@@ -33,12 +33,12 @@ def plain_blocks(text: str) -> Iterator[Block]:
         waiting: list[str] = []
         for line in lines:
             if is_plain_heading(line.strip()):
-                yield from _paragraph(waiting)
+                yield from _read_paragraph(waiting)
                 waiting = []
                 yield Heading(clean_line(line), (number_level(line.strip()) or 0) + 1)
             else:
                 waiting.append(line)
-        yield from _paragraph(waiting)
+        yield from _read_paragraph(waiting)
 
 
 def markdown_blocks(text: str) -> Iterator[Block]:
@@ -52,10 +52,10 @@ def markdown_blocks(text: str) -> Iterator[Block]:
         mark = None if fenced else _HEADING.match(line + "\n")
         in_table = not fenced and line.lstrip().startswith("|")
         if mark or in_table or (not fenced and not line.strip()):
-            yield from _paragraph(waiting)
+            yield from _read_paragraph(waiting)
             waiting = []
         if table and not in_table:
-            yield from _table(table)
+            yield from _read_table(table)
             table = []
         if mark:
             yield Heading(_heading_text(line[mark.end() :]), len(mark[1]))
@@ -63,8 +63,8 @@ def markdown_blocks(text: str) -> Iterator[Block]:
             table.append(line.strip())
         elif line.strip() or fenced:
             waiting.append(line)
-    yield from _paragraph(waiting)
-    yield from _table(table)
+    yield from _read_paragraph(waiting)
+    yield from _read_table(table)
 
 
 def without_markup(text: str) -> str:
@@ -77,7 +77,7 @@ def without_markup(text: str) -> str:
     return _PICTURE.sub("", "".join([*kept, text[position:]]))
 
 
-def _paragraph(lines: list[str]) -> Iterator[Paragraph]:
+def _read_paragraph(lines: list[str]) -> Iterator[Paragraph]:
     text = "\n".join(lines).strip("\n")
     if text.strip():
         yield Paragraph(text)
@@ -91,15 +91,15 @@ def _heading_text(text: str) -> str:
     return clean_line(title).strip("*_ ")
 
 
-def _table(lines: list[str]) -> Iterator[Block]:
+def _read_table(lines: list[str]) -> Iterator[Block]:
     rules = [number for number, line in enumerate(lines) if _RULE.match(line)]
-    grid: Grid = [_cells(line) for number, line in enumerate(lines) if number not in rules]
+    grid: Grid = [_split_cells(line) for number, line in enumerate(lines) if number not in rules]
     columns = max(map(len, grid), default=0)
     grid = [row + [""] * (columns - len(row)) for row in grid]
     header_rows = 1 if rules and rules[0] == 1 else None
     yield from to_blocks(table_rows(grid, header_rows=header_rows))
 
 
-def _cells(line: str) -> list[str]:
+def _split_cells(line: str) -> list[str]:
     inner = line.removeprefix("|").removesuffix("|")
     return [clean_line(cell.replace("\\|", "|")).strip("*_ `") for cell in _CELL_END.split(inner)]

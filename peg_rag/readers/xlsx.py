@@ -52,11 +52,11 @@ def format_value(value: Any, number_format: str) -> str:
 
 
 def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block]:
-    grid = _grid(sheet, path)
+    grid = _read_grid(sheet, path)
     if not any(map(any, grid)):
         return []
     blocks: list[Block] = [Heading(clean_line(sheet.title), 1)]
-    for first, end in _regions(grid):
+    for first, end in _find_regions(grid):
         blocks += _region_blocks(grid[first:end], first, sheet.title, path, text_column)
     return blocks
 
@@ -78,7 +78,7 @@ def _region_blocks(grid: Grid, first: int, sheet: str, path: Path, text_column: 
         yield Row(body.cells, first + body.index + 1, body.captions, sheet=sheet)
 
 
-def _grid(sheet: Any, path: Path) -> Grid:
+def _read_grid(sheet: Any, path: Path) -> Grid:
     """The sheet's cells as shown, with merged ones filled; hidden rows too, as they may only be filtered."""
     if sheet.max_row * sheet.max_column > _MOST_CELLS:
         raise DataError(
@@ -94,7 +94,7 @@ def _grid(sheet: Any, path: Path) -> Grid:
     return grid
 
 
-def _regions(grid: Grid) -> Iterator[tuple[int, int]]:
+def _find_regions(grid: Grid) -> Iterator[tuple[int, int]]:
     """(first, end) of the stretches of rows between empty ones; a title alone belongs to what follows."""
     first: int | None = None
     for number, row in enumerate([*grid, []]):
@@ -141,10 +141,10 @@ def _format_number(value: int | float, number_format: str) -> str:
     if "%" in plain:
         return f"{value * 100:.{decimals}f}%"
     if not ("0" in plain or "#" in plain) or "E" in plain:
-        return _general(value)
+        return _format_general(value)
     shown = f"{value:,.{decimals}f}" if "#,##0" in plain or ",0" in plain else f"{value:.{decimals}f}"
     if "#" in plain.split(".")[-1] and "." in plain:
-        shown = _general(value)
+        shown = _format_general(value)
     elif re.fullmatch(r"0{2,}", plain.strip()) and value >= 0:
         shown = shown.zfill(len(plain.strip()))
     before = "".join(sign for sign in "¥￥$€£" if sign in plain or sign in "".join(literals))
@@ -152,7 +152,7 @@ def _format_number(value: int | float, number_format: str) -> str:
     return f"{before[:1]}{shown}{after}"
 
 
-def _general(value: int | float) -> str:
+def _format_general(value: int | float) -> str:
     if isinstance(value, int):
         return str(value)
     return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.11g}"

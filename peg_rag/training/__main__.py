@@ -1,7 +1,6 @@
 """`torchrun … -m peg_rag.training RECIPE [--set key=value] [--resume] [--overwrite]`: what every rank runs.
 
-Why this exists: `torchrun` starts modules, and a rank must not print over the others. `peg-rag train` is the same for
-one process.
+`torchrun` starts modules, and a rank must not print over the others. `peg-rag train` is the same for one process.
 """
 
 import argparse
@@ -21,14 +20,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the recipe")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier run in output_dir")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     try:
         from peg_rag.training.run.train import train
 
-        recipe = Recipe.load(given.recipe, given.set)
+        recipe = Recipe.load(options.recipe, options.set)
         first = os.environ.get("RANK", "0") == "0"
-        result = train(recipe, resume=given.resume, overwrite=given.overwrite, show_progress=first)
+        result = train(recipe, resume=options.resume, overwrite=options.overwrite, show_progress=first)
     except PegRagError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

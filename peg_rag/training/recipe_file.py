@@ -55,13 +55,13 @@ def check_depth(tree: Any, name: str) -> None:
     """Refuse a tree that is nested more than `MAX_DEPTH` levels deep, or within itself."""
     level = [tree]
     for _ in range(MAX_DEPTH):
-        level = list({id(item): item for node in level for item in _children(node)}.values())
+        level = list({id(item): item for node in level for item in _child_nodes(node)}.values())
         if not level:
             return
     raise RecipeError(f"{name} is nested more than {MAX_DEPTH} levels deep; recipes need seven")
 
 
-def _children(node: Any) -> list[Any]:
+def _child_nodes(node: Any) -> list[Any]:
     if isinstance(node, Mapping):
         return list(node.values())
     if isinstance(node, list):

@@ -1,53 +1,62 @@
 """`adapt`: a model and a folder of documents → the same model, better at finding things in such documents.
 
-Why this exists: an embedding model is worst where its users are, on text that its training never saw, and they have
-documents but no questions. So pairs are cut from the documents (`peg_rag.training.adapt_data`), the model itself ranks
-what it confuses (`mine_hard_negatives`), and a short contrastive stage corrects it (`train`). Cut-out sentences are not
-questions, though, and a model can learn them too well. Two things keep what it knew: the result is a mean of the
-weights before and after (WiSE-FT, Wortsman et al., arXiv 2109.01903), with the share of the new ones chosen on held-out
-documents; and it is compared with the start on other held-out documents, and not saved where it is worse.
+An embedding model is worst where its users are, on text that its training never saw, and they have documents but no
+questions. So pairs are cut from the documents (`peg_rag.training.adapt.split`), the model itself ranks what it confuses
+(`mine_hard_negatives`), and a short contrastive stage corrects it (`train`). Cut-out sentences are not questions,
+though, and a model can learn them too well. Two things keep what it knew: the result is a mean of the weights before
+and after (WiSE-FT, Wortsman et al., arXiv 2109.01903), with the share of the new ones chosen on held-out documents; and
+it is compared with the start on other held-out documents, and not saved where it is worse.
 
 Costs about a minute for 10,000 passages with a static model on one core; a transformer wants an accelerator.
 """
 
-import hashlib
 import json
 import logging
 import math
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from peg_rag.backends.torch_backend import pick_device
 from peg_rag.encoder import PEGEncoder
-from peg_rag.errors import IndexBusy, InvalidInput
+from peg_rag.errors import InvalidInput, TrainingError
 from peg_rag.evaluation import Evaluation, compare, evaluate
 from peg_rag.files import write_atomically
-from peg_rag.models import BUNDLED, CONFIG_FILE, Kind
+from peg_rag.models import BUNDLED, Kind
 from peg_rag.training.adapt.report import METRIC, Adaptation, Judgement, describe_adaptation
 from peg_rag.training.adapt.split import Exam, Lesson, read_documents, split
+from peg_rag.training.adapt.work import WorkFolder, check_apart, check_free
 from peg_rag.training.data.texts import TextPair
 from peg_rag.training.mining.mine import MiningOptions, mine_hard_negatives
 from peg_rag.training.model.encoder import load_encoder
-from peg_rag.training.recipe import ModelOptions, Recipe
+from peg_rag.training.recipe import (
+    BatchOptions,
+    CheckpointOptions,
+    DataOptions,
+    LossOptions,
+    ModelOptions,
+    OptimizerOptions,
+    Recipe,
+    SourceOptions,
+    StageOptions,
+    ValidationOptions,
+)
 from peg_rag.training.run.estimate import plan_run
-from peg_rag.training.run.folder import DONE_FILE
-from peg_rag.training.run.model_card import CardFacts, card
+from peg_rag.training.run.folder import RunFolder
+from peg_rag.training.run.model_card import write_card
 from peg_rag.training.run.train import train
 from peg_rag.training.run.validation import InTraining
 
 logger = logging.getLogger(__name__)
+
 Weights = dict[str, torch.Tensor]
+
 SHARES = (0.25, 0.5, 0.75, 1.0)  # of the trained weights in the result
 SLACK = 0.02  # of nDCG@10 that is given up for staying nearer to the start: cut-out sentences flatter the new weights
 FEWEST_STEPS = 10
-MODEL_FILES = (CONFIG_FILE, "modules.json")  # either of them makes a folder a model, which may be replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,242 +136,167 @@ def adapt(
         device: `cpu` or the first accelerator (`cuda`, `mps`); None or `auto` for the best there is.
 
     Raises:
-        InvalidInput: no such documents; `out` is there already, or what is read lies in it; another device.
+        InvalidInput: no such documents; `out` already exists, or what is read lies in it; another device.
         IndexBusy: another call is adapting to the same `out`.
         DataError: too little text, or none that can be read.
         ModelNotAvailable, DamagedModel: the model to start from.
         TrainingError: training cannot go on.
     """
-    options, trained_on = options or AdaptOptions(), _training_device(device)
-    source, folder = Path(documents).expanduser(), Path(out).expanduser().resolve()
-    work = Path(f"{folder}.adapting")
-    _check_apart((folder, work), {"documents": source, "model to start from": _model_folder(model)})
-    with _alone(work):
-        _put_back(folder, work)
-        _check_free(folder, overwrite)
-        read = read_documents(source, leave_out=(folder, work))
-        lesson, choosing, reporting = split(read.documents, options.held_out, options.seed)
+    options = options or AdaptOptions()
+    device_type = _training_device(device)
+    source = Path(documents).expanduser()
+    folder = Path(out).expanduser().resolve()
+    work = WorkFolder(folder)
+    check_apart((folder, work.path), {"documents": source, "model to start from": _model_folder(model)})
+    with work.locked():
+        work.undo_replacement()
+        check_free(folder, overwrite)
+        texts = read_documents(source, leave_out=(folder, work.path))
+        lesson, choosing, reporting = split(texts.documents, options.held_out, options.seed)
         with PEGEncoder(model, device=device) as encoder:
-            _prepare(work, encoder.identity, lesson, options)
+            work.prepare(encoder.identity, lesson, asdict(options))
             before = evaluate(encoder, reporting.task)
-            kind, files = encoder.spec.kind, _mined(work, lesson, encoder, options, show_progress)
-        recipe = _recipe(work, str(model), kind, files, lesson, options, trained_on)
+            kind = encoder.spec.kind
+            files = _mine_pairs(work.path, lesson, encoder, options.seed, show_progress)
+        recipe = _build_recipe(work, str(model), kind, files, lesson, options, device_type)
         result = train(recipe, resume=True, show_progress=show_progress)
-        done = Adaptation(
+        adaptation = Adaptation(
             folder=folder,
             documents=lesson.documents + choosing.documents + reporting.documents,
             held_out=choosing.documents + reporting.documents,
             pairs=len(lesson),
             steps=recipe.stages[0].steps,
-            failed=read.failed,
+            failed=texts.failed,
         )
         if result.interrupted:
-            return done
-        judgement = _judge(recipe, work, before, choosing, reporting)
-        done = replace(done, judgement=judgement, saved=force or not judgement.worse)
-        if done.saved:
-            _check_free(folder, overwrite)  # again, for hours may have passed
-            _save(done, judgement, recipe, work)
-        return done
+            return adaptation
+        judgement = _choose_mixture(recipe, work.path, before, choosing, reporting)
+        adaptation = replace(adaptation, judgement=judgement, saved=force or not judgement.worse)
+        if adaptation.saved:
+            check_free(folder, overwrite)  # again, for hours may have passed
+            _describe_model(adaptation, judgement, recipe, work.path)
+            work.install_model()
+        return adaptation
 
 
 def _training_device(device: str | None) -> str:
-    """The kind of device to train on: the trainer takes the cpu or the first accelerator, whatever the number."""
-    asked, best = torch.device(pick_device(device)), torch.device(pick_device(None))
-    if asked.type not in ("cpu", best.type) or asked.index not in (None, 0):
+    """The kind of device to train on: the cpu or the first accelerator, whatever the number."""
+    choice = torch.device(pick_device(device))
+    best = torch.device(pick_device(None))
+    if choice.type not in ("cpu", best.type) or choice.index not in (None, 0):
         raise InvalidInput(
             f"device={device!r}: training takes 'cpu' or the first accelerator ({best.type!r} here); to train on "
             "another card, make it the first, such as with CUDA_VISIBLE_DEVICES=1"
         )
-    return asked.type
+    return choice.type
 
 
 def _model_folder(model: str | Path) -> Path | None:
     """The folder of a model that is given by one."""
     folder = Path(model).expanduser()
-    return folder if folder.is_dir() and str(model) not in BUNDLED else None
+    if folder.is_dir() and str(model) not in BUNDLED:
+        return folder
+    return None
 
 
-def _check_apart(written: Sequence[Path], read: Mapping[str, Path | None]) -> None:
-    """What is read must not lie where the work is emptied and the model replaced."""
-    for name, path in read.items():
-        for place in written:
-            if path is not None and path.resolve().is_relative_to(place):
-                raise InvalidInput(f"the {name} ({path}) would be lost in {place}; name another place for the model")
-
-
-@contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """The work folder for this call alone; the lock lies beside it, for the folder itself is emptied and removed."""
-    from filelock import FileLock, Timeout
-
-    file = work.with_name(f".{work.name}.lock")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(file, timeout=0).acquire()
-    except Timeout as error:
-        raise IndexBusy(
-            f"another process is at work in {work}; wait for it to finish, or name another place"
-        ) from error
-    with lock:
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # where an open file cannot be removed, it stays
-                file.unlink()
-
-
-def _put_back(folder: Path, work: Path) -> None:
-    """Undo half a replacement: a kill may have come after the old model was moved away and before the new one came."""
-    replaced = work / "replaced"
-    if replaced.is_dir() and _is_ours(work):
-        if not _holds_files(folder):
-            replaced.rename(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _check_free(folder: Path, overwrite: bool) -> None:
-    if not folder.is_file() and not _holds_files(folder):
-        return
-    if not overwrite:
-        raise InvalidInput(
-            f"{folder} is there already; name another place for the model, or replace a model there (--overwrite)"
-        )
-    if not any((folder / name).is_file() for name in MODEL_FILES):
-        raise InvalidInput(
-            f"{folder} is there already and is no model (it holds neither {' nor '.join(MODEL_FILES)}), so it is not "
-            "replaced; name another place for the model"
-        )
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
-
-
-def _is_ours(work: Path) -> bool:
-    return (work / "call.json").is_file()
-
-
-def _prepare(work: Path, identity: str, lesson: Lesson, options: AdaptOptions) -> None:
-    """Make the work folder, or empty it where it is of another call.
-
-    Raises:
-        InvalidInput: a folder of that name is there and not ours.
-    """
-    content = hashlib.blake2b(digest_size=12)
-    for name, pairs in lesson.pairs.items():
-        content.update(json.dumps([name, [[pair.query, pair.positive] for pair in pairs]]).encode())
-    call = [identity, asdict(options), content.hexdigest()]
-    if _is_ours(work) and _read_call(work).get("call") == call:
-        logger.info("going on with %s", work)
-        return
-    if work.exists() and not _is_ours(work):
-        raise InvalidInput(f"{work} is in the way: it is where the work would lie, and peg-rag did not make it")
-    shutil.rmtree(work, ignore_errors=True)
-    _write_call(work, {"call": call})
-
-
-def _read_call(work: Path) -> dict[str, Any]:
-    read = json.loads((work / "call.json").read_text(encoding="utf-8"))
-    return read if isinstance(read, dict) else {}
-
-
-def _write_call(work: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(work / "call.json", json.dumps(content).encode())
-
-
-def _mined(work: Path, lesson: Lesson, encoder: PEGEncoder, options: AdaptOptions, show_progress: bool) -> list[Path]:
+def _mine_pairs(work: Path, lesson: Lesson, encoder: PEGEncoder, seed: int, show_progress: bool) -> list[Path]:
     """The pairs with their negatives, a file for each name; what an earlier call wrote is kept."""
     files = {name: work / "mined" / f"{name}.jsonl" for name in lesson.pairs}
     if all(file.is_file() for file in files.values()):
         return list(files.values())
-    passages, plain, mined = work / "passages.txt", work / "pairs.jsonl", work / "mined.jsonl"
+    passages = work / "passages.txt"
+    pairs_file = work / "pairs.jsonl"
+    mined_file = work / "mined.jsonl"
     write_atomically(passages, "\n".join(lesson.passages).encode())
-    write_atomically(plain, "\n".join(_line(pair) for pairs in lesson.pairs.values() for pair in pairs).encode())
-    wanted = MiningOptions(negatives=_DEFAULTS[encoder.spec.kind].negatives, seed=options.seed)
-    mine_hard_negatives(plain, mined, encoder, corpus=passages, options=wanted, show_progress=show_progress)
-    with mined.open(encoding="utf-8") as rows:  # in the order of the pairs
+    lines = [_format_pair(pair) for pairs in lesson.pairs.values() for pair in pairs]
+    write_atomically(pairs_file, "\n".join(lines).encode())
+    options = MiningOptions(negatives=_DEFAULTS[encoder.spec.kind].negatives, seed=seed)
+    mine_hard_negatives(pairs_file, mined_file, encoder, corpus=passages, options=options, show_progress=show_progress)
+    with mined_file.open(encoding="utf-8") as rows:  # in the order of the pairs
         for name, pairs in lesson.pairs.items():
             write_atomically(files[name], "".join(islice(rows, len(pairs))).encode())
     return list(files.values())
 
 
-def _line(pair: TextPair) -> str:
+def _format_pair(pair: TextPair) -> str:
     return json.dumps({"query": pair.query, "positive": pair.positive}, ensure_ascii=False)
 
 
-def _recipe(
-    work: Path, model: str, kind: Kind, files: Sequence[Path], lesson: Lesson, options: AdaptOptions, device: str
+def _build_recipe(
+    work: WorkFolder, model: str, kind: Kind, files: Sequence[Path], lesson: Lesson, options: AdaptOptions, device: str
 ) -> Recipe:
-    """The recipe of the one stage."""
-    defaults, static = _DEFAULTS[kind], kind == "static"
-    scale = _spread(model) if static else 1.0
+    """A recipe of one stage, with as many steps as the options ask for."""
+    defaults = _DEFAULTS[kind]
+    static = kind == "static"
+    rate = defaults.learning_rate
+    if static:
+        rate *= _root_mean_square(model)
 
-    def of(steps: int) -> Recipe:
-        tree: dict[str, Any] = {
-            "output_dir": str(work / "run"),
-            "cache_dir": str(work / "cache"),
-            "seed": options.seed,
-            "device": device,
-            "precision": "bf16" if device == "cuda" and not static else "fp32",
-            "model": {"path": model},
-            "stages": [
-                {
-                    "name": "adapt",
-                    "steps": steps,
-                    "batch": {"queries": defaults.queries, "negatives": defaults.negatives},
-                    "data": {"sources": [{"path": str(file)} for file in files], "alpha": 1.0},
-                    "loss": {"temperature": defaults.temperature, "symmetric": static},
-                    "optimizer": {
-                        "learning_rate": scale * defaults.learning_rate,
-                        "warmup_steps": 0 if static else steps // 10,
-                        "max_grad_norm": None if static else 1.0,
-                    },
-                }
-            ],
-            "validation": {"share": 0},
-            "checkpoints": {"every_steps": max(50, steps // 4), "keep": 1},
-        }
-        return Recipe.parse(tree, name="adapt")
+    def build(steps: int) -> Recipe:
+        stage = StageOptions(
+            name="adapt",
+            steps=steps,
+            batch=BatchOptions(queries=defaults.queries, negatives=defaults.negatives),
+            data=DataOptions(sources=[SourceOptions(path=str(file)) for file in files], alpha=1.0),
+            loss=LossOptions(temperature=defaults.temperature, symmetric=static),
+            optimizer=OptimizerOptions(
+                learning_rate=rate,
+                warmup_steps=0 if static else steps // 10,
+                max_grad_norm=None if static else 1.0,
+            ),
+        )
+        return Recipe(
+            output_dir=str(work.path / "run"),
+            cache_dir=str(work.path / "cache"),
+            seed=options.seed,
+            device=device,
+            precision="bf16" if device == "cuda" and not static else "fp32",
+            model=ModelOptions(path=model),
+            stages=[stage],
+            validation=ValidationOptions(share=0),
+            checkpoints=CheckpointOptions(every_steps=max(50, steps // 4), keep=1),
+        )
 
     if options.minutes is not None:
-        return of(_measured_steps(work, of(FEWEST_STEPS), options.minutes))
-    return of(options.steps or max(FEWEST_STEPS, round(defaults.passes * len(lesson) / defaults.queries)))
+        return build(_measure_steps(work, build(FEWEST_STEPS), options.minutes))
+    return build(options.steps or max(FEWEST_STEPS, round(defaults.passes * len(lesson) / defaults.queries)))
 
 
-def _measured_steps(work: Path, recipe: Recipe, minutes: float) -> int:
-    """Steps of this recipe that take so long here; measured once, for a run can only go on with as many."""
-    call = _read_call(work)
-    if "steps" not in call:
-        call["steps"] = max(FEWEST_STEPS, round(60 * minutes / plan_run(recipe).stages[0].seconds))
-        _write_call(work, call)
-    return int(call["steps"])
+def _measure_steps(work: WorkFolder, recipe: Recipe, minutes: float) -> int:
+    """Steps of this recipe that take so long here; measured once, for a resumed run must keep its step count."""
+    steps = work.measured_steps
+    if steps is None:
+        steps = max(FEWEST_STEPS, round(60 * minutes / plan_run(recipe).stages[0].seconds))
+        work.measured_steps = steps
+    return steps
 
 
-def _spread(model: str) -> float:
+def _root_mean_square(model: str) -> float:
     """Root mean square of a model's weights."""
     weights = torch.cat([tensor.detach().flatten() for tensor in load_encoder(ModelOptions(path=model)).parameters()])
     return float(weights.square().mean().sqrt())
 
 
-def _judge(recipe: Recipe, work: Path, before: Evaluation, choosing: Exam, reporting: Exam) -> Judgement:
-    """Mix the weights by what the one exam says, keep the mix in `model`, and compare on the other exam."""
+def _choose_mixture(recipe: Recipe, work: Path, before: Evaluation, choosing: Exam, reporting: Exam) -> Judgement:
+    """Mix the weights by what the one exam says, save the mixture in `model`, and compare on the other exam."""
     start, end = (load_encoder(ModelOptions(path=str(path))) for path in (recipe.model.path, work / "run"))
     first, last = (encoder.to(recipe.device).body.state_dict() for encoder in (start, end))
     last = {name: tensor.clone() for name, tensor in last.items()}
+    mixture = InTraining(end)
     scores: dict[float, float] = {}
     for share in SHARES:
-        end.body.load_state_dict(_mean(first, last, share))
-        scores[share] = evaluate(InTraining(end), choosing.task).mean(METRIC)
+        end.body.load_state_dict(_mix_weights(first, last, share))
+        scores[share] = evaluate(mixture, choosing.task).mean(METRIC)
     logger.info("%s by share of the trained weights: %s", METRIC, scores)
-    share = min(share for share in SHARES if scores[share] >= max(scores.values()) - SLACK)
-    end.body.load_state_dict(_mean(first, last, share))
+    best = min(share for share in SHARES if scores[share] >= max(scores.values()) - SLACK)
+    end.body.load_state_dict(_mix_weights(first, last, best))
     end.save(work / "model")
-    before, after = replace(before, system="before"), replace(evaluate(InTraining(end), reporting.task), system="after")
-    return Judgement(share, before, after, compare([before], [after], METRIC))
+    before = replace(before, system="before")
+    after = replace(evaluate(mixture, reporting.task), system="after")
+    return Judgement(best, before, after, compare([before], [after], METRIC))
 
 
-def _mean(first: Weights, last: Weights, share: float) -> Weights:
+def _mix_weights(first: Weights, last: Weights, share: float) -> Weights:
     """(1 − share) · first + share · last; counters and the like are the last's."""
     return {
         name: torch.lerp(first[name], tensor, share) if tensor.is_floating_point() else tensor
@@ -370,14 +304,16 @@ def _mean(first: Weights, last: Weights, share: float) -> Weights:
     }
 
 
-def _save(done: Adaptation, judgement: Judgement, recipe: Recipe, work: Path) -> None:
-    """Put the model with its card in its place, and take the work away."""
-    model, stage = work / "model", recipe.stages[0].name
-    facts = json.loads((work / "run" / "stages" / f"1-{stage}" / DONE_FILE).read_text(encoding="utf-8"))["facts"]
-    text = card(done.folder.name, recipe, load_encoder(ModelOptions(path=str(model))), [CardFacts(**facts)])
-    account = describe_adaptation(done, judgement)
-    write_atomically(model / "README.md", text.replace("## Training\n", f"{account}## Training\n", 1).encode())
-    if done.folder.exists():
-        done.folder.rename(work / "replaced")
-    model.rename(done.folder)
-    shutil.rmtree(work)
+def _describe_model(adaptation: Adaptation, judgement: Judgement, recipe: Recipe, work: Path) -> None:
+    """Write the card of the model that is about to take its place."""
+    facts = RunFolder(recipe).finished_stage(0)
+    if facts is None:
+        raise TrainingError(f"{work} holds no finished training run; remove it and adapt again")
+    write_card(
+        work / "model",
+        recipe,
+        load_encoder(ModelOptions(path=str(work / "model"))),
+        [facts],
+        name=adaptation.folder.name,
+        sections=[describe_adaptation(adaptation, judgement)],
+    )

@@ -50,22 +50,24 @@ class Adaptation:
     saved: bool = False
 
 
-def describe_adaptation(done: Adaptation, judgement: Judgement) -> str:
-    """The card's section on what was done."""
-    before, after, found = judgement.before, judgement.after, judgement.comparison
+def describe_adaptation(adaptation: Adaptation, judgement: Judgement) -> str:
+    """The section of the model card on what was done."""
+    before = judgement.before
+    after = judgement.after
+    comparison = judgement.comparison
     rows = "\n".join(f"| {name} | {before.mean(name):.4f} | {after.mean(name):.4f} |" for name in before.values)
     return f"""## Adaptation
 
-Adapted to {done.documents:,} documents without labels: {done.pairs:,} pairs of a title and its text, a sentence and
-the passage it was taken out of, and neighbouring passages, with mined negatives. {done.held_out:,} documents were held
-out. On one half of them the share of the trained weights in the result was chosen, {judgement.share:.2f} (the rest are
-those of the start); the other half gave these scores over {len(before.query_ids):,} queries cut from it:
+Adapted to {adaptation.documents:,} documents without labels: {adaptation.pairs:,} pairs of a title and its text, a
+sentence and the passage it was taken out of, and neighbouring passages, with mined negatives. {adaptation.held_out:,}
+documents were held out. On one half of them the share of the trained weights in the result was chosen,
+{judgement.share:.2f} (the rest are those of the start); the other half gave these scores over
+{len(before.query_ids):,} queries cut from it:
 
 | | before | after |
 |---|---:|---:|
 {rows}
 
-{METRIC}: {found.difference:+.4f} (95 % interval {found.low:+.4f} to {found.high:+.4f}, p = {found.p:.4f}, permutation
-test paired over queries).
-
+{METRIC}: {comparison.difference:+.4f} (95 % interval {comparison.low:+.4f} to {comparison.high:+.4f},
+p = {comparison.p:.4f}, permutation test paired over queries).
 """

@@ -1,9 +1,9 @@
 """Documents without questions → pairs to train on, and a held-out search task to judge by.
 
-Why this exists: who adapts a model to a folder of documents has no judged queries, so both the lesson and the exam are
-cut out of the text itself. The exam's documents are set aside whole, before anything is cut, and a text of theirs that
-stands in another document too is taken out of the lesson. Costs the reading (a second for the converters of PDF, Word
-and HTML files, then some milliseconds a page) and the memory of the texts.
+Whoever adapts a model to a folder of documents has no judged queries, so both the lesson and the exam are cut out of
+the text itself. The exam's documents are set aside whole, before anything is cut, and a text of theirs that stands in
+another document too is taken out of the lesson. Costs the reading (a second for the converters of PDF, Word and HTML
+files, then some milliseconds a page) and the memory of the texts.
 """
 
 import logging
@@ -92,18 +92,19 @@ def read_documents(path: Path, *, leave_out: Sequence[Path] = ()) -> Documents:
         DataError: nothing in it can be read.
     """
     if path.is_file() and path.name.lower().endswith(LINES):
-        found = Documents([[TextDocument.of(line)] for line in read_lines(path)], files=1)
+        documents = Documents([[TextDocument.of(line)] for line in read_lines(path)], files=1)
         ignored = 0
     else:
         files, ignored = find_files(path)
-        found = _read_files([f for f in files.values() if not any(f.is_relative_to(place) for place in leave_out)])
-    if not found.documents:
-        first = f"; the first error: {found.failed[0]}" if found.failed else ""
+        inside = [file for file in files.values() if not any(file.is_relative_to(place) for place in leave_out)]
+        documents = _read_files(inside)
+    if not documents.documents:
+        first = f"; the first error: {documents.failed[0]}" if documents.failed else ""
         raise DataError(
-            f"{path} holds no text: {found.files} files of the kinds that are read ({', '.join(SUFFIXES)}) and "
+            f"{path} holds no text: {documents.files} files of the kinds that are read ({', '.join(SUFFIXES)}) and "
             f"{ignored} of others{first}"
         )
-    return found
+    return documents
 
 
 def split(documents: Sequence[Sequence[TextDocument]], share: float, seed: int) -> tuple[Lesson, Exam, Exam]:
@@ -115,67 +116,81 @@ def split(documents: Sequence[Sequence[TextDocument]], share: float, seed: int) 
     Raises:
         DataError: too little text.
     """
-    documents = _distinct(documents)
+    documents = _drop_repeats(documents)
     if len(documents) < FEWEST_DOCUMENTS:
-        documents = [[part] for document in documents for section in document for part in _parts(section)]
+        documents = [[part] for document in documents for section in document for part in _cut_section(section)]
     shuffled = random.Random(seed).sample(list(documents), len(documents))
-    held = max(round(share * len(documents)), min(HELD_DOCUMENTS, len(documents) // 4))
-    halves, rest = (shuffled[:held:2], shuffled[1:held:2]), shuffled[held:]
-    exams = _asked_once([_exam(list(chain.from_iterable(half)), seed) for half in halves], documents)
+    count = max(round(share * len(documents)), min(HELD_DOCUMENTS, len(documents) // 4))  # held out
+    halves = (shuffled[:count:2], shuffled[1:count:2])
+    teaching = shuffled[count:]
+    exams = _drop_ambiguous([_make_exam(list(chain.from_iterable(half)), seed) for half in halves], documents)
     unseen = {text_key(text) for exam in exams for pair in exam for text in (pair.query, pair.positive)}
-    lesson = _lesson(list(chain.from_iterable(rest)), unseen, len(rest), seed)
+    lesson = _make_lesson(list(chain.from_iterable(teaching)), unseen, len(teaching), seed)
     _check_enough(lesson, exams, len(documents))
     corpus = dict.fromkeys([*(pair.positive for exam in exams for pair in exam), *lesson.passages[:DISTRACTORS]])
     ids = {text: f"d{number}" for number, text in enumerate(corpus)}
-    choosing, reporting = (Exam(_task(exam, ids, seed), len(half)) for exam, half in zip(exams, halves, strict=True))
+    choosing, reporting = (
+        Exam(_make_task(exam, ids, seed), len(half)) for exam, half in zip(exams, halves, strict=True)
+    )
     return lesson, choosing, reporting
 
 
 def _read_files(files: Sequence[Path]) -> Documents:
-    found = Documents(files=len(files))
+    documents = Documents(files=len(files))
     with ReaderProcess() as reader:
         for file in files:
             try:
-                read = reader.read if file.suffix.lower() in FOREIGN else read_sections
-                found.documents += _documents(read(file))
+                is_foreign = file.suffix.lower() in FOREIGN
+                sections = reader.read(file) if is_foreign else read_sections(file)
+                documents.documents += _group_sections(sections)
             except DataError as error:
                 logger.warning("left out: %s", error)
-                found.failed.append(str(error))
-    return found
+                documents.failed.append(str(error))
+    return documents
 
 
-def _documents(sections: Iterable[Section]) -> Iterator[list[TextDocument]]:
+def _group_sections(sections: Iterable[Section]) -> Iterator[list[TextDocument]]:
     """Rows one by one; everything else of a file together."""
-    whole: list[TextDocument] = []
+    together: list[TextDocument] = []
     for section in sections:
         document = TextDocument.of(section.text, section.title.replace(" > ", " "))
         if section.row is not None:
             yield [document]
         else:
-            whole.append(document)
-    if whole:
-        yield whole
+            together.append(document)
+    if together:
+        yield together
 
 
-def _distinct(documents: Sequence[Sequence[TextDocument]]) -> list[list[TextDocument]]:
-    """Every passage once; what is left with none goes."""
-    seen: set[int] = set()
+def _drop_repeats(documents: Sequence[Sequence[TextDocument]]) -> list[list[TextDocument]]:
+    """Every passage once; documents that have none left are dropped."""
+    keys: set[int] = set()
+    distinct = []
+    for document in documents:
+        sections = [TextDocument(section.title, _new_passages(section, keys)) for section in document]
+        sections = [section for section in sections if section.passages]
+        if sections:
+            distinct.append(sections)
+    return distinct
 
-    def fresh(passage: str) -> bool:
-        known = len(seen)
-        seen.add(text_key(passage))
-        return len(seen) > known
 
-    kept = ([TextDocument(s.title, [*filter(fresh, s.passages)]) for s in document] for document in documents)
-    return [some for document in kept if (some := [section for section in document if section.passages])]
+def _new_passages(section: TextDocument, keys: set[int]) -> list[str]:
+    """The passages whose keys are not among `keys`, to which they are added."""
+    passages = []
+    for passage in section.passages:
+        key = text_key(passage)
+        if key not in keys:
+            keys.add(key)
+            passages.append(passage)
+    return passages
 
 
-def _parts(section: TextDocument) -> Iterator[TextDocument]:
+def _cut_section(section: TextDocument) -> Iterator[TextDocument]:
     for start in range(0, len(section.passages), PART_PASSAGES):
         yield TextDocument(section.title if start == 0 else "", section.passages[start : start + PART_PASSAGES])
 
 
-def _titled(section: TextDocument) -> TextDocument:
+def _add_title(section: TextDocument) -> TextDocument:
     """A section without a title, with its first sentence in its place: what comes first says what it is about."""
     if section.title or not section.passages:
         return section
@@ -183,17 +198,17 @@ def _titled(section: TextDocument) -> TextDocument:
     return TextDocument(first, section.passages) if SHORTEST_QUERY <= len(first) <= LONGEST_QUERY else section
 
 
-def _exam(sections: Sequence[TextDocument], seed: int) -> list[TextPair]:
+def _make_exam(sections: Sequence[TextDocument], seed: int) -> list[TextPair]:
     """One pair of each passage: two of one passage would be taken for each other."""
     pairs: list[TextPair] = []
-    for section in map(_titled, sections):
+    for section in map(_add_title, sections):
         titles = list(pairs_from([section], ["title"]))
         passages = section.passages[1:] if titles else section.passages
         pairs += [*titles, *pairs_from([TextDocument("", passages)], ["sentence"], seed=seed)]
     return pairs
 
 
-def _asked_once(
+def _drop_ambiguous(
     exams: Sequence[Sequence[TextPair]], documents: Sequence[Sequence[TextDocument]]
 ) -> list[list[TextPair]]:
     """The pairs less those whose query stands in several passages, as in versions of one text: each would answer it."""
@@ -203,15 +218,16 @@ def _asked_once(
     return [[pair for pair in exam if places[text_key(pair.query)] <= 1] for exam in exams]
 
 
-def _lesson(sections: Sequence[TextDocument], unseen: set[int], documents: int, seed: int) -> Lesson:
+def _make_lesson(sections: Sequence[TextDocument], unseen: set[int], documents: int, seed: int) -> Lesson:
     def cut(kind: str, draw: int) -> list[TextPair]:
-        pairs = pairs_from(map(_titled, sections), [kind], seed=seed + draw)  # type: ignore[list-item]
+        pairs = pairs_from(map(_add_title, sections), [kind], seed=seed + draw)  # type: ignore[list-item]
         return [p for p in dict.fromkeys(pairs) if not {text_key(p.query), text_key(p.positive)} & unseen]
 
     pairs = {"title": cut("title", 0), "neighbour": cut("neighbour", 0)}
     pairs |= {f"sentence-{draw}": cut("sentence", draw) for draw in range(DRAWS)}
     passages = [passage for section in sections for passage in section.passages]
-    return Lesson({name: some for name, some in pairs.items() if some}, passages, documents)
+    filled = {name: cut_pairs for name, cut_pairs in pairs.items() if cut_pairs}
+    return Lesson(filled, passages, documents)
 
 
 def _check_enough(lesson: Lesson, exams: Sequence[Sequence[TextPair]], documents: int) -> None:
@@ -223,8 +239,8 @@ def _check_enough(lesson: Lesson, exams: Sequence[Sequence[TextPair]], documents
         )
 
 
-def _task(pairs: Sequence[TextPair], ids: dict[str, str], seed: int) -> RetrievalDataset:
-    chosen = random.Random(seed).sample(list(pairs), min(len(pairs), MOST_QUERIES))
-    queries = {f"q{number}": pair.query for number, pair in enumerate(chosen)}
-    qrels = {f"q{number}": {ids[pair.positive]: 1} for number, pair in enumerate(chosen)}
+def _make_task(pairs: Sequence[TextPair], ids: dict[str, str], seed: int) -> RetrievalDataset:
+    sample = random.Random(seed).sample(list(pairs), min(len(pairs), MOST_QUERIES))
+    queries = {f"q{number}": pair.query for number, pair in enumerate(sample)}
+    qrels = {f"q{number}": {ids[pair.positive]: 1} for number, pair in enumerate(sample)}
     return RetrievalDataset("held-out", {name: text for text, name in ids.items()}, queries, qrels)

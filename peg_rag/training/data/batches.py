@@ -51,16 +51,18 @@ class RankBatch:
         """What the loss must know, as tensors."""
         return Pairs(
             positives=torch.arange(len(self.queries), device=device),
-            owners=_move(self.owners, device),
-            query_texts=_move(self.query_keys, device),
-            document_texts=_move(self.document_keys, device),
-            known_positives=_move(self.known_positives, device) if len(self.known_positives) else None,
-            known_texts=None if self.known_texts is None else _move(self.known_texts, device),
+            owners=_to_tensor(self.owners, device),
+            query_texts=_to_tensor(self.query_keys, device),
+            document_texts=_to_tensor(self.document_keys, device),
+            known_positives=_to_tensor(self.known_positives, device) if len(self.known_positives) else None,
+            known_texts=None if self.known_texts is None else _to_tensor(self.known_texts, device),
         )
 
     def pin_memory(self) -> "RankBatch":
         """The same with its tokens in page-locked memory, from which a GPU copies them beside other work."""
-        queries, documents = (TokenRows(_pin(side.tokens), side.offsets) for side in (self.queries, self.documents))
+        queries, documents = (
+            TokenRows(_pin_array(side.tokens), side.offsets) for side in (self.queries, self.documents)
+        )
         return replace(self, queries=queries, documents=documents)
 
 
@@ -74,7 +76,7 @@ class FeatureRows:
         self._lengths = rows.lengths
         self._starts = rows.offsets[:-1]
         tokens = rows.tokens if len(rows.tokens) else np.array([pad_id], dtype=np.int32)
-        self._tokens = _move(tokens, device)
+        self._tokens = _to_tensor(tokens, device)
         self._pad_id = pad_id
 
     @property
@@ -87,8 +89,8 @@ class FeatureRows:
         device = self._tokens.device
         longest = max(int(self._lengths[rows].max()), 1)
         place = torch.arange(longest, device=device)
-        padding = place >= _move(self._lengths[rows], device).unsqueeze(1)  # (rows, longest)
-        index = (_move(self._starts[rows], device).unsqueeze(1) + place).masked_fill_(padding, 0)
+        padding = place >= _to_tensor(self._lengths[rows], device).unsqueeze(1)  # (rows, longest)
+        index = (_to_tensor(self._starts[rows], device).unsqueeze(1) + place).masked_fill_(padding, 0)
         ids = self._tokens[index].long().masked_fill_(padding, self._pad_id)
         return {"input_ids": ids, "attention_mask": (~padding).long()}
 
@@ -97,10 +99,10 @@ class KnownPositives:
     """Which texts answer which query, over all files: found by binary search, 16 bytes a pair."""
 
     def __init__(self, files: Sequence[PairFile]) -> None:
-        queries = np.concatenate([file.query_keys[file.kept] for file in files])
+        queries = np.concatenate([file.query_keys[file.usable] for file in files])
         order = np.argsort(queries, kind="stable")
         self._queries = queries[order]
-        self._positives = np.concatenate([file.positive_keys[file.kept] for file in files])[order]
+        self._positives = np.concatenate([file.positive_keys[file.usable] for file in files])[order]
 
     def answers(self, query_keys: Ints) -> Ints:
         """(query row, text key) of every known answer, (k, 2)."""
@@ -169,7 +171,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         if self._negatives:
             choices = self._choose_negatives(planned, step)
         share = slice(self._rank * size, (self._rank + 1) * size)
-        batch = self._read(step, planned.shard(self._rank, self._world), choices[share])
+        batch = self._read_batch(step, planned.shard(self._rank, self._world), choices[share])
         for transform in self._transforms:
             batch = transform(batch, step)
         return batch
@@ -215,9 +217,9 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
                 choices.append(sorted(choice))
         return choices
 
-    def _read(self, step: int, planned: PlannedBatch, choices: list[list[int]]) -> RankBatch:
-        queries, positives, negatives, negative_keys = [], [], [], []
-        query_keys, positive_keys, grades = [], [], []
+    def _read_batch(self, step: int, planned: PlannedBatch, choices: list[list[int]]) -> RankBatch:
+        queries, positives, negatives = [], [], []
+        query_keys, positive_keys, negative_keys, grades = [], [], [], []
         start = 0
         for file, rows in self._group_by_file(planned):
             tokens = row_tokens(file, rows)
@@ -264,10 +266,10 @@ def _sort_by_source(planned: PlannedBatch) -> PlannedBatch:
     return PlannedBatch(planned.sources[order], planned.rows[order])
 
 
-def _move(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+def _to_tensor(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
 
 
-def _pin(array: NDArray[Any]) -> NDArray[Any]:
+def _pin_array(array: NDArray[Any]) -> NDArray[Any]:
     pinned: NDArray[Any] = torch.from_numpy(np.ascontiguousarray(array)).pin_memory().numpy()
     return pinned

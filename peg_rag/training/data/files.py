@@ -1,4 +1,4 @@
-"""Files of training rows: which there are, and what each line of them holds."""
+"""Files of training rows: which files a source names, and what each of their lines holds."""
 
 import csv
 import hashlib
@@ -26,35 +26,39 @@ def source_files(source: SourceOptions, path: str = "sources") -> list[Path]:
     """The files of a source: its path with `$VARIABLES` expanded, a glob where it holds `*`.
 
     Raises:
-        DataError: no file is there.
+        DataError: there is no such file.
         RecipeError: a variable is not set.
     """
     pattern = expand_path(source.path)
     if not any(c in pattern.name for c in "*?["):
         if not pattern.is_file():
-            raise DataError(f"{path}: {pattern} is not there; give the path of a .jsonl, .csv, .tsv or .parquet file")
+            raise DataError(f"{path}: {pattern} does not exist; give the path of a .jsonl, .csv, .tsv or .parquet file")
         return [pattern]
-    found = sorted(f for f in pattern.parent.glob(pattern.name) if not any(f.match(e) for e in source.exclude))
-    if not found:
-        raise DataError(f"{path}: no file matches {pattern} (after leaving out {source.exclude})")
-    return found
+    files = sorted(
+        file
+        for file in pattern.parent.glob(pattern.name)
+        if not any(file.match(excluded) for excluded in source.exclude)
+    )
+    if not files:
+        raise DataError(f"{path}: no file matches {pattern} (after leaving out {list(source.exclude)})")
+    return files
 
 
 def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """Each row of a .jsonl, .csv, .tsv (also .gz, .zst) or .parquet file with its line; a str says what is wrong.
 
     Raises:
-        DataError: the file is missing, of an unknown form, or cannot be read on.
+        DataError: the file is missing, of an unknown kind, or cannot be read to its end.
     """
     if not file.is_file():
-        raise DataError(f"{file} is not there")
+        raise DataError(f"{file} does not exist")
     form = next((s for s in reversed(file.suffixes) if s not in (".gz", ".zst")), "")
     readers = {
-        ".jsonl": _json_rows,
-        ".json": _json_rows,
-        ".csv": _csv_rows,
-        ".tsv": _csv_rows,
-        ".parquet": _parquet_rows,
+        ".jsonl": _read_json_rows,
+        ".json": _read_json_rows,
+        ".csv": _read_csv_rows,
+        ".tsv": _read_csv_rows,
+        ".parquet": _read_parquet_rows,
     }
     if form not in readers:
         raise DataError(
@@ -67,16 +71,16 @@ def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    """The clean lines of a .txt file (also .gz, .zst) that hold something.
+    """The clean lines of a .txt file (also .gz, .zst) that are not blank.
 
     Raises:
-        DataError: the file is missing, is no text, or cannot be read on.
+        DataError: the file is missing, is not text, or cannot be read to its end.
     """
     if not file.is_file():
-        raise DataError(f"{file} is not there")
+        raise DataError(f"{file} does not exist")
     try:
         with open_packed(file, "train") as stream:
-            encoding = _encoding(stream.read(SNIFFED_BYTES), file)
+            encoding = _guess_encoding(stream.read(SNIFFED_BYTES), file)
         with io.TextIOWrapper(open_packed(file, "train"), encoding=encoding, errors="replace", newline="\n") as lines:
             for line in lines:
                 if text := clean_text(line):
@@ -85,14 +89,14 @@ def read_lines(file: Path) -> Iterator[str]:
         raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
 
 
-def _encoding(head: bytes, file: Path) -> str:
-    """UTF-8 where next to nothing of the head is broken, for one bad line must not change the rest; else as readers."""
+def _guess_encoding(head: bytes, file: Path) -> str:
+    """UTF-8 unless more than a thousandth of the head is not: one bad line must not change how the others are read."""
     if b"\0" not in head and head.decode("utf-8", "replace").count("\ufffd") <= len(head) // 1_000:
         return "utf-8"
     return encoding_of(head, str(file))
 
 
-def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _read_json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     with open_packed(file, "train") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
@@ -105,17 +109,17 @@ def _json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             yield number, row if isinstance(row, dict) else "not a JSON object"
 
 
-def _csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _read_csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     tabs = ".tsv" in file.suffixes
     dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
     with io.TextIOWrapper(open_packed(file, "train"), encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, restkey="", **dialect)
         for row in reader:
-            whole = "" not in row and None not in row.values()
-            yield reader.line_num, row if whole else "another number of fields than the header"
+            complete = "" not in row and None not in row.values()
+            yield reader.line_num, row if complete else "another number of fields than the header"
 
 
-def _parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _read_parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     parquet = require("pyarrow.parquet", "train")
     number = 0
     for batch in parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_ROWS):

@@ -1,10 +1,10 @@
 """Training pairs: files in, memory-mapped rows and token ids out.
 
-Why this exists: a run of days must not stop for one broken line, must not hold its texts in memory and must not
-tokenise the same text twice. Each file is read once, cleaned, checked row by row (what is wrong is counted and
-reported by file and line) and written as Arrow, from which Hugging Face `datasets` maps it; the token ids lie beside
-it. Both are cached, keyed by the file's content and the tokenizer. Costs the first time about a CPU second for 3,000
-rows of news (400 characters) or 15,000 of questions, then milliseconds, and 24 bytes of memory a row in use.
+A run of days must not stop for one broken line, must not hold its texts in memory and must not tokenise the same text
+twice. Each file is read once, cleaned, checked row by row (what is wrong is counted and reported by file and line) and
+written as Arrow, from which Hugging Face `datasets` maps it; the token ids lie beside it. Both are cached, keyed by the
+file's content and the tokenizer. Costs the first time about a CPU second for 3,000 rows of news (400 characters) or
+15,000 of questions, then milliseconds, and 24 bytes of memory a row in use.
 """
 
 import json
@@ -46,7 +46,7 @@ WRITE_ROWS = 10_000
 
 @dataclass
 class ReadReport:
-    """What reading one file found. `dropped` counts rows by reason; `faults` are the first few, with their lines."""
+    """What came of reading one file. `dropped` counts rows by reason; `faults` are the first few, with their lines."""
 
     file: str
     rows: int = 0
@@ -70,17 +70,17 @@ class PairFile:
         name: the file's name without its suffixes.
         rows: a `datasets.Dataset` of query, positive, negatives, grade and their keys.
         tokens: a `datasets.Dataset` of query_ids, positive_ids, negatives_ids; row i belongs to row i of `rows`.
-        kept: the rows in use (no repeated pair, nothing below the least label), (n,) int64.
+        usable: the rows in use (no repeated pair, nothing below the least label), (n,) int64.
         query_keys, positive_keys: of all rows, int64; see `text_key`.
         grades: the label as a number, NaN where there is none, float32.
         weight: the recipe's factor for this source.
-        report: what was wrong in the file.
+        report: what was wrong with the file.
     """
 
     name: str
     rows: Any
     tokens: Any
-    kept: Ints
+    usable: Ints
     query_keys: Ints
     positive_keys: Ints
     grades: NDArray[np.float32]
@@ -124,10 +124,10 @@ def load_pairs(
     for i, source in enumerate(sources):
         for file in source_files(source, f"{path}[{i}].path"):
             where = f"{path}[{i}]"
-            rows, report = _rows(file, source.columns, cache, maximum_bad_share, where)
+            rows, report = _load_rows(file, source.columns, cache, maximum_bad_share, where)
             with dataset_progress(show_progress):
                 tokens = tokenise_rows(rows, tokenizer, cache, dict(prompts or {}))
-            files.append(_pair_file(file, source, rows, tokens, report))
+            files.append(_make_pair_file(file, source, rows, tokens, report))
     return files
 
 
@@ -158,20 +158,23 @@ def pair_texts(file: PairFile, rows: Ints) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _rows(file: Path, columns: Columns, cache: Path, maximum_bad_share: float, where: str) -> tuple[Any, ReadReport]:
+def _load_rows(
+    file: Path, columns: Columns, cache: Path, maximum_bad_share: float, where: str
+) -> tuple[Any, ReadReport]:
     """The file's clean rows as a mapped dataset, from the cache or made now."""
     key = digest(file_digest(file), columns.model_dump_json())
-    arrow, record = cache / f"rows-{key}.arrow", cache / f"rows-{key}.json"
+    arrow = cache / f"rows-{key}.arrow"
+    record = cache / f"rows-{key}.json"
     if not (arrow.is_file() and record.is_file()):
         report = ReadReport(file.name)
-        _write_rows(arrow, _checked(read_rows(file), columns, report, where))
+        _write_rows(arrow, _check_rows(read_rows(file), columns, report, where))
         write_atomically(record, json.dumps(vars(report), ensure_ascii=False).encode())
     report = ReadReport(**json.loads(record.read_text(encoding="utf-8")))
-    _judge(report, maximum_bad_share, where)
+    _check_report(report, maximum_bad_share, where)
     return require("datasets", "train").Dataset.from_file(str(arrow)), report
 
 
-def _judge(report: ReadReport, maximum_bad_share: float, where: str) -> None:
+def _check_report(report: ReadReport, maximum_bad_share: float, where: str) -> None:
     total = report.rows + report.bad
     if report.bad:
         logger.warning("%s: %d of %d rows are left out (%s)", report.file, report.bad, total, "; ".join(report.faults))
@@ -180,11 +183,11 @@ def _judge(report: ReadReport, maximum_bad_share: float, where: str) -> None:
     if report.bad > maximum_bad_share * total:
         raise DataError(
             f"{where}: {report.bad} of {total} rows of {report.file} are bad, more than maximum_bad_share="
-            f"{maximum_bad_share:g} allows: {'; '.join(report.faults)}. Mend the file or raise the share"
+            f"{maximum_bad_share:g} allows: {'; '.join(report.faults)}. Fix the file or raise the share"
         )
 
 
-def _checked(
+def _check_rows(
     raw: Iterable[tuple[int, Mapping[str, Any] | str]], columns: Columns, report: ReadReport, where: str
 ) -> Iterator[dict[str, Any]]:
     """Clean rows; what cannot be used is noted in the report."""
@@ -224,28 +227,29 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
         texts[role] = clean_text(value)
         if not texts[role]:
             return f"{getattr(columns, role)} is blank"
-    negatives = _negatives(row.get(columns.negatives) if columns.negatives else None)
+    negatives = _parse_negatives(row.get(columns.negatives) if columns.negatives else None)
     if negatives is None:
         return f"{columns.negatives} is not a list of strings"
-    query_key, positive_key = text_key(texts["query"]), text_key(texts["positive"])
+    query_key = text_key(texts["query"])
+    positive_key = text_key(texts["positive"])
     if query_key == positive_key and not columns.label_is_grade:
         return "query and positive are the same text"
     distinct = {key: text for key, text in reversed(negatives) if text}
-    kept = [(key, text) for key, text in reversed(distinct.items()) if key not in (query_key, positive_key)]
-    grade = _grade(row.get(columns.label) if columns.label else None)
+    usable = [(key, text) for key, text in reversed(distinct.items()) if key not in (query_key, positive_key)]
+    grade = _parse_grade(row.get(columns.label) if columns.label else None)
     if columns.label_is_grade and np.isnan(grade):
         return f"{columns.label} is not a number"
     return {
         **texts,
-        "negatives": [text for _, text in kept],
+        "negatives": [text for _, text in usable],
         "query_key": query_key,
         "positive_key": positive_key,
-        "negative_keys": [key for key, _ in kept],
+        "negative_keys": [key for key, _ in usable],
         "grade": grade,
     }
 
 
-def _negatives(value: Any) -> list[tuple[int, str]] | None:
+def _parse_negatives(value: Any) -> list[tuple[int, str]] | None:
     """Clean texts with their keys; None where the value is no list of strings."""
     if value is None or value == "":
         return []
@@ -265,7 +269,7 @@ def _clean_and_key(text: str) -> tuple[int, str]:
     return text_key(clean), clean
 
 
-def _grade(value: Any) -> float:
+def _parse_grade(value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -274,7 +278,8 @@ def _grade(value: Any) -> float:
 
 def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
     pa = require("pyarrow", "train")
-    texts, keys = pa.list_(pa.string()), pa.list_(pa.int64())
+    texts = pa.list_(pa.string())
+    keys = pa.list_(pa.int64())
     schema = pa.schema(
         {
             "query": pa.string(),
@@ -291,7 +296,7 @@ def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
     try:
         with part.open("wb") as file:
             with pa.ipc.new_stream(file, schema) as writer:
-                for block in _blocks(rows, WRITE_ROWS):
+                for block in _split_blocks(rows, WRITE_ROWS):
                     writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
             file.flush()
             os.fsync(file.fileno())
@@ -300,7 +305,7 @@ def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+def _split_blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
     block: list[dict[str, Any]] = []
     for row in rows:
         block.append(row)
@@ -311,15 +316,16 @@ def _blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield block
 
 
-def _pair_file(file: Path, source: SourceOptions, rows: Any, tokens: Any, report: ReadReport) -> PairFile:
+def _make_pair_file(file: Path, source: SourceOptions, rows: Any, tokens: Any, report: ReadReport) -> PairFile:
     numbers = rows.select_columns(["query_key", "positive_key", "grade"]).with_format("numpy")[:]
-    query_keys, positive_keys = numbers["query_key"].astype(np.int64), numbers["positive_key"].astype(np.int64)
+    query_keys = numbers["query_key"].astype(np.int64)
+    positive_keys = numbers["positive_key"].astype(np.int64)
     pairs = np.stack([query_keys, positive_keys], axis=1)  # (rows, 2)
     _, first = np.unique(pairs, axis=0, return_index=True)
-    kept = np.sort(first)
-    report.repeated = len(rows) - len(kept)
+    usable = np.sort(first)
+    report.repeated = len(rows) - len(usable)
     grades = numbers["grade"].astype(np.float32)
     if source.minimum_label is not None:
-        kept = kept[~(grades[kept] < source.minimum_label)]
+        usable = usable[~(grades[usable] < source.minimum_label)]
     name = file.name.split(".")[0]
-    return PairFile(name, rows, tokens, kept, query_keys, positive_keys, grades, source.weight, report)
+    return PairFile(name, rows, tokens, usable, query_keys, positive_keys, grades, source.weight, report)

@@ -1,11 +1,11 @@
 """Which rows make up which batch: a pure function of the seed and the step.
 
-Why this exists: a run that is resumed must see the very batches it would have seen, on any number of ranks, and
-replaying a loader for 100,000 steps takes hours. Here nothing is remembered. A slot (a step, or one place of a mixed
-batch) is sent through a keyed permutation of all slots of the run, where it lands names its source and how many slots
-of that source came before; that number is a place in the source's own endless stream of shuffled epochs. Seeking to
-any step costs the same microseconds as going on. Every row of a source is thus used equally often, to within one,
-except where a batch would hold a text twice: such a row gives way to one drawn at random.
+A run that is resumed must see the very batches it would have seen, on any number of ranks, and replaying a loader for
+100,000 steps takes hours. So nothing is remembered here. A slot (a step, or one place of a mixed batch) is sent through
+a keyed permutation of all slots of the run, where it lands names its source and how many slots of that source came
+before; that number is a place in the source's own endless stream of shuffled epochs. Seeking to any step costs the same
+microseconds as going on. Every row of a source is thus used equally often, to within one, except where a batch would
+hold a text twice: such a row gives way to one drawn at random.
 """
 
 from collections.abc import Sequence
@@ -83,16 +83,19 @@ class Permutation:
         """Where these places go, (m,) → (m,). Each value of `tweaks` (m,) is a permutation of its own."""
         values = np.asarray(places).astype(np.uint64)
         tweak = np.broadcast_to(mix(np.atleast_1d(np.asarray(tweaks)).astype(np.uint64), 4), values.shape)
-        values = self._encrypt(values, tweak)
+        values = self._run_rounds(values, tweak)
         while (outside := values >= np.uint64(self.n)).any():  # the network's domain is a power of four: walk back in
-            values[outside] = self._encrypt(values[outside], tweak[outside])
+            values[outside] = self._run_rounds(values[outside], tweak[outside])
         return values.astype(np.int64)
 
-    def _encrypt(self, values: Words, tweak: Words) -> Words:
-        left, right = values >> self._half_bits, values & self._half_mask
+    def _run_rounds(self, values: Words, tweak: Words) -> Words:
+        high = values >> self._half_bits
+        low = values & self._half_mask
         for key in self._round_keys:
-            left, right = right, left ^ (_scramble(right ^ key ^ tweak) & self._half_mask)
-        return (left << self._half_bits) | right
+            mixed = high ^ (_scramble_words(low ^ key ^ tweak) & self._half_mask)
+            high = low
+            low = mixed
+        return (high << self._half_bits) | low
 
 
 class BatchPlan:
@@ -127,7 +130,11 @@ class BatchPlan:
             raise DataError("no source to sample from; name at least one in the stage's data.sources")
         if empty := [source.name for source in sources if not len(source)]:
             raise DataError(f"{', '.join(empty)}: no row is left to train on; leave the source out, or add rows")
-        self.sources, self.batch_size, self.steps, self.mixing, self.seed = sources, batch, steps, mixing, seed
+        self.sources = sources
+        self.batch_size = batch
+        self.steps = steps
+        self.mixing = mixing
+        self.seed = seed
         self._distinct = distinct
         self._slots = steps * (batch if mixing == "mixed" else 1)
         counts = shares([len(s) for s in sources], [s.weight for s in sources], alpha, self._slots)
@@ -138,16 +145,16 @@ class BatchPlan:
     def batch(self, step: int) -> PlannedBatch:
         """The rows of batch `step`; after the last step the plan begins anew with other slots of the streams."""
         if self.mixing == "one_source":
-            source, occurrence = self._place(np.array([step]))
+            source, occurrence = self._locate_slots(np.array([step]))
             size = min(self.batch_size, len(self.sources[int(source[0])]))
             places = occurrence[0] * size + np.arange(size)
             sources = np.full(size, source[0])
         else:
-            sources, places = self._place(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
-        rows = self._stream_rows(sources, places)
-        return self._without_repeats(sources, rows, step) if self._distinct else PlannedBatch(sources, rows)
+            sources, places = self._locate_slots(np.arange(step * self.batch_size, (step + 1) * self.batch_size))
+        rows = self._rows_at(sources, places)
+        return self._replace_repeats(sources, rows, step) if self._distinct else PlannedBatch(sources, rows)
 
-    def _place(self, slots: Ints) -> tuple[Ints, Ints]:
+    def _locate_slots(self, slots: Ints) -> tuple[Ints, Ints]:
         """Slots (m,) → their source, and how many slots of that source come before in the plan's order, (m,) each."""
         turn, slots = np.divmod(slots, self._slots)
         landed = self._order(slots)
@@ -155,71 +162,75 @@ class BatchPlan:
         before = landed - (self._ends - self.slot_counts)[sources]
         return sources, turn * self.slot_counts[sources] + before
 
-    def _stream_rows(self, sources: Ints, places: Ints) -> Ints:
+    def _rows_at(self, sources: Ints, places: Ints) -> Ints:
         """Place p of a source's stream is row π(p mod n) with one shuffle π for each epoch p // n."""
         rows = np.empty_like(places)
         for source in np.unique(sources):
-            mine = np.flatnonzero(sources == source)
-            epochs, within = np.divmod(places[mine], len(self.sources[source]))
-            rows[mine] = Permutation(len(self.sources[source]), self.seed, 2, int(source))(within, epochs)
+            slots = np.flatnonzero(sources == source)
+            epochs, within = np.divmod(places[slots], len(self.sources[source]))
+            rows[slots] = Permutation(len(self.sources[source]), self.seed, 2, int(source))(within, epochs)
         return rows
 
-    def _without_repeats(self, sources: Ints, rows: Ints, step: int) -> PlannedBatch:
+    def _replace_repeats(self, sources: Ints, rows: Ints, step: int) -> PlannedBatch:
         """Drop rows that repeat a text of an earlier one and draw random rows of the same source in their place."""
-        seen: set[int] = set()
-        fresh = self._fresh(sources, rows, seen)
-        chosen_sources, chosen_rows = [sources[fresh]], [rows[fresh]]
+        used_keys: set[int] = set()
+        fresh = self._mark_fresh(sources, rows, used_keys)
+        batch_sources = [sources[fresh]]
+        batch_rows = [rows[fresh]]
         for source, missing in zip(*np.unique(sources[~fresh], return_counts=True), strict=True):
-            spare = self._spare(int(source), int(missing), step, seen)
-            chosen_sources.append(np.full(len(spare), source))
-            chosen_rows.append(spare)
-        return PlannedBatch(np.concatenate(chosen_sources), np.concatenate(chosen_rows))
+            spare = self._draw_spare_rows(int(source), int(missing), step, used_keys)
+            batch_sources.append(np.full(len(spare), source))
+            batch_rows.append(spare)
+        return PlannedBatch(np.concatenate(batch_sources), np.concatenate(batch_rows))
 
-    def _spare(self, source: int, missing: int, step: int, seen: set[int]) -> Ints:
+    def _draw_spare_rows(self, source: int, missing: int, step: int, used_keys: set[int]) -> Ints:
         """Up to `missing` random rows of a source with new texts: fewer where it has no more."""
         n = len(self.sources[source])
         shuffle = Permutation(n, self.seed, 3, step, source)
-        found: list[Ints] = []
+        spare: list[Ints] = []
         block = 2 * missing + SPARE_ROWS
         for start in range(0, n, block):
             rows = shuffle(np.arange(start, min(start + block, n)))
-            rows = rows[self._fresh(np.full(len(rows), source), rows, seen, limit=missing)]
-            found.append(rows)
+            rows = rows[self._mark_fresh(np.full(len(rows), source), rows, used_keys, limit=missing)]
+            spare.append(rows)
             missing -= len(rows)
             if not missing:
                 break
-        return np.concatenate(found)
+        return np.concatenate(spare)
 
-    def _fresh(self, sources: Ints, rows: Ints, seen: set[int], limit: int | None = None) -> NDArray[np.bool_]:
-        """Which rows bring two texts not yet in `seen` (which they are added to), in order; the first `limit`."""
+    def _mark_fresh(
+        self, sources: Ints, rows: Ints, used_keys: set[int], limit: int | None = None
+    ) -> NDArray[np.bool_]:
+        """Which rows bring two texts not yet in `used_keys` (which they are added to), in order; the first `limit`."""
         fresh = np.zeros(len(rows), dtype=bool)
-        left = len(rows) if limit is None else limit
-        for i, (query, positive) in enumerate(zip(*self._keys(sources, rows), strict=True)):
-            if left and query not in seen and positive not in seen:
-                seen.add(query)
-                seen.add(positive)
+        wanting = len(rows) if limit is None else limit
+        for i, (query, positive) in enumerate(zip(*self._gather_keys(sources, rows), strict=True)):
+            if wanting and query not in used_keys and positive not in used_keys:
+                used_keys.add(query)
+                used_keys.add(positive)
                 fresh[i] = True
-                left -= 1
+                wanting -= 1
         return fresh
 
-    def _keys(self, sources: Ints, rows: Ints) -> tuple[list[int], list[int]]:
-        queries, positives = np.empty_like(rows), np.empty_like(rows)
+    def _gather_keys(self, sources: Ints, rows: Ints) -> tuple[list[int], list[int]]:
+        queries = np.empty_like(rows)
+        positives = np.empty_like(rows)
         for source in np.unique(sources):
-            mine = sources == source
-            queries[mine] = self.sources[source].query_keys[rows[mine]]
-            positives[mine] = self.sources[source].positive_keys[rows[mine]]
+            slots = sources == source
+            queries[slots] = self.sources[source].query_keys[rows[slots]]
+            positives[slots] = self.sources[source].positive_keys[rows[slots]]
         return queries.tolist(), positives.tolist()
 
 
 def shares(sizes: Sequence[int], weights: Sequence[float], alpha: float, slots: int) -> Ints:
     """How many of the slots each source gets: ∝ weight · n ** alpha, rounded by largest remainder, (sources,)."""
-    wanted = np.array(weights, dtype=np.float64) * np.array(sizes, dtype=np.float64) ** alpha
-    if not wanted.sum() > 0:
+    proportions = np.array(weights, dtype=np.float64) * np.array(sizes, dtype=np.float64) ** alpha
+    if not proportions.sum() > 0:
         raise DataError("all sources have weight 0; give at least one a weight above 0")
-    exact = wanted / wanted.sum() * slots
+    exact = proportions / proportions.sum() * slots
     counts: Ints = np.floor(exact).astype(np.int64)
-    left = np.argsort(-(exact - counts), kind="stable")[: slots - int(counts.sum())]
-    counts[left] += 1
+    largest = np.argsort(-(exact - counts), kind="stable")[: slots - int(counts.sum())]  # remainders
+    counts[largest] += 1
     return counts
 
 
@@ -231,19 +242,19 @@ def in_validation(query_keys: Ints, share: float) -> NDArray[np.bool_]:
 def smallest_hashes(keys: Ints, count: int, *salt: int) -> Ints:
     """Indices of the `count` keys with the smallest hash: a sample that does not depend on order or file."""
     order: Ints = np.argsort(mix(keys.view(np.uint64), *salt), kind="stable")
-    chosen: Ints = np.sort(order[:count])
-    return chosen
+    smallest: Ints = np.sort(order[:count])
+    return smallest
 
 
 def mix(values: Words, *key: int) -> Words:
     """Hash words under a key; what splitmix64 does, once for each part of the key."""
     mixed = np.array(values, dtype=np.uint64)
     for part in key:
-        mixed = _scramble(mixed ^ _scramble(np.array([part & 0xFFFF_FFFF_FFFF_FFFF], dtype=np.uint64)))
+        mixed = _scramble_words(mixed ^ _scramble_words(np.array([part & 0xFFFF_FFFF_FFFF_FFFF], dtype=np.uint64)))
     return mixed
 
 
-def _scramble(words: Words) -> Words:
+def _scramble_words(words: Words) -> Words:
     """splitmix64's finaliser (Steele, Lea and Flood 2014): every bit in moves every bit out."""
     words = words + _GOLDEN
     words = (words ^ (words >> np.uint64(30))) * _MIX_1

@@ -1,9 +1,9 @@
 """Unlabelled text → training pairs: what a document says of itself, turned into queries and their answers.
 
-Why this exists: most users have documents and no questions. A title asks for its body; a sentence asks for the passage
-it was taken out of (the inverse cloze task of Lee, Chang and Toutanova, arXiv 1906.00300, section 5); passages that
-stand side by side are about the same thing. None of these is a real question, so they teach words and topics, not how
-people ask. Costs microseconds a pair, and the memory of one document.
+Most users have documents and no questions. A title asks for its body; a sentence asks for the passage it was taken out
+of (the inverse cloze task of Lee, Chang and Toutanova, arXiv 1906.00300, section 5); passages that stand side by side
+are about the same thing. None of these is a real question, so they teach words and topics, not how people ask. Costs
+microseconds a pair, and the memory of one document.
 """
 
 import hashlib
@@ -22,7 +22,8 @@ Kind = Literal["title", "sentence", "neighbour"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PASSAGE_CHARACTERS = 400
-SHORTEST_QUERY, LONGEST_QUERY = 8, 64  # characters of a sentence, or a title, that makes a query
+SHORTEST_QUERY = 8  # characters of a sentence, or a title, that makes a query
+LONGEST_QUERY = 64
 SHORTEST_PASSAGE = 16  # characters left of a passage, below which it answers nothing
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\ufeff]")
 _SPACE = re.compile(r"\s+")
@@ -40,7 +41,8 @@ class TextDocument:
     @classmethod
     def of(cls, text: str, title: str = "", characters: int = PASSAGE_CHARACTERS) -> "TextDocument":
         """Cut a text at ends of sentences into passages of at most this many characters (a longer sentence stays)."""
-        passages, passage = [], ""
+        passages = []
+        passage = ""
         for sentence in sentences(text):
             if passage and len(passage) + len(sentence) > characters:
                 passages.append(passage)
@@ -76,10 +78,11 @@ def pairs_from(
 
 def sentences(text: str) -> list[str]:
     """The sentences of a text with their marks, joined again the text without white space around sentences."""
-    return [sentence for found in _SENTENCE.findall(text) if (sentence := found.strip())]
+    stripped = (sentence.strip() for sentence in _SENTENCE.findall(text))
+    return [sentence for sentence in stripped if sentence]
 
 
-def _title(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
+def _pair_title(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
     """The title asks for the document's beginning, with the title itself taken out where the text repeats it."""
     if not document.passages or not 2 <= len(document.title) <= LONGEST_QUERY:
         return
@@ -88,33 +91,34 @@ def _title(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
         yield TextPair(document.title, body, "title")
 
 
-def _sentence(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
+def _pair_sentence(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
     """A sentence of each passage asks for the rest of it."""
     for passage in document.passages:
         parts = sentences(passage)
         fitting = [i for i, part in enumerate(parts) if SHORTEST_QUERY <= len(part) <= LONGEST_QUERY]
         if not fitting:
             continue
-        chosen = draw.choice(fitting)
-        rest = "".join(parts[:chosen] + parts[chosen + 1 :])
-        if len(rest) >= SHORTEST_PASSAGE:
-            yield TextPair(parts[chosen].rstrip("。；;"), rest, "sentence")
+        number = draw.choice(fitting)
+        passage_less_one = "".join(parts[:number] + parts[number + 1 :])
+        if len(passage_less_one) >= SHORTEST_PASSAGE:
+            yield TextPair(parts[number].rstrip("。；;"), passage_less_one, "sentence")
 
 
-def _neighbour(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
+def _pair_neighbour(document: TextDocument, draw: random.Random) -> Iterator[TextPair]:
     """One passage, where a document has several, asks for the next, by its last sentence."""
     if len(document.passages) < 2:
         return
     place = draw.randrange(len(document.passages) - 1)
-    last, following = sentences(document.passages[place])[-1], document.passages[place + 1]
+    last = sentences(document.passages[place])[-1]
+    following = document.passages[place + 1]
     if SHORTEST_QUERY <= len(last) <= LONGEST_QUERY and len(following) >= SHORTEST_PASSAGE:
         yield TextPair(last.rstrip("。；;"), following, "neighbour")
 
 
 _MAKERS: dict[Kind, Callable[[TextDocument, random.Random], Iterator[TextPair]]] = {
-    "title": _title,
-    "sentence": _sentence,
-    "neighbour": _neighbour,
+    "title": _pair_title,
+    "sentence": _pair_sentence,
+    "neighbour": _pair_neighbour,
 }
 
 

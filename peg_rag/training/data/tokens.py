@@ -66,27 +66,28 @@ class TokenRows:
 
 def tokenise_rows(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[str, str]) -> Any:
     """The rows' token ids as a mapped dataset, from the cache or made now."""
-    query_prompt, document_prompt = prompts.get("query", ""), prompts.get("document", "")
+    query_prompt = prompts.get("query", "")
+    document_prompt = prompts.get("document", "")
     special = tokenizer.num_special_tokens_to_add(False) > 0
-    blank = [] if special else [_unknown(tokenizer)]
+    blank = [] if special else [_unknown_token(tokenizer)]
 
-    known: dict[str, NDArray[np.int32]] = {}  # a mined negative stands in many rows
+    memory: dict[str, NDArray[np.int32]] = {}  # a mined negative stands in many rows
 
     def encode(texts: list[str]) -> list[NDArray[np.int32]]:
-        if len(known) > KNOWN_TEXTS:
-            known.clear()
-        new = [text for text in dict.fromkeys(texts) if text not in known]
+        if len(memory) > KNOWN_TEXTS:
+            memory.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in memory]
         encodings = tokenizer.encode_batch_fast(new, add_special_tokens=special)
-        known.update({t: np.array(e.ids or blank, dtype=np.int32) for t, e in zip(new, encodings, strict=True)})
-        return [known[text] for text in texts]
+        memory.update({t: np.array(e.ids or blank, dtype=np.int32) for t, e in zip(new, encodings, strict=True)})
+        return [memory[text] for text in texts]
 
     def tokenise(batch: dict[str, list[Any]]) -> Any:
         counts = [len(row) for row in batch["negatives"]]
         flat = encode([document_prompt + text for row in batch["negatives"] for text in row])
         columns = {
-            "query_ids": _lists(encode([query_prompt + text for text in batch["query"]])),
-            "positive_ids": _lists(encode([document_prompt + text for text in batch["positive"]])),
-            "negatives_ids": _nested(_lists(flat), counts),
+            "query_ids": _to_list_array(encode([query_prompt + text for text in batch["query"]])),
+            "positive_ids": _to_list_array(encode([document_prompt + text for text in batch["positive"]])),
+            "negatives_ids": _nest_values(_to_list_array(flat), counts),
         }
         return require("pyarrow", "train").table(columns)
 
@@ -108,14 +109,14 @@ def tokenise_rows(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[
     )
 
 
-def _lists(rows: list[NDArray[np.int32]]) -> Any:
+def _to_list_array(rows: list[NDArray[np.int32]]) -> Any:
     """Rows of token ids as an Arrow list array, without a Python number for each token."""
     pa = require("pyarrow", "train")
     values = np.concatenate(rows) if rows else np.zeros(0, np.int32)
-    return _nested(pa.array(values, pa.int32()), [len(row) for row in rows])
+    return _nest_values(pa.array(values, pa.int32()), [len(row) for row in rows])
 
 
-def _nested(values: Any, lengths: list[int]) -> Any:
+def _nest_values(values: Any, lengths: list[int]) -> Any:
     pa = require("pyarrow", "train")
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
@@ -133,7 +134,7 @@ def dataset_progress(show: bool) -> Iterator[None]:
         (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
 
 
-def _unknown(tokenizer: "Tokenizer") -> int:
+def _unknown_token(tokenizer: "Tokenizer") -> int:
     """The token of an empty text in a static model, as at inference."""
     return next((i for name in ("<unk>", "[UNK]") if (i := tokenizer.token_to_id(name)) is not None), 0)
 

@@ -320,16 +320,16 @@ class _Step:
         )
         extra = [prefixes[id(side)] for side in self.extra]
         share = weights / 2 if self.options.symmetric else weights
-        sums = [self._contrast(self._query_direction(queries, documents, candidates, extra, share))]
+        sums = [self._contrast_direction(self._query_direction(queries, documents, candidates, extra, share))]
         if self.options.symmetric:
             back = self._document_direction(queries, documents, rivals, share)
-            sums.append(self._contrast(back))
+            sums.append(self._contrast_direction(back))
             documents.gradient.index_add_(0, self.pairs.positives, back.rows.gradient)
         for key, side in sides.items():
             side.add(prefixes[key])
         return sums
 
-    def _contrast(self, direction: Direction) -> Sums:
+    def _contrast_direction(self, direction: Direction) -> Sums:
         tile = self.tile or Tile.automatic(direction.columns, direction.rows.unit.device, self.scoring.plain)
         return contrast(direction, self.scoring, tile, self.scratch)
 
@@ -393,6 +393,6 @@ def _split_documents(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]
     owners, order = pairs.owners[alone].sort(stable=True)
     counts = torch.bincount(owners, minlength=len(own_index))  # (b,)
     place = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
-    others = own_index.new_full((len(own_index), int(counts.max())), -1)  # (b, h)
-    others[owners, place] = documents[order]
-    return everything[~alone], torch.cat([own_index, others], 1)
+    hard_index = own_index.new_full((len(own_index), int(counts.max())), -1)  # (b, h)
+    hard_index[owners, place] = documents[order]
+    return everything[~alone], torch.cat([own_index, hard_index], 1)

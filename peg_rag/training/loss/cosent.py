@@ -61,9 +61,9 @@ class CosentObjective:
         own.backward(similarities.grad[ranks.own_slice(own)])  # type: ignore[no-untyped-call]
         assert left.grad is not None
         assert right.grad is not None
-        return LossResult(loss.detach(), left.grad, right.grad, self._measure(loss, similarities, grades))
+        return LossResult(loss.detach(), left.grad, right.grad, self._make_metrics(loss, similarities, grades))
 
-    def _measure(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
+    def _make_metrics(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
         best = float(similarities.detach()[grades == grades.max()].mean())
         order = float(torch.corrcoef(torch.stack([similarities.detach().double(), grades.double()]))[0, 1])
         return LossMetrics(float(loss.detach()), order, best, 0.0, 0.0, 0.0, 1.0 / self.scale)

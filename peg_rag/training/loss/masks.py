@@ -59,10 +59,10 @@ class LimitMask:
 
     def hidden(self, rows: TileRows, columns: TileColumns) -> Tensor:
         """(r, c) bool; a tie with the limit is below it."""
-        limits = (self._limit(rows.positives) + TIE) * columns.scale  # (r,)
+        limits = (self._limit_cosines(rows.positives) + TIE) * columns.scale  # (r,)
         return columns.scores > limits.unsqueeze(1)
 
-    def _limit(self, positives: Tensor) -> Tensor:
+    def _limit_cosines(self, positives: Tensor) -> Tensor:
         limits = []
         if self.margin is not None:
             limits.append(positives - self.margin)
@@ -91,16 +91,16 @@ class AnswerMask:
     def hidden(self, rows: TileRows, columns: TileColumns) -> Tensor:
         """(r, c) bool, sparse for shared columns."""
         if columns.part is None:
-            return self._contain(rows.part, columns.texts)
+            return self._contain_answers(rows.part, columns.texts)
         if self._joined is None or self._joined[0] != rows.part:
-            self._joined = (rows.part, *self._join(rows.part))
+            self._joined = (rows.part, *self._join_answers(rows.part))
         _, row, column, places = self._joined
         start, stop = np.searchsorted(places, (columns.part.start, columns.part.stop)).tolist()
         cells = torch.stack([row[start:stop], column[start:stop] - columns.part.start])  # (2, hidden), no cell twice
         values = torch.ones(stop - start, dtype=torch.bool, device=cells.device)
         return torch.sparse_coo_tensor(cells, values, columns.scores.shape, is_coalesced=True, check_invariants=False)
 
-    def _join(self, rows: slice) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
+    def _join_answers(self, rows: slice) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
         """The hidden cells of some rows over all columns, sorted by column: rows, columns, columns on the host."""
         lefts = self._keys // len(self._right)
         rights = self._keys % len(self._right)
@@ -113,7 +113,7 @@ class AnswerMask:
         columns, order = self._order[place].sort()
         return row[entry][order], columns, columns.cpu().numpy()
 
-    def _contain(self, rows: slice, texts: Tensor) -> Tensor:
+    def _contain_answers(self, rows: slice, texts: Tensor) -> Tensor:
         """(r, h) bool: whether the text (r, h) answers its row."""
         columns = _find_codes(texts, self._right)
         return torch.isin(self._rows[rows, None] * len(self._right) + columns, self._keys) & (columns >= 0)

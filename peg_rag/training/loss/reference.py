@@ -43,8 +43,8 @@ def dense_loss(
     never = known | foreign if options.hard_negatives == "own" else known
     total = queries.new_zeros(())
     for dim in options.matryoshka_dims or (queries.shape[1],):
-        cosines = _normalise(queries[:, :dim]) @ _normalise(columns[:, :dim]).T  # (b, n + m)
-        hidden = never | _masked(cosines, pairs, candidates, masks)
+        cosines = _unit_vectors(queries[:, :dim]) @ _unit_vectors(columns[:, :dim]).T  # (b, n + m)
+        hidden = never | _apply_masks(cosines, pairs, candidates, masks)
         loss = _mean_loss(cosines, pairs.positives, hidden, weights, options, progressive)
         if options.symmetric:
             back = cosines[:, pairs.positives].T  # (b, b)
@@ -95,7 +95,9 @@ def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Cand
     return (answers > 0) | (pairs.query_texts[:, None] == texts[None, :])
 
 
-def _masked(cosines: Tensor, pairs: Pairs, candidates: Sequence[Candidates], masks: Sequence[CandidateMask]) -> Tensor:
+def _apply_masks(
+    cosines: Tensor, pairs: Pairs, candidates: Sequence[Candidates], masks: Sequence[CandidateMask]
+) -> Tensor:
     """(b, n + m) bool: what the further masks hide."""
     hidden = torch.zeros_like(cosines, dtype=torch.bool)
     if not masks:
@@ -112,6 +114,6 @@ def _masked(cosines: Tensor, pairs: Pairs, candidates: Sequence[Candidates], mas
     return hidden
 
 
-def _normalise(vectors: Tensor) -> Tensor:
+def _unit_vectors(vectors: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     return vectors / torch.where(norms == 0, 1.0, norms)

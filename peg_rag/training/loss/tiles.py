@@ -64,21 +64,21 @@ class Prefix:
 
     unit: Tensor
     norms: Tensor
-    _gradient: Tensor | None = None
+    _score_gradient: Tensor | None = None
 
     @property
     def gradient(self) -> Tensor:
         """(n, dim), zeros until something is added."""
-        if self._gradient is None:
-            self._gradient = torch.zeros_like(self.unit)
-        return self._gradient
+        if self._score_gradient is None:
+            self._score_gradient = torch.zeros_like(self.unit)
+        return self._score_gradient
 
     def add_product(self, left: Tensor, right: Tensor) -> None:
         """Add the product of (n, k) and (k, dim) to the gradient; the first is written where zeros would have been."""
-        if self._gradient is None:
-            self._gradient = torch.mm(left, right)
+        if self._score_gradient is None:
+            self._score_gradient = torch.mm(left, right)
         else:
-            self._gradient.addmm_(left, right)
+            self._score_gradient.addmm_(left, right)
 
     @classmethod
     def of(cls, vectors: Tensor, dim: int) -> "Prefix":
@@ -151,7 +151,7 @@ class Scoring:
         if self._t is None:
             return scores
         hard = self.hard(scores, hard_above)
-        shift = self._cosines(scores).add_(self._t).clamp_(min=0.0)
+        shift = self._to_cosines(scores).add_(self._t).clamp_(min=0.0)
         return shift.sub_(1.0).mul_(hard).add_(1.0).mul_(scores)
 
     def slope(self, scores: Tensor, hard_above: Tensor) -> Tensor | None:
@@ -159,11 +159,11 @@ class Scoring:
         if self._t is None:
             return None
         hard = self.hard(scores, hard_above)
-        cosines = self._cosines(scores)
+        cosines = self._to_cosines(scores)
         shift = (cosines + self._t).clamp_(min=0.0)
         return cosines.mul_(torch.sign(shift)).add_(shift).sub_(1.0).mul_(hard).add_(1.0)
 
-    def _cosines(self, scores: Tensor) -> Tensor:
+    def _to_cosines(self, scores: Tensor) -> Tensor:
         """(r, c), hidden cells at −2: finite, and below all others."""
         return (scores / self.scale).clamp_(min=-2.0)
 
@@ -330,18 +330,18 @@ class _RowTile:
         """Both passes over the columns; what the rows add up to, as in `Sums`. `buffer`: (r, …) of scores."""
         for piece in pieces:
             scores = piece.scores_in(buffer, self.keep)
-            self._take_in(scores, self._score(piece, scores))
-        self._close(buffer)
+            self._take_in(scores, self._score_piece(piece, scores))
+        self._close_pass(buffer)
         if self.shift is not None:
             self._spread_exponentials(buffer)
         else:
             for piece in pieces:
                 scores = piece.scores_in(buffer, self.keep)
                 if not self.keep:
-                    self._score(piece, scores)
-                self._spread(scores, piece)
-        self._finish()
-        return self._add_up()
+                    self._score_piece(piece, scores)
+                self._spread_gradient(scores, piece)
+        self._add_own_gradients()
+        return self._sum_rows()
 
     def _score_own(self, texts: Tensor) -> Tensor:
         """The scores of the rows' own negatives (r, h), hidden ones at −inf, taken into the statistics."""
@@ -349,17 +349,17 @@ class _RowTile:
         if not scores.shape[1]:
             return scores
         scores.masked_fill_(self.own_index[:, 1:] < 0, -math.inf)
-        self._hide(TileColumns(None, texts, scores, self.scoring.factor))
-        self._count(scores, None)
-        self._add(scores)
+        self._hide_cells(TileColumns(None, texts, scores, self.scoring.factor))
+        self._count_negatives(scores, None)
+        self._add_scores(scores)
         return scores
 
-    def _score(self, piece: _Piece, out: Tensor) -> Tensor | None:
-        """Write scores against a tile's columns to `out` (r, c), hidden cells at −inf; returns what `_hide` does."""
+    def _score_piece(self, piece: _Piece, out: Tensor) -> Tensor | None:
+        """Write scores against a tile's columns to `out` (r, c), hidden cells at −inf → as `_hide_cells`."""
         torch.addmm(out, self.unit, piece.vectors.T, beta=0, alpha=self.scoring.factor, out=out)
-        return self._hide(piece.describe(out, self.scoring.factor))
+        return self._hide_cells(piece.describe(out, self.scoring.factor))
 
-    def _hide(self, columns: TileColumns) -> Tensor | None:
+    def _hide_cells(self, columns: TileColumns) -> Tensor | None:
         """Set hidden cells to −inf; the row of each where one sparse mask tells, None where they must be counted."""
         rows = None
         for mask in self.direction.masks:
@@ -375,9 +375,9 @@ class _RowTile:
 
     def _take_in(self, scores: Tensor, hidden_rows: Tensor | None) -> None:
         """Take a tile's scores (r, c) into the statistics; they are overwritten where exponentials are kept."""
-        self._count(scores, hidden_rows)
+        self._count_negatives(scores, hidden_rows)
         if self.shift is None:
-            self._add(scores)
+            self._add_scores(scores)
             return
         rows = max(CACHED // scores.shape[1], 1) if scores.device.type == "cpu" else len(scores)
         pieces = (torch.split(tensor, rows) for tensor in (scores, self.total, self.shift))
@@ -386,7 +386,7 @@ class _RowTile:
                 torch.threshold_(piece.sub_(shift), LEAST_EXPONENT, -math.inf)
             total += piece.exp_().sum(1)
 
-    def _count(self, scores: Tensor, hidden_rows: Tensor | None) -> None:
+    def _count_negatives(self, scores: Tensor, hidden_rows: Tensor | None) -> None:
         """Count what is unmasked, and estimate how much of it is hard from some of the rows."""
         if hidden_rows is None:
             unmasked = (scores > -math.inf).sum(1)
@@ -397,12 +397,12 @@ class _RowTile:
         hard = self.scoring.hard(scores[sample], self.hard_above[sample]).sum()
         self.hard += unmasked * (hard / unmasked[sample].sum().clamp_(min=1))
 
-    def _add(self, scores: Tensor) -> None:
+    def _add_scores(self, scores: Tensor) -> None:
         self.best = torch.maximum(self.best, scores.amax(1))
         logits = self.scoring.logits(scores, self.hard_above)
         self.rest = torch.logaddexp(self.rest, logits.logsumexp(1))
 
-    def _close(self, exponentials: Tensor) -> None:
+    def _close_pass(self, exponentials: Tensor) -> None:
         """All tiles were seen: add up the log-sum-exp, of negatives and of all. `exponentials`: (r, m), where kept."""
         if self.shift is not None:
             self.rest = torch.logaddexp(self.rest, self.total.log().add_(self.shift.squeeze(1)))
@@ -433,15 +433,15 @@ class _RowTile:
             start += len(block)
         self.row_gradient.mul_(factor)
 
-    def _spread(self, scores: Tensor, piece: _Piece) -> None:
+    def _spread_gradient(self, scores: Tensor, piece: _Piece) -> None:
         """Add a tile's gradients to the rows' and to the columns' (c, d); `scores` (r, c) as `_take_in` left them."""
-        gradient = self._gradient(scores)  # (r, c)
+        gradient = self._score_gradient(scores)  # (r, c)
         self.row_gradient.addmm_(gradient, piece.vectors)
         if not piece.block.frozen:
             column_gradient = piece.block.vectors.gradient[piece.part]  # (c, d)
             column_gradient.addmm_(gradient.T, self.unit, alpha=self.scoring.scale)
 
-    def _gradient(self, scores: Tensor) -> Tensor:
+    def _score_gradient(self, scores: Tensor) -> Tensor:
         """∂loss/∂score of the tile's cells, (r, c); overwrites `scores`."""
         slope = self.scoring.slope(scores, self.hard_above)
         logits = self.scoring.logits(scores, self.hard_above)
@@ -449,17 +449,17 @@ class _RowTile:
         gradient = torch.threshold_(logits, LEAST_EXPONENT, -math.inf).exp_()
         return gradient if slope is None else gradient.mul_(slope)
 
-    def _finish(self) -> None:
+    def _add_own_gradients(self) -> None:
         """Add the gradients of the rows and of their own candidates."""
         gradient = -self.weights * (self.rest - self.positive_logits).sigmoid()  # (r,), the latter 1 − p_p
-        gradients = torch.cat([gradient.unsqueeze(1), self._gradient(self.own_scores)], 1)  # (r, 1 + h)
+        gradients = torch.cat([gradient.unsqueeze(1), self._score_gradient(self.own_scores)], 1)  # (r, 1 + h)
         for own, unit, index in zip(gradients.T, self.own.unbind(1), self.own_index.T, strict=True):
             self.row_gradient.addcmul_(unit, own.unsqueeze(1))
             torch.mul(self.unit, (self.scoring.scale * own).unsqueeze(1), out=unit)  # whose memory is free now
             self.direction.own.gradient.index_add_(0, index.clamp(min=0), unit)
         self.row_gradient.mul_(self.scoring.scale)
 
-    def _add_up(self) -> Tensor:
+    def _sum_rows(self) -> Tensor:
         losses = -functional.logsigmoid(self.positive_logits - self.rest)  # (r,) −log p_p, exact near p_p = 1 too
         total = self.direction.columns - 1 + (self.own_index[:, 1:] >= 0).sum(1)  # (r,) hidden ones included
         columns = [

@@ -1,11 +1,12 @@
 """Hard negatives: for every training pair, passages that a first model ranks high and that answer nothing.
 
-Why this exists: random negatives are told apart after a few hundred steps; what a model still confuses teaches it.
-The danger is the unlabelled right answer among them, so three nets catch those: equal texts, every known positive of
-the query (from all rows that ask it), and a margin below the positive's own score, absolute or relative (the
-positive-aware mining of NV-Retriever, arXiv 2407.15831, section 3.2). Costs one encoding of the corpus and the
-queries, an exact FAISS search (2·queries·corpus·dimension operations), and memory for one shard of vectors; every
-shard done stays on disk, so an interrupted run goes on where it stopped.
+Random negatives are told apart after a few hundred steps; what a model still confuses teaches it. The danger is the
+unlabelled right answer among them, so three nets catch those: equal texts, every known positive of the query (from all
+rows that ask it), and a margin below the positive's own score, absolute or relative (the positive-aware mining of
+NV-Retriever, arXiv 2407.15831, section 3.2).
+
+Costs one encoding of the corpus and the queries, an exact FAISS search (2·queries·corpus·dimension operations), and
+memory for one shard of vectors. Every finished shard stays on disk, so an interrupted run goes on where it stopped.
 """
 
 import hashlib
@@ -42,6 +43,7 @@ from peg_rag.training.mining.search import (
 from peg_rag.training.recipe import Columns
 
 logger = logging.getLogger(__name__)
+SPARE_RANKS = 64  # that known positives and given negatives may take up
 TEXT_COLUMNS = ("text", "positive", "passage", "document")
 
 
@@ -58,7 +60,7 @@ class MiningOptions:
     """How negatives are chosen.
 
     Attributes:
-        negatives: wanted for each pair; a pair may get fewer.
+        negatives: for each pair; a pair may get fewer.
         first_rank, last_rank: only candidates of these ranks (from 1, known positives not counted) are considered.
         margin: a candidate must score below the positive's cosine less this; None switches it off.
         relative_margin: a candidate must score below this share of the positive's cosine; None switches it off.
@@ -89,7 +91,14 @@ class MiningOptions:
 
 @dataclass
 class MiningReport:
-    """What mining did: pairs read, negatives written, pairs with fewer than wanted, candidates refused by reason."""
+    """What mining did.
+
+    Attributes:
+        pairs, corpus: how many there were.
+        negatives: how many were written.
+        short: pairs with fewer negatives than were asked for.
+        refused: candidates that became none, by reason.
+    """
 
     pairs: int = 0
     corpus: int = 0
@@ -124,24 +133,24 @@ def mine_hard_negatives(
         DataError: a file is missing or holds nothing usable.
     """
     options = options or MiningOptions()
-    read = _read_pairs(_paths(pairs), columns or Columns())
-    texts = _read_corpus(_paths(corpus) if corpus is not None else None, read)
-    work = _work_folder(out, read, texts, encoder, options, shard_rows)
-    bar = tqdm(total=len(texts.texts) + len(read.queries), desc="encode", unit="text", disable=not show_progress)
-    with bar:
-        queries = encode_shards(work / "queries", read.queries, encoder.encode_queries, shard_rows, bar)
-        documents = encode_shards(work / "documents", texts.texts, encoder.encode_documents, shard_rows, bar)
-    found = search_corpus(work, queries, documents, texts.searched, options.last_rank + 64, show_progress)
-    rankings = [found]
+    pair_texts = _read_pairs(_list_paths(pairs), columns or Columns())
+    passages = _read_corpus(_list_paths(corpus) if corpus is not None else None, pair_texts)
+    work = _work_folder(out, pair_texts, passages, encoder, options, shard_rows)
+    total = len(passages.texts) + len(pair_texts.queries)
+    with tqdm(total=total, desc="encode", unit="text", disable=not show_progress) as bar:
+        queries = encode_shards(work / "queries", pair_texts.queries, encoder.encode_queries, shard_rows, bar)
+        documents = encode_shards(work / "documents", passages.texts, encoder.encode_documents, shard_rows, bar)
+    k = options.last_rank + SPARE_RANKS
+    rankings = [search_corpus(work, queries, documents, passages.searched, k, show_progress)]
     if options.bm25:
-        rankings.append(search_words(work, read, texts, queries, documents, options.last_rank + 64, show_progress))
-    report = MiningReport(len(read.queries), texts.searched)
-    _write(out, _choose(read, texts, queries, documents, rankings, options, report))
+        rankings.append(search_words(work, pair_texts, passages, queries, documents, k, show_progress))
+    report = MiningReport(len(pair_texts.queries), passages.searched)
+    _write_rows(out, _choose_negatives(pair_texts, passages, queries, documents, rankings, options, report))
     shutil.rmtree(work)
     return report
 
 
-def _paths(paths: Path | Sequence[Path]) -> list[Path]:
+def _list_paths(paths: Path | Sequence[Path]) -> list[Path]:
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
 
 
@@ -152,34 +161,40 @@ def _read_pairs(files: list[Path], columns: Columns) -> PairTexts:
     for file in files:
         before = len(queries)
         for _, row in read_rows(file):
-            query = _text(row, columns.query)
-            positive = _text(row, columns.positive)
+            query = _clean_column(row, columns.query)
+            positive = _clean_column(row, columns.positive)
             if query and positive:
                 queries.append(query)
                 positives.append(positive)
-                given = row.get(columns.negatives or "") if not isinstance(row, str) else None
-                negatives.append(
-                    [clean_text(t) for t in given if isinstance(t, str)] if isinstance(given, list) else []
-                )
+                negatives.append(_clean_negatives(row, columns.negatives))
         if len(queries) == before:
             raise DataError(f"{file} has no row with texts in {columns.query!r} and {columns.positive!r}")
-    return PairTexts(queries, positives, negatives, _keys(queries), _keys(positives))
+    return PairTexts(queries, positives, negatives, _hash_texts(queries), _hash_texts(positives))
 
 
-def _text(row: Any, column: str) -> str:
+def _clean_column(row: Any, column: str) -> str:
     value = None if isinstance(row, str) else row.get(column)
     return clean_text(value) if isinstance(value, str) else ""
 
 
+def _clean_negatives(row: Any, column: str | None) -> list[str]:
+    value = None if isinstance(row, str) or column is None else row.get(column)
+    if not isinstance(value, list):
+        return []
+    return [clean_text(text) for text in value if isinstance(text, str)]
+
+
 def _read_corpus(files: list[Path] | None, pairs: PairTexts) -> Corpus:
-    own = [*pairs.positives, *(text for row in pairs.negatives for text in row)]
-    texts, keys = _distinct(own if files is None else (text for file in files for text in _corpus_texts(file)), set())
+    source: Iterable[str] = [*pairs.positives, *(text for row in pairs.negatives for text in row)]
+    if files is not None:
+        source = (text for file in files for text in _corpus_texts(file))
+    texts, keys = _drop_repeats(source, set())
     searched = len(texts)
     if not searched:
         raise DataError(
             "the corpus has no text; give --corpus a file with a column text, positive, passage or document"
         )
-    extra, extra_keys = _distinct(pairs.positives, set(keys))
+    extra, extra_keys = _drop_repeats(pairs.positives, set(keys))
     return Corpus(texts + extra, np.array(keys + extra_keys, dtype=np.int64), searched)
 
 
@@ -190,24 +205,27 @@ def _corpus_texts(file: Path) -> Iterator[str]:
     for _, row in read_rows(file):
         if isinstance(row, str):
             continue
-        title = _text(row, "title")
-        text = next((found for column in TEXT_COLUMNS if (found := _text(row, column))), "")
+        title = _clean_column(row, "title")
+        cleaned = (_clean_column(row, column) for column in TEXT_COLUMNS)
+        text = next((text for text in cleaned if text), "")
         if text:
             yield f"{title} {text}".strip()
 
 
-def _distinct(texts: Iterable[str], seen: set[int]) -> tuple[list[str], list[int]]:
-    chosen, keys = [], []
+def _drop_repeats(texts: Iterable[str], used_keys: set[int]) -> tuple[list[str], list[int]]:
+    """Texts whose keys are not among `used_keys`, to which they are added; and those keys."""
+    distinct = []
+    keys = []
     for text in texts:
         key = text_key(text)
-        if key not in seen:
-            seen.add(key)
-            chosen.append(text)
+        if key not in used_keys:
+            used_keys.add(key)
+            distinct.append(text)
             keys.append(key)
-    return chosen, keys
+    return distinct, keys
 
 
-def _keys(texts: list[str]) -> Ints:
+def _hash_texts(texts: list[str]) -> Ints:
     return np.fromiter(map(text_key, texts), dtype=np.int64, count=len(texts))
 
 
@@ -231,7 +249,7 @@ def _work_folder(
     return work
 
 
-def _choose(
+def _choose_negatives(
     pairs: PairTexts,
     corpus: Corpus,
     queries: list[Floats],
@@ -242,33 +260,37 @@ def _choose(
 ) -> Iterator[dict[str, Any]]:
     """The rows of the output, negatives chosen from the rankings in turn."""
     row_of = {key: row for row, key in enumerate(corpus.keys.tolist())}
-    known: dict[int, set[int]] = {}
+    answers: dict[int, set[int]] = {}
     for query_key, positive_key in zip(pairs.query_keys.tolist(), pairs.positive_keys.tolist(), strict=True):
-        known.setdefault(query_key, {query_key}).add(positive_key)
+        answers.setdefault(query_key, {query_key}).add(positive_key)
     for i, query in enumerate(pairs.queries):
-        answers = known[int(pairs.query_keys[i])]
-        limit = _limit(
-            float(vector_at(queries, i) @ vector_at(documents, row_of[int(pairs.positive_keys[i])])), options
-        )
-        given = [text for text in pairs.negatives[i] if text_key(text) not in answers] if options.keep else []
-        excluded = answers | {text_key(text) for text in given}
-        lists = [_ranked(found, i, corpus, excluded, limit, options, report) for found in rankings]
-        mined = _in_turn(lists) if not options.random else _shuffled(_in_turn(lists), options.seed, i)
-        chosen = [*given, *(corpus.texts[row] for row in mined)][: max(options.negatives, len(given))]
-        report.negatives += len(chosen)
-        report.short += len(chosen) < options.negatives
-        yield {"query": query, "positive": pairs.positives[i], "negatives": chosen}
+        own_answers = answers[int(pairs.query_keys[i])]
+        positive = vector_at(documents, row_of[int(pairs.positive_keys[i])])
+        limit = _score_limit(float(vector_at(queries, i) @ positive), options)
+        negatives = []
+        if options.keep:
+            negatives = [text for text in pairs.negatives[i] if text_key(text) not in own_answers]
+        excluded = own_answers | {text_key(text) for text in negatives}
+        lists = [_rank_candidates(ranking, i, corpus, excluded, limit, options, report) for ranking in rankings]
+        rows = _interleave(lists)
+        if options.random:
+            rows = _shuffle_rows(rows, options.seed, i)
+        count = max(options.negatives, len(negatives))
+        negatives = [*negatives, *(corpus.texts[row] for row in rows)][:count]
+        report.negatives += len(negatives)
+        report.short += len(negatives) < options.negatives
+        yield {"query": query, "positive": pairs.positives[i], "negatives": negatives}
 
 
-def _limit(positive: float, options: MiningOptions) -> float:
+def _score_limit(positive: float, options: MiningOptions) -> float:
     """The cosine that a negative must stay below, given the positive's."""
     limits = [positive - options.margin] if options.margin is not None else []
     limits += [positive * options.relative_margin] if options.relative_margin is not None and positive > 0 else []
     return min(limits, default=float("inf"))
 
 
-def _ranked(
-    found: Ranking,
+def _rank_candidates(
+    ranking: Ranking,
     pair: int,
     corpus: Corpus,
     excluded: set[int],
@@ -277,28 +299,28 @@ def _ranked(
     report: MiningReport,
 ) -> list[int]:
     """Rows of the corpus in the range of ranks and below the limit; known answers are left out before counting."""
-    scored = zip(found.rows[pair].tolist(), found.scores[pair].tolist(), strict=True)
-    there = [(row, score) for row, score in scored if row >= 0]
-    other = [(row, score) for row, score in there if int(corpus.keys[row]) not in excluded]
-    ranged = other[options.first_rank - 1 : options.last_rank]
-    kept = [row for row, score in ranged if score < limit]
-    report.refused["known answer or given"] += len(there) - len(other)
-    report.refused["too close to the positive"] += len(ranged) - len(kept)
-    return kept
+    scored = zip(ranking.rows[pair].tolist(), ranking.scores[pair].tolist(), strict=True)
+    candidates = [(row, score) for row, score in scored if row >= 0]
+    unknown = [(row, score) for row, score in candidates if int(corpus.keys[row]) not in excluded]
+    ranged = unknown[options.first_rank - 1 : options.last_rank]
+    rows = [row for row, score in ranged if score < limit]
+    report.refused["known answer or given"] += len(candidates) - len(unknown)
+    report.refused["too close to the positive"] += len(ranged) - len(rows)
+    return rows
 
 
-def _in_turn(lists: Sequence[list[int]]) -> list[int]:
+def _interleave(lists: Sequence[list[int]]) -> list[int]:
     """The first of each list, then the second of each, …; every row once."""
-    rows = [row for some in zip_longest(*lists) for row in some if row is not None]
+    rows = [row for turn in zip_longest(*lists) for row in turn if row is not None]
     return list(dict.fromkeys(rows))
 
 
-def _shuffled(rows: list[int], seed: int, pair: int) -> list[int]:
+def _shuffle_rows(rows: list[int], seed: int, pair: int) -> list[int]:
     order = np.argsort(mix(np.array(rows, dtype=np.uint64), seed, pair), kind="stable")
     return [rows[place] for place in order]
 
 
-def _write(out: Path, rows: Iterator[dict[str, Any]]) -> None:
+def _write_rows(out: Path, rows: Iterator[dict[str, Any]]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f"{out.name}.part")
     with _open_for_writing(part, out.suffix) as stream:

@@ -45,14 +45,14 @@ class Ranking:
 
 
 def encode_shards(stem: Path, texts: list[str], encode: Any, shard_rows: int, bar: Any) -> list[Floats]:
-    """Vectors in shards of (shard_rows, dimension), mapped from disk; what is there already is not encoded again."""
+    """Vectors in shards of (shard_rows, dimension), mapped from disk; a shard that exists is not encoded again."""
     shards = []
     for number, start in enumerate(range(0, len(texts), shard_rows)):
         file = stem.with_name(f"{stem.name}-{number}.npy")
         rows = texts[start : start + shard_rows]
         if not file.is_file():
             part = file.with_suffix(".part")
-            shard = np.lib.format.open_memmap(part, "w+", np.float32, (len(rows), _dimension(encode)))
+            shard = np.lib.format.open_memmap(part, "w+", np.float32, (len(rows), _probe_dimension(encode)))
             for place in range(0, len(rows), QUERY_BLOCK):
                 shard[place : place + QUERY_BLOCK] = encode(rows[place : place + QUERY_BLOCK])
                 bar.update(len(rows[place : place + QUERY_BLOCK]))
@@ -64,7 +64,7 @@ def encode_shards(stem: Path, texts: list[str], encode: Any, shard_rows: int, ba
     return shards
 
 
-def _dimension(encode: Any) -> int:
+def _probe_dimension(encode: Any) -> int:
     return int(getattr(encode.__self__, "dimension", 0)) or int(encode(["维"]).shape[1])
 
 
@@ -74,20 +74,22 @@ def search_corpus(
     """The k best of the searched corpus rows for every query; what each shard adds is saved before the next begins."""
     total = sum(map(len, queries))
     k = min(k, searched)
-    done, found = _saved(work, total, k)
-    start = sum(len(shard) for shard in documents[:done])
-    with tqdm(total=len(documents), initial=done, desc="search", unit="shard", disable=not show_progress) as bar:
-        for number in range(done, len(documents)):
+    searched_shards, ranking = _load_progress(work, total, k)
+    start = sum(len(shard) for shard in documents[:searched_shards])
+    with tqdm(
+        total=len(documents), initial=searched_shards, desc="search", unit="shard", disable=not show_progress
+    ) as bar:
+        for number in range(searched_shards, len(documents)):
             vectors = documents[number][: max(searched - start, 0)]
             if len(vectors):
-                _search_shard(np.ascontiguousarray(vectors), start, queries, found)
-                _save(work, number + 1, found)
+                _search_shard(np.ascontiguousarray(vectors), start, queries, ranking)
+                _save_progress(work, number + 1, ranking)
             start += len(documents[number])
             bar.update()
-    return found
+    return ranking
 
 
-def _saved(work: Path, total: int, k: int) -> tuple[int, Ranking]:
+def _load_progress(work: Path, total: int, k: int) -> tuple[int, Ranking]:
     """Shards already searched, and what they gave."""
     states = sorted(work.glob("found-*.npz"), key=lambda file: int(file.stem.split("-")[1]))
     if states:
@@ -96,35 +98,35 @@ def _saved(work: Path, total: int, k: int) -> tuple[int, Ranking]:
     return 0, Ranking(np.full((total, k), -1, dtype=np.int32), np.full((total, k), -np.inf, dtype=np.float32))
 
 
-def _save(work: Path, number: int, found: Ranking) -> None:
+def _save_progress(work: Path, number: int, ranking: Ranking) -> None:
     file = work / f"found-{number}.npz"
-    part = work / "found.part"
+    part = work / "ranking.part"
     with part.open("wb") as stream:
-        np.savez(stream, rows=found.rows, scores=found.scores)
+        np.savez(stream, rows=ranking.rows, scores=ranking.scores)
     part.replace(file)
     for older in work.glob("found-*.npz"):
         if older != file:
             older.unlink()
 
 
-def _search_shard(vectors: Floats, start: int, queries: list[Floats], found: Ranking) -> None:
-    """Merge a shard's best rows into `found`."""
+def _search_shard(vectors: Floats, start: int, queries: list[Floats], ranking: Ranking) -> None:
+    """Merge a shard's best rows into the ranking."""
     faiss = require("faiss", "train")
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    k = found.rows.shape[1]
+    k = ranking.rows.shape[1]
     place = 0
     for shard in queries:
         for block in range(0, len(shard), QUERY_BLOCK):
-            asked = np.ascontiguousarray(shard[block : block + QUERY_BLOCK])
-            scores, rows = index.search(asked, min(k, len(vectors)))  # (q, k) each
-            mine = slice(place, place + len(asked))
-            all_scores = np.concatenate([found.scores[mine], scores], axis=1)  # (q, up to 2k)
-            all_rows = np.concatenate([found.rows[mine], (rows + start).astype(np.int32)], axis=1)
+            queries_block = np.ascontiguousarray(shard[block : block + QUERY_BLOCK])
+            scores, rows = index.search(queries_block, min(k, len(vectors)))  # (q, k) each
+            part = slice(place, place + len(queries_block))
+            all_scores = np.concatenate([ranking.scores[part], scores], axis=1)  # (q, up to 2k)
+            all_rows = np.concatenate([ranking.rows[part], (rows + start).astype(np.int32)], axis=1)
             order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
-            found.scores[mine] = np.take_along_axis(all_scores, order, axis=1)
-            found.rows[mine] = np.take_along_axis(all_rows, order, axis=1)
-            place += len(asked)
+            ranking.scores[part] = np.take_along_axis(all_scores, order, axis=1)
+            ranking.rows[part] = np.take_along_axis(all_rows, order, axis=1)
+            place += len(queries_block)
 
 
 def search_words(
@@ -140,7 +142,7 @@ def search_words(
     from peg_rag.index import PEGIndex
 
     n = len(pairs.queries)
-    found = Ranking(np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32))
+    ranking = Ranking(np.full((n, k), -1, dtype=np.int32), np.full((n, k), -np.inf, dtype=np.float32))
     with PEGIndex(work / "lexical", identity="lexical only", dimension=1) as index:
         for start in range(len(index), corpus.searched, QUERY_BLOCK):
             texts = corpus.texts[start : min(start + QUERY_BLOCK, corpus.searched)]
@@ -151,12 +153,12 @@ def search_words(
                 for i, hits in enumerate(index.search_batch(texts=block, k=k, mode="lexical")):
                     rows = [int(hit.id) for hit in hits]
                     vectors = [vector_at(documents, row) for row in rows]
-                    found.rows[start + i, : len(rows)] = rows
-                    found.scores[start + i, : len(rows)] = [
+                    ranking.rows[start + i, : len(rows)] = rows
+                    ranking.scores[start + i, : len(rows)] = [
                         vector @ vector_at(queries, start + i) for vector in vectors
                     ]
                 bar.update(len(block))
-    return found
+    return ranking
 
 
 def vector_at(shards: list[Floats], row: int) -> Floats:

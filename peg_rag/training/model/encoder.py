@@ -1,10 +1,9 @@
 """The encoder while it is trained: token ids in, pooled vectors with a graph out; and the folder it becomes.
 
-Why this exists: what is trained must be what is served. The pooling, the tokenizer and its truncation are those that
-`PEGEncoder` uses, and the folder written at the end (and at every checkpoint) says so in all three dialects:
-`peg_rag.json` for us, `modules.json` and `1_Pooling` for sentence-transformers, `config.json` and weights for
-`AutoModel`. Weights are trained and checkpointed in float32; bfloat16 is a matter of autocast, float16 of the last
-folder only.
+What is trained must be what is served. The pooling, the tokenizer and its truncation are those that `PEGEncoder` uses,
+and the folder written at the end (and at every checkpoint) says so in all three dialects: `peg_rag.json` for us,
+`modules.json` and `1_Pooling` for sentence-transformers, `config.json` and weights for `AutoModel`. Weights are trained
+and checkpointed in float32; bfloat16 is a matter of autocast, float16 of the last folder only.
 """
 
 import json
@@ -65,8 +64,12 @@ class TrainableEncoder(nn.Module):
         super().__init__()
         self.body = body
         self.kind = "static" if isinstance(body, nn.EmbeddingBag) else "transformer"
-        self.tokenizer, self.pooling, self.max_length, self.dimension = tokenizer, pooling, max_length, dimension
-        self.query_prompt, self.document_prompt = query_prompt, document_prompt
+        self.tokenizer = tokenizer
+        self.pooling = pooling
+        self.max_length = max_length
+        self.dimension = dimension
+        self.query_prompt = query_prompt
+        self.document_prompt = document_prompt
         self.pad_id = int(getattr(getattr(body, "config", None), "pad_token_id", None) or 0)
         self._tokenizer_files = tokenizer_files
         tokenizer.no_padding()
@@ -95,7 +98,7 @@ class TrainableEncoder(nn.Module):
     def save(self, folder: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write a folder that `PEGEncoder`, `SentenceTransformer` and (a transformer) `AutoModel` open alike."""
         folder.mkdir(parents=True, exist_ok=True)
-        modules = [_module(1, "1_Normalize", "Normalize")]
+        modules = [_describe_module(1, "1_Normalize", "Normalize")]
         weights = {
             key: value.detach().to("cpu", dtype if value.is_floating_point() else value.dtype)
             for key, value in self.body.state_dict().items()
@@ -106,7 +109,7 @@ class TrainableEncoder(nn.Module):
             save_file({"embedding.weight": weights["weight"]}, folder / "model.safetensors")
             (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
             self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-            modules = [_module(0, "", "StaticEmbedding"), *modules]
+            modules = [_describe_module(0, "", "StaticEmbedding"), *modules]
         else:
             self.body.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
             if self._tokenizer_files is not None:
@@ -117,17 +120,18 @@ class TrainableEncoder(nn.Module):
                 folder / "sentence_bert_config.json", {"max_seq_length": self.max_length, "do_lower_case": False}
             )
             modules = [
-                _module(0, "", "Transformer"),
-                _module(1, "1_Pooling", "Pooling"),
-                _module(2, "2_Normalize", "Normalize"),
+                _describe_module(0, "", "Transformer"),
+                _describe_module(1, "1_Pooling", "Pooling"),
+                _describe_module(2, "2_Normalize", "Normalize"),
             ]
         (folder / modules[-1]["path"]).mkdir(exist_ok=True)
         _write_json(folder / "modules.json", modules)
         _write_json(
             folder / "config_sentence_transformers.json", {"prompts": self.prompts, "similarity_fn_name": "cosine"}
         )
-        own = {"format": CONFIG_FORMAT, "pooling": self.pooling, "max_length": self.max_length}
-        _write_json(folder / CONFIG_FILE, {**own, **{f"{role}_prompt": p for role, p in self.prompts.items()}})
+        config = {"format": CONFIG_FORMAT, "pooling": self.pooling, "max_length": self.max_length}
+        prompts = {f"{role}_prompt": text for role, text in self.prompts.items()}
+        _write_json(folder / CONFIG_FILE, {**config, **prompts})
 
     def load_weights(self, folder: Path) -> None:
         """Take the weights of a folder that `save` wrote, exactly.
@@ -206,12 +210,12 @@ def _new_static(
     options: ModelOptions, shape: StaticOptions, sources: Sequence[SourceOptions], cache: Path
 ) -> TrainableEncoder:
     if shape.tokenizer is None:
-        tokenizer = _learned(word_tokenizer, shape.vocabulary, sources, cache)
+        tokenizer = _learn_tokenizer(word_tokenizer, shape.vocabulary, sources, cache)
     else:
-        tokenizer = _words_of(shape.tokenizer)
+        tokenizer = _static_tokenizer(shape.tokenizer)
     body = nn.EmbeddingBag(tokenizer.get_vocab_size(), shape.dimension, mode="mean")
     with torch.no_grad():
-        body.weight.normal_(std=STATIC_SPREAD).mul_(_rarity(tokenizer)[:, None])
+        body.weight.normal_(std=STATIC_SPREAD).mul_(_word_rarity(tokenizer)[:, None])
     return TrainableEncoder(
         body,
         tokenizer,
@@ -223,21 +227,21 @@ def _new_static(
     )
 
 
-def _resolve(name: str) -> ModelSpec:
+def _resolve_model(name: str) -> ModelSpec:
     """A folder, whose name may hold variables, or a bundled name or hub id."""
     folder = expand_path(name)
     return resolve(folder if folder.is_dir() else name)
 
 
-def _words_of(model: str) -> "Tokenizer":
+def _static_tokenizer(model: str) -> "Tokenizer":
     """The vocabulary of a static model, of the kind that `word_tokenizer` learns."""
-    spec = _resolve(model)
+    spec = _resolve_model(model)
     if spec.kind != "static":
         raise RecipeError(f"model.static.tokenizer: {model} is a transformer; name a static model")
     return load_tokenizer(spec)
 
 
-def _rarity(tokenizer: "Tokenizer") -> Tensor:
+def _word_rarity(tokenizer: "Tokenizer") -> Tensor:
     """−log of each word's frequency over the mean of that, (words,): a rare word begins with a long vector.
 
     A text is the mean of its words' vectors, so their lengths are term weights, and this is near what idf would be.
@@ -254,13 +258,14 @@ def _new_transformer(
 
     length = options.max_length or TRANSFORMER_LENGTH
     if shape.tokenizer is None:
-        tokenizer = _learned(character_tokenizer, shape.vocabulary, sources, cache)
+        tokenizer = _learn_tokenizer(character_tokenizer, shape.vocabulary, sources, cache)
         files: Callable[[Path], None] = _save_bert_tokenizer(tokenizer, length)
     else:
-        spec = _resolve(shape.tokenizer)
+        spec = _resolve_model(shape.tokenizer)
         if spec.kind == "static":
             raise RecipeError(f"model.transformer.tokenizer: {shape.tokenizer} is a static model; name a transformer")
-        tokenizer, files = load_tokenizer(spec), _copy_tokenizer(spec.path, length)
+        tokenizer = load_tokenizer(spec)
+        files = _copy_tokenizer(spec.path, length)
     return TrainableEncoder(
         BertModel(bert_config(shape, tokenizer.get_vocab_size(), length), add_pooling_layer=False),
         tokenizer,
@@ -273,7 +278,7 @@ def _new_transformer(
     )
 
 
-def _learned(
+def _learn_tokenizer(
     learn: Callable[[Iterable[str], int], "Tokenizer"],
     options: VocabularyOptions,
     sources: Sequence[SourceOptions],
@@ -328,7 +333,7 @@ def _copy_tokenizer(source: Path, length: int) -> Callable[[Path], None]:
     return save
 
 
-def _module(place: int, path: str, name: str) -> dict[str, Any]:
+def _describe_module(place: int, path: str, name: str) -> dict[str, Any]:
     return {"idx": place, "name": str(place), "path": path, "type": f"sentence_transformers.models.{name}"}
 
 

@@ -1,10 +1,9 @@
 """Vocabularies learned from texts: words for static models, characters for new transformers.
 
-Why this exists: fitting a Unigram model on unsegmented Chinese takes hours, for it weighs every substring. A word
-count by jieba gives the same kind of vocabulary in minutes: the commonest words with the logarithm of their
-frequency, and every character, so that nothing is unknown that was seen. Both vocabularies are plain `tokenizers`
-objects, and equal texts always give equal vocabularies. Costs a CPU minute for ten million characters with words, a
-third of that without.
+Fitting a Unigram model on unsegmented Chinese takes hours, for it weighs every substring. A word count by jieba gives
+the same kind of vocabulary in minutes: the commonest words with the logarithm of their frequency, and every character,
+so that nothing is unknown that was seen. Both vocabularies are plain `tokenizers` objects, and equal texts always give
+equal vocabularies. Costs a CPU minute for ten million characters with words, a third of that without.
 """
 
 import math
@@ -47,12 +46,12 @@ def word_tokenizer(texts: Iterable[str], size: int) -> "Tokenizer":
     total = sum(words.values())
     if not total:
         raise DataError("no text to learn a vocabulary from; name sources that have rows")
-    chosen = dict(_commonest(characters, size - 1))
-    for word, count in _commonest(words, len(words)):
-        if len(chosen) >= size - 1:
+    tokens = dict(_most_common(characters, size - 1))
+    for word, count in _most_common(words, len(words)):
+        if len(tokens) >= size - 1:
             break
-        chosen[word] = count
-    scored = [(token, math.log(max(words[token], 0.5) / total)) for token in chosen]
+        tokens[word] = count
+    scored = [(token, math.log(max(words[token], 0.5) / total)) for token in tokens]
     scored.sort(key=lambda item: (-item[1], item[0]))
     tokenizer = Tokenizer(models.Unigram([(UNKNOWN, 0.0), *scored], unk_id=0, byte_fallback=False))
     tokenizer.normalizer = normalizer
@@ -79,12 +78,12 @@ def character_tokenizer(texts: Iterable[str], size: int) -> "Tokenizer":
         characters.update(dict.fromkeys(piece, count))
     inner = [f"##{c}" for c in sorted(characters) if c.isascii() and c.isalnum()]
     room = size - len(BERT_SPECIAL) - len(inner)
-    chosen = dict(_commonest(characters, room))
-    for piece, count in _commonest(pieces, len(pieces)):
-        if len(chosen) >= room:
+    tokens = dict(_most_common(characters, room))
+    for piece, count in _most_common(pieces, len(pieces)):
+        if len(tokens) >= room:
             break
-        chosen[piece] = count
-    vocabulary = {token: i for i, token in enumerate([*BERT_SPECIAL, *inner, *chosen])}
+        tokens[piece] = count
+    vocabulary = {token: i for i, token in enumerate([*BERT_SPECIAL, *inner, *tokens])}
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -108,7 +107,7 @@ def _count_words(texts: Iterator[str]) -> tuple[Counter[str], Counter[str]]:
     return words, characters
 
 
-def _commonest(counts: Counter[str], number: int) -> list[tuple[str, int]]:
+def _most_common(counts: Counter[str], number: int) -> list[tuple[str, int]]:
     """The largest counts; equal ones in the order of the words, so that nothing depends on the order of the texts."""
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[: max(number, 0)]
 

@@ -31,8 +31,8 @@ SHOWN = {
 class ProgressLine:
     """One line: steps, loss, in-batch accuracy, t, share of hard negatives, pairs a second, last validation score."""
 
-    def __init__(self, name: str, *, steps: int, done: int, show: bool) -> None:
-        self._bar: Any = tqdm(total=steps, initial=done, desc=name, unit="step", disable=not show)
+    def __init__(self, name: str, *, steps: int, initial: int, show: bool) -> None:
+        self._bar: Any = tqdm(total=steps, initial=initial, desc=name, unit="step", disable=not show)
         self._values: dict[str, str] = {}
 
     def advance(self) -> None:

@@ -83,7 +83,7 @@ def save_checkpoint(folder: Path, trained: Trained, *, keep: int) -> Path:
         flush_folder(folder)
 
     for part, everywhere in ((write_shared_files, False), (write_random_state, True), (finish, False)):
-        error = _attempt(part) if everywhere or ranks.rank == 0 else None
+        error = _catch_error(part) if everywhere or ranks.rank == 0 else None
         if ranks.any(error is not None, trained.cached_step.device):
             if ranks.rank == 0:
                 shutil.rmtree(staging, ignore_errors=True)
@@ -128,8 +128,8 @@ def load_checkpoint(checkpoint: Path, trained: Trained) -> None:
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The whole checkpoints of a stage, the oldest first; half-written ones lie elsewhere."""
-    whole = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = [path for path in folder.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
+    return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -166,7 +166,7 @@ def flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _attempt(write: Callable[[], None]) -> Exception | None:
+def _catch_error(write: Callable[[], None]) -> Exception | None:
     """The error of a write, so that all ranks can learn of it before anyone raises."""
     try:
         write()

@@ -1,9 +1,8 @@
 """What a recipe would take, before it is run: candidates per query, tokens, memory for each device, hours.
 
-Why this exists: a run of days that dies of memory on its first night, or would take a month, should be known in a
-minute. Tokens come from a sample of the recipe's own files, the rate from a few chunks through the recipe's own model
-on this machine, the rest is arithmetic. Costs reading 500 rows of each file and, for a BERT-large on two CPU cores, a
-minute.
+A run of days that dies of memory on its first night, or would take a month, should be known in a minute. Tokens come
+from a sample of the recipe's own files, the rate from a few chunks through the recipe's own model on this machine, the
+rest is arithmetic. Costs reading 500 rows of each file and, for a BERT-large on two CPU cores, a minute.
 """
 
 import time
@@ -102,7 +101,7 @@ class RunPlan:
 
 
 def plan_run(recipe: Recipe, *, devices: int = 1) -> RunPlan:
-    """Check that everything the recipe names is there, measure, and reckon.
+    """Check that everything the recipe names exists, measure, and estimate.
 
     Raises:
         RecipeError, DataError, ModelNotAvailable: as `train` would raise.
@@ -113,13 +112,14 @@ def plan_run(recipe: Recipe, *, devices: int = 1) -> RunPlan:
     token_rate = _token_rate(encoder, device, recipe.precision == "bf16")
     multiply_rate = _multiply_rate(encoder.dimension, device)
     stages = [
-        _stage(options, encoder, devices, token_rate, multiply_rate, recipe.precision) for options in recipe.stages
+        _estimate_stage(options, encoder, devices, token_rate, multiply_rate, recipe.precision)
+        for options in recipe.stages
     ]
     parameters = parameter_count(encoder)
     return RunPlan(parameters, devices, str(device), token_rate, multiply_rate, ADAM_BYTES * parameters, stages)
 
 
-def _stage(
+def _estimate_stage(
     options: StageOptions,
     encoder: TrainableEncoder,
     devices: int,
@@ -127,12 +127,14 @@ def _stage(
     multiply_rate: float,
     precision: str,
 ) -> StagePlan:
-    samples = [_sample(file, encoder) for source in options.data.sources for file in source_files(source)]
-    queries, documents = options.batch.queries, options.batch.documents
+    samples = [_sample_file(file, encoder) for source in options.data.sources for file in source_files(source)]
+    queries = options.batch.queries
+    documents = options.batch.documents
     counts = shares([s.rows for s in samples], [1.0] * len(samples), options.data.alpha, SLOTS)
     weights = counts / counts.sum()
-    asked, read = (float(np.dot(weights, [getattr(s, side) for s in samples])) for side in ("query", "document"))
-    tokens = queries * asked + documents * read
+    query_tokens = float(np.dot(weights, [sample.query for sample in samples]))
+    document_tokens = float(np.dot(weights, [sample.document for sample in samples]))
+    tokens = queries * query_tokens + documents * document_tokens
     loss = 8.0 * queries * options.candidates_per_query * encoder.dimension * (2 if options.loss.symmetric else 1)
     chunk = options.memory.chunk_tokens or (4_096 if encoder.kind == "transformer" else 0)
     return StagePlan(
@@ -151,8 +153,8 @@ def _stage(
 
 def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) -> float:
     """Own vectors and gradients; all documents of all devices at unit length, and their gradients; float32."""
-    own = 2 * (queries + documents) / devices
-    return float(4 * dimension * (own + 2 * documents + 2 * queries / devices))
+    vectors = 2 * (queries + documents) / devices
+    return float(4 * dimension * (vectors + 2 * documents + 2 * queries / devices))
 
 
 def _token_bytes(encoder: TrainableEncoder, precision: str) -> float:
@@ -166,21 +168,21 @@ def _token_bytes(encoder: TrainableEncoder, precision: str) -> float:
 
 @dataclass(frozen=True)
 class _Sample:
-    """Mean tokens of a file's queries and documents, and its rows (reckoned from its size)."""
+    """Mean tokens of a file's queries and documents, and its rows."""
 
     query: float
     document: float
     rows: int
 
 
-def _sample(file: Path, encoder: TrainableEncoder) -> _Sample:
+def _sample_file(file: Path, encoder: TrainableEncoder) -> _Sample:
     rows = [row for _, row in islice(read_rows(file), SAMPLE_ROWS) if not isinstance(row, str)]
     queries = [clean_text(str(row.get("query", next(iter(row.values()))))) for row in rows]
     documents = [clean_text(str(row.get("positive", list(row.values())[-1]))) for row in rows]
-    return _Sample(_tokens(encoder, queries), _tokens(encoder, documents), _count_rows(file))
+    return _Sample(_mean_tokens(encoder, queries), _mean_tokens(encoder, documents), _count_rows(file))
 
 
-def _tokens(encoder: TrainableEncoder, texts: Sequence[str]) -> float:
+def _mean_tokens(encoder: TrainableEncoder, texts: Sequence[str]) -> float:
     return float(np.mean([len(row) for row in encoder.token_ids(list(texts))]))
 
 
@@ -210,30 +212,33 @@ def _token_rate(encoder: TrainableEncoder, device: torch.device, bf16: bool) -> 
                 encoder(features)
             encoder(features).float().sum().backward()
 
-    rate = rows * length / _seconds(once, device)
+    rate = rows * length / _time_call(once, device)
     nn.Module.zero_grad(encoder)
     return rate
 
 
 def _multiply_rate(dimension: int, device: torch.device) -> float:
-    left, right = torch.randn(1_024, dimension, device=device), torch.randn(4_096, dimension, device=device)
-    return 2.0 * 1_024 * 4_096 * dimension / _seconds(lambda: left @ right.T, device)
+    left = torch.randn(1_024, dimension, device=device)
+    right = torch.randn(4_096, dimension, device=device)
+    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: left @ right.T, device)
 
 
-def _seconds(work: Callable[[], object], device: torch.device, least: float = 1.0) -> float:
+def _time_call(work: Callable[[], object], device: torch.device, least: float = 1.0) -> float:
     """Seconds for one call: the fastest of as many as fit into `least` seconds, after one to warm up."""
-    fastest, spent = float("inf"), 0.0
+    fastest = float("inf")
+    spent = 0.0
     work()
     while spent < least:
-        _wait(device)
+        _synchronise(device)
         start = time.perf_counter()
         work()
-        _wait(device)
-        taken = time.perf_counter() - start
-        fastest, spent = min(fastest, taken), spent + taken
+        _synchronise(device)
+        seconds = time.perf_counter() - start
+        fastest = min(fastest, seconds)
+        spent += seconds
     return fastest
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -53,9 +53,9 @@ class RunFolder:
 
     def finish_stage(self, number: int, facts: CardFacts) -> None:
         """Mark a stage as done, once its model is saved."""
-        done = {"scores": facts.scores, "facts": asdict(facts)}
-        content = json.dumps(done, ensure_ascii=False, indent=2)
-        write_atomically(self.stage(number) / DONE_FILE, content.encode())
+        content = {"scores": facts.scores, "facts": asdict(facts)}
+        text = json.dumps(content, ensure_ascii=False, indent=2)
+        write_atomically(self.stage(number) / DONE_FILE, text.encode())
 
 
 def read_facts(stage_folder: Path) -> CardFacts | None:

@@ -90,8 +90,11 @@ class CachedStep:
     ) -> None:
         if graphs not in ("auto", "keep", "replay"):
             raise InvalidInput(f"graphs={graphs!r} is none of 'auto', 'keep', 'replay'")
-        self.model, self.objective = model, objective
-        self.batch_tokens, self.graphs, self.device = batch_tokens, graphs, torch.device(device)
+        self.model = model
+        self.objective = objective
+        self.batch_tokens = batch_tokens
+        self.graphs = graphs
+        self.device = torch.device(device)
         self._token_bytes = 0.0  # activations per token; 0: not measured yet
         self._free_bytes = 0
 
@@ -106,16 +109,16 @@ class CachedStep:
         if min(len(side.lengths) for side in sides) == 0:
             raise InvalidInput("a batch needs at least one query and one document on every rank")
         if self._token_bytes == 0.0 and (self.batch_tokens is None or self.graphs == "auto"):
-            self._measure(sides)
-        chunks = [_Chunk(i, rows, []) for i, side in enumerate(sides) for rows in self._plan(side)]
-        keep = self._keeps(chunks, sides)
-        vectors = self._encode(chunks, sides, keep)
+            self._measure_memory(sides)
+        chunks = [_Chunk(i, rows, []) for i, side in enumerate(sides) for rows in self._plan_chunks(side)]
+        keep = self._keep_graphs(chunks, sides)
+        vectors = self._encode_chunks(chunks, sides, keep)
         result = self.objective(vectors[1], vectors[0], batch.labels, progress)
         gradients = (result.document_gradient, result.query_gradient)
         if keep:
-            self._backward(chunks, gradients)
+            self._backward_graphs(chunks, gradients)
         else:
-            self._replay(chunks, sides, vectors, gradients)
+            self._replay_chunks(chunks, sides, vectors, gradients)
         return result.metrics
 
     def state_dict(self) -> dict[str, Any]:
@@ -127,94 +130,96 @@ class CachedStep:
         """Take up the state of a checkpoint."""
         self.objective.load_state_dict(state["objective"])
         self.batch_tokens = state["batch_tokens"]
-        self._token_bytes, self._free_bytes = state["token_bytes"], state["free_bytes"]
+        self._token_bytes = state["token_bytes"]
+        self._free_bytes = state["free_bytes"]
 
     # 1. Encode without a graph, or with one that is kept.
 
-    def _plan(self, side: Rows) -> list[NDArray[np.intp]]:
+    def _plan_chunks(self, side: Rows) -> list[NDArray[np.intp]]:
         assert self.batch_tokens is not None
         return plan_batches(side.lengths, self.batch_tokens)
 
-    def _keeps(self, chunks: list[_Chunk], sides: Sequence[Rows]) -> bool:
+    def _keep_graphs(self, chunks: list[_Chunk], sides: Sequence[Rows]) -> bool:
         """Whether all graphs of the batch are to be, or may be, held at once."""
         if self.graphs == "auto":
             tokens = sum(len(chunk.rows) * int(sides[chunk.side].lengths[chunk.rows].max()) for chunk in chunks)
             return tokens * self._token_bytes <= self._free_bytes / 2
         return self.graphs == "keep"
 
-    def _encode(self, chunks: list[_Chunk], sides: Sequence[Rows], keep: bool) -> list[Tensor]:
+    def _encode_chunks(self, chunks: list[_Chunk], sides: Sequence[Rows], keep: bool) -> list[Tensor]:
         """The vectors of each side, (n, d) in float32 or better and without graph."""
         vectors: list[Tensor | None] = [None, None]
         for chunk in chunks:
-            chunk.rng = self._rng()
-            encode = self.model if keep and chunk is chunks[-1] else self._local
+            chunk.rng = self._random_state()
+            encode = self.model if keep and chunk is chunks[-1] else self._local_model
             with torch.set_grad_enabled(keep):
                 part = encode(sides[chunk.side].features(chunk.rows))  # (rows, d)
             chunk.graph = part if keep else None
-            whole = vectors[chunk.side]
-            if whole is None:
+            side = vectors[chunk.side]
+            if side is None:
                 dtype = torch.promote_types(part.dtype, torch.float32)
-                whole = part.new_empty(len(sides[chunk.side].lengths), part.shape[1], dtype=dtype)
-                vectors[chunk.side] = whole
-            whole[self._index(chunk)] = part.detach().to(whole.dtype)
-        return [whole for whole in vectors if whole is not None]
+                side = part.new_empty(len(sides[chunk.side].lengths), part.shape[1], dtype=dtype)
+                vectors[chunk.side] = side
+            side[self._row_index(chunk)] = part.detach().to(side.dtype)
+        return [side for side in vectors if side is not None]
 
     # 3. Back-propagate ⟨vectors, gradient⟩.
 
-    def _backward(self, chunks: list[_Chunk], gradients: Sequence[Tensor]) -> None:
+    def _backward_graphs(self, chunks: list[_Chunk], gradients: Sequence[Tensor]) -> None:
         """Through the kept graphs, in one go: a parameter is then reduced once."""
         graphs = [chunk.graph for chunk in chunks if chunk.graph is not None]
-        parts = [self._part(chunk, gradients, graph) for chunk, graph in zip(chunks, graphs, strict=True)]
+        parts = [self._chunk_gradient(chunk, gradients, graph) for chunk, graph in zip(chunks, graphs, strict=True)]
         torch.autograd.backward(graphs, parts)
 
-    def _replay(
+    def _replay_chunks(
         self, chunks: list[_Chunk], sides: Sequence[Rows], vectors: Sequence[Tensor], gradients: Sequence[Tensor]
     ) -> None:
         """Encode again, chunk by chunk under the RNG of the first time, and leave the RNG as it was left then."""
-        after = self._rng()
+        after = self._random_state()
         torch.clear_autocast_cache()  # it holds weights cast without a graph
         for chunk in chunks:
             last = chunk is chunks[-1]
-            self._set_rng(chunk.rng)
+            self._set_random_state(chunk.rng)
             with nullcontext() if last else self._no_sync(), torch.enable_grad():
-                part = (self.model if last else self._local)(sides[chunk.side].features(chunk.rows))  # (rows, d)
+                part = (self.model if last else self._local_model)(sides[chunk.side].features(chunk.rows))  # (rows, d)
                 if chunk is chunks[0]:
-                    _check_same(part, vectors[chunk.side][self._index(chunk)])
-                torch.autograd.backward([part], [self._part(chunk, gradients, part)])
-        self._set_rng(after)
+                    _check_repeated(part, vectors[chunk.side][self._row_index(chunk)])
+                torch.autograd.backward([part], [self._chunk_gradient(chunk, gradients, part)])
+        self._set_random_state(after)
 
-    def _part(self, chunk: _Chunk, gradients: Sequence[Tensor], vectors: Tensor) -> Tensor:
+    def _chunk_gradient(self, chunk: _Chunk, gradients: Sequence[Tensor], vectors: Tensor) -> Tensor:
         """The chunk's gradient, times the number of ranks where DistributedDataParallel will divide by it."""
-        factor = Ranks().size if self._local is not self.model else 1
-        return (gradients[chunk.side][self._index(chunk)] * factor).to(vectors.dtype)
+        factor = Ranks().size if self._local_model is not self.model else 1
+        return (gradients[chunk.side][self._row_index(chunk)] * factor).to(vectors.dtype)
 
-    def _index(self, chunk: _Chunk) -> Tensor:
+    def _row_index(self, chunk: _Chunk) -> Tensor:
         return torch.from_numpy(chunk.rows).to(self.device)
 
     @property
-    def _local(self) -> Callable[[Any], Tensor]:
+    def _local_model(self) -> Callable[[Any], Tensor]:
         """The model without its wrapper, whose every forward would talk to the other ranks."""
         return self.model.module if isinstance(self.model, DistributedDataParallel) else self.model
 
     def _no_sync(self) -> AbstractContextManager[None]:
         return self.model.no_sync() if isinstance(self.model, DistributedDataParallel) else nullcontext()
 
-    def _rng(self) -> list[Tensor]:
+    def _random_state(self) -> list[Tensor]:
         on_device = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
         return [torch.get_rng_state(), *on_device]
 
-    def _set_rng(self, states: list[Tensor]) -> None:
+    def _set_random_state(self, states: list[Tensor]) -> None:
         torch.set_rng_state(states[0])
         if len(states) > 1:
             torch.cuda.set_rng_state(states[1], self.device)
 
     # Sizes.
 
-    def _measure(self, sides: Sequence[Rows]) -> None:
+    def _measure_memory(self, sides: Sequence[Rows]) -> None:
         """Learn from one small chunk how many bytes of activations a token costs, and how many are free."""
-        before, side = self._rng(), sides[0]
+        before = self._random_state()
+        side = sides[0]
         rows = plan_batches(side.lengths, 1024)[0]
-        parameters = {p.untyped_storage().data_ptr() for p in getattr(self._local, "parameters", tuple)()}
+        parameters = {p.untyped_storage().data_ptr() for p in getattr(self._local_model, "parameters", tuple)()}
         saved: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
@@ -224,11 +229,11 @@ class CachedStep:
             return tensor
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            vectors = self._local(side.features(rows))
+            vectors = self._local_model(side.features(rows))
         if not vectors.requires_grad:
             raise InvalidInput("the model's vectors have no gradient: all its parameters are frozen")
         torch.clear_autocast_cache()
-        self._set_rng(before)
+        self._set_random_state(before)
         self._token_bytes = max(sum(saved.values()), 1) / (len(rows) * int(side.lengths[rows].max()))
         self._free_bytes = _free_bytes(self.device)
         if self.batch_tokens is None:
@@ -236,7 +241,7 @@ class CachedStep:
             self.batch_tokens = int(min(max(self._free_bytes / 4 / self._token_bytes, 512), ceiling))
 
 
-def _check_same(again: Tensor, before: Tensor) -> None:
+def _check_repeated(again: Tensor, before: Tensor) -> None:
     """The gradients belong to the vectors of the first encoding; others would silently train on noise."""
     distance = torch.linalg.vector_norm(again.detach().to(before.dtype) - before)
     if distance > 1e-2 * torch.linalg.vector_norm(before):

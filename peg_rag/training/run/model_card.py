@@ -1,7 +1,7 @@
 """The model card: what the model is, how it was made and how it scored, written by the run itself.
 
-Why this exists: a folder of weights without its recipe cannot be judged or repeated. Everything here is taken from
-the run; nothing is claimed that was not measured.
+A folder of weights without its recipe cannot be judged or repeated. Everything here is taken from the run; nothing is
+claimed that was not measured.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,8 @@ class CardFacts:
         scores: dict[str, float],
         steps: int,
     ) -> "CardFacts":
-        counts = {file.name: len(mine) for file, mine in zip(files, rows, strict=True)}
+        """Of a stage that took `steps` steps on these rows of its files."""
+        counts = {file.name: len(numbers) for file, numbers in zip(files, rows, strict=True)}
         return cls(
             options.name,
             options.objective,
@@ -57,23 +58,52 @@ class CardFacts:
         )
 
 
-def write_card(folder: Path, recipe: Recipe, encoder: TrainableEncoder, facts: Sequence[CardFacts]) -> None:
-    """Write README.md with the recipe, data, steps, seed and scores."""
-    write_atomically(folder / "README.md", card(folder.name, recipe, encoder, facts).encode())
+def write_card(
+    folder: Path,
+    recipe: Recipe,
+    encoder: TrainableEncoder,
+    facts: Sequence[CardFacts],
+    *,
+    name: str | None = None,
+    sections: Sequence[str] = (),
+) -> None:
+    """Write README.md with the recipe, data, steps, seed and scores.
+
+    Args:
+        name: of the model; None for the folder's.
+        sections: further ones, in Markdown with their headings, before that on the training.
+    """
+    text = compose_card(name or folder.name, recipe, encoder, facts, sections)
+    write_atomically(folder / "README.md", text.encode())
 
 
-def card(name: str, recipe: Recipe, encoder: TrainableEncoder, facts: Sequence[CardFacts]) -> str:
+def compose_card(
+    name: str, recipe: Recipe, encoder: TrainableEncoder, facts: Sequence[CardFacts], sections: Sequence[str] = ()
+) -> str:
     """The text of the card."""
-    prompts = "".join(f"\n- {role} prompt: `{text}`" for role, text in encoder.prompts.items() if text)
-    origin = recipe.model.path or "random weights"
-    stages = "\n\n".join(_stage(stage) for stage in facts)
-    return f"""---
+    training = "\n\n".join(["## Training", *(_describe_stage(stage) for stage in facts)])
+    parts = [
+        _front_matter(),
+        _describe_model(name, recipe, encoder),
+        *(section.strip() for section in sections),
+        training,
+        f"## Recipe\n\n```yaml\n{recipe.dump().strip()}\n```",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter() -> str:
+    return """---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
 tags: [sentence-transformers, feature-extraction, sentence-similarity, peg-rag]
----
+---"""
 
-# {name}
+
+def _describe_model(name: str, recipe: Recipe, encoder: TrainableEncoder) -> str:
+    prompts = "".join(f"\n- {role} prompt: `{text}`" for role, text in encoder.prompts.items() if text)
+    origin = recipe.model.path or "random weights"
+    return f"""# {name}
 
 A text-embedding model, trained with peg-rag {peg_rag.__version__}.
 
@@ -89,26 +119,19 @@ encoder = PEGEncoder("path/to/this/folder")
 scores = encoder.encode_queries(["问题"]) @ encoder.encode_documents(["一段文字"]).T
 ```
 
-sentence-transformers opens the folder as well, with the same vectors.
-
-## Training
-
-{stages}
-
-## Recipe
-
-```yaml
-{recipe.dump().strip()}
-```
-"""
+sentence-transformers opens the folder as well, with the same vectors."""
 
 
-def _stage(facts: CardFacts) -> str:
+def _describe_stage(facts: CardFacts) -> str:
     rows = "\n".join(f"| {name} | {count:,} |" for name, count in facts.rows.items())
-    scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts.scores.items())
-    scored = f"\n\nScores (`ndcg@10` and `spearman`: on the validation split):\n\n| score | |\n|---|---:|\n{scores}"
-    return (
-        f"### Stage {facts.name}\n\n{facts.steps:,} steps of {facts.queries:,} pairs, {facts.objective} loss, "
-        f"{facts.candidates:,} candidates for each query.\n\n"
-        f"| data | rows trained on |\n|---|---:|\n{rows}" + (scored if facts.scores else "")
-    )
+    parts = [
+        f"### Stage {facts.name}",
+        f"{facts.steps:,} steps of {facts.queries:,} pairs, {facts.objective} loss, "
+        f"{facts.candidates:,} candidates for each query.",
+        f"| data | rows trained on |\n|---|---:|\n{rows}",
+    ]
+    if facts.scores:
+        scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts.scores.items())
+        parts.append("Scores (`ndcg@10` and `spearman`: on the validation split):")
+        parts.append(f"| score | |\n|---|---:|\n{scores}")
+    return "\n\n".join(parts)

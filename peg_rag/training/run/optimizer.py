@@ -29,8 +29,8 @@ def learning_rate(options: OptimizerOptions, step: int, steps: int) -> float:
     """The rate of step `step` (from 0) of `steps`: up along a line while warming up, then as the schedule says."""
     if step < options.warmup_steps:
         return options.learning_rate * step / options.warmup_steps
-    done = (step - options.warmup_steps) / max(steps - options.warmup_steps, 1)
-    factors = {"linear": 1.0 - done, "cosine": (1.0 + math.cos(math.pi * done)) / 2.0, "constant": 1.0}
+    progress = (step - options.warmup_steps) / max(steps - options.warmup_steps, 1)
+    factors = {"linear": 1.0 - progress, "cosine": (1.0 + math.cos(math.pi * progress)) / 2.0, "constant": 1.0}
     return options.learning_rate * factors[options.schedule]
 
 

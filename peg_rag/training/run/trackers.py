@@ -19,9 +19,9 @@ class Trackers:
         self._trackers = trackers
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        named = {_tracker_name(name): value for name, value in values.items()}
+        scalars = {_tracker_name(name): value for name, value in values.items()}
         for tracker in self._trackers:
-            tracker.log(named, step=step)
+            tracker.log(scalars, step=step)
 
 
 def check_trackers(recipe: Recipe) -> None:

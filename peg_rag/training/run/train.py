@@ -164,7 +164,7 @@ class _Run:
                 self.folder.finish_stage(number, facts[-1])
             self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            self._finish(encoder, facts)
+            self._save_result(encoder, facts)
         self.accelerator.wait_for_everyone()
         return TrainingResult(self.folder.path, results)
 
@@ -219,7 +219,7 @@ class _Run:
         scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
         return _Stage(options, self.folder.stage(number), files, split, batches, scorer)
 
-    def _finish(self, encoder: TrainableEncoder | None, facts: Sequence[CardFacts]) -> None:
+    def _save_result(self, encoder: TrainableEncoder | None, facts: Sequence[CardFacts]) -> None:
         """The last stage's model, and the card that says how it was made, in the run's own folder."""
         if encoder is None:
             last = self.folder.stage(len(facts) - 1) / "model"
@@ -255,13 +255,13 @@ class StageLoop:
         self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
         if checkpoint is not None:
             load_checkpoint(checkpoint, self._trained)
-        self._line = ProgressLine(options.name, steps=options.steps, done=self.progress.step, show=self._show)
+        self._line = ProgressLine(options.name, steps=options.steps, initial=self.progress.step, show=self._show)
         trackers = open_trackers(self.recipe, options.name, self.stage.folder)
         try:
             with self._interruption.listening(), trackers as self._trackers:
                 interrupted = self._take_steps()
                 if not interrupted and self._scored_at != self.progress.step:
-                    self._evaluate()
+                    self._evaluate_model()
         finally:
             self._line.close()
         self._write_history()
@@ -269,20 +269,22 @@ class StageLoop:
 
     def _take_steps(self) -> bool:
         """From the next batch to the last; whether an interruption ended it before."""
-        evaluation, checkpoints, steps = self.recipe.evaluation, self.recipe.checkpoints, self.stage.options.steps
+        evaluation = self.recipe.evaluation
+        checkpoints = self.recipe.checkpoints
+        steps = self.stage.options.steps
         if evaluation.at_start and self.progress.step == 0:
-            self._evaluate()
+            self._evaluate_model()
         for batch in self._load_batches():
             self._take_step(batch)
             self._line.advance()
             if self._is_due(self.recipe.logging.every_steps):
                 self._log_step()
             if self._is_due(evaluation.every_steps):
-                self._evaluate()
+                self._evaluate_model()
             stopping = Ranks().any(self._interruption.requested, self.accelerator.device)
             stopping = stopping and self.progress.step < steps
             if stopping or self._is_due(checkpoints.every_steps):
-                self._save()
+                self._save_checkpoint()
             if stopping:
                 return True
         return False
@@ -325,7 +327,8 @@ class StageLoop:
         self._meter.add(metrics, len(batch.queries) * self.accelerator.num_processes)
 
     def _step_batch(self, batch: RankBatch) -> StepBatch:
-        device, pad = self.accelerator.device, self.encoder.pad_id
+        device = self.accelerator.device
+        pad = self.encoder.pad_id
         graded = self.stage.options.objective == "cosent"
         labels = torch.from_numpy(batch.grades).to(device) if graded else batch.pairs(device)
         return StepBatch(FeatureRows(batch.queries, pad, device), FeatureRows(batch.documents, pad, device), labels)
@@ -346,19 +349,19 @@ class StageLoop:
         return every_steps is not None and self.progress.step % every_steps == 0
 
     def _log_step(self) -> None:
-        self._log({**self._meter.read(), "grad_norm": self._norm, "learning_rate": self._rate})
+        self._log_values({**self._meter.read(), "grad_norm": self._norm, "learning_rate": self._rate})
 
-    def _evaluate(self) -> None:
+    def _evaluate_model(self) -> None:
         """Scores on the validation split and on the recipe's BEIR folders; computed by one rank while others wait."""
         with self._meter.paused():
             if self.accelerator.is_main_process:
                 scores = self.stage.scorer.score(self._in_training)
                 self.stage.scores.update(scores)
-                self._log({f"eval_{name}": value for name, value in scores.items()})
+                self._log_values({f"eval_{name}": value for name, value in scores.items()})
             self.accelerator.wait_for_everyone()
         self._scored_at = self.progress.step
 
-    def _log(self, values: dict[str, float]) -> None:
+    def _log_values(self, values: dict[str, float]) -> None:
         """Into the history, the progress line, the trackers and the caller's ears; on the first rank."""
         if not values or not self.accelerator.is_main_process:
             return
@@ -370,7 +373,7 @@ class StageLoop:
         if self._on_log is not None and self._on_log(entry):
             self._interruption.requested = True
 
-    def _save(self) -> None:
+    def _save_checkpoint(self) -> None:
         """A checkpoint of this step, and its model on the hub where the recipe says so."""
         with self._meter.paused():
             checkpoint = save_checkpoint(self.stage.folder, self._trained, keep=self.recipe.checkpoints.keep)
@@ -392,7 +395,8 @@ class StageLoop:
     def _report_failure(self, reason: str) -> TrainingError:
         """Put the batch on disk for inspection, and say where what was done so far lies."""
         assert self._batch is not None
-        step, folder = self.progress.step, self.stage.folder
+        step = self.progress.step
+        folder = self.stage.folder
         file = folder / f"bad-batch-step-{step}-rank-{self.accelerator.process_index}.jsonl"
         lines = [json.dumps(row, ensure_ascii=False) for row in self.stage.batches.texts(self._batch)]
         write_atomically(file, "\n".join(lines).encode())

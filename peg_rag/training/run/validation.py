@@ -1,9 +1,9 @@
 """What a run is judged by while it trains: a split of its own pairs, and BEIR folders to report on.
 
-Why this exists: a choice made on the evaluation sets makes their numbers worthless, so choices are made on a split of
-the training pairs. It is cut by the query's text alone (the same text is always on the same side, whatever the seed,
-the files or their order) and before anything is sampled; training rows whose positive is a validation query go as
-well. Costs one encoding of a few thousand texts each time.
+A choice made on the evaluation sets makes their numbers worthless, so choices are made on a split of the training
+pairs. It is cut by the query's text alone (the same text is always on the same side, whatever the seed, the files or
+their order) and before anything is sampled; training rows whose positive is a validation query go as well. Texts are
+tokenised once; each evaluation costs one encoding of a few thousand of them.
 """
 
 import hashlib
@@ -29,7 +29,8 @@ from peg_rag.training.recipe import ObjectiveName, ValidationOptions, expand_pat
 
 METRIC = "nDCG@10"
 EVALUATION_TOKENS = 16_384
-_SALT_QUERIES, _SALT_DISTRACTORS = 11, 12
+_SALT_QUERIES = 11
+_SALT_DISTRACTORS = 12
 
 
 @dataclass(frozen=True)
@@ -42,24 +43,26 @@ class Split:
 
 def split_rows(files: Sequence[PairFile], options: ValidationOptions) -> Split:
     """Cut the validation split off; the rows of one query text are all on one side."""
-    held = [in_validation(file.query_keys[file.kept], options.share) for file in files]
-    asked = np.unique(np.concatenate([file.query_keys[file.kept][out] for file, out in zip(files, held, strict=True)]))
-    training, validation = [], []
-    for file, out in zip(files, held, strict=True):
-        leaks = np.isin(file.positive_keys[file.kept], asked)
-        training.append(file.kept[~out & ~leaks])
-        rows = file.kept[out]
-        chosen = np.unique(file.query_keys[rows])
-        chosen = chosen[smallest_hashes(chosen, options.queries_per_source, _SALT_QUERIES)]
-        validation.append(rows[np.isin(file.query_keys[rows], chosen)])
+    held_out = [in_validation(file.query_keys[file.usable], options.share) for file in files]
+    queries = [file.query_keys[file.usable][out] for file, out in zip(files, held_out, strict=True)]
+    validation_keys = np.unique(np.concatenate(queries))
+    training = []
+    validation = []
+    for file, out in zip(files, held_out, strict=True):
+        leaks = np.isin(file.positive_keys[file.usable], validation_keys)
+        training.append(file.usable[~out & ~leaks])
+        rows = file.usable[out]
+        keys = np.unique(file.query_keys[rows])
+        sample = keys[smallest_hashes(keys, options.queries_per_source, _SALT_QUERIES)]
+        validation.append(rows[np.isin(file.query_keys[rows], sample)])
     return Split(training, validation)
 
 
 def training_sources(files: Sequence[PairFile], rows: Sequence[Ints]) -> list[SourceRows]:
     """The rows as sampling sees them."""
     return [
-        SourceRows(file.name, file.query_keys[mine], file.positive_keys[mine], file.weight)
-        for file, mine in zip(files, rows, strict=True)
+        SourceRows(file.name, file.query_keys[numbers], file.positive_keys[numbers], file.weight)
+        for file, numbers in zip(files, rows, strict=True)
     ]
 
 
@@ -70,7 +73,8 @@ def retrieval_validation(files: Sequence[PairFile], split: Split, distractors: i
     qrels: dict[str, dict[str, int]] = {}
     for number, (file, rows) in enumerate(zip(files, split.validation, strict=True)):
         for row, text in zip(rows.tolist(), pair_texts(file, rows) if len(rows) else [], strict=True):
-            query, positive = f"{number}/{file.query_keys[row]}", str(file.positive_keys[row])
+            query = f"{number}/{file.query_keys[row]}"
+            positive = str(file.positive_keys[row])
             queries[query] = text["query"]
             corpus[positive] = text["positive"]
             qrels.setdefault(query, {})[positive] = 1
@@ -126,13 +130,13 @@ class InTraining:
         self._device = next(encoder.parameters()).device
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
-        return self._encode(texts, self._encoder.query_prompt)
+        return self._encode_texts(texts, self._encoder.query_prompt)
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
-        return self._encode(texts, self._encoder.document_prompt)
+        return self._encode_texts(texts, self._encoder.document_prompt)
 
-    def _encode(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
-        tokens = self._tokenise(texts, prompt)
+    def _encode_texts(self, texts: Sequence[str], prompt: str) -> NDArray[np.float32]:
+        tokens = self._tokenise_texts(texts, prompt)
         rows = FeatureRows(tokens, self._encoder.pad_id, self._device)
         vectors = np.empty((len(texts), self._encoder.dimension), dtype=np.float32)
         training = self._encoder.training
@@ -147,7 +151,7 @@ class InTraining:
         vectors /= np.maximum(norms, 1e-12)
         return vectors
 
-    def _tokenise(self, texts: Sequence[str], prompt: str) -> TokenRows:
+    def _tokenise_texts(self, texts: Sequence[str], prompt: str) -> TokenRows:
         """Token ids, from memory where the same texts were encoded before: hashing them is a hundred times faster."""
         digest = hashlib.blake2b(prompt.encode(), digest_size=16)
         for text in texts:
@@ -195,20 +199,20 @@ class StageScorer:
     def score(self, encoder: InTraining) -> dict[str, float]:
         """`ndcg@10` and `ndcg@10_by_file`, or `spearman`, and `<name>_ndcg@10` of each BEIR folder."""
         scores: dict[str, float] = {}
-        if self._graded and self._pairs is not None:
-            scores |= graded_scores(encoder, self._pairs)
-        if not self._graded and self._task is not None:
-            scores |= retrieval_scores(encoder, self._task, self._files)
+        if self._graded and self._graded_pairs is not None:
+            scores |= graded_scores(encoder, self._graded_pairs)
+        if not self._graded and self._retrieval_task is not None:
+            scores |= retrieval_scores(encoder, self._retrieval_task, self._files)
         for dataset in self._beir.datasets:
             scores[f"{dataset.name}_ndcg@10"] = evaluate(encoder, dataset, k=100).mean()
         return scores
 
     @cached_property
-    def _pairs(self) -> "GradedPairs | None":
+    def _graded_pairs(self) -> "GradedPairs | None":
         return graded_validation(self._files, self._split)
 
     @cached_property
-    def _task(self) -> RetrievalDataset | None:
+    def _retrieval_task(self) -> RetrievalDataset | None:
         return retrieval_validation(self._files, self._split, self._distractors)
 
 
@@ -231,9 +235,9 @@ def spearman(left: NDArray[Any], right: NDArray[Any]) -> float:
     """Rank correlation, equal values sharing their mean rank."""
     if len(left) < 2:
         raise DataError(f"a rank correlation of {len(left)} pairs; 2 or more are needed: raise validation.share")
-    return float(np.corrcoef(_ranks(left), _ranks(right))[0, 1])
+    return float(np.corrcoef(_rank_values(left), _rank_values(right))[0, 1])
 
 
-def _ranks(values: NDArray[Any]) -> NDArray[np.float64]:
+def _rank_values(values: NDArray[Any]) -> NDArray[np.float64]:
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[places]
