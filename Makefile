@@ -41,7 +41,7 @@ bench: $(READY)
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
 	$(BIN)/python docs/site/stage.py build/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html"
 
 # Runs the example notebooks and keeps their results.
