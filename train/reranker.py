@@ -43,7 +43,7 @@ from peg_rag.reranking.units import split_units
 from peg_rag.reranking.vectors import TokenVectors
 from peg_rag.training import Recipe, train
 from peg_rag.training.data.files import read_lines
-from peg_rag.training.data. import text_key
+from peg_rag.training.data.texts import text_key
 
 Array = np.ndarray
 
