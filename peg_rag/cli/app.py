@@ -17,7 +17,21 @@ from peg_rag.cli import console
 from peg_rag.errors import InvalidInput, PegRagError
 
 # The order in which a newcomer meets them; a verb whose module is not part of this installation is left out.
-VERBS = ("demo", "index", "search", "ask", "serve", "embed", "info", "evaluate", "adapt", "mine", "train", "export")
+VERBS = (
+    "demo",
+    "index",
+    "search",
+    "ask",
+    "serve",
+    "mcp",
+    "embed",
+    "info",
+    "evaluate",
+    "adapt",
+    "mine",
+    "train",
+    "export",
+)
 
 app = typer.Typer(
     name="peg-rag",
