@@ -174,7 +174,7 @@ def test_a_few_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3000)
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize(("kind", "kills"), [("flat", 200), ("hnsw", 40)])
 def test_a_storm_of_kills(kind: str, kills: int, tmp_path: Path) -> None:
     if kind != "flat":
