@@ -16,8 +16,8 @@ from sample_files import pdf, static_model
 
 from peg_rag.cli import main
 from peg_rag.cli.app import VERBS, run
-from peg_rag.cli.console import excerpt, folded, printable
-from peg_rag.cli.knowledge import common_terms, shown_hit
+from peg_rag.cli.console import excerpt, fold, printable
+from peg_rag.cli.knowledge import common_terms, render_hit
 from peg_rag.hits import Hit
 
 
@@ -177,6 +177,18 @@ def test_another_model_is_refused(docs: Path, model: str, tmp_path: Path, capsys
     assert run(["search", store, "报销", "--mode", "sideways"]) == 2
 
 
+def test_search_reranks(docs: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(tmp_path / "kb")
+    assert run(["index", str(docs), "--store", store, "--model", model]) == 0
+    capsys.readouterr()
+    assert run(["search", store, "报销", "--rerank", "maxi"]) == 2
+    assert "mini is expected" in capsys.readouterr().err
+    assert run(["search", store, "报销", "--mode", "dense", "--rerank", "mini"]) == 2
+    assert "needs --mode hybrid" in capsys.readouterr().err
+    assert run(["search", store, "报销需要哪些材料", "--rerank", "mini", "--json"]) == 0
+    assert "rerank" in json.loads(capsys.readouterr().out.splitlines()[0])["scores"]
+
+
 def test_text_of_documents_cannot_paint_the_terminal(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,7 +209,7 @@ def test_text_of_documents_cannot_paint_the_terminal(
 
 def test_printing_counts_chinese_as_two_columns() -> None:
     assert printable("a\x1b[2J\tb\n c\u2066") == "a [2J b c"
-    assert [line.plain for line in folded(excerpt("检索增强生成", cells=12), 4).split("\n")] == ["检索", "增强", "生成"]
+    assert [line.plain for line in fold(excerpt("检索增强生成", cells=12), 4).split("\n")] == ["检索", "增强", "生成"]
     assert excerpt("检索增强生成", cells=7).cell_len <= 7
     assert excerpt("前" * 100 + "检索增强", ("检索",), cells=60).plain.endswith("检索增强")
 
@@ -210,7 +222,7 @@ def test_a_hit_fits_the_terminal(text: str, title: str, width: int) -> None:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("peg_rag.cli.knowledge.stdout", screen)
-        shown = shown_hit(1, hit, "检索", marked=True)
+        shown = render_hit(1, hit, "检索", marked=True)
     assert all(line.cell_len <= width for line in shown.split("\n") if "dense" not in line.plain)
     assert "dense 0.123  lexical 0  fused 1.9" in shown.plain
 

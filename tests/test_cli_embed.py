@@ -83,7 +83,7 @@ def test_a_column_is_chosen_or_asked_for(model: str, tmp_path: Path, capsys: pyt
         ("in.jsonl", b'{"text": "a"}\n{', "line 2 is not JSON"),
         ("in.jsonl", b'{"text": 1}', "row 0: the text is int"),
         ("in.jsonl", b'{"text": "a"}\n{"other": "b"}', "line 2 has no 'text'"),
-        ("in.parquet", b"PAR1 not really", "not a whole Parquet file"),
+        ("in.parquet", b"PAR1 not really", "not a complete Parquet file"),
         ("in.csv", "text\n文字文字文字文字文字\n".encode() + b"\xff\xfe", "not valid utf-8"),
         ("in.doc", b"x", "expected a file named"),
     ],

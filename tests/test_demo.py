@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from peg_rag.cli.app import run
-from peg_rag.cli.demo import Question, found_within, load_passages, load_questions
+from peg_rag.cli.demo import Question, count_successes, load_passages, load_questions
 from peg_rag.hits import Hit
 from peg_rag.models import bundled_path
 
@@ -54,14 +54,14 @@ def test_no_passage_of_the_demo_is_an_evaluation_answer(data_dir: Path) -> None:
 def test_questions_count_as_found_by_the_rank_of_a_known_passage() -> None:
     questions = [Question("a", frozenset({"x", "y"})), Question("b", frozenset({"z"}))]
     answers = [[Hit(i, "", 0.0) for i in ids] for ids in (["n", "y"], ["n", "m"])]
-    assert [found_within(k, questions, answers) for k in (1, 2)] == [0, 1]
+    assert [count_successes(k, questions, answers) for k in (1, 2)] == [0, 1]
 
 
 @pytest.mark.skipif(not bundled_path("peg-mini").is_dir(), reason="the bundled model is not built")
 def test_the_demo_answers_most_questions(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo"]) == 0
     printed = capsys.readouterr().out
-    assert all(asked.question in printed for asked in load_questions())
+    assert all(question.text in printed for question in load_questions())
     first, third = (int(printed.split(before)[1].split()[0]) for before in ("came first for ", "first three for "))
     assert first >= 8
     assert third >= 10

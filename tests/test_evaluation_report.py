@@ -110,7 +110,7 @@ def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.Captur
         (["-s", "magic"], "--systems magic: some of dense, bm25, bm25s, hybrid are expected"),
         (["-s", ","], "--systems is empty"),
         (["--metric", "F1"], "--metric F1: one of nDCG@10"),
-        (["--reranking", "-s", "bm25"], "with --reranking the models order what is given"),
+        (["--reranking", "-s", "bm25"], "--reranking ranks the candidates with the models only"),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,17 +128,17 @@ def test_llama_index_openai_like_embeddings_give_the_same_vectors(server, ours, 
 # -- embeddings -------------------------------------------------------------------------------------------------------
 
 
-def test_dimensions_are_cut_and_brought_to_length_one(client, name, served_model):
+def test_truncated_vectors_have_unit_length(client, name, served_model):
     answer = client.post("/v1/embeddings", json={"model": name, "input": TEXTS, "dimensions": 16}).json()
     with PEGEncoder(served_model, truncate_dim=16) as encoder:
         expected = encoder.encode_documents(TEXTS)
     np.testing.assert_allclose([item["embedding"] for item in answer["data"]], expected, atol=1e-6)
 
 
-def test_queries_are_told_from_documents(tmp_path, served_model):
+def test_queries_and_documents_are_embedded_with_their_own_prompts(tmp_path, served_model):
     from serving_fixtures import threaded
 
-    from peg_rag.serving.api import create_app
+    from peg_rag.serving.app import create_app
     from peg_rag.serving.settings import ServerSettings
 
     settings = ServerSettings()
@@ -197,7 +197,7 @@ def test_an_answer_is_streamed_hits_first_and_cites_its_sources(client):
     assert (whole["sentences"], whole["hits"], whole["text"]) == (sentences, hits, end["text"])
 
 
-def test_what_the_documents_do_not_say_is_not_found(client):
+def test_an_unanswerable_question_is_not_found(client):
     answer = client.post("/ask", json={"question": "花呗", "threshold": 1.0, "stream": False}).json()
     assert (answer["found"], answer["sentences"], answer["citations"]) == (False, [], [])
     assert "没有找到" in answer["text"]
@@ -214,7 +214,7 @@ def writable(tmp_path_factory, served_model):
         yield opened, store
 
 
-def test_documents_are_listed_opened_and_paged(client):
+def test_documents_are_listed_retrieved_and_paged(client):
     listed = client.get("/documents").json()
     assert {card["name"] for card in listed["documents"]} == {f"docs/{name}" for name in DOCUMENTS}
     assert listed["total"] == len(DOCUMENTS)
@@ -256,7 +256,7 @@ def test_a_text_is_added_as_a_document(writable):
     assert client.delete(f"/documents/{added['id']}", headers=AUTH).status_code == 200
 
 
-def test_of_a_file_that_cannot_be_read_nothing_remains(writable):
+def test_an_unreadable_file_leaves_nothing_behind(writable):
     client, store = writable
     before = client.get("/documents").json()
     for name, content, status in (
@@ -274,7 +274,7 @@ def test_of_a_file_that_cannot_be_read_nothing_remains(writable):
     assert not list((store / UPLOADS).glob("*"))
 
 
-def test_several_files_are_taken_or_rejected_one_by_one(writable):
+def test_files_are_accepted_or_rejected_one_by_one(writable):
     client, _ = writable
     files = [("files", ("好.txt", "好的文件。")), ("files", ("坏.pdf", b"bad")), ("files", ("又好.txt", "也好。"))]
     answer = client.post("/documents", files=files, headers=AUTH).json()
@@ -284,7 +284,7 @@ def test_several_files_are_taken_or_rejected_one_by_one(writable):
         client.delete(f"/documents/{card['id']}", headers=AUTH)
 
 
-def test_a_document_of_a_folder_is_deleted_where_it_lies(writable):
+def test_a_document_of_an_indexed_folder_cannot_be_deleted(writable):
     client, _ = writable
     card = next(c for c in client.get("/documents").json()["documents"] if not c["uploaded"])
     answer = client.delete(f"/documents/{card['id']}", headers=AUTH)
@@ -292,7 +292,7 @@ def test_a_document_of_a_folder_is_deleted_where_it_lies(writable):
     assert "peg-rag index" in answer.json()["error"]["message"]
 
 
-def test_uploads_outlive_the_server(tmp_path, served_model):
+def test_uploads_survive_a_restart(tmp_path, served_model):
     store = make_store(tmp_path, served_model)
     with running(store) as first, httpx.Client(base_url=first.url, timeout=60) as client:
         added = upload(client, "留下.txt", "重启之后还在。").json()["added"][0]
@@ -301,7 +301,7 @@ def test_uploads_outlive_the_server(tmp_path, served_model):
         assert client.get(f"/documents/{added['id']}").json()["passages"] == 1
 
 
-def test_a_new_store_starts_empty_and_takes_uploads(tmp_path, served_model):
+def test_a_new_store_starts_empty_and_accepts_uploads(tmp_path, served_model):
     with (
         running(tmp_path / "new", "--model", served_model) as started,
         httpx.Client(base_url=started.url, timeout=60) as client,
@@ -316,7 +316,7 @@ def test_a_new_store_starts_empty_and_takes_uploads(tmp_path, served_model):
 # -- the server itself ------------------------------------------------------------------------------------------------
 
 
-def test_the_server_says_what_it_is_and_how_it_is(client, name):
+def test_info_and_health_describe_the_server(client, name):
     info = client.get("/info").json()
     assert (info["model"], info["passages"], info["writable"], info["private"]) == (name, 4, True, False)
     for path in ("/health", "/health/live", "/health/ready"):
@@ -340,7 +340,7 @@ def test_the_page_is_served_under_a_strict_policy_and_revalidated(client):
     assert client.post("/nowhere").status_code == 404
 
 
-def test_the_api_page_needs_no_other_host(client):
+def test_the_api_documentation_needs_no_other_host(client):
     page = client.get("/docs")
     assert "http" not in page.text.replace("http://www.w3.org", "")
     for asset in ("swagger-ui-bundle.js", "swagger-ui.css"):
@@ -349,7 +349,7 @@ def test_the_api_page_needs_no_other_host(client):
     assert "'sha256-" in page.headers["content-security-policy"]
 
 
-def test_metrics_count_requests_by_route_and_never_by_what_clients_chose(client):
+def test_metrics_are_labelled_by_route_and_never_by_client_input(client):
     client.get("/passages/a-private-name")
     client.get("/nowhere/a-private-name")
     text = client.get("/metrics").text
@@ -360,7 +360,7 @@ def test_metrics_count_requests_by_route_and_never_by_what_clients_chose(client)
     assert "process_resident_memory_bytes" in text
 
 
-def test_logs_hold_no_text(server, client, name):
+def test_logs_contain_no_client_text(server, client, name):
     secret = "绝密内容"
     client.post("/v1/embeddings", json={"model": name, "input": secret})
     client.post("/search", json={"query": secret, "where": {secret: secret}})

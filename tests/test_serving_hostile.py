@@ -13,7 +13,7 @@ from serving_fixtures import AUTH, KEY, make_store, running, served_model, serve
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.errors import DataError
-from peg_rag.serving.api import create_app
+from peg_rag.serving.app import create_app
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase
 from peg_rag.serving.settings import ServerSettings
@@ -95,14 +95,14 @@ def read_all(connection):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: "])
-def test_a_client_that_does_not_finish_its_headers_is_cut_off(quick, sent):
+def test_unfinished_headers_time_out(quick, sent):
     with connect(quick[0]) as connection:
         connection.sendall(sent)
         data = read_all(connection)
     assert data.startswith(b"HTTP/1.1 408")
 
 
-def test_dribbling_headers_do_not_buy_time(quick):
+def test_trickling_headers_do_not_extend_the_timeout(quick):
     sent = 0
     with connect(quick[0]) as connection, contextlib.suppress(OSError):  # reset or broken pipe, as the timing has it
         while sent < 200:
@@ -113,7 +113,7 @@ def test_dribbling_headers_do_not_buy_time(quick):
 
 
 @pytest.mark.parametrize("pace_s", [0.1, 10])
-def test_a_body_that_dribbles_or_stalls_is_given_up(quick, pace_s):
+def test_a_body_that_trickles_or_stalls_times_out(quick, pace_s):
     with connect(quick[0]) as connection:
         head = (
             b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
@@ -132,7 +132,7 @@ def test_a_body_that_dribbles_or_stalls_is_given_up(quick, pace_s):
     assert data.startswith(b"HTTP/1.1 408")
 
 
-def test_the_rest_of_a_body_that_was_refused_is_not_waited_for_long(quick):
+def test_the_rest_of_a_refused_body_is_not_awaited_for_long(quick):
     with connect(quick[0]) as connection:
         connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
         data = read_all(connection)
@@ -146,7 +146,7 @@ def test_an_idle_connection_is_closed(quick):
     assert data.startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_does_not_read_its_answers_is_cut_off(quick):
+def test_a_client_that_does_not_read_its_responses_is_disconnected(quick):
     url, running_server = quick
     body = json.dumps({"model": MODEL, "input": ["a"] * 2000}).encode()
     request = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -163,7 +163,7 @@ def test_a_client_that_does_not_read_its_answers_is_cut_off(quick):
         assert not running_server.server_state.connections
 
 
-def test_one_connection_too_many_is_told_to_come_back(small):
+def test_a_connection_over_the_limit_is_told_to_retry_later(small):
     head = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
     held = [connect(small) for _ in range(QUICK.max_connections)]
     for connection in held:
@@ -178,7 +178,7 @@ def test_one_connection_too_many_is_told_to_come_back(small):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nX: "], ids=["silent", "half a header"])
-def test_connections_that_never_ask_shut_nobody_out(small, sent):
+def test_silent_connections_lock_nobody_out(small, sent):
     """More of them than there are places: the oldest go, told why, and those who ask are answered."""
     held = [connect(small) for _ in range(3 * QUICK.max_connections)]
     for connection in held:
@@ -192,7 +192,7 @@ def test_connections_that_never_ask_shut_nobody_out(small, sent):
         connection.close()
 
 
-def test_silent_connections_go_before_idle_ones(small):
+def test_silent_connections_are_closed_before_idle_ones(small):
     request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
     idle = connect(small)
     idle.sendall(request)
@@ -205,7 +205,7 @@ def test_silent_connections_go_before_idle_ones(small):
         connection.close()
 
 
-def test_an_idle_connection_makes_room_for_a_newcomer(small):
+def test_an_idle_connection_is_closed_for_a_new_one(small):
     """An answered request buys no place: whoever has been idle longest goes, and whoever works stays."""
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     held = [connect(small) for _ in range(QUICK.max_connections)]
@@ -224,7 +224,7 @@ def test_an_idle_connection_makes_room_for_a_newcomer(small):
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
-def test_a_client_that_goes_away_is_no_error_of_the_server(guarded, path):
+def test_a_client_that_disconnects_is_not_a_server_error(guarded, path):
     client, store, process = guarded
     kind = "multipart/form-data; boundary=x" if path == "/documents" else "application/json"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {kind}\r\n"
@@ -263,7 +263,7 @@ def post_raw(url, path, head, chunks):
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
-def test_a_body_of_100_mb_is_refused_and_not_held(guarded, path):
+def test_a_body_of_100_mb_is_refused_and_not_kept_in_memory(guarded, path):
     client, store, process = guarded
     client.post("/search", json={"query": "花呗"})
     before = process.memory_bytes
@@ -279,7 +279,7 @@ def test_a_body_of_100_mb_is_refused_and_not_held(guarded, path):
     assert not list((store / UPLOADS).glob("*"))
 
 
-def test_a_content_length_that_lies(quick):
+def test_a_wrong_content_length_is_refused(quick):
     short = post_raw(
         quick[0], "/v1/embeddings", "Content-Type: application/json\r\nContent-Length: 2", [b"{}" + b"x" * 999]
     )
@@ -289,7 +289,7 @@ def test_a_content_length_that_lies(quick):
     assert post_raw(quick[0], "/v1/embeddings", "Content-Length: -1", []).startswith(b"HTTP/1.1 400")
 
 
-def test_a_body_whose_length_is_given_twice_is_answered_and_the_connection_closed(quick):
+def test_a_body_with_two_lengths_closes_the_connection(quick):
     """Whoever stands between might take the rest for another request (RFC 9112, 6.1)."""
     with connect(quick[0]) as connection:
         connection.sendall(
@@ -316,7 +316,7 @@ def test_a_body_whose_length_is_given_twice_is_answered_and_the_connection_close
     ],
     ids=["nonsense", "no host", "two hosts", "header name", "length", "endless header", "TLS"],
 )
-def test_what_is_no_http_is_refused_in_the_form_of_all_errors(quick, request_):
+def test_malformed_http_gets_the_error_format_of_the_api(quick, request_):
     with connect(quick[0]) as connection:
         connection.sendall(request_)
         head, _, body = read_all(connection).partition(b"\r\n\r\n")
@@ -325,7 +325,7 @@ def test_what_is_no_http_is_refused_in_the_form_of_all_errors(quick, request_):
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_broken_chunk_in_the_middle_of_a_body_is_refused_in_that_form(quick):
+def test_a_malformed_chunk_gets_the_error_format_of_the_api(quick):
     with connect(quick[0]) as connection:
         connection.sendall(
             b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -348,7 +348,7 @@ def test_endless_headers_are_refused(quick):
 @pytest.mark.parametrize(
     "texts", [["a"] * 2049, ["a" * 100_001], ["a" * 90_000] * 12], ids=["items", "characters", "total"]
 )
-def test_too_much_to_embed_is_refused(guarded, texts):
+def test_too_many_or_too_long_texts_are_refused(guarded, texts):
     assert_refused(guarded[0].post("/v1/embeddings", json={"model": MODEL, "input": texts}), 413)
 
 
@@ -433,7 +433,7 @@ def test_values_out_of_range_are_refused(guarded, path, body):
     ],
     ids=str,
 )
-def test_odd_filters_are_only_filters(guarded, where):
+def test_unusual_filters_are_accepted(guarded, where):
     assert guarded[0].post("/search", json={"query": "花呗", "where": where}).json()["hits"] == []
 
 
@@ -467,13 +467,13 @@ def test_malformed_uploads_are_refused(guarded, body):
 
 
 @pytest.mark.parametrize("path", ["/documents/%00", "/documents/!!", "/documents/aaa", "/documents/" + "a" * 5000])
-def test_ids_that_are_none(guarded, path):
+def test_invalid_document_ids_are_not_found(guarded, path):
     assert_refused(guarded[0].get(path), 404, 400)
     assert_refused(guarded[0].delete(path, headers=AUTH), 404, 400)
 
 
 @pytest.mark.parametrize("path", ["/passages/%00", "/passages/%ED%A0%80", "/passages/../../etc/passwd", "/passages/"])
-def test_passages_that_are_none(guarded, path):
+def test_invalid_passage_ids_are_not_found(guarded, path):
     assert_refused(guarded[0].get(path), 404, 400)
 
 
@@ -486,7 +486,7 @@ def test_passages_that_are_none(guarded, path):
      "....//pwned.txt", "pwned.txt\x00.pdf", "~/.ssh/pwned.txt", ".pwned.txt", "C:\\pwned.txt", "a/../../pwned.txt",
      "\u202etxt.pwned.txt"],
 )  # fmt: skip
-def test_no_file_name_leads_out_of_the_folder_of_uploads(guarded, name):
+def test_no_file_name_escapes_the_upload_folder(guarded, name):
     client, store, _ = guarded
     outside = sorted(path for path in store.parent.rglob("*") if UPLOADS not in path.parts)
     for send in (
@@ -510,7 +510,7 @@ def test_no_file_name_leads_out_of_the_folder_of_uploads(guarded, name):
     ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cetc", "/docs/assets/../../api.py", "//etc/passwd",
      "/assets/../../secret.txt", "/assets/%2e%2e/%2e%2e/secret.txt", "/assets/..%2findex.html", "/index.html"],
 )  # fmt: skip
-def test_no_path_leads_out_of_the_page(served_model, tmp_path, path):
+def test_no_path_escapes_the_page_folder(served_model, tmp_path, path):
     page = tmp_path / "page"
     (page / "assets").mkdir(parents=True)
     (page / "index.html").write_text("<h1>page</h1>")
@@ -545,7 +545,7 @@ def test_a_script_in_a_document_is_text(guarded):
     client.delete(f"/documents/{card.json()['id']}", headers=AUTH)
 
 
-def test_another_name_for_this_machine_is_refused(guarded):
+def test_an_unknown_host_name_is_refused(guarded):
     """A page elsewhere that points its own name at 127.0.0.1 (DNS rebinding) sends that name."""
     client, _, _ = guarded
     for name in ("evil.example", "127.0.0.1.evil.example", ""):
@@ -554,7 +554,7 @@ def test_another_name_for_this_machine_is_refused(guarded):
     assert client.get("/documents", headers={"Host": "localhost"}).status_code == 200
 
 
-def test_probes_come_by_address_and_are_answered_under_any_name(served_model):
+def test_health_checks_are_answered_under_any_host_name(served_model):
     with PEGEncoder(served_model) as encoder:
         app = create_app(encoder, hosts=["rag.example.org"])
         with threaded(app, ServerSettings()) as (url, _):
@@ -581,7 +581,7 @@ def test_probes_come_by_address_and_are_answered_under_any_name(served_model):
         ("a b", 400),
     ],
 )
-def test_the_names_a_server_goes_by(served_model, host, status):
+def test_allowed_host_names(served_model, host, status):
     with PEGEncoder(served_model) as encoder:
         app = create_app(encoder, hosts=["rag.example.org", "*.example.net", "[::1]"])
         with threaded(app, ServerSettings()) as (url, _):
@@ -614,7 +614,7 @@ def test_without_a_key_nothing_is_written(guarded, method, path, body, key):
     assert client.get("/documents").json() == before
 
 
-def test_a_server_without_keys_opens_its_store_for_reading_alone(tmp_path, served_model):
+def test_a_server_without_keys_opens_its_store_read_only(tmp_path, served_model):
     store = make_store(tmp_path, served_model)
     with running(store, keys="") as started, httpx.Client(base_url=started.url, timeout=60) as client:
         for method, path, body in WRITES:
@@ -624,7 +624,7 @@ def test_a_server_without_keys_opens_its_store_for_reading_alone(tmp_path, serve
     assert not (store / UPLOADS).exists()
 
 
-def test_a_private_server_answers_nobody_without_a_key(tmp_path, served_model):
+def test_a_private_server_requires_a_key_for_reading(tmp_path, served_model):
     store = make_store(tmp_path, served_model)
     asked = [("GET", path, {}) for path in ("/documents", "/info", "/metrics", "/v1/models", "/passages/a")]
     asked += [("POST", "/search", {"json": {"query": "a"}}), ("POST", "/ask", {"json": {"question": "a"}})]
@@ -639,7 +639,7 @@ def test_a_private_server_answers_nobody_without_a_key(tmp_path, served_model):
 # -- converters that misbehave ----------------------------------------------------------------------------------------
 
 
-def test_a_file_that_takes_too_long_to_read_is_given_up(tmp_path, served_model):
+def test_reading_a_slow_file_times_out(tmp_path, served_model):
     """Half a million small elements keep an HTML parser busy for many seconds."""
     store = make_store(tmp_path, served_model)
     with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
@@ -650,7 +650,7 @@ def test_a_file_that_takes_too_long_to_read_is_given_up(tmp_path, served_model):
     assert [file.name for file in (store / UPLOADS).iterdir()] == ["quick.md"]
 
 
-def test_what_a_crash_left_is_swept_away(tmp_path, served_model):
+def test_leftovers_of_a_crash_are_removed(tmp_path, served_model):
     store = make_store(tmp_path, served_model)
     (store / UPLOADS).mkdir()
     (store / UPLOADS / ".upload-0123.pdf").write_bytes(b"half")

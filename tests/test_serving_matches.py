@@ -10,7 +10,7 @@ from peg_rag.serving.matches import Matcher
 
 
 def marked(question, text):
-    return [text[start:end] for start, end in Matcher(question).spans(text)]
+    return [text[start:end] for start, end in Matcher(question).find_spans(text)]
 
 
 @pytest.mark.parametrize(
@@ -31,8 +31,8 @@ def test_words_are_found(question, text, words):
 
 
 @given(st.text("花呗银行卡a b，。", min_size=1, max_size=12), st.text("花呗银行卡aB b，。\n", max_size=40))
-def test_spans_are_in_order_apart_and_hold_every_shared_pair(question, text):
-    spans = Matcher(question).spans(text)
+def test_spans_are_sorted_disjoint_and_cover_every_shared_bigram(question, text):
+    spans = Matcher(question).find_spans(text)
     assert all(start < end for start, end in spans)
     assert all(a[1] < b[0] for a, b in pairwise(spans))
     assert not spans or spans[-1][1] <= len(text)

@@ -1,8 +1,9 @@
-"""The server's parts by themselves: file names, keys, the embedding queue, the gate, the guard."""
+"""Unit tests of the server: file names, keys, the embedding queue, worker pools, the middleware."""
 
 import asyncio
 import threading
 import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
-from peg_rag.serving.guard import Guard, Load
+from peg_rag.serving.errors import Busy
+from peg_rag.serving.filenames import MAX_BYTES, sanitize_filename
 from peg_rag.serving.keys import ApiKeys
+from peg_rag.serving.limits import queues
+from peg_rag.serving.limits.middleware import LimitsMiddleware, Load
+from peg_rag.serving.limits.queues import MAX_BATCH_CHARACTERS, EmbeddingQueue, WorkerPool
 from peg_rag.serving.metrics import Metrics
-from peg_rag.serving.names import MAX_BYTES, safe_name
-from peg_rag.serving.problems import Busy
 from peg_rag.serving.settings import ServerSettings
-from peg_rag.serving.work import MAX_BATCH_CHARACTERS, EmbeddingQueue, Gate
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 
@@ -40,14 +42,14 @@ KEYS = ["first-key-0123456789", "second-key-0123456789"]
         ("a  b?.md", "a_b.md"),
     ],
 )
-def test_names_are_made_safe(given, safe):
-    assert safe_name(given) == safe
+def test_file_names_are_sanitized(given, safe):
+    assert sanitize_filename(given) == safe
 
 
 @given(st.text(max_size=400) | st.text("./\\ .\u202e\x00é\u0301a名", max_size=400))
-def test_a_safe_name_stays_in_its_folder_and_stays_as_it_is(name):
-    safe = safe_name(name)
-    assert safe == safe_name(safe)
+def test_sanitized_names_stay_in_their_folder_and_are_stable(name):
+    safe = sanitize_filename(name)
+    assert safe == sanitize_filename(safe)
     assert not set(safe) & set('/\\\0:*?"<>|\n')
     assert not safe.startswith(".")
     assert 1 <= len(safe.encode()) <= MAX_BYTES
@@ -57,7 +59,7 @@ def test_a_safe_name_stays_in_its_folder_and_stays_as_it_is(name):
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_keys_are_accepted_whole_and_held_as_digests():
+def test_only_whole_keys_are_accepted_and_digests_stored():
     keys = ApiKeys(KEYS)
     assert all(map(keys.accept, KEYS))
     for wrong in ("", KEYS[0][:-1], KEYS[0] + "x", KEYS[0].upper(), "鍵", "\ud800"):
@@ -144,7 +146,7 @@ async def occupied(encoder, queue):
     return first
 
 
-async def test_requests_that_wait_share_a_batch_and_get_their_own_vectors(held, letters):
+async def test_waiting_requests_share_a_batch_and_get_their_own_vectors(held, letters):
     encoder, queue = held
     first = await occupied(encoder, queue)
     texts = [[f"{'abc'[i % 3] * (i + 1)}", "b" * i] for i in range(20)]
@@ -181,7 +183,7 @@ async def test_a_failing_request_fails_alone(held):
         await bad
 
 
-async def test_a_large_request_does_not_shut_out_a_small_one(letters):
+async def test_a_large_request_does_not_starve_a_small_one(letters):
     encoder = Held(letters)
     queue = EmbeddingQueue(encoder, Lengths())
     queue.start()
@@ -209,7 +211,7 @@ async def test_a_slow_model_gets_small_batches_and_a_fast_one_large(held):
         assert len(job.vectors) == 1_000
 
 
-async def test_a_full_queue_refuses_and_an_idle_one_takes_anything(held):
+async def test_a_full_queue_refuses_and_an_idle_one_accepts_anything(held):
     encoder, queue = held
     first = await occupied(encoder, queue)
     with pytest.raises(Busy) as refused:
@@ -232,7 +234,7 @@ async def test_a_request_that_would_wait_too_long_is_refused(held):
     await first
 
 
-async def test_nobody_embeds_for_a_client_that_has_gone(held):
+async def test_cancelled_requests_are_not_embedded(held):
     encoder, queue = held
     first = await occupied(encoder, queue)
     gone = asyncio.create_task(queue.embed(["gone"], "document"))
@@ -245,7 +247,7 @@ async def test_nobody_embeds_for_a_client_that_has_gone(held):
     assert encoder.batches == [["first"], ["last"]]
 
 
-async def test_closing_finishes_what_is_queued(held):
+async def test_closing_finishes_queued_requests(held):
     encoder, queue = held
     first = await occupied(encoder, queue)
     second = asyncio.create_task(queue.embed(["second"], "document"))
@@ -258,47 +260,54 @@ async def test_closing_finishes_what_is_queued(held):
         await queue.embed(["third"], "document")
 
 
-# -- the gate ---------------------------------------------------------------------------------------------------------
+# -- worker pools -----------------------------------------------------------------------------------------------------
 
 
-async def test_the_gate_refuses_when_its_line_is_full_and_keeps_the_place_of_what_still_runs():
-    gate, go = Gate("tests", threads=1, waiting=1), threading.Event()
-    running = asyncio.create_task(gate.run(go.wait, 10))
-    waiting = asyncio.create_task(gate.run(len, "abc"))
+async def test_a_full_pool_refuses_calls_and_counts_cancelled_calls_until_they_end():
+    pool = WorkerPool("tests", threads=1, max_waiting=1)
+    release = threading.Event()
+    running = asyncio.create_task(pool.run(release.wait, 10))
+    waiting = asyncio.create_task(pool.run(len, "abc"))
     await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await gate.run(len, "")
+        await pool.run(len, "")
     running.cancel()
     await asyncio.sleep(0.05)
-    assert gate.pending == 2  # the thread still runs, whoever waited for it
-    go.set()
+    assert pool.pending == 2  # the cancelled call still occupies its thread
+    release.set()
     assert await waiting == 3
     await asyncio.sleep(0.05)
-    assert gate.pending == 0
-    gate.close()
+    assert pool.pending == 0
+    pool.close()
 
 
-async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes():
-    gate, go = Gate("tests", threads=1, waiting=2, max_wait_s=0.01), threading.Event()
-    first = asyncio.create_task(gate.run(go.wait, 10))
+async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes(monkeypatch):
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(queues, "time", clock)
+    pool = WorkerPool("tests", threads=1, max_waiting=2, max_wait_s=5)
+    has_started = threading.Event()
+    release = threading.Event()
     calls: list[int] = []
-    late = asyncio.create_task(gate.run(calls.append, 1))
-    await asyncio.sleep(0.05)
-    go.set()
+    first = asyncio.create_task(pool.run(lambda: has_started.set() or release.wait(10)))
+    assert await asyncio.to_thread(has_started.wait, 10)
+    late = asyncio.create_task(pool.run(calls.append, 1))
+    await asyncio.sleep(0)
+    clock.now = 6.0
+    release.set()
     assert await first
     with pytest.raises(Busy):
         await late
     assert not calls
-    await gate.run(calls.append, 2)
+    await pool.run(calls.append, 2)
     assert calls == [2]
-    gate.close()
+    pool.close()
 
 
-# -- the guard --------------------------------------------------------------------------------------------------------
+# -- the middleware ---------------------------------------------------------------------------------------------------
 
 
 async def answer(app, settings=None, load=None, body=(b"",), delay_s=0.0, path="/x"):
-    """Run one request through the guard; (status, headers, body)."""
+    """Run one request through the middleware; (status, headers, body)."""
     messages = [{"type": "http.request", "body": part, "more_body": i + 1 < len(body)} for i, part in enumerate(body)]
     sent = []
 
@@ -309,8 +318,8 @@ async def answer(app, settings=None, load=None, body=(b"",), delay_s=0.0, path="
     async def send(message):
         sent.append(message)
 
-    guard = Guard(app, settings or ServerSettings(), Metrics(), load or Load())
-    await guard({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
+    middleware = LimitsMiddleware(app, settings or ServerSettings(), Metrics(), load or Load())
+    await middleware({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send)
     headers = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
     return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
 
@@ -330,7 +339,7 @@ async def sleeps(scope, receive, send):
     await asyncio.sleep(10)
 
 
-async def test_answers_carry_an_id_and_the_security_headers():
+async def test_responses_carry_an_id_and_the_security_headers():
     status, headers, body = await answer(reads_all)
     assert (status, body) == (200, b"ok")
     assert len(headers["x-request-id"]) == 16
@@ -346,27 +355,27 @@ async def test_too_many_requests_at_once_are_refused_but_not_health_checks():
     assert (load.in_flight, load.held_bytes) == (1, 0)
 
 
-async def test_bodies_are_bounded_together():
+async def test_the_total_size_of_request_bodies_is_limited():
     settings, load = ServerSettings(max_held_bytes=10), Load(held_bytes=6)
     assert (await answer(reads_all, settings, load, [b"abcd"]))[0] == 200
     assert (await answer(reads_all, settings, load, [b"abcd", b"e"]))[0] == 429
     assert load.held_bytes == 6
 
 
-async def test_a_slow_body_is_given_up():
+async def test_a_slow_body_times_out():
     settings = ServerSettings(body_timeout_s=0.2)
     status, headers, _ = await answer(reads_all, settings, body=[b"a"] * 100, delay_s=0.02)
     assert (status, headers["connection"]) == (408, "close")
     assert (await answer(reads_all, settings, delay_s=1))[0] == 408
 
 
-async def test_a_request_that_takes_too_long_is_given_up():
+async def test_a_slow_request_times_out():
     status, headers, _ = await answer(sleeps, ServerSettings(request_timeout_s=0.05))
     assert status == 503
     assert headers["retry-after"]
 
 
-async def test_what_goes_wrong_inside_is_logged_without_its_message(caplog):
+async def test_unexpected_errors_are_logged_without_their_message(caplog):
     status, headers, body = await answer(breaks)
     assert status == 500
     assert headers["x-request-id"].encode() in body
@@ -387,7 +396,7 @@ async def test_what_goes_wrong_inside_is_logged_without_its_message(caplog):
         (["--key-file", "nowhere"], "cannot be read"),
     ],
 )
-def test_the_command_refuses_what_cannot_work_before_it_loads_a_model(arguments, says, monkeypatch, tmp_path, capsys):
+def test_invalid_options_are_refused_before_a_model_is_loaded(arguments, says, monkeypatch, tmp_path, capsys):
     from peg_rag.cli.app import run
 
     monkeypatch.chdir(tmp_path)

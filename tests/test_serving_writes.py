@@ -22,10 +22,10 @@ from peg_rag import PEGEncoder, PEGIndex, ingest
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.ingest import LEDGER_FILE, model_of, sync
 from peg_rag.serving import uploads
-from peg_rag.serving.api import create_app
+from peg_rag.serving.app import create_app
+from peg_rag.serving.errors import ApiError
 from peg_rag.serving.keys import ApiKeys
-from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase, _id_of
-from peg_rag.serving.problems import ApiError
+from peg_rag.serving.knowledge import UPLOADS, KnowledgeBase, encode_id
 from peg_rag.serving.settings import ServerSettings
 
 __all__ = ["served_model"]
@@ -86,7 +86,7 @@ def act(knowledge, action):
 
 
 def id_of(knowledge, name):
-    return next(document.id for document in knowledge.documents() if document.name == name)
+    return next(document.id for document in knowledge.list_documents() if document.name == name)
 
 
 def state_of(store, index):
@@ -129,7 +129,7 @@ def locked_ledger_file(store):
 
 
 @pytest.mark.parametrize("name", UNSTORABLE)
-def test_a_row_that_cannot_be_stored_is_refused_and_stops_nobody_else(store, encoder, name):
+def test_a_row_that_cannot_be_stored_is_refused_and_blocks_no_other_write(store, encoder, name):
     with opened(store, encoder) as knowledge:
         before = state_of(store, knowledge.index)
         for target in ("new.jsonl", "old.jsonl"):
@@ -142,12 +142,15 @@ def test_a_row_that_cannot_be_stored_is_refused_and_stops_nobody_else(store, enc
         assert add(knowledge, "after.txt", "重启之后。").passages == 1
 
 
-def test_a_file_left_by_an_earlier_version_that_cannot_be_stored_stops_no_write(store, encoder):
+def test_an_unstorable_file_of_an_earlier_version_blocks_no_write(store, encoder):
     (store / UPLOADS / "poison.jsonl").write_bytes(UNSTORABLE["NaN"])
     with opened(store, encoder) as knowledge:
         assert add(knowledge, "next.txt", "好的文件。").passages == 1
         knowledge.delete(id_of(knowledge, "old.txt"))
-        assert {document.name for document in knowledge.documents() if document.uploaded} == {"next.txt", "kept.md"}
+        assert {document.name for document in knowledge.list_documents() if document.uploaded} == {
+            "next.txt",
+            "kept.md",
+        }
 
 
 def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
@@ -167,7 +170,7 @@ def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
 
 @pytest.mark.parametrize("hold", [held_ledger, held_index])
 @pytest.mark.parametrize("action", ["add", "replace", "delete"])
-def test_a_write_refused_while_another_process_writes_has_changed_nothing(store, encoder, hold, action, monkeypatch):
+def test_a_write_refused_while_another_process_writes_changes_nothing(store, encoder, hold, action, monkeypatch):
     monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
     with opened(store, encoder) as knowledge:
         document_id = id_of(knowledge, "old.txt")
@@ -201,7 +204,7 @@ def test_writes_are_answered_429_while_another_process_holds_the_ledger(store, e
         assert state_of(store, knowledge.index)["index"] == before["index"]
 
 
-def test_a_ledger_that_is_locked_inside_is_busy_and_not_broken(store, encoder):
+def test_a_locked_ledger_is_busy_and_not_damaged(store, encoder):
     with opened(store, encoder) as knowledge:
         add(knowledge, "first.txt", "第一个。")
         before = state_of(store, knowledge.index)
@@ -226,7 +229,7 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("flushes", range(2))
-def test_a_full_disk_has_changed_nothing(store, encoder, monkeypatch, flushes):
+def test_a_full_disk_changes_nothing(store, encoder, monkeypatch, flushes):
     with opened(store, encoder) as knowledge:
         add(knowledge, "first.txt", "第一个。")
         before = state_of(store, knowledge.index)
@@ -239,7 +242,7 @@ def test_a_full_disk_has_changed_nothing(store, encoder, monkeypatch, flushes):
 
 
 @pytest.mark.parametrize("action", ["replace", "delete"])
-def test_an_index_on_a_full_disk_has_changed_nothing(store, encoder, action):
+def test_an_index_on_a_full_disk_changes_nothing(store, encoder, action):
     with opened(store, encoder) as knowledge:
         add(knowledge, "first.txt", "第一个。")
         document_id = id_of(knowledge, "old.txt")
@@ -338,7 +341,7 @@ def in_step(store, knowledge):
             assert chunks == sum(meta["source"] == source for _, meta in state["index"].values())
 
 
-def test_a_write_that_cannot_be_finished_has_happened_and_is_finished_by_the_next(store, encoder, monkeypatch):
+def test_an_unfinished_write_is_committed_and_finished_by_the_next(store, encoder, monkeypatch):
     with opened(store, encoder) as knowledge:
         with monkeypatch.context() as patch:
             patch.setattr(ingest._Ledger, "put", failing)
@@ -349,7 +352,7 @@ def test_a_write_that_cannot_be_finished_has_happened_and_is_finished_by_the_nex
         in_step(store, knowledge)
 
 
-def test_a_file_whose_earlier_change_is_unfinished_is_not_changed_again(store, encoder, monkeypatch):
+def test_a_file_with_an_unfinished_write_is_not_changed_again(store, encoder, monkeypatch):
     with opened(store, encoder) as knowledge:
         with monkeypatch.context() as patch:
             patch.setattr(ingest._Ledger, "put", failing)
@@ -368,7 +371,7 @@ def failing(*_):
     raise sqlite3.OperationalError("disk I/O error")
 
 
-def test_an_error_raised_after_the_index_has_changed_is_no_error_of_the_write(store, encoder, monkeypatch):
+def test_an_error_after_the_commit_does_not_fail_the_write(store, encoder, monkeypatch):
     plain = PEGIndex.upsert
 
     def upsert(*args):
@@ -382,7 +385,7 @@ def test_an_error_raised_after_the_index_has_changed_is_no_error_of_the_write(st
         in_step(store, knowledge)
 
 
-def test_a_ledger_whose_writer_was_killed_is_rolled_back_by_whoever_reads_it(store, encoder, served_model):
+def test_the_next_reader_rolls_back_the_ledger_of_a_killed_writer(store, encoder, served_model):
     """A journal is left beside it, which nobody who opens it for reading alone may roll back."""
     killed = (
         "import os, sqlite3, sys\n"
@@ -403,12 +406,12 @@ def test_a_ledger_whose_writer_was_killed_is_rolled_back_by_whoever_reads_it(sto
 # -- copied stores, and folders of the same name ----------------------------------------------------------------------
 
 
-def test_a_copied_store_takes_writes_beside_the_original(store, encoder, tmp_path):
+def test_a_copied_store_accepts_writes(store, encoder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(store, copy)  # its ledger names the folder of the store it was copied from
     with opened(store, encoder) as original, opened(copy, encoder) as copied:
         before = state_of(store, original.index)
-        assert {d.name for d in copied.documents() if d.uploaded} == {"old.txt", "kept.md"}
+        assert {d.name for d in copied.list_documents() if d.uploaded} == {"old.txt", "kept.md"}
         assert add(copied, "old.txt", "副本里的。").replaced
         assert add(copied, "new.txt", "只在副本里。").passages == 1
         copied.delete(id_of(copied, "kept.md"))
@@ -416,7 +419,7 @@ def test_a_copied_store_takes_writes_beside_the_original(store, encoder, tmp_pat
         assert state_of(store, original.index) == before
 
 
-def test_a_moved_store_takes_writes(store, encoder, tmp_path):
+def test_a_moved_store_accepts_writes(store, encoder, tmp_path):
     store = store.rename(tmp_path / "moved")
     with opened(store, encoder) as knowledge:
         assert add(knowledge, "old.txt", "搬家以后。").replaced
@@ -424,7 +427,7 @@ def test_a_moved_store_takes_writes(store, encoder, tmp_path):
         in_step(store, knowledge)
 
 
-def test_a_source_folder_named_uploads_and_uploads_live_side_by_side(tmp_path, encoder):
+def test_an_indexed_folder_named_uploads_and_the_uploads_coexist(tmp_path, encoder):
     folder = tmp_path / UPLOADS
     folder.mkdir()
     (folder / "same.txt").write_text("文件夹里的。")
@@ -432,7 +435,7 @@ def test_a_source_folder_named_uploads_and_uploads_live_side_by_side(tmp_path, e
     with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension) as index:
         sync(folder, index, encoder, store)
     with opened(store, encoder) as knowledge:
-        theirs = knowledge.documents()[0]
+        theirs = knowledge.list_documents()[0]
         assert not theirs.uploaded
         added = add(knowledge, "same.txt", "上传的。")
         assert (added.replaced, added.document.uploaded) == (False, True)
@@ -445,17 +448,17 @@ def test_a_source_folder_named_uploads_and_uploads_live_side_by_side(tmp_path, e
         report = sync(folder, knowledge.index, encoder, store)
         assert (report.added, report.removed) == ([f"{UPLOADS}/more.txt"], [])
     with opened(store, encoder) as knowledge:  # after a restart as before
-        assert {d.name: d.uploaded for d in knowledge.documents()} == {
+        assert {d.name: d.uploaded for d in knowledge.list_documents()} == {
             "uploads/same.txt": False, "uploads/more.txt": False, "same.txt": True,
         }  # fmt: skip
         assert add(knowledge, "same.txt", "再次上传的。").replaced
         knowledge.delete(added.document.id)
-        assert not any(d.uploaded for d in knowledge.documents())
+        assert not any(d.uploaded for d in knowledge.list_documents())
         assert len(knowledge.index) == 2
     assert sorted(file.name for file in folder.iterdir()) == ["more.txt", "same.txt"]
 
 
-def test_another_folder_named_uploads_does_not_take_the_place_of_uploads(store, encoder, tmp_path):
+def test_another_folder_named_uploads_does_not_replace_the_uploads(store, encoder, tmp_path):
     folder = tmp_path / "elsewhere" / UPLOADS
     folder.mkdir(parents=True)
     (folder / "a.txt").write_text("别处的。")
@@ -466,7 +469,7 @@ def test_another_folder_named_uploads_does_not_take_the_place_of_uploads(store, 
         in_step(store, knowledge)
 
 
-def test_uploads_return_to_an_index_that_was_made_anew(store, encoder):
+def test_uploads_are_indexed_again_after_the_index_was_deleted(store, encoder):
     for file in store.glob("index.sqlite*"):
         file.unlink()
     with opened(store, encoder) as knowledge:
@@ -477,13 +480,13 @@ def test_uploads_return_to_an_index_that_was_made_anew(store, encoder):
 def test_a_server_starts_while_another_process_indexes(store, encoder, monkeypatch):
     monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
     with held_ledger(store), opened(store, encoder) as knowledge:
-        assert {d.name for d in knowledge.documents() if d.uploaded} == {"old.txt", "kept.md"}
+        assert {d.name for d in knowledge.list_documents() if d.uploaded} == {"old.txt", "kept.md"}
 
 
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_file_is_read_beside_other_writes(store, encoder):
+def test_a_slow_file_does_not_block_other_writes(store, encoder):
     """Half a million small elements keep an HTML parser busy for many seconds; a deletion does not wait for it."""
     with opened(store, encoder, conversion_timeout_s=120) as knowledge:
         app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
@@ -511,7 +514,7 @@ def send_slow_file(url, number):
         httpx.post(f"{url}/documents", files={"files": (f"slow{number}.html", content)}, headers=AUTH, timeout=120)
 
 
-def test_writes_at_once_are_all_kept(store, encoder):
+def test_concurrent_writes_are_all_kept(store, encoder):
     """Eight threads add, replace and delete; each knows what must be there of its own files at the end."""
     expected, errors = {}, []
 
@@ -536,10 +539,10 @@ def test_writes_at_once_are_all_kept(store, encoder):
         assert not errors
         assert {name: text_of(knowledge, name) for name in expected} == expected
         in_step(store, knowledge)
-        assert {d.name for d in knowledge.documents() if d.uploaded} == {*expected, "old.txt", "kept.md"}
+        assert {d.name for d in knowledge.list_documents() if d.uploaded} == {*expected, "old.txt", "kept.md"}
 
 
-def test_uploads_of_one_name_at_once_leave_one_of_them_whole(store, encoder):
+def test_concurrent_uploads_of_one_name_leave_one_of_them(store, encoder):
     with opened(store, encoder) as knowledge:
         texts = [f"版本{number}。\n\n" * 3 for number in range(8)]
         threads = [threading.Thread(target=add, args=(knowledge, "old.txt", text)) for text in texts]
@@ -577,7 +580,7 @@ class Writer(threading.Thread):
         text = None if name in self.known and self.chance.random() < 0.4 else f"第{self.chance.random()}版，花呗还款。"
         self.under_way = (name, text)
         if text is None:
-            answer = client.delete(f"/documents/{_id_of(f'{UPLOADS}/{name}')}")
+            answer = client.delete(f"/documents/{encode_id(f'{UPLOADS}/{name}')}")
         else:
             answer = client.post("/documents", files={"files": (name, text)})
         if answer.status_code == 200:
@@ -592,7 +595,7 @@ class Writer(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_what_was_acknowledged_outlives_24_kills_of_the_server(store, served_model):
+def test_acknowledged_writes_survive_24_kills_of_the_server(store, served_model):
     """Four clients write while the server is killed; the next start must have each file as it was last acknowledged."""
     known = [{} for _ in range(4)]
     chance = random.Random(0)

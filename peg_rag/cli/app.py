@@ -1,8 +1,8 @@
-"""The verbs of `peg-rag`, each a plain function in a module of its own, and what an error looks like.
+"""The `peg-rag` command: its subcommands, each a plain function in its own module, and how errors are printed.
 
-The modules of the verbs import torch, the index and the frameworks inside their functions, so `peg-rag --help` answers
-in a fraction of a second. Exit codes: 0 done, 1 an error, 2 wrong usage, 3 done but something was skipped or not found,
-130 interrupted.
+The subcommands import torch, the index and the frameworks inside their functions, so `peg-rag --help` takes a fraction
+of a second. Exit codes: 0 success, 1 error, 2 wrong usage, 3 success but something was skipped or not found, 130
+interrupted.
 """
 
 import importlib
@@ -16,8 +16,22 @@ from peg_rag import __version__
 from peg_rag.cli import console
 from peg_rag.errors import InvalidInput, PegRagError
 
-# The order in which a newcomer meets them; a verb whose module is not part of this installation is left out.
-VERBS = ("demo", "index", "search", "ask", "serve", "embed", "info", "evaluate", "adapt", "mine", "train", "export")
+# In the order in which a new user needs them. A verb without a module in this installation is left out.
+VERBS = (
+    "demo",
+    "index",
+    "search",
+    "ask",
+    "serve",
+    "mcp",
+    "embed",
+    "info",
+    "evaluate",
+    "adapt",
+    "mine",
+    "train",
+    "export",
+)
 
 app = typer.Typer(
     name="peg-rag",
@@ -29,8 +43,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"peg-rag {__version__}")
         raise typer.Exit
 
@@ -45,7 +59,7 @@ def options(
     from rich.logging import RichHandler
 
     handler = RichHandler(console=console.stderr, show_time=False, show_path=debug, markup=False)
-    # Other libraries' remarks about their own inner life are not this command's to show.
+    # Other libraries' info messages and warnings are of no use to the users of this command.
     logging.basicConfig(level=logging.INFO if debug else logging.ERROR, format="%(message)s", handlers=[handler])
     logging.getLogger("peg_rag").setLevel(logging.DEBUG if debug else logging.WARNING)
 
@@ -58,9 +72,9 @@ for _verb in VERBS:
 def run(arguments: list[str] | None = None) -> int:
     """Run the command line (default: `sys.argv`) and return its exit code.
 
-    An error of ours, or of the file system, becomes one short message on stderr; with `--debug` it keeps its traceback.
+    A `PegRagError` or `OSError` is printed as one short message on stderr; with `--debug`, as a traceback.
     """
-    console.utf8_streams()
+    console.make_streams_lenient()
     try:
         app(arguments, prog_name="peg-rag")
     except SystemExit as end:
@@ -68,13 +82,13 @@ def run(arguments: list[str] | None = None) -> int:
     except (PegRagError, OSError) as error:
         if logging.getLogger("peg_rag").isEnabledFor(logging.DEBUG):
             raise
-        console.error(_said(error))
+        console.error(_format_error(error))
         return 2 if isinstance(error, InvalidInput) else 1
     return 0
 
 
-def _said(error: Exception) -> str:
-    """The error's message, without the number that the system gives it."""
+def _format_error(error: Exception) -> str:
+    """The error's message, without the errno of a system error."""
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -46,7 +46,7 @@ def _print(answer: "Answer") -> None:
 
     from peg_rag.answer import NOT_FOUND
     from peg_rag.cli.console import note, printable, show
-    from peg_rag.cli.knowledge import place
+    from peg_rag.cli.knowledge import format_location
 
     if not answer.found:
         show(NOT_FOUND)
@@ -55,14 +55,14 @@ def _print(answer: "Answer") -> None:
     if answer.found:
         show("")
     for number, hit in enumerate(answer.sources, start=1):
-        show(Text.assemble((f"[{number}] ", "bold cyan"), (place(hit), "dim")))
+        show(Text.assemble((f"[{number}] ", "bold cyan"), (format_location(hit), "dim")))
     note(f"extractive answer, confidence {answer.confidence:.2f}")
 
 
 def _as_json(answer: "Answer") -> dict[str, object]:
     from dataclasses import asdict
 
-    from peg_rag.cli.knowledge import as_json
+    from peg_rag.cli.knowledge import hit_to_json
 
     return {
         "question": answer.question,
@@ -70,5 +70,5 @@ def _as_json(answer: "Answer") -> dict[str, object]:
         "answer": answer.text,
         "confidence": answer.confidence,
         "sentences": [asdict(sentence) for sentence in answer.sentences],
-        "sources": [as_json(hit) for hit in answer.sources],
+        "sources": [hit_to_json(hit) for hit in answer.sources],
     }

@@ -1,7 +1,7 @@
-"""What the verbs print with: results on stdout, everything else on stderr, Chinese widths counted by rich.
+"""Printing for all commands: results on stdout, everything else on stderr, with the column widths of Chinese text.
 
-Text out of documents is never read as markup and loses its control characters, so that no document can paint the
-terminal.
+Text from documents is never interpreted as markup and loses its control characters, so that no document can control
+the terminal.
 """
 
 import io
@@ -30,8 +30,8 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+
 _HIGHLIGHT = "bold yellow"
 
 
-def utf8_streams() -> None:
-    """Chinese must never stop the command: a terminal that cannot show a character shows a replacement."""
+def make_streams_lenient() -> None:
+    """Replace characters that the terminal's encoding lacks, so that printing Chinese never raises an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -46,40 +46,43 @@ def warn(message: str) -> None:
 
 
 def note(message: str) -> None:
-    """Say something about the work itself, on stderr."""
+    """Print a remark about the run on stderr."""
     stderr.print(Text(message, style="dim"), soft_wrap=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:
-    """The text in one line, without control characters and direction overrides."""
+    """The text on one line, without control characters and direction overrides."""
     return re.sub(r"\s+", " ", _CONTROL.sub(" ", text)).strip()
 
 
-def show(what: RenderableType) -> None:
-    """Print on stdout, folded to a terminal's width; piped output keeps its lines whole."""
-    stdout.print(what, soft_wrap=not stdout.is_terminal)
+def show(content: RenderableType) -> None:
+    """Print on stdout, wrapped to the terminal's width; piped output is not wrapped."""
+    stdout.print(content, soft_wrap=not stdout.is_terminal)
 
 
 def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
-    """The part of a text around the first of `terms`, at most `cells` columns wide, with the terms highlighted."""
+    """The text around the first of `terms`, at most `cells` columns wide, with the terms highlighted."""
     line = printable(text)
-    first = min((at for term in terms if (at := line.lower().find(term.lower())) >= 0), default=0)
-    start = max(0, first - cells // 8) if first > cells // 3 else 0
-    part = ("…" if start else "") + line[start:]
-    shown = Text(part if cell_len(part) <= cells else chop_cells(part, cells - 1)[0] + "…")
+    positions = [line.lower().find(term.lower()) for term in terms]
+    first = min((position for position in positions if position >= 0), default=0)
+    if first > cells // 3:
+        line = "…" + line[max(0, first - cells // 8) :]
+    if cell_len(line) > cells:
+        line = chop_cells(line, cells - 1)[0] + "…"
+    text_excerpt = Text(line)
     if terms:
-        shown.highlight_words(terms, style=_HIGHLIGHT, case_sensitive=False)
-    return shown
+        text_excerpt.highlight_words(terms, style=_HIGHLIGHT, case_sensitive=False)
+    return text_excerpt
 
 
-def folded(text: Text, cells: int) -> Text:
-    """The text in lines of `cells` columns, cut anywhere: rich breaks lines at spaces, of which Chinese has few."""
+def fold(text: Text, cells: int) -> Text:
+    """Break the text into lines of `cells` columns at any character: rich breaks at spaces, which Chinese lacks."""
     lengths = [len(line) for line in chop_cells(text.plain, max(2, cells))]
     return Text("\n").join(text.divide(accumulate(lengths[:-1])))
 
 
 class _Rate(ProgressColumn):
-    """Finished steps per second, in the unit the task was added with: `add_task(..., unit="texts")`."""
+    """Steps per second, in the unit of the task: `add_task(..., unit="texts")`."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -87,7 +90,7 @@ class _Rate(ProgressColumn):
 
 
 def progress() -> Progress:
-    """Progress bars on stderr that narrow with the terminal; nothing when stderr is no terminal."""
+    """Progress bars on stderr, as wide as the terminal; disabled when stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),

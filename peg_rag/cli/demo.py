@@ -1,7 +1,7 @@
-"""`peg-rag demo`: a few thousand real Chinese passages are embedded, indexed and asked twelve questions, offline.
+"""`peg-rag demo`: embeds and indexes a few thousand Chinese passages, then answers twelve questions, all offline.
 
-What it shows is what `index` and `search` do, on the corpus in `peg_rag/assets/demo` (see the README there for sources
-and licences). A tick marks the passage that was known to answer the question before the search was run.
+It does what `index` and `search` do, on the corpus in `peg_rag/assets/demo` (its README lists sources and licences). A
+tick marks the passages that were labelled as relevant beforehand.
 """
 
 import gzip
@@ -24,15 +24,15 @@ _SLICE_TEXTS = 256
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and the ids of the passages known to answer it."""
+    """A question and the ids of its relevant passages."""
 
-    question: str
+    text: str
     relevant: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds that the steps took."""
+    """The duration of each step, in seconds."""
 
     load_s: float
     embed_s: float
@@ -43,14 +43,14 @@ class Timing:
 def demo(
     model: Annotated[str, typer.Option("--model", "-m", help="Hub id, folder or peg-mini.")] = "peg-mini",
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits shown for each question.")] = 3,
+    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show for each question.")] = 3,
 ) -> None:
     """Embed the bundled Chinese passages and answer twelve questions (offline, seconds)."""
     from rich.rule import Rule
     from rich.text import Text
 
     from peg_rag.cli.console import progress, show, stdout
-    from peg_rag.cli.knowledge import find, shown_hit
+    from peg_rag.cli.knowledge import find, render_hit
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
 
@@ -59,20 +59,22 @@ def demo(
     with PEGEncoder(model) as encoder, PEGIndex(identity=encoder.identity) as index:
         load_s = time.perf_counter() - started
         spec = encoder.spec
-        head = f"{spec.name} ({spec.kind}, {spec.pooling} pooling, {encoder.dimension} dimensions) on {encoder.device}"
-        show(Text.assemble(("peg-rag demo  ", "bold cyan"), f"{len(passages):,} Chinese passages · {head}"))
+        description = (
+            f"{spec.name} ({spec.kind}, {spec.pooling} pooling, {encoder.dimension} dimensions) on {encoder.device}"
+        )
+        show(Text.assemble(("peg-rag demo  ", "bold cyan"), f"{len(passages):,} Chinese passages · {description}"))
         with progress() as bars:
-            embed_s, index_s = _fill(index, encoder, passages, bars)
+            embed_s, index_s = _fill_index(index, encoder, passages, bars)
         started = time.perf_counter()
-        answers = find(index, encoder, [asked.question for asked in questions], max(k, 3), mode)
+        results = find(index, encoder, [question.text for question in questions], max(k, 3), mode)
         search_s = time.perf_counter() - started
-    for asked, hits in zip(questions, answers, strict=True):
+    for question, hits in zip(questions, results, strict=True):
         stdout.print()
-        show(Text(asked.question, style="bold green"))
+        show(Text(question.text, style="bold green"))
         for rank, hit in enumerate(hits[:k], start=1):
-            show(shown_hit(rank, hit, asked.question, marked=hit.id in asked.relevant))
+            show(render_hit(rank, hit, question.text, marked=hit.id in question.relevant))
     show(Rule(style="dim"))
-    show(summary(questions, answers, len(passages), mode, Timing(load_s, embed_s, index_s, search_s)))
+    show(format_summary(questions, results, len(passages), mode, Timing(load_s, embed_s, index_s, search_s)))
 
 
 def load_passages() -> list[dict[str, str]]:
@@ -87,19 +89,26 @@ def load_questions() -> list[Question]:
     return [Question(row["question"], frozenset(row["relevant"])) for row in map(json.loads, lines)]
 
 
-def _fill(index: "PEGIndex", encoder: "PEGEncoder", passages: list[dict[str, str]], bars: Any) -> tuple[float, float]:
-    """Embed and index the passages; → seconds for each."""
+def _fill_index(
+    index: "PEGIndex", encoder: "PEGEncoder", passages: list[dict[str, str]], bars: Any
+) -> tuple[float, float]:
+    """Embed and index the passages.
+
+    Returns:
+        The seconds that embedding and indexing took.
+    """
     import numpy as np
 
     texts = [passage["text"] for passage in passages]
     task = bars.add_task("embed", total=len(texts), unit="texts")
     started = time.perf_counter()
-    parts = []
+    batches = []
     for start in range(0, len(texts), _SLICE_TEXTS):
-        parts.append(encoder.encode_documents(texts[start : start + _SLICE_TEXTS]))
-        bars.advance(task, len(parts[-1]))
-    vectors = np.concatenate(parts)  # (passages, dimension)
-    embedded = time.perf_counter()
+        batches.append(encoder.encode_documents(texts[start : start + _SLICE_TEXTS]))
+        bars.advance(task, len(batches[-1]))
+    vectors = np.concatenate(batches)  # (passages, dimension)
+    embed_s = time.perf_counter() - started
+    started = time.perf_counter()
     task = bars.add_task("index", total=len(texts), unit="texts")
     metadatas = [{"source": f"{p['topic']}/{p['id']}", "title": p.get("title", "")} for p in passages]
     ids = [p["id"] for p in passages]
@@ -107,23 +116,26 @@ def _fill(index: "PEGIndex", encoder: "PEGEncoder", passages: list[dict[str, str
         part = slice(start, start + 4 * _SLICE_TEXTS)
         index.upsert(ids[part], texts[part], vectors[part], metadatas[part])
         bars.advance(task, len(ids[part]))
-    return embedded - started, time.perf_counter() - embedded
+    return embed_s, time.perf_counter() - started
 
 
-def found_within(rank: int, questions: list[Question], answers: list[list[Hit]]) -> int:
-    """How many questions have a known right passage among their first `rank` hits."""
-    pairs = zip(questions, answers, strict=True)
-    return sum(any(hit.id in asked.relevant for hit in hits[:rank]) for asked, hits in pairs)
+def count_successes(k: int, questions: list[Question], results: list[list[Hit]]) -> int:
+    """The number of questions with a relevant passage among their first k hits (success@k)."""
+    pairs = zip(questions, results, strict=True)
+    return sum(any(hit.id in question.relevant for hit in hits[:k]) for question, hits in pairs)
 
 
-def summary(questions: list[Question], answers: list[list[Hit]], passages: int, mode: str, timing: Timing) -> Any:
-    """The last lines: how many questions were answered, and what it took."""
+def format_summary(
+    questions: list[Question], results: list[list[Hit]], passages: int, mode: str, timing: Timing
+) -> Any:
+    """The last lines: how many questions were answered, and the time it took."""
     from rich.text import Text
 
-    first, third = found_within(1, questions, answers), found_within(3, questions, answers)
+    first = count_successes(1, questions, results)
+    third = count_successes(3, questions, results)
     per_query_ms = 1000 * timing.search_s / len(questions)
     return Text.assemble(
-        (f"✓ the passage known to be right came first for {first} of {len(questions)} questions, ", "bold"),
+        (f"✓ a relevant passage came first for {first} of {len(questions)} questions, ", "bold"),
         (f"among the first three for {third}\n", "bold"),
         f"model loaded in {timing.load_s:.1f} s · {passages:,} passages embedded in {timing.embed_s:.1f} s "
         f"({passages / timing.embed_s:,.0f}/s), indexed in {timing.index_s:.1f} s · "

@@ -1,8 +1,7 @@
-"""`peg-rag embed`: a file of texts → a Parquet file of vectors, in parts, so that an interruption costs half a minute.
+"""`peg-rag embed`: embeds a file of texts to a Parquet file, in parts, so that an interruption costs half a minute.
 
-Beside OUT stands OUT.parts while the work goes on: what it is made from, and one Parquet file for every stretch of
-texts done. A part appears by rename, so it is whole or not there; the same command run again continues after the last
-one. OUT itself appears by rename at the end.
+During the run the folder OUT.parts holds a description of the job and one Parquet file per part. Parts are written
+atomically, and the same command run again resumes after the last one. OUT itself is written by rename at the end.
 """
 
 import csv
@@ -13,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
 
 _SNIFF_BYTES = 1 << 20
-_SLICE_TEXTS = 256  # texts between two moves of the progress bar
+_SLICE_TEXTS = 256  # texts between two updates of the progress bar
 _PART_SECONDS = 30.0
 _PART_TEXTS = 16_384
 _FORMAT = 1
@@ -36,7 +35,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class _Job:
-    """What the parts are made from; they are continued only by the same job."""
+    """The input and the settings that the parts are made with; only the same job can resume them."""
 
     format: int
     input: str
@@ -46,14 +45,53 @@ class _Job:
     identity: str
 
 
+@dataclass
+class _Part:
+    """Embedded texts that will be one file. `first`: the number of texts in the parts before it."""
+
+    first: int
+    rows: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    vectors: list[Any] = field(default_factory=list)  # arrays of shape (texts, dimension)
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.texts)
+
+    def add(self, rows: list[int], texts: list[str], vectors: Any) -> None:
+        self.rows += rows
+        self.texts += texts
+        self.vectors.append(vectors)
+
+    def is_complete(self) -> bool:
+        return time.monotonic() - self.started_at > _PART_SECONDS or len(self.texts) >= _PART_TEXTS
+
+    def write(self, folder: Path, job: _Job) -> None:
+        import numpy as np
+
+        pa = require("pyarrow", "cli")
+        pq = require("pyarrow.parquet", "cli")
+        matrix = np.concatenate(self.vectors)  # (texts, dimension)
+        columns = {
+            "row": pa.array(self.rows, pa.int64()),
+            "text": pa.array(self.texts, pa.string()),
+            "embedding": pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1]),
+        }
+        table = pa.table(columns, metadata={"peg_rag.identity": job.identity, "peg_rag.role": job.role})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        write_atomically(folder / f"{self.first:012}.parquet", sink.getvalue())
+
+
 def embed(
     file: Annotated[Path, typer.Argument(help="txt (a text per line), jsonl, csv, tsv or parquet.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file to write.")],
     column: Annotated[
         str | None,
-        typer.Option("--column", "-c", help="The column that holds the text. Default: text, or the only one."),
+        typer.Option("--column", "-c", help="The column of the texts. Default: text, or the only column."),
     ] = None,
-    role: Annotated[str, typer.Option(help="document or query: which prompt goes before the texts.")] = "document",
+    role: Annotated[str, typer.Option(help="document or query: selects the prompt to prepend.")] = "document",
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="Hub id, folder or peg-mini. Default: $PEG_RAG_MODEL, TownsWu/PEG."),
@@ -61,9 +99,11 @@ def embed(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     backend: Annotated[str, typer.Option(help="auto or the name of a backend.")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT, and drop parts of another run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace OUT, and discard another job's parts.")
+    ] = False,
 ) -> None:
-    """Embed a file of texts; interrupted, it continues when run again. Blank texts are left out."""
+    """Embed a file of texts. Run again after an interruption, it resumes. Blank texts are skipped."""
     from peg_rag.encoder import PEGEncoder
 
     if role not in ("document", "query"):
@@ -73,18 +113,18 @@ def embed(
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} exists; give another --out, or --overwrite")
     with PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder:
-        digest, lines = _digest_and_lines(file)
+        digest, lines = _hash_and_count(file)
         job = _Job(_FORMAT, file.name, digest, column, role, encoder.identity)
-        with _parts_folder(out) as parts:
-            _claim(parts, job, overwrite)
+        with _lock_parts(out) as parts:
+            _claim_parts(parts, job, overwrite)
             _embed_parts(encoder, job, file, parts, lines)
-            texts = _merge(parts, out)
-        _summary(out, texts, encoder)
+            texts = _merge_parts(parts, out)
+        _print_summary(out, texts, encoder)
 
 
 @contextmanager
-def _parts_folder(out: Path) -> Iterator[Path]:
-    """The folder of the parts, for this process alone; gone when the work is done, or when nothing was."""
+def _lock_parts(out: Path) -> Iterator[Path]:
+    """The folder of the parts, locked for this process; removed once the job is done, or if it has no part yet."""
     from filelock import FileLock, Timeout
 
     parts = out.with_name(out.name + ".parts")
@@ -93,38 +133,42 @@ def _parts_folder(out: Path) -> Iterator[Path]:
         lock = FileLock(parts / "lock", timeout=0).acquire()
     except Timeout as error:
         raise IndexBusy(f"another process is writing {out}; wait for it to finish") from error
-    finished = False
+    is_finished = False
     with lock:
         try:
             yield parts
-            finished = True
+            is_finished = True
         finally:
-            if finished or not any(parts.glob("*.parquet")):
+            if is_finished or not any(parts.glob("*.parquet")):
                 shutil.rmtree(parts, ignore_errors=True)
 
 
-def _summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
+def _print_summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
     from peg_rag.cli.console import note
 
     stats = encoder.stats
-    rate = f", {stats.texts / stats.seconds:,.0f} texts/s" if stats.texts and stats.seconds else ""
-    cut = f"; {stats.truncated:,} were longer than the model takes and were cut" if stats.truncated else ""
     count = f"{texts:,} {'text' if texts == 1 else 'texts'}"
-    note(f"{count} → {out} ({out.stat().st_size / 1e6:,.1f} MB{rate}){cut}")
+    details = f"{out.stat().st_size / 1e6:,.1f} MB"
+    if stats.texts and stats.seconds:
+        details += f", {stats.texts / stats.seconds:,.0f} texts/s"
+    message = f"{count} → {out} ({details})"
+    if stats.truncated:
+        message += f"; {stats.truncated:,} exceeded the model's maximum length and were truncated"
+    note(message)
 
 
-def _claim(parts: Path, job: _Job, overwrite: bool) -> None:
-    """Take the parts folder for this job: empty, or begun by the same one."""
+def _claim_parts(parts: Path, job: _Job, overwrite: bool) -> None:
+    """Use the folder for this job: it must be empty, or hold parts of the same job."""
     manifest = parts / "job.json"
     if manifest.is_file() and any(parts.glob("*.parquet")):
-        begun = json.loads(manifest.read_text(encoding="utf-8"))
-        if begun == asdict(job):
+        earlier_job = json.loads(manifest.read_text(encoding="utf-8"))
+        if earlier_job == asdict(job):
             return
         if not overwrite:
-            differing = ", ".join(key for key, value in asdict(job).items() if begun.get(key) != value)
+            differences = ", ".join(key for key, value in asdict(job).items() if earlier_job.get(key) != value)
             raise InvalidInput(
-                f"{parts} holds parts made with another {differing}; finish that run with its own arguments, "
-                "or start anew with --overwrite"
+                f"{parts} holds parts made with another {differences}; finish that job with its own arguments, "
+                "or start over with --overwrite"
             )
         for part in parts.glob("*.parquet"):
             part.unlink()
@@ -132,88 +176,69 @@ def _claim(parts: Path, job: _Job, overwrite: bool) -> None:
 
 
 def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, lines: int | None) -> None:
-    """Embed what no part holds yet, closing a part every half minute."""
+    """Embed the texts that are in no part yet, and write a part every half minute."""
     from peg_rag.cli.console import progress
 
-    done = sum(_part_texts(parts))
-    records = _records(file, job.column)
-    for _ in islice(records, done):
-        pass
+    count = sum(_count_texts(parts))
+    records = islice(_read_texts(file, job.column), count, None)
     encode = encoder.encode_documents if job.role == "document" else encoder.encode_queries
     with progress() as bars:
-        task = bars.add_task(f"embed ({job.identity.split('@')[0]})", total=lines, completed=done, unit="texts")
-        rows: list[int] = []
-        texts: list[str] = []
-        vectors: list[Any] = []
-        closed = time.monotonic()
-        while some := list(islice(records, _SLICE_TEXTS)):
-            rows += [row for row, _ in some]
-            texts += [text for _, text in some]
-            vectors.append(encode([text for _, text in some]))
-            bars.advance(task, len(some))
-            if time.monotonic() - closed > _PART_SECONDS or len(texts) >= _PART_TEXTS:
-                done = _write_part(parts, done, rows, texts, vectors, job)
-                rows, texts, vectors, closed = [], [], [], time.monotonic()
-        done = _write_part(parts, done, rows, texts, vectors, job)
-        bars.update(task, total=done)
-    if not done:
+        task = bars.add_task(f"embed ({job.identity.split('@')[0]})", total=lines, completed=count, unit="texts")
+        part = _Part(first=count)
+        while batch := list(islice(records, _SLICE_TEXTS)):
+            texts = [text for _, text in batch]
+            part.add([row for row, _ in batch], texts, encode(texts))
+            bars.advance(task, len(batch))
+            if part.is_complete():
+                part.write(parts, job)
+                part = _Part(first=part.end)
+        if part.texts:
+            part.write(parts, job)
+        count = part.end
+        bars.update(task, total=count)
+    if not count:
         raise DataError(f"{file} holds no text")
 
 
-def _part_texts(parts: Path) -> list[int]:
-    """Texts in each part, in order; a part that cannot be read, or is out of place, goes, with all after it."""
+def _count_texts(parts: Path) -> list[int]:
+    """The number of texts in each part, in order. An unreadable or misplaced part is deleted, with all that follow."""
     pq = require("pyarrow.parquet", "cli")
     counts: list[int] = []
-    sound = True
+    is_valid = True
     for part in sorted(parts.glob("*.parquet")):
         try:
-            sound = sound and int(part.stem) == sum(counts)
-            counts += [pq.read_metadata(part).num_rows] if sound else []
+            is_valid = is_valid and int(part.stem) == sum(counts)
+            if is_valid:
+                counts.append(pq.read_metadata(part).num_rows)
         except (OSError, ValueError):
-            sound = False
-        if not sound:
+            is_valid = False
+        if not is_valid:
             part.unlink()
     return counts
 
 
-def _write_part(parts: Path, done: int, rows: list[int], texts: list[str], vectors: list[Any], job: _Job) -> int:
-    """Write texts `done` and following; returns the number of texts done after it."""
-    import numpy as np
-
-    pa, pq = require("pyarrow", "cli"), require("pyarrow.parquet", "cli")
-    if not texts:
-        return done
-    matrix = np.concatenate(vectors)  # (texts, dimension)
-    embedding = pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
-    table = pa.table({"row": pa.array(rows, pa.int64()), "text": pa.array(texts, pa.string()), "embedding": embedding})
-    table = table.replace_schema_metadata({"peg_rag.identity": job.identity, "peg_rag.role": job.role})
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    write_atomically(parts / f"{done:012}.parquet", sink.getvalue())
-    return done + len(texts)
-
-
-def _merge(parts: Path, out: Path) -> int:
-    """All parts in one file, which appears whole."""
+def _merge_parts(parts: Path, out: Path) -> int:
+    """Write all parts to one file, atomically; returns the number of texts."""
     pq = require("pyarrow.parquet", "cli")
     files = sorted(parts.glob("*.parquet"))
-    draft = parts / "whole.draft"
-    with pq.ParquetWriter(draft, pq.read_schema(files[0])) as writer:
+    merged = parts / "merged.tmp"
+    with pq.ParquetWriter(merged, pq.read_schema(files[0])) as writer:
         for file in files:
             writer.write_table(pq.read_table(file))
-    with draft.open("rb") as stream:
+    with merged.open("rb") as stream:
         os.fsync(stream.fileno())
-        draft.replace(out)
+        merged.replace(out)
     return int(pq.read_metadata(out).num_rows)
 
 
-def _digest_and_lines(file: Path) -> tuple[str, int | None]:
-    """The file's digest and, where a line is a text, about how many texts it holds."""
+def _hash_and_count(file: Path) -> tuple[str, int | None]:
+    """The file's digest and, for formats with one text per line, the approximate number of texts."""
     if file.suffix.lower() == ".parquet":
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return digest, None
-    sha, lines = hashlib.sha256(), 0
+    sha = hashlib.sha256()
+    lines = 0
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
             sha.update(block)
@@ -221,9 +246,15 @@ def _digest_and_lines(file: Path) -> tuple[str, int | None]:
     return sha.hexdigest(), lines or 1
 
 
-def _records(file: Path, column: str | None) -> Iterator[tuple[int, str]]:
-    """(row, text), rows counted from 0 as they stand in the file; blank texts are left out."""
-    readers = {".txt": _lines, ".jsonl": _json_lines, ".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows}
+def _read_texts(file: Path, column: str | None) -> Iterator[tuple[int, str]]:
+    """(row, text), with rows numbered from 0 in file order; blank texts are skipped."""
+    readers = {
+        ".txt": _read_lines,
+        ".jsonl": _read_jsonl,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".parquet": _read_parquet,
+    }
     reader = readers.get(file.suffix.lower())
     if reader is None:
         raise InvalidInput(f"{file}: expected a file named {', '.join('*' + suffix for suffix in readers)}")
@@ -246,30 +277,30 @@ def _open_text(file: Path) -> Iterator[str]:
         raise DataError(f"{file} is not valid {encoding} text ({error.reason}); save it as UTF-8") from error
 
 
-def _lines(file: Path, column: str | None) -> Iterator[Any]:
+def _read_lines(file: Path, column: str | None) -> Iterator[Any]:
     if column is not None:
         raise InvalidInput(f"--column {column}: a txt file has no columns")
     return (line.rstrip("\r\n") for line in _open_text(file))
 
 
-def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
+def _read_jsonl(file: Path, column: str | None) -> Iterator[Any]:
     for number, line in enumerate(_open_text(file), start=1):
         try:
             row = json.loads(line) if line.strip() else ""
         except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"{file}, line {number} is not JSON: {error}") from error
         if isinstance(row, dict):
-            column = column or _text_column(file, list(row))
+            column = column or _choose_column(file, list(row))
             if column not in row:
                 raise DataError(f"{file}, line {number} has no {column!r}; it has {', '.join(row) or 'nothing'}")
             row = row[column]
         yield row
 
 
-def _csv_rows(file: Path, column: str | None) -> Iterator[Any]:
+def _read_csv(file: Path, column: str | None) -> Iterator[Any]:
     csv.field_size_limit(1 << 27)
     rows = csv.DictReader(_open_text(file), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-    column = _text_column(file, list(rows.fieldnames or []), column)
+    column = _choose_column(file, list(rows.fieldnames or []), column)
     try:
         for row in rows:
             yield row[column]
@@ -277,26 +308,29 @@ def _csv_rows(file: Path, column: str | None) -> Iterator[Any]:
         raise DataError(f"{file}, line {rows.line_num}: {error}") from error
 
 
-def _parquet_rows(file: Path, column: str | None) -> Iterator[Any]:
-    pa, pq = require("pyarrow", "cli"), require("pyarrow.parquet", "cli")
+def _read_parquet(file: Path, column: str | None) -> Iterator[Any]:
+    pa = require("pyarrow", "cli")
+    pq = require("pyarrow.parquet", "cli")
     try:
         source = pq.ParquetFile(file)
-        strings = [
+        text_columns = [
             f.name for f in source.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
         ]
-        column = _text_column(file, strings, column)
+        column = _choose_column(file, text_columns, column)
         for batch in source.iter_batches(batch_size=1024, columns=[column]):
             yield from batch.column(0).to_pylist()
     except pa.ArrowInvalid as error:
-        raise DataError(f"{file} is not a whole Parquet file: {error}") from error
+        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
 
 
-def _text_column(file: Path, columns: list[str], asked: str | None = None) -> str:
-    """The column asked for, else `text`, else the only one that could hold text."""
-    if asked is not None and asked not in columns:
-        raise InvalidInput(f"{file} has no text column {asked!r}; it has {', '.join(columns) or 'none'}")
-    if asked is None and "text" not in columns and len(columns) != 1:
+def _choose_column(file: Path, columns: list[str], column: str | None = None) -> str:
+    """The requested column, else `text`, else the only text column."""
+    if column is not None and column not in columns:
+        raise InvalidInput(f"{file} has no text column {column!r}; it has {', '.join(columns) or 'none'}")
+    if column is None and "text" not in columns and len(columns) != 1:
         raise InvalidInput(
             f"which column of {file} holds the text? Say --column, one of: {', '.join(columns) or 'none'}"
         )
-    return asked or ("text" if "text" in columns else columns[0])
+    if column is not None:
+        return column
+    return "text" if "text" in columns else columns[0]

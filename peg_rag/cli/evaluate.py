@@ -1,4 +1,4 @@
-"""`peg-rag evaluate sets/…`: how well a model, BM25 and both together find what people judged relevant."""
+"""`peg-rag evaluate sets/…`: scores dense, BM25 and hybrid retrieval on queries with relevance judgements."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,63 +22,65 @@ SYSTEMS = ("dense", "bm25", "bm25s", "hybrid")
 
 def evaluate(
     sets: Annotated[
-        list[Path], typer.Argument(help="Folders in BEIR's or DuReader-retrieval's form, and STS files (.tsv).")
+        list[Path], typer.Argument(help="Folders in BEIR or DuReader-retrieval format, and STS files (.tsv).")
     ],
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="What embeds; may be repeated to compare models.")
+        list[str] | None, typer.Option("--model", "-m", help="The embedding model; may be repeated to compare models.")
     ] = None,
     systems: Annotated[
         str | None,
         typer.Option(
             "--systems",
             "-s",
-            help=f"Some of {', '.join(SYSTEMS)}; the first is compared against. By default dense, bm25 and hybrid.",
+            help=f"Some of {', '.join(SYSTEMS)}; the first is the baseline. Default: dense, bm25 and hybrid.",
         ),
     ] = None,
     reranker: Annotated[
-        str | None, typer.Option(help="A cross-encoder that orders each system's first 50 hits again.")
+        str | None, typer.Option(help="A cross-encoder that reranks the first 50 hits of each system.")
     ] = None,
     reranking: Annotated[
         bool,
         typer.Option(
             "--reranking",
-            help="Order given candidates instead of searching: of a folder BM25's first 50 and the judged documents, "
-            "of a .tsv file the second sentences that stand beside a first one.",
+            help="Rank candidates instead of searching: for a folder, BM25's first 50 and the judged documents; for a "
+            ".tsv file, the second sentences that are paired with a first one.",
         ),
     ] = False,
     metric: Annotated[
         str | None,
-        typer.Option(help="What the table shows and the tests compare: by default nDCG@10; MAP and MRR for reranking."),
+        typer.Option(help="The metric to show and to test. Default: nDCG@10; MAP and MRR for reranking."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for per_query.parquet and report.html.")
     ] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="A file that keeps the vectors, so that a second run is quick.")
+        Path | None, typer.Option(help="A file that caches the vectors, so that a second run is fast.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; default: the best one available.")] = None,
 ) -> None:
     """Score retrieval systems on judged queries, test their differences and write a report."""
     from peg_rag.cli.console import show, stderr
     from peg_rag.evaluation import METRICS, load_dataset, load_sts
     from peg_rag.evaluation.report import summarise, write_per_query, write_report
 
-    names, metrics = _checked_systems(systems, reranking), _checked_metrics(metric, reranking, METRICS)
+    names = _parse_systems(systems, reranking)
+    metrics = _choose_metrics(metric, reranking, METRICS)
     datasets = [load_dataset(path) for path in sets if not path.is_file()]
     pairs = [load_sts(path) for path in sets if path.is_file()]
     if reranking:
-        datasets, pairs = _reranking_sets(datasets, pairs), []
-    encoders = _encoders(model or ["peg-mini"], cache, device)
+        datasets = _build_reranking_sets(datasets, pairs)
+        pairs = []
+    encoders = _load_encoders(model or ["peg-mini"], cache, device)
     try:
-        wanted = _systems(names, encoders, reranker, reranking)
-        results, correlations = _score_all(wanted, encoders, datasets, pairs)
+        retrieval_systems = _create_systems(names, encoders, reranker, reranking)
+        results, correlations = _score_all(retrieval_systems, encoders, datasets, pairs)
     finally:
         for encoder in encoders.values():
             encoder.close()
     for name in metrics if results else []:
-        show(_table(summarise(results, name), name))
+        show(_build_table(summarise(results, name), name))
     if correlations:
-        show(_sts_table(correlations, list(encoders)))
+        show(_build_sts_table(correlations, list(encoders)))
     if out is not None and results:
         write_per_query(results, out / "per_query.parquet")
         write_report(results, datasets, out / "report.html", metrics[0])
@@ -96,7 +98,8 @@ def _score_all(
     from peg_rag.evaluation import evaluate as score
     from peg_rag.evaluation import sts_spearman
 
-    results, correlations = [], {}
+    results = []
+    correlations = {}
     with progress() as bar:
         task = bar.add_task("evaluating", total=len(datasets) * len(systems) + len(pairs) * len(encoders))
         for dataset in datasets:
@@ -111,9 +114,11 @@ def _score_all(
     return results, correlations
 
 
-def _checked_systems(systems: str | None, reranking: bool) -> list[str]:
+def _parse_systems(systems: str | None, reranking: bool) -> list[str]:
     if reranking and systems not in (None, "dense"):
-        raise InvalidInput(f"--systems {systems}: with --reranking the models order what is given; leave --systems out")
+        raise InvalidInput(
+            f"--systems {systems}: --reranking ranks the candidates with the models only; omit --systems"
+        )
     names = [name.strip() for name in (systems or "dense,bm25,hybrid").split(",") if name.strip()]
     if unknown := [name for name in names if name not in SYSTEMS]:
         raise InvalidInput(f"--systems {unknown[0]}: some of {', '.join(SYSTEMS)} are expected")
@@ -122,7 +127,7 @@ def _checked_systems(systems: str | None, reranking: bool) -> list[str]:
     return ["dense"] if reranking else names
 
 
-def _checked_metrics(metric: str | None, reranking: bool, metrics: tuple[str, ...]) -> list[str]:
+def _choose_metrics(metric: str | None, reranking: bool, metrics: tuple[str, ...]) -> list[str]:
     if metric is None:
         return ["MAP@100", "MRR@10"] if reranking else ["nDCG@10"]
     if metric not in metrics:
@@ -130,14 +135,14 @@ def _checked_metrics(metric: str | None, reranking: bool, metrics: tuple[str, ..
     return [metric]
 
 
-def _reranking_sets(datasets: "list[RetrievalDataset]", pairs: "list[SentencePairs]") -> "list[RetrievalDataset]":
+def _build_reranking_sets(datasets: "list[RetrievalDataset]", pairs: "list[SentencePairs]") -> "list[RetrievalDataset]":
     from peg_rag.evaluation import Indexed, as_reranking, with_candidates
 
-    searched = [with_candidates(dataset, Indexed("lexical").run(dataset, 50)) for dataset in datasets]
-    return [*searched, *map(as_reranking, pairs)]
+    with_hits = [with_candidates(dataset, Indexed("lexical").run(dataset, 50)) for dataset in datasets]
+    return [*with_hits, *map(as_reranking, pairs)]
 
 
-def _encoders(models: list[str], cache: Path | None, device: str | None) -> "Encoders":
+def _load_encoders(models: list[str], cache: Path | None, device: str | None) -> "Encoders":
     from peg_rag.cache import CachedEncoder
     from peg_rag.encoder import PEGEncoder
 
@@ -148,26 +153,26 @@ def _encoders(models: list[str], cache: Path | None, device: str | None) -> "Enc
     return encoders
 
 
-def _systems(names: list[str], encoders: "Encoders", reranker: str | None, reranking: bool) -> "list[System]":
-    """Every system once, and those that need vectors once for each model."""
+def _create_systems(names: list[str], encoders: "Encoders", reranker: str | None, reranking: bool) -> "list[System]":
+    """The systems by name; those that need vectors once per model."""
     from peg_rag.evaluation import BM25s, Candidates, Dense, Indexed, Reranked
 
-    found: list[System] = []
+    systems: list[System] = []
     for name in names:
         if name == "bm25":
-            found.append(Indexed("lexical"))
+            systems.append(Indexed("lexical"))
         elif name == "bm25s":
-            found.append(BM25s())
+            systems.append(BM25s())
         for model, encoder in encoders.items():
             if name == "dense":
-                found.append(Candidates(encoder, model) if reranking else Dense(encoder, model))
+                systems.append(Candidates(encoder, model) if reranking else Dense(encoder, model))
             elif name == "hybrid":
                 label = "hybrid" if len(encoders) == 1 else f"hybrid {model}"
-                found.append(Indexed("hybrid", encoder, label))
+                systems.append(Indexed("hybrid", encoder, label))
     if reranker is None:
-        return found
+        return systems
     scorer = _CrossEncoder(reranker)
-    return [*found, *(Reranked(system, scorer) for system in found)]
+    return [*systems, *(Reranked(system, scorer) for system in systems)]
 
 
 class _CrossEncoder:
@@ -182,14 +187,14 @@ class _CrossEncoder:
         return [float(score) for score in self._model.predict(text_pairs)]
 
 
-def _table(rows: "list[Row]", metric: str) -> "Table":
+def _build_table(rows: "list[Row]", metric: str) -> "Table":
     from rich.table import Table
 
     systems = list(rows[0].means)
     table = Table(metric, *systems, box=None, padding=(0, 2, 0, 0), header_style="bold")
     for row in rows:
         best = max(row.means.values())
-        cells = [_cell(mean, mean == best, row.comparisons.get(system)) for system, mean in row.means.items()]
+        cells = [_format_cell(mean, mean == best, row.comparisons.get(system)) for system, mean in row.means.items()]
         table.add_row(row.dataset, *cells)
     if len(rows) > 1:
         averages = (sum(row.means[system] for row in rows) / len(rows) for system in systems)
@@ -199,12 +204,12 @@ def _table(rows: "list[Row]", metric: str) -> "Table":
     return table
 
 
-def _cell(mean: float, best: bool, comparison: "Comparison | None") -> str:
+def _format_cell(mean: float, best: bool, comparison: "Comparison | None") -> str:
     mark = "*" if comparison is not None and comparison.p < 0.05 else " "
     return f"[bold]{mean:.3f}[/bold]{mark}" if best else f"{mean:.3f}{mark}"
 
 
-def _sts_table(correlations: dict[str, list[float]], models: list[str]) -> "Table":
+def _build_sts_table(correlations: dict[str, list[float]], models: list[str]) -> "Table":
     from rich.table import Table
 
     table = Table("Spearman", *models, box=None, padding=(0, 2, 0, 0), header_style="bold")

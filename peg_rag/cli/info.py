@@ -1,4 +1,4 @@
-"""`peg-rag info`: which model would run, how it pools, on what, and the versions behind it."""
+"""`peg-rag info`: the model that would be used, its pooling, its backend and device, and the installed versions."""
 
 import json
 import platform
@@ -42,21 +42,21 @@ def info(
     from peg_rag.encoder import PEGEncoder
 
     with PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder:
-        facts = _model_facts(encoder)
-    versions = {"python": platform.python_version(), "peg-rag": version("peg-rag")} | _versions()
+        description = _describe_model(encoder)
+    versions = {"python": platform.python_version(), "peg-rag": version("peg-rag")} | _find_versions()
     if as_json:
-        print(json.dumps(facts | {"versions": versions}, ensure_ascii=False, indent=2))
+        print(json.dumps(description | {"versions": versions}, ensure_ascii=False, indent=2))
         return
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold cyan", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in facts.items():
+    for name, value in description.items():
         table.add_row(name.replace("_", " "), Text("–" if value in (None, "") else str(value)))
     table.add_row("versions", ", ".join(f"{name} {number}" for name, number in versions.items()))
     stdout.print(table)
 
 
-def _model_facts(encoder: "PEGEncoder") -> dict[str, str | int | None]:
+def _describe_model(encoder: "PEGEncoder") -> dict[str, str | int | None]:
     spec = encoder.spec
     return {
         "model": spec.name,
@@ -75,11 +75,11 @@ def _model_facts(encoder: "PEGEncoder") -> dict[str, str | int | None]:
     }
 
 
-def _versions() -> dict[str, str]:
-    found = {}
+def _find_versions() -> dict[str, str]:
+    versions = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:  # an extra that is not installed
             continue
-    return found
+    return versions

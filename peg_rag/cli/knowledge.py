@@ -1,4 +1,4 @@
-"""What `search` and `ask` share: opening a store with its own model, and printing a hit."""
+"""Shared by the commands that use a store: opening it with its own model, searching it, and printing hits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.text import Text
 
 from peg_rag.answer import subject_of
-from peg_rag.cli.console import excerpt, folded, printable, stdout
+from peg_rag.cli.console import excerpt, fold, printable, stdout
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 
@@ -22,13 +22,13 @@ MODES = ("hybrid", "dense", "lexical")
 
 @contextmanager
 def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGEncoder]"]:
-    """The store, read only, and the encoder of its vectors: the one it was made with, unless another is named."""
+    """Open a store read-only, with the encoder it was made with unless `model` names another."""
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
     from peg_rag.ingest import model_of
 
     if not store.is_dir():
-        raise InvalidInput(f"{store}: there is no store; make one with: peg-rag index DOCUMENTS --store {store}")
+        raise InvalidInput(f"{store}: there is no store; create one with: peg-rag index DOCUMENTS --store {store}")
     with (
         PEGEncoder(model or model_of(store)) as encoder,
         PEGIndex(store, identity=encoder.identity, read_only=True) as index,
@@ -36,60 +36,90 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
         yield index, encoder
 
 
-def find(index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str) -> list[list[Hit]]:
+def find(
+    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str | None = None
+) -> list[list[Hit]]:
     """The k best hits of each query."""
-    from peg_rag.retriever import Retriever
+    from peg_rag.retriever import BUNDLED_RERANKERS, Retriever
 
     if mode not in MODES:
         raise InvalidInput(f"--mode {mode}: one of {', '.join(MODES)} is expected")
-    return Retriever(index, encoder, k=k, mode=cast("Mode", mode)).retrieve_batch(queries)
+    if rerank is not None and rerank not in BUNDLED_RERANKERS:
+        raise InvalidInput(f"--rerank {rerank}: {' or '.join(BUNDLED_RERANKERS)} is expected")
+    if rerank is not None and mode != "hybrid":
+        raise InvalidInput(f"--rerank {rerank} needs --mode hybrid, not {mode}")
+    retriever = Retriever(index, encoder, k=k, mode=cast("Mode", mode), rerank=rerank)
+    return retriever.retrieve_batch(queries)
 
 
-def place(hit: Hit) -> str:
-    """Where a hit stands: file, heading, page or row."""
-    known = hit.metadata
-    parts = [str(known.get("source") or hit.id), str(known.get("title") or "")]
-    parts += [f"p. {known['page']}"] if known.get("page") else []
-    parts += [f"row {known['row']}"] if known.get("row") else []
+def absolute_model(model: str | None, name: str) -> str:
+    """The model's name as saved in a store: a folder as an absolute path, so that any working directory finds it."""
+    folder = Path(model).expanduser() if model else None
+    if folder and folder.is_dir():
+        return str(folder.resolve())
+    return model or name
+
+
+def format_location(hit: Hit) -> str:
+    """Where a hit is from: file, heading, page or row."""
+    metadata = hit.metadata
+    parts = [str(metadata.get("source") or hit.id), str(metadata.get("title") or "")]
+    if metadata.get("page"):
+        parts.append(f"p. {metadata['page']}")
+    if metadata.get("row"):
+        parts.append(f"row {metadata['row']}")
     return printable(" · ".join(part for part in parts if part))
 
 
-def scores(hit: Hit) -> str:
-    """Every score that is known, by name; the hit's own where none has a name."""
+def format_scores(hit: Hit) -> str:
+    """The component scores by name, or the hit's score if it has none."""
     return "  ".join(f"{name} {value:.3g}" for name, value in (hit.scores or {"score": hit.score}).items())
 
 
-def common_terms(query: str, text: str, least: int = 2) -> tuple[str, ...]:
-    """The longest stretches of the query, of at least `least` characters, that the text contains."""
-    low, found, at = text.lower(), [], 0
+def common_terms(query: str, text: str, min_length: int = 2) -> tuple[str, ...]:
+    """The longest substrings of the query, of at least `min_length` characters, that the text contains."""
     query = query.lower()
-    while at < len(query):
-        end = next((e for e in range(len(query), at + least - 1, -1) if query[at:e] in low and query[at:e].strip()), 0)
-        if end:
-            found.append(query[at:end].strip())
-        at = end or at + 1
-    return tuple(term for term in found if len(term) >= least)
+    text = text.lower()
+    terms = []
+    start = 0
+    while start < len(query):
+        end = _find_longest_match(query, text, start, min_length)
+        if end is None:
+            start += 1
+        else:
+            terms.append(query[start:end].strip())
+            start = end
+    return tuple(term for term in terms if len(term) >= min_length)
 
 
-def shown_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = False) -> Text:
-    """Rank, tick, place and scores, and an excerpt of so many lines below, all within the terminal's width."""
-    start = Text.assemble((f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"))
-    width = stdout.width - start.cell_len
-    where, how = Text(place(hit), "bold"), Text(scores(hit), "dim")
+def _find_longest_match(query: str, text: str, start: int, min_length: int) -> int | None:
+    """The end of the longest substring of the query from `start` on that the text contains."""
+    for end in range(len(query), start + min_length - 1, -1):
+        if query[start:end] in text and query[start:end].strip():
+            return end
+    return None
+
+
+def render_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = False) -> Text:
+    """Rank, tick, location and scores, with an excerpt of `lines` lines below, within the terminal's width."""
+    prefix = Text.assemble((f"{rank:>2} ", "bold"), ("✓ " if marked else "  ", "bold green"))
+    width = stdout.width - prefix.cell_len
+    location = Text(format_location(hit), "bold")
+    scores = Text(format_scores(hit), "dim")
     body = hit.text.removeprefix(f"{hit.metadata.get('title', '')}\n")
-    shown = excerpt(body, common_terms(subject_of(query), body), lines * width)
-    head = Text("  ").join([where, how])
-    if not stdout.is_terminal:  # piped: an excerpt is one line, however long
-        rows = [head, shown]
-    elif head.cell_len <= width:
-        rows = [head, folded(shown, width)]
+    body_excerpt = excerpt(body, common_terms(subject_of(query), body), lines * width)
+    header = Text("  ").join([location, scores])
+    if not stdout.is_terminal:  # piped output keeps an excerpt on one line, however long
+        rows = [header, body_excerpt]
+    elif header.cell_len <= width:
+        rows = [header, fold(body_excerpt, width)]
     else:
-        rows = [folded(where, width), how, folded(shown, width)]
-    margin = Text("\n" + " " * start.cell_len)
-    return start + margin.join(line for row in rows for line in row.split("\n"))
+        rows = [fold(location, width), scores, fold(body_excerpt, width)]
+    margin = Text("\n" + " " * prefix.cell_len)
+    return prefix + margin.join(line for row in rows for line in row.split("\n"))
 
 
-def as_json(hit: Hit) -> dict[str, Any]:
+def hit_to_json(hit: Hit) -> dict[str, Any]:
     return {
         "id": hit.id,
         "score": hit.score,

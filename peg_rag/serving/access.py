@@ -1,42 +1,52 @@
-"""Who may do what: reading is open unless the server is private, writing always needs a key."""
+"""Access control, as FastAPI dependencies: anyone may read unless the server is private; writing needs an API key."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from peg_rag.serving.errors import ApiError
 from peg_rag.serving.keys import KEYS_VARIABLE
-from peg_rag.serving.problems import ApiError
-from peg_rag.serving.state import State
+from peg_rag.serving.knowledge import KnowledgeBase
+from peg_rag.serving.state import ServerState
 
 _bearer = HTTPBearer(auto_error=False, description="A key of the server. Needed for writing.")
-Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+CredentialsDep = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-def state_of(request: Request) -> State:
-    """The server's parts, for a route."""
-    state: State = request.app.state.parts
+def get_state(request: Request) -> ServerState:
+    """The state of the application that answers this request."""
+    state: ServerState = request.app.state.server
     return state
 
 
-Parts = Annotated[State, Depends(state_of)]
+StateDep = Annotated[ServerState, Depends(get_state)]
 
 
-def may_read(parts: Parts, credentials: Credentials) -> None:
-    """Let everybody read, or on a private server those with a key."""
-    if parts.settings.private:
-        _check(parts, credentials)
+def get_knowledge(state: StateDep) -> KnowledgeBase:
+    """The knowledge base, for routes that are registered only where there is one."""
+    assert state.knowledge is not None
+    return state.knowledge
 
 
-def may_write(parts: Parts, credentials: Credentials) -> None:
-    """Let those with a key write; on a server without keys nobody."""
-    if not parts.keys:
+KnowledgeDep = Annotated[KnowledgeBase, Depends(get_knowledge)]
+
+
+def require_read_access(state: StateDep, credentials: CredentialsDep) -> None:
+    """Let everyone read; on a private server, only clients with a key."""
+    if state.settings.private:
+        _check_key(state, credentials)
+
+
+def require_write_access(state: StateDep, credentials: CredentialsDep) -> None:
+    """Let clients with a key write; on a server without keys, nobody."""
+    if not state.keys:
         raise ApiError(403, f"this server was started without a key, so nothing can be written; set {KEYS_VARIABLE}")
-    _check(parts, credentials)
+    _check_key(state, credentials)
 
 
-def _check(parts: State, credentials: HTTPAuthorizationCredentials | None) -> None:
+def _check_key(state: ServerState, credentials: HTTPAuthorizationCredentials | None) -> None:
     if credentials is None:
         raise ApiError(401, "this needs a key of the server; send it as: Authorization: Bearer KEY")
-    if not parts.keys.accept(credentials.credentials):
+    if not state.keys.accept(credentials.credentials):
         raise ApiError(401, "this is not a key of this server")

@@ -1,4 +1,4 @@
-"""API keys: held as digests, compared in constant time, and without any nothing can be written."""
+"""API keys, kept as digests and compared in constant time."""
 
 import hashlib
 import hmac
@@ -14,25 +14,27 @@ MIN_CHARACTERS = 16
 
 
 class ApiKeys:
-    """The keys that may write (and, on a private server, read).
+    """The keys that give write access and, on a private server, read access. Falsy if there are none.
 
     Args:
-        keys: any number of keys of at least 16 printable ASCII characters.
+        keys: any number of keys, each of at least 16 printable ASCII characters.
 
     Raises:
-        InvalidInput: a key is too short to be a secret, or cannot travel in a header.
+        InvalidInput: a key is too short, or cannot be sent in an HTTP header.
     """
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        checked = [_checked(key) for key in keys]
-        self._digests = tuple(_digest(key) for key in dict.fromkeys(checked))
+        unique_keys = list(dict.fromkeys(keys))
+        for key in unique_keys:
+            _check_key(key)
+        self._digests = tuple(_hash_key(key) for key in unique_keys)
 
     @classmethod
     def load(cls, file: Path | None = None) -> Self:
-        """Keys of `$PEG_RAG_API_KEYS` (separated by commas) and of a file (one in a line, `#` begins a remark).
+        """Read keys from `$PEG_RAG_API_KEYS` (separated by commas) and a file (one per line, `#` starts a comment).
 
         Raises:
-            InvalidInput: the file cannot be read or holds no key, or a key is unusable.
+            InvalidInput: the file cannot be read or holds no key, or a key is invalid.
         """
         keys = [key.strip() for key in os.environ.get(KEYS_VARIABLE, "").split(",") if key.strip()]
         if file is not None:
@@ -40,32 +42,31 @@ class ApiKeys:
                 lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidInput(f"the key file {file} cannot be read: {error}") from error
-            listed = [line for line in lines if line and not line.startswith("#")]
-            if not listed:
-                raise InvalidInput(f"the key file {file} holds no key; one key in a line is expected")
-            keys += listed
+            file_keys = [line for line in lines if line and not line.startswith("#")]
+            if not file_keys:
+                raise InvalidInput(f"the key file {file} holds no key; one key per line is expected")
+            keys += file_keys
         return cls(keys)
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def accept(self, presented: str) -> bool:
-        """Whether this is one of the keys. Takes the same time for every answer: all keys are looked at, by digest."""
-        digest = _digest(presented)
-        found = False
-        for known in self._digests:
-            found |= hmac.compare_digest(digest, known)
-        return found
+    def accept(self, key: str) -> bool:
+        """Whether this is one of the keys. Every key is compared, so that the time tells nothing about them."""
+        key_digest = _hash_key(key)
+        is_valid = False
+        for digest in self._digests:
+            is_valid |= hmac.compare_digest(key_digest, digest)
+        return is_valid
 
 
-def _digest(key: str) -> bytes:
+def _hash_key(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def _checked(key: str) -> str:
+def _check_key(key: str) -> None:
     if len(key) < MIN_CHARACTERS or not all("!" <= c <= "~" for c in key):
         raise InvalidInput(
             f"an API key has {len(key)} characters; at least {MIN_CHARACTERS} printable ASCII characters without "
             'spaces are expected. Make one with: python -c "import secrets; print(secrets.token_urlsafe())"'
         )
-    return key

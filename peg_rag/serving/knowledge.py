@@ -1,7 +1,7 @@
-"""`KnowledgeBase`: what the server does with a store, free of HTTP. Its methods block; the routes run them in threads.
+"""`KnowledgeBase`: searching and changing a store, independent of HTTP. Its methods block; routes call them in threads.
 
-Uploaded files are kept in the store's folder `uploads`; `peg_rag.serving.uploads` says how they are written. Files of
-other folders are listed and searched, but deleted where they lie.
+Uploaded files are kept in the store's folder `uploads`; `peg_rag.serving.uploads` says how they are written. Files
+indexed from other folders are listed and searched, but must be deleted in their own folder.
 """
 
 import base64
@@ -17,23 +17,23 @@ from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.readers import SUFFIXES
 from peg_rag.retriever import Mode, Retriever
-from peg_rag.serving.names import safe_name
-from peg_rag.serving.problems import ApiError
+from peg_rag.serving.errors import ApiError
+from peg_rag.serving.filenames import sanitize_filename
 from peg_rag.serving.uploads import UPLOADS, UploadFolder
 
-__all__ = ["UPLOADS", "Added", "Document", "KnowledgeBase", "Passage"]
+__all__ = ["UPLOADS", "Addition", "Document", "KnowledgeBase", "Passage"]
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file of the store.
+    """A file in the store.
 
     Attributes:
-        id: opaque, safe in a URL.
-        name: as a reader knows it: `manual.pdf`, or `folder/manual.pdf` for a file that was not uploaded.
-        source: as the passages' metadata has it.
-        title: the first passage's, where it has one.
-        uploaded: whether it came through the server, and so can be deleted here.
+        id: opaque, URL-safe.
+        name: the name to show: `manual.pdf`, or `folder/manual.pdf` for a file that was not uploaded.
+        source: the `source` in the metadata of its passages.
+        title: the title of the first passage, or empty.
+        uploaded: whether it was uploaded, and so can be deleted by the server.
         size_bytes: of an uploaded file.
     """
 
@@ -47,7 +47,7 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A passage where it stands: its document, and the texts before and after it there."""
+    """A passage in its context: its document, and the texts of the passages before and after it."""
 
     record: Record
     document: Document | None
@@ -56,8 +56,8 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
-    """What became of an upload."""
+class Addition:
+    """The result of adding a file: its document, the number of its passages, and whether it replaced another."""
 
     document: Document
     passages: int
@@ -65,12 +65,12 @@ class Added:
 
 
 class KnowledgeBase:
-    """A store, the encoder of its vectors, and the folder of its uploads.
+    """A store: its index, the encoder of its vectors, and the folder of its uploads.
 
     Args:
         store: the folder of the index.
-        index: opened there; `read_only` where nothing may be written.
-        model: remembered with the store, for whoever opens it next.
+        index: the index in that folder; `read_only` if nothing may be written.
+        model: the name or folder of the model, saved in the store for the next time it is opened.
     """
 
     def __init__(
@@ -90,132 +90,139 @@ class KnowledgeBase:
             self._uploads.recover()
 
     def close(self) -> None:
-        """End the processes that read uploads; the index and the encoder stay the caller's to close."""
+        """Stop the processes that read uploads. The caller closes the index and the encoder."""
         self._uploads.close()
 
-    # -- asking -------------------------------------------------------------------------------------------------------
+    # -- searching ----------------------------------------------------------------------------------------------------
 
     def search(self, query: str, *, k: int, mode: Mode, where: Mapping[str, Any] | None = None) -> list[Hit]:
         """The k best passages."""
         return self._retriever.retrieve(query, k=k, mode=mode, where=where or {})
 
     def answer(self, question: str, hits: list[Hit], *, threshold: float | None, sentences: int) -> Answer:
-        """Sentences of the hits that answer the question, cited; none where the documents do not say."""
+        """Sentences of the hits that answer the question, cited; none if the documents do not answer it."""
         limit = THRESHOLD if threshold is None else threshold
         return extract_answer(
             question, hits, self.encoder, threshold=limit, max_sentences=sentences, max_hits=len(hits)
         )
 
-    # -- looking ------------------------------------------------------------------------------------------------------
+    # -- listing ------------------------------------------------------------------------------------------------------
 
-    def documents(self) -> list[Document]:
+    def list_documents(self) -> list[Document]:
         """Every document, the newest first."""
         firsts = self.index.get(where={"chunk": 0})
-        known = [(str(first.metadata["source"]), first) for first in firsts if "source" in first.metadata]
-        return [self._document(source, first) for source, first in reversed(known)]
+        return [
+            self._create_document(str(first.metadata["source"]), first)
+            for first in reversed(firsts)
+            if "source" in first.metadata
+        ]
 
-    def document(self, document_id: str) -> tuple[Document, int]:
+    def get_document(self, document_id: str) -> tuple[Document, int]:
         """A document and the number of its passages.
 
         Raises:
-            ApiError: 404, there is none of this id.
+            ApiError: 404, there is no such document.
         """
-        source = _source_of(document_id)
+        source = _decode_id(document_id)
         first = self.index.get(where={"source": source, "chunk": 0}, limit=1)
         if not first:
-            raise _no_document()
-        return self._document(source, first[0]), self.index.count({"source": source})
+            raise _document_not_found()
+        return self._create_document(source, first[0]), self.index.count({"source": source})
 
-    def passages(self, document_id: str, *, offset: int, limit: int) -> list[Record]:
+    def list_passages(self, document_id: str, *, offset: int, limit: int) -> list[Record]:
         """A document's passages in their order.
 
         Raises:
-            ApiError: 404, there is none of this id.
+            ApiError: 404, there is no such document.
         """
-        wanted = {"source": _source_of(document_id), "chunk": {"$gte": offset, "$lt": offset + limit}}
-        found = self.index.get(where=wanted)
-        if not found:
-            self.document(document_id)
-        return sorted(found, key=lambda record: int(record.metadata["chunk"]))
+        source = _decode_id(document_id)
+        records = self.index.get(where={"source": source, "chunk": {"$gte": offset, "$lt": offset + limit}})
+        if not records:
+            self.get_document(document_id)  # raises if there is none; else the offset is past the end
+        return sorted(records, key=lambda record: int(record.metadata["chunk"]))
 
-    def passage(self, passage_id: str) -> Passage:
-        """A passage, as a citation names it.
+    def get_passage(self, passage_id: str) -> Passage:
+        """The passage that a citation refers to.
 
         Raises:
-            ApiError: 404, there is none of this id.
+            ApiError: 404, there is no such passage.
         """
-        found = self.index.get([passage_id])
-        if not found:
+        records = self.index.get([passage_id])
+        if not records:
             raise ApiError(404, "there is no such passage; its document may have been changed or deleted since")
-        source, number = found[0].metadata.get("source"), found[0].metadata.get("chunk")
+        record = records[0]
+        source = record.metadata.get("source")
+        number = record.metadata.get("chunk")
         if not isinstance(source, str) or not isinstance(number, int):
-            return Passage(found[0], None, "", "")
-        around = self.index.get(where={"source": source, "chunk": {"$in": [0, number - 1, number + 1]}})
-        by_number = {record.metadata["chunk"]: record for record in [*around, found[0]]}
-        texts = [by_number[n].text if n in by_number else "" for n in (number - 1, number + 1)]
-        return Passage(found[0], self._document(source, by_number.get(0, found[0])), *texts)
+            return Passage(record, None, "", "")
+        neighbours = self.index.get(where={"source": source, "chunk": {"$in": [0, number - 1, number + 1]}})
+        by_number = {neighbour.metadata["chunk"]: neighbour for neighbour in [*neighbours, record]}
+        texts = {n: neighbour.text for n, neighbour in by_number.items()}
+        document = self._create_document(source, by_number.get(0, record))
+        return Passage(record, document, texts.get(number - 1, ""), texts.get(number + 1, ""))
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def add(self, name: str, content: BinaryIO) -> Added:
-        """Keep a file and index it; one of that name is replaced. After an error everything is as it was.
+    def add(self, name: str, content: BinaryIO) -> Addition:
+        """Store and index a file, in place of one of the same name. An error changes nothing.
 
-        Several may be added at once: they are read and embedded side by side, and stored one after the other.
+        Concurrent calls read and embed their files in parallel, and write to the index one after the other.
 
         Raises:
-            ApiError: 415, a kind of file that is not read.
-            DataError: the file cannot be read, or holds what the index does not take.
+            ApiError: 415, unsupported file type.
+            DataError: the file cannot be read, or the index does not accept its content.
             IndexBusy: another process writes to the store.
         """
-        name = safe_name(name)
+        name = sanitize_filename(name)
         if Path(name).suffix.lower() not in SUFFIXES:
-            raise ApiError(415, f"{name!r} is of a kind that is not read; expected one of {', '.join(SUFFIXES)}")
+            raise ApiError(415, f"{name!r} is of an unsupported type; expected one of {', '.join(SUFFIXES)}")
         upload = self._uploads.stage(name, content)
         try:
             replaced = self._uploads.commit(upload)
         finally:
             self._uploads.discard(upload)
         first = upload.chunks[0]
-        document = self._document(upload.source, Record(first.id, first.text, first.metadata))
-        return Added(document, len(upload.chunks), replaced)
+        document = self._create_document(upload.source, Record(first.id, first.text, first.metadata))
+        return Addition(document, len(upload.chunks), replaced)
 
     def delete(self, document_id: str) -> Document:
-        """Delete an uploaded document: its file and its passages. After an error everything is as it was.
+        """Delete an uploaded document, its file and its passages. An error changes nothing.
 
         Raises:
-            ApiError: 404, there is none of this id; 409, it was not uploaded.
+            ApiError: 404, there is no such document; 409, it was not uploaded.
             IndexBusy: another process writes to the store.
         """
-        document, _ = self.document(document_id)
+        document, _ = self.get_document(document_id)
         if not self._uploads.delete(document.source):
-            self.document(document_id)  # another request may have deleted it meanwhile
+            self.get_document(document_id)  # another request may have deleted it meanwhile
             raise ApiError(
                 409,
                 f"{document.name!r} was indexed from a folder; delete the file there and run `peg-rag index` again",
             )
         return document
 
-    def _document(self, source: str, first: Record) -> Document:
+    def _create_document(self, source: str, first: Record) -> Document:
         name = self._uploads.name_of(source)
         title = str(first.metadata.get("title") or "")
         size = self._uploads.size_of(name) if name else None
-        return Document(_id_of(source), name or source, source, title, name is not None, size)
+        return Document(encode_id(source), name or source, source, title, name is not None, size)
 
 
-def _id_of(source: str) -> str:
+def encode_id(source: str) -> str:
+    """The id of a document: its source in unpadded URL-safe Base64."""
     return base64.urlsafe_b64encode(source.encode()).decode().rstrip("=")
 
 
-def _source_of(document_id: str) -> str:
+def _decode_id(document_id: str) -> str:
     try:
         padded = document_id + "=" * (-len(document_id) % 4)
         source = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
-        raise _no_document() from error
+        raise _document_not_found() from error
     if "\x00" in source or not source:
-        raise _no_document()
+        raise _document_not_found()
     return source
 
 
-def _no_document() -> ApiError:
+def _document_not_found() -> ApiError:
     return ApiError(404, "there is no such document")

@@ -1,4 +1,4 @@
-"""Logs as one JSON object in a line, without what a client wrote: no texts, file names, queries or raw paths."""
+"""Structured logs: one JSON object per line, with nothing that a client wrote (texts, file names, queries, paths)."""
 
 import json
 import logging
@@ -6,40 +6,41 @@ import sys
 import time
 import traceback
 
-_OURS = "fields"
+_FIELDS = "fields"
+_MAX_FRAMES = 12
 
 
 class JsonFormatter(logging.Formatter):
-    """A record's time, level, logger and message, and its fields."""
+    """Formats a record's time, level, logger, message and fields as JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, object] = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        entry |= getattr(record, _OURS, {})
+        entry |= getattr(record, _FIELDS, {})
         if record.exc_info and record.exc_info[1] is not None:
-            entry |= describe(record.exc_info[1])
+            entry |= describe_exception(record.exc_info[1])
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
 def log(logger: logging.Logger, level: int, message: str, **fields: object) -> None:
-    """Log a message with fields of its own."""
-    logger.log(level, message, extra={_OURS: fields})
+    """Log a message with structured fields."""
+    logger.log(level, message, extra={_FIELDS: fields})
 
 
-def describe(error: BaseException) -> dict[str, object]:
-    """Where an exception came from. Its own message may quote a text, so it is left out."""
+def describe_exception(error: BaseException) -> dict[str, object]:
+    """An exception's type and traceback as log fields. Its message is left out, since it may quote a text."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:]]
-    return {"error": type(error).__name__, "traceback": where}
+    lines = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-_MAX_FRAMES:]]
+    return {"error": type(error).__name__, "traceback": lines}
 
 
-def configure() -> None:
-    """Send every log line of this process to stderr as JSON."""
+def configure_logging() -> None:
+    """Send every log record of this process to stderr as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)

@@ -1,8 +1,7 @@
-"""Where the words of a question stand in a text, for a page to mark them.
+"""Where the words of a question occur in a text, for a page to highlight them.
 
-Chinese has no spaces, so that a "word" is any two neighbouring characters of the question's subject that the text has
-next to each other too; where such pairs overlap they make one stretch. Other words match whole, whatever their case.
-Costs one pass over the text.
+Chinese is written without spaces, so a "word" is any character bigram of the question's subject; overlapping matches
+are merged into one span. Other words match whole, ignoring case. One pass over the text.
 """
 
 import re
@@ -12,49 +11,51 @@ from peg_rag.answer import subject_of
 
 Span = tuple[int, int]
 
-_MAX_SUBJECT = 1_000  # characters; what is longer is no question
+_MAX_SUBJECT_CHARACTERS = 1_000
 _CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
-_PIECES = re.compile(rf"(?P<run>[{_CJK}]+)|[^\W_{_CJK}]+")
+_RUNS = re.compile(rf"(?P<cjk>[{_CJK}]+)|[^\W_{_CJK}]+")
 
 
 class Matcher:
-    """Finds a question's words in texts.
+    """Finds the words of a question in texts.
 
     Args:
-        question: as it was asked; the words that only ask are left out.
+        question: the user's question; words that only ask ("what is", 什么是) are ignored.
     """
 
     def __init__(self, question: str) -> None:
-        self._wanted = {
-            term for piece in _PIECES.finditer(subject_of(question[:_MAX_SUBJECT])) for term in _terms(piece)
-        }
+        subject = subject_of(question[:_MAX_SUBJECT_CHARACTERS])
+        self._terms = {term for run in _RUNS.finditer(subject) for term in _split_terms(run)}
 
-    def spans(self, text: str) -> list[Span]:
-        """[start, end) of every stretch, in characters and in order; they neither overlap nor touch."""
-        return list(_joined(self._found(text)))
+    def find_spans(self, text: str) -> list[Span]:
+        """[start, end) of every match, in characters and in order; the spans neither overlap nor touch."""
+        return list(_merge_spans(self._find_terms(text)))
 
-    def _found(self, text: str) -> Iterator[Span]:
-        for piece in _PIECES.finditer(text):
-            start, word = piece.start(), piece[0]
-            if piece["run"] is None:
-                if word.lower() in self._wanted:
-                    yield piece.span()
+    def _find_terms(self, text: str) -> Iterator[Span]:
+        for run in _RUNS.finditer(text):
+            word = run[0]
+            if run["cjk"] is None:
+                if word.lower() in self._terms:
+                    yield run.span()
                 continue
-            for at in range(len(word)):
-                if word[at] in self._wanted:  # a question of a single character
-                    yield start + at, start + at + 1
-                if word[at : at + 2] in self._wanted:
-                    yield start + at, start + at + len(word[at : at + 2])
+            for offset in range(len(word)):
+                start = run.start() + offset
+                bigram = word[offset : offset + 2]
+                if word[offset] in self._terms:  # the question is a single character
+                    yield start, start + 1
+                if bigram in self._terms:
+                    yield start, start + len(bigram)
 
 
-def _terms(piece: re.Match[str]) -> list[str]:
-    word = piece[0]
-    if piece["run"] is None:
+def _split_terms(run: re.Match[str]) -> list[str]:
+    word = run[0]
+    if run["cjk"] is None:
         return [word.lower()]
-    return [word[at : at + 2] for at in range(len(word) - 1)] or [word]
+    return [word[start : start + 2] for start in range(len(word) - 1)] or [word]
 
 
-def _joined(spans: Iterable[Span]) -> Iterator[Span]:
+def _merge_spans(spans: Iterable[Span]) -> Iterator[Span]:
+    """Merge overlapping and adjacent spans, which come in order of their start."""
     start = end = -1
     for next_start, next_end in spans:
         if next_start > end:

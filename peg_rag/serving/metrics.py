@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`. Labels are route templates and statuses, never what a client chose."""
+"""Prometheus metrics. Labels are route templates, statuses and other fixed values, never what a client sent."""
 
 from collections.abc import Callable
 
@@ -16,10 +16,10 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 
 
 class Metrics:
-    """The server's own registry, so that two servers in one process do not meet."""
+    """The metrics of one server, in a registry of its own, so that two servers in one process do not collide."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, of no use here
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # would add a second series for each
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "peg_rag_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
@@ -35,10 +35,10 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def watch(self, name: str, help_text: str, value: Callable[[], float]) -> None:
-        """A gauge that is asked for its value when it is read."""
+    def add_gauge(self, name: str, help_text: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose value is computed when the metrics are read."""
         Gauge(f"peg_rag_{name}", help_text, registry=self.registry).set_function(value)
 
-    def text(self) -> bytes:
-        """Prometheus' text format."""
+    def render(self) -> bytes:
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,6 +1,6 @@
-"""Running the application: uvicorn, one process, every socket under the limits, SIGTERM drains.
+"""Runs the application in uvicorn: one process, limits on every connection, graceful shutdown on SIGTERM.
 
-One process holds one model; for more, run several behind a load balancer (a store takes one writer at a time).
+One process holds one model. To scale out, run several behind a load balancer; a store has one writer at a time.
 """
 
 import contextlib
@@ -11,22 +11,22 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
-from peg_rag.serving import logs
-from peg_rag.serving.protocol import guarded_protocol
+from peg_rag.serving.limits.protocol import create_protocol
+from peg_rag.serving.logs import configure_logging
 from peg_rag.serving.settings import ServerSettings
 
 MAX_HEADER_BYTES = 32_768
 BACKLOG = 512
-_OTHER_FILES = 512  # uploads in the making, the index, pipes to reader processes
+_OTHER_FILES = 512  # uploads in progress, the index, pipes to reader processes
 
 
-def make_server(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> uvicorn.Server:
-    """A uvicorn server that holds every connection to the limits; port 0 for any free one."""
+def create_server(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> uvicorn.Server:
+    """A uvicorn server with the limits of `settings` on every connection; port 0 picks a free port."""
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=guarded_protocol(settings),
+        http=create_protocol(settings),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -42,28 +42,28 @@ def make_server(app: FastAPI, settings: ServerSettings, *, host: str, port: int)
 
 
 def serve(app: FastAPI, settings: ServerSettings, *, host: str, port: int) -> None:
-    """Answer requests until SIGTERM or Ctrl-C; requests in flight are then finished first.
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in flight.
 
-    An address that is taken is logged, and the process exits with 1.
+    If the address is in use, this is logged and the process exits with 1.
     """
-    logs.configure()
-    _allow_files(settings.max_connections)
-    signal.signal(signal.SIGTERM, _leave)  # uvicorn drains on the signal, then hands it on to this
-    make_server(app, settings, host=host, port=port).run()
+    configure_logging()
+    _raise_file_limit(settings.max_connections)
+    signal.signal(signal.SIGTERM, _exit_cleanly)  # uvicorn shuts down gracefully, then raises the signal again
+    create_server(app, settings, host=host, port=port).run()
 
 
-def _allow_files(connections: int) -> None:
-    """Let the process hold a file for each connection and some more, as far as the system lets it."""
+def _raise_file_limit(connections: int) -> None:
+    """Raise the limit on open files to one per connection and some more, as far as the system allows."""
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = connections + _OTHER_FILES
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        needed = connections + _OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _leave(*_: object) -> NoReturn:
-    """Unwind, so that the store is closed, and say that all is well."""
+def _exit_cleanly(*_: object) -> NoReturn:
+    """Exit with 0 by an exception, so that context managers close the store."""
     sys.exit(0)

@@ -1,7 +1,4 @@
-"""`ServerSettings`: every limit of the server in one place, so that what a client can cost is known beforehand.
-
-`LanguageModelSettings`, where answers are written by a language model: which one, and how long to wait for it.
-"""
+"""The server's limits in one place, so that what a client can cost is known beforehand, and its language model."""
 
 import ipaddress
 
@@ -11,10 +8,10 @@ MIB = 1 << 20
 
 
 class ServerSettings(BaseModel):
-    """Limits and time-outs. Sizes are in bytes or characters, times in seconds.
+    """Limits and timeouts. Sizes are in bytes or characters, times in seconds.
 
-    The worst a set of clients can make the server hold is about `max_held_bytes` of request bodies, as much again of
-    their parsed form, and `max_queued_characters` of texts waiting to be embedded.
+    All clients together can make the server hold at most about `max_held_bytes` of request bodies, the same
+    again in parsed form, and `max_queued_characters` of texts waiting to be embedded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,44 +32,44 @@ class ServerSettings(BaseModel):
     max_upload_files: PositiveInt = 16
 
     max_connections: PositiveInt = 1024
-    """Open sockets; one more is answered 429 and closed."""
+    """Open connections. A further one displaces one that is inactive, or is answered 429."""
     max_in_flight: PositiveInt = 256
-    """Requests being answered; one more is answered 429."""
+    """Requests in progress; a further one is answered 429."""
     max_held_bytes: PositiveInt = 128 * MIB
-    """Request bodies being read or worked on, together."""
+    """Bytes of all request bodies in progress."""
     max_queued_characters: PositiveInt = 4_000_000
-    """Texts waiting to be embedded, together."""
+    """Characters of all texts waiting to be embedded."""
     max_wait_s: PositiveFloat = 30.0
-    """An embedding request that would wait longer than this, at the rate seen lately, is answered 429."""
+    """An embedding request that would wait longer than this, at the recent rate, is answered 429."""
     search_threads: PositiveInt = 4
     max_waiting_searches: PositiveInt = 128
     write_threads: PositiveInt = 2
-    """Deletions, and small files of plain text, at once."""
+    """Concurrent deletions and uploads of small plain-text files."""
     max_waiting_writes: PositiveInt = 64
     conversion_threads: PositiveInt = 2
-    """Other uploads that are read and embedded at once; they keep no small write waiting."""
+    """Concurrent uploads of other files, which keep no small write waiting."""
     max_waiting_conversions: PositiveInt = 64
     max_write_wait_s: PositiveFloat = 60.0
     """A write that has waited longer than this is answered 429."""
     small_upload_bytes: PositiveInt = 256 * 1024
-    """A larger text waits its turn among the conversions."""
+    """A larger plain-text file waits its turn among the conversions."""
 
     header_timeout_s: PositiveFloat = 10.0
-    """From a connection's opening, or a further request's first byte, to the end of its headers."""
+    """From the opening of a connection, or the first byte of a further request, to the end of the headers."""
     body_timeout_s: PositiveFloat = 30.0
-    """For a body to arrive, plus a second for every `slowest_bytes_per_s` received; half of it without any byte."""
+    """For a body to arrive, plus a second for every `slowest_bytes_per_s` received; at most half of it in silence."""
     slowest_bytes_per_s: PositiveInt = 16_384
     write_timeout_s: PositiveFloat = 30.0
-    """For a client to take a piece of the answer."""
+    """For a client to read a piece of the response."""
     request_timeout_s: PositiveFloat = 600.0
-    """For everything from the headers to the end of the answer."""
+    """From the headers of a request to the end of its response."""
     keep_alive_s: PositiveInt = 75
-    """For an idle connection; longer than most clients and load balancers keep theirs (5 to 60 s), so that it is they
-    who let go: a request would else now and then meet a connection that is just being closed."""
+    """For an idle connection. Longer than most clients and load balancers keep theirs (5 to 60 s), so that they close
+    it first: otherwise a request would now and then meet a connection that the server is closing."""
     drain_timeout_s: PositiveInt = 30
     """After SIGTERM, for requests in flight to finish."""
     conversion_timeout_s: PositiveFloat = 60.0
-    """For an uploaded file to be read, in a process of its own."""
+    """For an uploaded file to be read, in a separate process."""
 
 
 class LanguageModelSettings(BaseModel):
@@ -81,30 +78,30 @@ class LanguageModelSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base_url: HttpUrl
-    """As OpenAI's clients take it, such as `http://localhost:11434/v1`."""
+    """The base URL of OpenAI's clients, such as `http://localhost:11434/v1`."""
     model: str = Field(min_length=1, max_length=200)
     api_key: SecretStr = SecretStr("")
-    """Sent as a Bearer token; empty where the endpoint wants none."""
+    """Sent as a Bearer token; empty for an endpoint without keys."""
     connect_timeout_s: PositiveFloat = 10.0
     silence_timeout_s: PositiveFloat = 60.0
-    """The longest time without a word. The first comes late where the model runs on a CPU."""
+    """The longest time between two pieces of the answer. The first comes late where the model runs on a CPU."""
     answer_timeout_s: PositiveFloat = 300.0
     """For a whole answer."""
     max_at_once: PositiveInt = 8
-    """Answers being written; one more is answered 429."""
+    """Answers being written; a further one is answered 429."""
 
     @field_validator("base_url")
     @classmethod
-    def _bare(cls, url: HttpUrl) -> HttpUrl:
+    def _check_bare_url(cls, url: HttpUrl) -> HttpUrl:
         if url.username or url.password or url.query or url.fragment:
-            raise ValueError("expected a bare address such as http://localhost:11434/v1; a key has its own setting")
+            raise ValueError("expected a plain URL such as http://localhost:11434/v1; the key has its own setting")
         return url
 
     @field_validator("api_key")
     @classmethod
-    def _sendable(cls, key: SecretStr) -> SecretStr:
+    def _check_key(cls, key: SecretStr) -> SecretStr:
         if not all("!" <= c <= "~" for c in key.get_secret_value()):
-            raise ValueError("expected printable ASCII characters without spaces: the key travels in a header")
+            raise ValueError("expected printable ASCII characters without spaces: the key is sent in a header")
         return key
 
     @property
@@ -113,12 +110,12 @@ class LanguageModelSettings(BaseModel):
 
     @property
     def host(self) -> str:
-        """Where the texts go, as it is shown to readers."""
+        """The host that receives the texts, as shown to users."""
         return self.base_url.host or ""
 
     @property
     def local(self) -> bool:
-        """Whether the endpoint is this machine, so that no text leaves it."""
+        """Whether the endpoint is on this machine, so that no text leaves it."""
         try:
             return ipaddress.ip_address(self.host.strip("[]")).is_loopback
         except ValueError:

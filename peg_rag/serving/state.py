@@ -1,22 +1,28 @@
-"""What the routes share: one object, made by `create_app`, in place of globals."""
+"""`ServerState`: the objects that all requests share, made by `create_app` and kept in `app.state.server`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from peg_rag.encoder import CHARACTERS_PER_TOKEN, PEGEncoder, load_tokenizer
-from peg_rag.serving.generate import LanguageModel
-from peg_rag.serving.guard import Load
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
+from peg_rag.serving.language_model import LanguageModel
+from peg_rag.serving.limits.middleware import Load
+from peg_rag.serving.limits.queues import EmbeddingQueue, InputType, WorkerPool
 from peg_rag.serving.metrics import Metrics
 from peg_rag.serving.settings import ServerSettings
-from peg_rag.serving.work import EmbeddingQueue, Gate, Role
 
 
 @dataclass(slots=True)
-class State:
-    """The server's parts. `knowledge` is None where only embeddings are served, `language_model` where answers are
-    quoted and not written."""
+class ServerState:
+    """Everything that a route needs besides its request.
+
+    Attributes:
+        knowledge: None where only embeddings are served.
+        language_model: None where answers are quoted from the documents.
+        created: when the server started, in seconds since 1970.
+        stopping: set once the server shuts down.
+    """
 
     encoder: PEGEncoder
     knowledge: KnowledgeBase | None
@@ -25,24 +31,29 @@ class State:
     keys: ApiKeys
     metrics: Metrics
     load: Load
-    queue: EmbeddingQueue
-    searches: Gate
-    writes: Gate
-    conversions: Gate
-    created: int  # seconds since 1970
+    embedding_queue: EmbeddingQueue
+    searches: WorkerPool
+    writes: WorkerPool
+    conversions: WorkerPool
+    created: int
     stopping: bool = False
 
 
-class ModelTokens:
-    """Counts tokens with a tokenizer of its own, prompts included and cut at the model's limit."""
+class ModelTokenCounter:
+    """Counts the tokens of texts as the model sees them: with their prompt, truncated at its maximum length.
+
+    It has a tokenizer of its own, since the encoder's is used by another thread.
+    """
 
     def __init__(self, encoder: PEGEncoder) -> None:
         self._spec = encoder.spec
         self._tokenizer = load_tokenizer(encoder.spec)
 
-    def count(self, texts: Sequence[str], role: Role) -> list[int]:
-        prompt = self._spec.query_prompt if role == "query" else self._spec.document_prompt
+    def count(self, texts: Sequence[str], input_type: InputType) -> list[int]:
+        """The number of tokens of each text."""
+        prompt = self._spec.query_prompt if input_type == "query" else self._spec.document_prompt
         limit = self._spec.max_length * CHARACTERS_PER_TOKEN
-        heads = [prompt + text[:limit] for text in texts]
-        special = self._spec.kind == "transformer"
-        return [len(found.ids) for found in self._tokenizer.encode_batch_fast(heads, add_special_tokens=special)]
+        prompted_texts = [prompt + text[:limit] for text in texts]
+        add_special_tokens = self._spec.kind == "transformer"
+        encodings = self._tokenizer.encode_batch_fast(prompted_texts, add_special_tokens=add_special_tokens)
+        return [len(encoding.ids) for encoding in encodings]

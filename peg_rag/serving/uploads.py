@@ -1,12 +1,12 @@
-"""The folder of uploaded files, in step with the index and the ledger whatever fails or is killed in between.
+"""Atomic changes of the uploaded files: folder, index and ledger stay consistent through errors and crashes.
 
-A file is prepared beside other writes: it is put into a hidden folder, read, cut and embedded there. Then, with the
-ledger locked, its passages go into the index in one transaction, and that transaction decides. Before it nothing has
-changed, so that an error leaves the store as it was; after it the write has happened, and what is left to do (moving
-the file, dropping the passages of the version before, the ledger's entry) can be repeated. A note in the hidden folder
-says what was under way, and the index says whether it happened: a start completes it, or discards it.
+A file is staged in parallel with other writes: copied to a hidden folder, read, split and embedded. Then, with the
+ledger locked, its passages are written to the index in one transaction, which is the commit point. An error before it
+leaves the store unchanged. After it the write is permanent, and the remaining steps (moving the file, deleting the
+passages of the earlier version, updating the ledger) are idempotent. A note in the hidden folder describes the write,
+and the index tells whether it was committed: at the next start it is completed, or discarded.
 
-Costs three fsyncs for an upload besides those of the index and the ledger.
+Costs three fsyncs per upload in addition to those of the index and the ledger.
 """
 
 import contextlib
@@ -45,21 +45,21 @@ from peg_rag.ingest import (
 )
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import Section
-from peg_rag.serving.logs import describe, log
-from peg_rag.serving.names import safe_name
+from peg_rag.serving.filenames import sanitize_filename
+from peg_rag.serving.logs import describe_exception, log
 
 UPLOADS = "uploads"
-OTHER_ROOT = "uploads (server)"  # in sources, where the store also holds a folder of somebody's that is named `uploads`
+OTHER_ROOT = "uploads (server)"  # in sources, if the store also indexes another folder named `uploads`
 LOCK_TIMEOUT_S = 10.0
-_STAGE = ".upload-"  # hidden, so that a sync passes them over
-_NOTE_FILE = ".note.json"  # no upload's name begins with a dot
+_STAGING_PREFIX = ".upload-"  # hidden, so that `sync` ignores it
+_NOTE_FILE = ".note.json"  # no upload has a name that starts with a dot
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class StagedUpload:
-    """A file that was read and embedded, and is not part of the store yet. vectors: (chunks, dimension)."""
+    """A file that was read and embedded but is not part of the store yet. vectors: (chunks, dimension)."""
 
     folder: Path
     name: str
@@ -75,7 +75,7 @@ class StagedUpload:
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """A write under way, as the hidden folder has it. `entry`: of the ledger, None for a deletion."""
+    """A write in progress, as recorded in the hidden folder. `entry`: the new ledger entry; None for a deletion."""
 
     root: str
     name: str
@@ -92,7 +92,7 @@ class _Note:
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
-        """The note in a folder; None where the write was not yet under way."""
+        """The note in a folder; None if the write had not started."""
         try:
             fields: dict[str, Any] = json.loads((folder / _NOTE_FILE).read_bytes())
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
@@ -106,27 +106,29 @@ class UploadFolder:
 
     Args:
         store: the folder of the index and the ledger.
-        model: remembered with the store.
-        timeout_s: for a file to be read, in a process of its own.
+        model: the name or folder of the model, saved in the store.
+        timeout_s: for a file to be read, in a separate process.
     """
 
     def __init__(self, store: Path, index: PEGIndex, encoder: PEGEncoder, model: str | None, timeout_s: float) -> None:
         self.folder = store / UPLOADS
-        self._store, self._index, self._encoder = store, index, encoder
-        self._model, self._timeout_s = model, timeout_s
+        self._store = store
+        self._index = index
+        self._encoder = encoder
+        self._model = model
         self._write_lock = threading.Lock()
-        self._readers = _Readers(timeout_s)
-        self._claimed: str | None = None
+        self._readers = _ThreadReaders(timeout_s)
+        self._registered_root: str | None = None
         self._unfinished: list[Path] = []
         self.root = self._find_root()
 
     def name_of(self, source: str) -> str | None:
         """The name of an uploaded file; None for a file of another folder."""
         root, _, name = source.partition("/")
-        return name if root == self.root and name == safe_name(name) else None
+        return name if root == self.root and name == sanitize_filename(name) else None
 
     def size_of(self, name: str) -> int | None:
-        """Bytes of an uploaded file; None where it is missing."""
+        """The size of an uploaded file in bytes; None if it is missing."""
         try:
             return (self.folder / name).stat().st_size
         except OSError:
@@ -135,100 +137,103 @@ class UploadFolder:
     # -- adding -------------------------------------------------------------------------------------------------------
 
     def stage(self, name: str, content: BinaryIO) -> StagedUpload:
-        """Read and embed a file beside the store. What is not committed must be discarded.
+        """Read and embed a file without changing the store. The caller must commit or discard it.
 
         Raises:
             DataError: the file cannot be read; nothing remains of it.
         """
-        folder = self.folder / f"{_STAGE}{secrets.token_hex(8)}"
+        folder = self.folder / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
         folder.mkdir(parents=True)
         try:
-            return self._prepare(folder, name, content)
+            return self._read_and_embed(folder, name, content)
         except DataError as error:
             _remove_folder(folder)
-            raise DataError(_without_folder(str(error), folder)) from error
+            raise DataError(_hide_folder(str(error), folder)) from error
         except BaseException:
             _remove_folder(folder)
             raise
 
     def commit(self, upload: StagedUpload) -> bool:
-        """Make a staged file part of the store, in place of one of its name.
+        """Add a staged file to the store, in place of one of the same name. An error changes nothing.
 
         Returns:
-            Whether there was one.
+            Whether a file was replaced.
 
         Raises:
-            DataError: the index does not take what the file holds.
-            IndexBusy: another process writes to the store. Whatever is raised, nothing has changed.
+            DataError: the index does not accept the content.
+            IndexBusy: another process writes to the store.
         """
         note = _Note(upload.root, upload.name, upload.entry)
         ids = [chunk.id for chunk in upload.chunks]
         texts = [chunk.text for chunk in upload.chunks]
         metadatas = [chunk.metadata for chunk in upload.chunks]
-        with self._writing() as ledger:
+        with self._lock_ledger() as ledger:
             if upload.root != self.root:
                 raise IndexBusy(f"another folder named {upload.root!r} has just been indexed; send the file again")
-            self._check_finished(upload.source)
+            self._check_no_unfinished_write(upload.source)
             replaced = (self.folder / upload.name).exists()
             try:
-                self._decide(
+                self._commit_change(
                     ledger, upload.folder, note, lambda: self._index.upsert(ids, texts, upload.vectors, metadatas)
                 )
             except InvalidInput as error:
-                raise DataError(f"{upload.name} holds what the index does not take: {error}") from error
+                raise DataError(f"{upload.name} holds what the index does not accept: {error}") from error
         return replaced
 
     def discard(self, upload: StagedUpload) -> None:
-        """Remove what is left of a staged file; harmless after a commit."""
+        """Remove what is left of a staged file; does nothing after a commit."""
         if upload.folder not in self._unfinished:
             _remove_folder(upload.folder)
 
     # -- deleting -----------------------------------------------------------------------------------------------------
 
     def delete(self, source: str) -> bool:
-        """Delete an uploaded file and its passages; whether it was one, and had any.
+        """Delete an uploaded file and its passages. An error changes nothing.
+
+        Returns:
+            Whether there was such an uploaded file with passages.
 
         Raises:
-            IndexBusy: another process writes to the store. Whatever is raised, nothing has changed.
+            IndexBusy: another process writes to the store.
         """
-        with self._writing() as ledger:
+        with self._lock_ledger() as ledger:
             name = self.name_of(source)
             if name is None or not self._index.count({"source": source}):
                 return False
-            self._check_finished(source)
-            folder = self.folder / f"{_STAGE}{secrets.token_hex(8)}"
+            self._check_no_unfinished_write(source)
+            folder = self.folder / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
             folder.mkdir(parents=True)
             note = _Note(self.root, name, None)
-            self._decide(ledger, folder, note, lambda: self._index.delete(where={"source": source}))
+            self._commit_change(ledger, folder, note, lambda: self._index.delete(where={"source": source}))
         return True
 
     # -- starting and stopping ----------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Complete or discard what a crash cut short, and index the files that the index lacks.
+        """Complete or discard the writes that a crash interrupted, and index files that the index lacks.
 
-        Whatever is wrong with one of them, the server must start: it is logged, and tried again at the next start.
+        The server must start in any case: errors are logged, and the files tried again at the next start.
         """
         if not self.folder.is_dir():
             return
-        self._unfinished = list(self.folder.glob(_STAGE + "*"))
+        self._unfinished = list(self.folder.glob(_STAGING_PREFIX + "*"))
         try:
-            with self._writing() as ledger:
-                self._claim(ledger)
+            with self._lock_ledger() as ledger:
+                self._register_root(ledger)
             report = sync(self.folder, self._index, self._encoder, self._store, name=self.root, model=self._model)
         except Exception as error:
-            log(logger, logging.WARNING, "uploads could not be brought in step", **describe(error))
+            log(logger, logging.WARNING, "uploads could not be synchronised", **describe_exception(error))
         else:
             if report.failed:
                 log(logger, logging.WARNING, "uploads could not be indexed", files=len(report.failed))
 
     def close(self) -> None:
-        """End the processes that read files."""
+        """Stop the processes that read files."""
         self._readers.close()
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, folder: Path, name: str, content: BinaryIO) -> StagedUpload:
+    def _read_and_embed(self, folder: Path, name: str, content: BinaryIO) -> StagedUpload:
         file = folder / name
         _write_file(file, content)
         sections = self._readers.read(file)
@@ -246,68 +251,73 @@ class UploadFolder:
         return StagedUpload(folder, name, root, entry, chunks, vectors)
 
     @contextmanager
-    def _writing(self) -> Iterator[_Ledger]:
-        """The ledger, locked against other threads and processes; what was left unfinished is tried again first."""
+    def _lock_ledger(self) -> Iterator[_Ledger]:
+        """Open the ledger, locked against other threads and processes, and retry unfinished writes first."""
         if not self._write_lock.acquire(timeout=LOCK_TIMEOUT_S):
-            raise IndexBusy(f"another write to {self._store} takes long; try again later")
+            raise IndexBusy(f"another write to {self._store} is taking long; try again later")
         try:
             with _ledger(self._store) as ledger:
-                self._finish_all(ledger)
+                self._finish_writes(ledger)
                 self.root = self._find_root()
                 yield ledger
         finally:
             self._write_lock.release()
 
-    def _decide(self, ledger: _Ledger, folder: Path, note: _Note, change: Callable[[], object]) -> None:
-        """Change the index under a note, then finish. Where the index has not changed, the note's folder goes."""
+    def _commit_change(self, ledger: _Ledger, folder: Path, note: _Note, change: Callable[[], object]) -> None:
+        """Write the note, change the index, then finish. If the index did not change, remove the note's folder."""
         try:
-            self._claim(ledger)
+            self._register_root(ledger)
             note.write(folder)
             change()
         except Exception as error:
-            if not self._has_happened(note):
+            if not self._is_committed(note):
                 _remove_folder(folder)
                 raise
-            log(logger, logging.WARNING, "a write raised after it had happened", **describe(error))
+            log(
+                logger,
+                logging.WARNING,
+                "an error was raised after the commit",
+                **describe_exception(error),
+            )
         self._unfinished.append(folder)
-        self._finish_all(ledger)
+        self._finish_writes(ledger)
 
-    def _claim(self, ledger: _Ledger) -> None:
-        """Have the ledger know where the uploads lie: in a copy of a store it names the original's."""
-        if self._claimed == self.root:
+    def _register_root(self, ledger: _Ledger) -> None:
+        """Record in the ledger where the uploads are; in the copy of a store it names the original's folder."""
+        if self._registered_root == self.root:
             return
         with ledger._db:
             ledger._db.execute("INSERT OR REPLACE INTO roots VALUES (?, ?)", (self.root, str(self.folder.resolve())))
         if self._model is not None:
             ledger.remember("model", self._model)
-        self._claimed = self.root
+        self._registered_root = self.root
 
-    def _has_happened(self, note: _Note) -> bool:
-        """Whether the index has the note's change."""
+    def _is_committed(self, note: _Note) -> bool:
+        """Whether the index contains the change that a note describes."""
         if note.entry is None:
             return not self._index.count({"source": note.source})
         return bool(self._index.count({"source": note.source, "version": note.entry.version}))
 
-    def _finish_all(self, ledger: _Ledger) -> None:
-        """Finish every write that is under way. One that cannot be finished now is kept for the next time."""
+    def _finish_writes(self, ledger: _Ledger) -> None:
+        """Finish every committed write. One that cannot be finished now is retried by the next write."""
         for folder in list(self._unfinished):
             try:
-                self._finish(ledger, folder)
+                self._finish_write(ledger, folder)
             except Exception as error:
-                log(logger, logging.WARNING, "a write is finished later", **describe(error))
+                log(logger, logging.WARNING, "a write could not be finished yet", **describe_exception(error))
             else:
                 self._unfinished.remove(folder)
 
-    def _check_finished(self, source: str) -> None:
-        """Refuse to write over an earlier write of the same file that could not be finished."""
+    def _check_no_unfinished_write(self, source: str) -> None:
+        """Refuse to change a file whose earlier write could not be finished."""
         notes = [_Note.read(folder) for folder in self._unfinished]
         if any(note is not None and note.source == source for note in notes):
-            raise IndexBusy("an earlier change of this file is not finished; the log says why")
+            raise IndexBusy("an earlier change of this file is not finished; the log gives the reason")
 
-    def _finish(self, ledger: _Ledger, folder: Path) -> None:
-        """Complete a write that the index has, discard one that it has not. Can be repeated."""
+    def _finish_write(self, ledger: _Ledger, folder: Path) -> None:
+        """Complete a write that was committed, or discard it. Idempotent."""
         note = _Note.read(folder)
-        if note is not None and self._has_happened(note):
+        if note is not None and self._is_committed(note):
             if note.entry is None:
                 (self.folder / note.name).unlink(missing_ok=True)
                 ledger.forget([note.source])
@@ -320,30 +330,30 @@ class UploadFolder:
         _remove_folder(folder)
 
     def _find_root(self) -> str:
-        """What the uploads' sources begin with: `uploads`, unless that is somebody's folder of this name.
+        """The first part of the uploads' sources: `uploads`, unless another indexed folder has that name.
 
-        Whose it is, the files tell: the ledger may name another place, where the store was copied or moved.
+        The files decide which folder it is: after a store was copied or moved, the ledger names the old place.
         """
         roots = (OTHER_ROOT, UPLOADS) if any(self.folder.glob("[!.]*")) else ()
         for root in roots:
-            if any((self.folder / source.partition("/")[2]).is_file() for source in self._sources(root)):
+            if any((self.folder / source.partition("/")[2]).is_file() for source in self._list_sources(root)):
                 return root
-        return OTHER_ROOT if self._sources(UPLOADS) else UPLOADS
+        return OTHER_ROOT if self._list_sources(UPLOADS) else UPLOADS
 
-    def _sources(self, root: str) -> list[str]:
-        """The sources that the ledger has under a root."""
+    def _list_sources(self, root: str) -> list[str]:
+        """The sources that the ledger lists under a root."""
         file = self._store.resolve() / LEDGER_FILE
         if not file.is_file():
             return []
         try:
             return _read_ledger(file, "SELECT source FROM files WHERE root = ?", root)
-        except sqlite3.DatabaseError as error:  # a write will say what is wrong with it
-            log(logger, logging.WARNING, "the ledger could not be read", **describe(error))
+        except sqlite3.DatabaseError as error:  # the next write raises a full error
+            log(logger, logging.WARNING, "the ledger could not be read", **describe_exception(error))
             return []
 
 
-class _Readers:
-    """A reader process for each thread that reads: they are quick to ask again, and bound to their thread."""
+class _ThreadReaders:
+    """One reader process per thread, kept for the next file: a process may only be used by the thread that made it."""
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
@@ -369,7 +379,7 @@ def _write_file(file: Path, content: BinaryIO) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Have the names in a folder survive a loss of power (where the system lets folders be flushed)."""
+    """Flush a folder, so that its file names survive a power failure (on systems that support it)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -379,7 +389,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a hidden folder, the note first; or the file that an earlier version kept in its place."""
+    """Remove a hidden folder, the note first; or the hidden file of an earlier version."""
     if folder.is_dir():
         (folder / _NOTE_FILE).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -387,5 +397,6 @@ def _remove_folder(folder: Path) -> None:
         folder.unlink(missing_ok=True)
 
 
-def _without_folder(message: str, folder: Path) -> str:
+def _hide_folder(message: str, folder: Path) -> str:
+    """Remove a folder's path from a message that clients will see."""
     return message.replace(f"{folder}{os.sep}", "")
