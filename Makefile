@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 JOBS   ?= 2
 
-.PHONY: demo test prove lint format bench page clean
+.PHONY: demo test prove lint format bench page docs notebooks workflows clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -36,6 +36,24 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/embed.py
+
+# The documentation site, in build/site; a broken link fails. Needs the dependency group `docs`.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group docs
+	$(BIN)/python docs/site/stage.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"
+
+# Runs the example notebooks and keeps their results.
+notebooks: $(READY)
+	$(BIN)/python docs/site/run_notebooks.py
+
+# Checks .github: form, then security.
+workflows: $(READY)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --group workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline .github
 
 # The question-answering page: web/ → peg_rag/serving/web/dist, which is committed.
 page:

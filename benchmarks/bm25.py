@@ -23,7 +23,7 @@ import numpy as np
 from fusion import TRAINED, UNTRAINED, held_out, ndcg
 
 from peg_rag import PEGIndex
-from peg_rag.index import lexical
+from peg_rag.index import lexical, tokenizers
 
 RESULTS = Path(__file__).parent / "results" / "bm25.md"
 Ranking = Mapping[str, float]
@@ -35,10 +35,10 @@ def parameters(k1: float, b: float, single: float) -> Iterator[None]:
 
     def weights(terms: Sequence[str]) -> dict[str, float]:
         counts = Counter(terms)
-        return {t: n * (single if len(t) == 1 and lexical._IS_RUN(t) else 1) for t, n in counts.items()}
+        return {t: n * (single if len(t) == 1 and tokenizers._IS_RUN(t) else 1) for t, n in counts.items()}
 
     scored = partial(lexical.bm25, k1=k1, b=b)
-    with patch("peg_rag.index.view.bm25", scored), patch("peg_rag.index.lexical.term_weights", weights):
+    with patch("peg_rag.index.ranking.bm25", scored), patch("peg_rag.index.lexical.term_weights", weights):
         yield
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from peg_rag import PEGEncoder, PEGIndex
-from peg_rag.index.vectors import STORAGES, Storage
+from peg_rag.index.encodings import STORAGES, Storage
 
 RESULTS = Path(__file__).parent / "results" / "storage.md"
 K = 10

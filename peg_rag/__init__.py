@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from peg_rag.langchain import PEGEmbeddings as PEGEmbeddings
     from peg_rag.retriever import Retriever as Retriever
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "PEGEmbeddings": "peg_rag.langchain",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
-from peg_rag.index.lexical import get_tokenizer
+from peg_rag.index.tokenizers import get_tokenizer
 from peg_rag.retriever import Encoder
 
 NOT_FOUND = "在文档中没有找到答案。 / Not found in the documents."

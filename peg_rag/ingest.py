@@ -221,6 +221,22 @@ def model_of(store: str | Path) -> str | None:
     return values[0] if values else None
 
 
+def file_of(store: str | Path, source: str) -> Path | None:
+    """The file that a passage's `source` names; None where it is gone, or the store was not made by `sync`."""
+    ledger = Path(store).resolve() / LEDGER_FILE
+    if not ledger.is_file():
+        return None
+    query = (
+        "SELECT roots.path || substr(files.source, length(roots.name) + 1) "
+        "FROM files JOIN roots ON roots.name = files.root WHERE files.source = ?"
+    )
+    try:
+        paths = _read_ledger(ledger, query, source)
+    except sqlite3.DatabaseError as error:
+        raise _damaged(ledger, error) from error
+    return next((path for path in map(Path, paths) if path.is_file()), None)
+
+
 def _read_ledger(file: Path, query: str, *parameters: str) -> list[str]:
     """The first column of a query, read without the ledger's lock: a store can be searched while it is synced.
 
@@ -476,6 +492,7 @@ __all__ = [
     "FolderFiles",
     "Progress",
     "SyncReport",
+    "file_of",
     "find_files",
     "list_files",
     "model_of",

@@ -7,7 +7,7 @@ Many queries are encoded together, searched together and reranked together; one 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,14 @@ from peg_rag.errors import IndexMismatch, InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
 from peg_rag.texts import check_texts
 
+if TYPE_CHECKING:
+    from peg_rag.reranking import MiniReranker
+
 Mode = Literal["dense", "lexical", "hybrid", "mmr"]
 MODES: tuple[Mode, ...] = ("dense", "lexical", "hybrid", "mmr")
+BundledReranker = Literal["mini"]
+BUNDLED_RERANKERS: tuple[BundledReranker, ...] = ("mini",)
+RERANKED = 50  # candidates that a bundled reranker looks at
 UNKNOWN = "unknown"  # the identity of vectors whose model cannot be named
 
 
@@ -96,10 +102,11 @@ class Retriever:
         fusion: `rrf` or `convex`, for hybrid mode; None for the searcher's own choice.
         fetch_k: candidates for each ranking, for MMR and for the reranker; None for four times k, 20 at least.
         diversity: for MMR, from 0 (only relevance counts) to 1 (only difference counts).
+        rerank: `mini` for the bundled reranker, in mode `hybrid`; it looks at `fetch_k` candidates, 50 if None.
 
     Raises:
         IndexMismatch: the documents' vectors were made by another model than the encoder's.
-        InvalidInput: an unknown mode.
+        InvalidInput: an unknown mode or bundled reranker, two rerankers, or `rerank` in another mode than hybrid.
     """
 
     searcher: Searcher
@@ -113,10 +120,13 @@ class Retriever:
     fusion: str | None = None
     fetch_k: int | None = None
     diversity: float = 0.5
+    rerank: BundledReranker | None = None
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise InvalidInput(f"mode {self.mode!r} is unknown; there are {', '.join(MODES)}")
+        if self.rerank is not None:
+            self._check_rerank(self.rerank)
         check_same_model(self.searcher, self.encoder)
 
     def retrieve(self, query: str, *, k: int | None = None, mode: Mode | None = None, where: Any = None) -> list[Hit]:
@@ -140,6 +150,8 @@ class Retriever:
         if not texts:
             return []
         found = asked._candidates(texts)
+        if asked.rerank is not None:
+            return asked._reranked_by_features(texts, found)
         return found if asked.reranker is None else asked._reranked(asked.reranker, texts, found)
 
     def _candidates(self, texts: list[str]) -> list[list[Hit]]:
@@ -158,6 +170,8 @@ class Retriever:
 
     def _wanted(self) -> int:
         """Hits to ask the searcher for: the reranker needs more to choose from."""
+        if self.rerank is not None and self.k > 0:
+            return max(self.k, self.fetch_k or RERANKED)
         return self.k if self.reranker is None or self.k == 0 else max(self.k, self.fetch_k or _candidates_for(self.k))
 
     def _reranked(self, reranker: Reranker, texts: list[str], found: list[list[Hit]]) -> list[list[Hit]]:
@@ -168,8 +182,27 @@ class Retriever:
         following = iter(scores)
         return [self._best([_rescored(hit, next(following)) for hit in hits]) for hits in found]
 
+    def _reranked_by_features(self, texts: list[str], found: list[list[Hit]]) -> list[list[Hit]]:
+        reranker = _load_reranker(str(self.rerank))
+        scores = [reranker.score_hits(text, hits).tolist() for text, hits in zip(texts, found, strict=True)]
+        return [self._best(list(map(_rescored, hits, row))) for hits, row in zip(found, scores, strict=True)]
+
+    def _check_rerank(self, name: str) -> None:
+        if name not in BUNDLED_RERANKERS:
+            raise InvalidInput(f"rerank={name!r} is unknown; there is {', '.join(map(repr, BUNDLED_RERANKERS))}")
+        if self.reranker is not None:
+            raise InvalidInput(f"rerank={name!r} and a reranker of your own were both given; leave one out")
+        if self.mode != "hybrid":
+            raise InvalidInput(f"rerank={name!r} orders the hits of a hybrid search, not of mode {self.mode!r}")
+
     def _best(self, hits: list[Hit]) -> list[Hit]:
         return sorted(hits, key=lambda hit: -hit.score)[: self.k]
+
+
+def _load_reranker(name: str) -> "MiniReranker":
+    from peg_rag.reranking import load_reranker  # imported when first needed
+
+    return load_reranker(name)
 
 
 def _candidates_for(k: int) -> int:

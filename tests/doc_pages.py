@@ -107,4 +107,5 @@ def anchors_of(page: Path) -> set[str]:
             plain = "".join(child.content for child in text.children or [])
             slug = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
             found.add(next(s for n in range(100) if (s := f"{slug}-{n}" if n else slug) not in found))
-    return found
+    written = re.findall(r'<a id="([^"]+)"></a>', page.read_text(encoding="utf-8"))
+    return found | set(written)

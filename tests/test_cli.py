@@ -177,6 +177,18 @@ def test_another_model_is_refused(docs: Path, model: str, tmp_path: Path, capsys
     assert run(["search", store, "报销", "--mode", "sideways"]) == 2
 
 
+def test_search_reranks(docs: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(tmp_path / "kb")
+    assert run(["index", str(docs), "--store", store, "--model", model]) == 0
+    capsys.readouterr()
+    assert run(["search", store, "报销", "--rerank", "maxi"]) == 2
+    assert "mini is expected" in capsys.readouterr().err
+    assert run(["search", store, "报销", "--mode", "dense", "--rerank", "mini"]) == 2
+    assert "needs --mode hybrid" in capsys.readouterr().err
+    assert run(["search", store, "报销需要哪些材料", "--rerank", "mini", "--json"]) == 0
+    assert "rerank" in json.loads(capsys.readouterr().out.splitlines()[0])["scores"]
+
+
 def test_text_of_documents_cannot_paint_the_terminal(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,10 +13,14 @@ from doc_pages import REASONS, REPO, RUN, WRITTEN, anchors_of, blocks_of, links_
 from peg_rag import errors
 
 DOCS = sorted((REPO / "docs").glob("*.md"))
+CHINESE = ".zh-CN"
 PAGES = [
-    *DOCS,
     *REPO.glob("*.md"),
-    *(page for name in ("benchmarks", "examples", "train", "peg_rag/assets") for page in (REPO / name).rglob("*.md")),
+    *(
+        page
+        for name in ("docs", "benchmarks", "examples", "train", "peg_rag/assets", ".github")
+        for page in (REPO / name).rglob("*.md")
+    ),
 ]
 RUNNABLE = [page for page in DOCS if any(b.language in RUN and not b.skip for b in blocks_of(page))]
 SLOW = ("evaluate-and-mine", "fine-tune", "train")  # many commands, each of which starts Python and torch
@@ -66,8 +70,35 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert unquote(parts.fragment) in anchors_of(target), f"{link}: there is no such heading"
 
 
-def test_every_page_is_in_the_index() -> None:
-    assert {page.name for page in DOCS} - set(links_of(REPO / "docs" / "README.md")) == {"README.md"}
+@pytest.mark.parametrize("index", ["README.md", "README.zh-CN.md"])
+def test_every_page_is_in_the_index(index: str) -> None:
+    names = {page.name for page in DOCS}
+    chinese = {name for name in names if CHINESE in name}
+    english = names - chinese
+    if CHINESE in index:  # the Chinese index names the English page where there is no other
+        english -= {name.replace(CHINESE, "") for name in chinese}
+    expected = english | chinese if CHINESE in index else english
+    assert expected - {index} - set(links_of(REPO / "docs" / index)) == set()
+
+
+@pytest.mark.parametrize("page", [page for page in DOCS if CHINESE in page.name], ids=lambda page: page.stem)
+def test_a_chinese_page_has_the_code_of_the_english_one(page: Path) -> None:
+    """Remarks are in Chinese, and what a block prints is the same."""
+
+    def code(side: Path) -> list[str]:
+        lines = [line for block in blocks_of(side) for line in block.code.splitlines()]
+        return [line if "# → " in line else re.sub(r"\s+#.*", "", line) for line in lines]
+
+    english, chinese = code(page.with_name(page.name.replace(CHINESE, ""))), code(page)
+    assert english == chinese
+
+
+def test_every_page_of_the_site_is_there() -> None:
+    """What `mkdocs.yml` names exists, notebooks under the name of their page; `make docs` checks the links."""
+    nav = (REPO / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    pages = [REPO / name for name in re.findall(r"([\w./-]+\.md)$", nav, re.MULTILINE)]
+    assert len(pages) > 30
+    assert [page for page in pages if not page.exists() and not page.with_suffix(".ipynb").exists()] == []
 
 
 def test_every_error_has_its_cure() -> None:

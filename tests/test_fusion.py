@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
 from peg_rag.index import PEGIndex, fuse
-from peg_rag.index.fusion import DENSE_SHARE, by_confidence, leaning_to_words
+from peg_rag.index.fusion import DENSE_SHARE, by_confidence, favour_lexical
 
 DENSE = {"a": 0.9, "b": 0.5, "c": 0.1}
 LEXICAL = {"b": 8.0, "d": 4.0, "a": 0.0}
@@ -62,9 +62,9 @@ def test_the_side_that_stands_out_counts_more() -> None:
 
 def test_of_equally_confident_sides_words_count_more() -> None:
     sharp = {"7": 30.0} | {str(i): 1.0 + i * 0.01 for i in range(20) if i != 7}
-    weights = leaning_to_words({"dense": sharp, "lexical": sharp})
+    weights = favour_lexical({"dense": sharp, "lexical": sharp})
     assert weights["dense"] / sum(weights.values()) == pytest.approx(DENSE_SHARE)
-    assert fuse(BOTH) == fuse(BOTH, leaning_to_words)
+    assert fuse(BOTH) == fuse(BOTH, favour_lexical)
 
 
 def test_confidence_without_much_to_go_by() -> None:

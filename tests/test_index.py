@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from test_filters import matches
 
 from peg_rag.errors import DamagedIndex, IndexBusy, IndexMismatch, InvalidInput, PegRagError
-from peg_rag.index import PEGIndex, store
-from peg_rag.index.documents import BLOCK, _Slots
+from peg_rag.index import PEGIndex, compaction, store
+from peg_rag.index.database import BLOCK, _FairSemaphore
 
 DIMENSION = 4
 
@@ -164,11 +164,11 @@ class EagerMerges(IndexModel):
     @initialize()
     def open(self) -> None:
         super().open()
-        self.before = store.MERGE_NEW_ROWS
-        store.MERGE_NEW_ROWS = 2
+        self.before = compaction.MIN_ROWS
+        compaction.MIN_ROWS = 2
 
     def teardown(self) -> None:
-        store.MERGE_NEW_ROWS = self.before
+        compaction.MIN_ROWS = self.before
         super().teardown()
 
 
@@ -564,7 +564,7 @@ def test_a_path_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_writes_fold_themselves_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 50)
+    monkeypatch.setattr(compaction, "MIN_ROWS", 50)
     with PEGIndex(tmp_path / "kb") as index:
         for start in range(0, 300, 30):
             index.upsert([f"d{i}" for i in range(start, start + 30)], ["花"] * 30, rows(300)[start : start + 30])
@@ -583,8 +583,8 @@ def test_sparse_blocks_are_moved_together(tmp_path: Path) -> None:
         index.delete(where={"i": {"$gte": 100}})
         before = [(hit.id, hit.score) for hit in index.search(unit[5], "第5篇", k=100)]
         index.persist()
-        with index._snapshot() as (_, view):
-            assert len(view.blocks.numbers) == 1
+        with index._snapshots.open() as (_, snapshot):
+            assert len(snapshot.blocks.numbers) == 1
         after = [(hit.id, hit.score) for hit in index.search(unit[5], "第5篇", k=100)]
         assert len(before) == 100
         assert dict(before) == pytest.approx(dict(after))
@@ -639,7 +639,7 @@ def test_a_damaged_vector_file_is_built_again(
         hits = index.search_batch(unit[:50], k=1)
         assert [hit.id for (hit,) in hits] == [f"d{i}" for i in range(50)]
         assert len(index.search(unit[0], k=1000)) == 300 + (harm == "older")
-    assert caplog.text.count("built again") == 1
+    assert caplog.text.count("is rebuilt") == 1
     caplog.clear()
     if not read_only:
         with PEGIndex(path) as index:
@@ -705,7 +705,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb") as index:
         unit = filled(index, 100)
         index._db.timeout_s = 1
-        with index._db._connection() as connection:
+        with index._db._borrow_connection() as connection:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
             connection.execute(f"PRAGMA max_page_count={pages}")
         with pytest.raises(OSError, match=r"index is as it was before.*index\.sqlite") as error:
@@ -714,7 +714,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
         assert len(index) == 100
         assert index.search(unit[9], k=1)[0].id == "d9"
         assert index.get(["n0"]) == []
-        with index._db._connection() as connection:
+        with index._db._borrow_connection() as connection:
             connection.execute("PRAGMA max_page_count=1000000")
         index.upsert(["n0"], ["新"], rows(1))
         assert len(index) == 101
@@ -728,18 +728,26 @@ def test_a_second_writer_waits_and_then_gives_up(tmp_path: Path) -> None:
         assert len(first) == 2
 
 
-def test_slots_are_served_in_the_order_of_asking_and_time_out() -> None:
-    slots, order, threads = _Slots(1), [], []
-    assert slots.acquire(1)
-    assert not slots.acquire(0.01)
+def test_the_semaphore_is_fair_and_times_out() -> None:
+    semaphore = _FairSemaphore(1)
+    order: list[int] = []
+    threads: list[threading.Thread] = []
+    assert semaphore.acquire(1)
+    assert not semaphore.acquire(0.01)
+
+    def use(number: int) -> None:
+        semaphore.acquire(30)
+        order.append(number)
+        semaphore.release()
+
     for number in range(5):
-        threads.append(threading.Thread(target=lambda n=number: (slots.acquire(30), order.append(n), slots.release())))
+        threads.append(threading.Thread(target=use, args=(number,)))
         threads[-1].start()
-        while len(slots._waiting) < number + 1:
+        while len(semaphore._waiting) < number + 1:
             time.sleep(0.001)
-    slots.release()
-    slots_again = slots.acquire(30)  # asked last, served last
+    semaphore.release()
+    acquired = semaphore.acquire(30)  # requested last, acquired last
     for thread in threads:
         thread.join(30)
-    assert slots_again
+    assert acquired
     assert order == list(range(5))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from peg_rag.errors import IndexBusy, PegRagError
-from peg_rag.index import PEGIndex, store
+from peg_rag.index import PEGIndex, compaction, segment_file
 
 DIMENSION = 1024  # in int8, SQLite keeps a quarter of what the vector file takes
 SPAWN = mp.get_context("spawn")
@@ -52,8 +52,8 @@ def mounted(*arguments: str) -> Iterator[None]:
 def write_beside_a_full_disk(path: Path, kind: Any, results: Any) -> None:
     """Files may grow to 6 MB: enough for int8 vectors in SQLite, too little for their float32 in the vector file."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    store.MERGE_NEW_ROWS = 1900
-    store.MERGE_RETRY_S = 0
+    compaction.MIN_ROWS = 1900
+    compaction.RETRY_S = 0
     if kind != "flat":
         import faiss
 
@@ -101,8 +101,8 @@ def test_a_vector_file_without_room_is_no_error_of_a_write(kind: str, tmp_path: 
 
 
 def test_a_full_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 1900)
-    monkeypatch.setattr(store, "MERGE_RETRY_S", 0)
+    monkeypatch.setattr(compaction, "MIN_ROWS", 1900)
+    monkeypatch.setattr(compaction, "RETRY_S", 0)
     path = tmp_path / "small"
     path.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=11m", "tmpfs", str(path)):
@@ -132,7 +132,7 @@ def test_a_merge_that_fails_anywhere_is_tried_again_later(
 ) -> None:
     if kind != "flat":
         pytest.importorskip("faiss")
-    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 10)
+    monkeypatch.setattr(compaction, "MIN_ROWS", 10)
     path = tmp_path / "kb"
     with PEGIndex(path, kind=kind) as index:
         add(index, 0, 20)  # generation 1
@@ -148,7 +148,7 @@ def test_a_merge_that_fails_anywhere_is_tried_again_later(
             with pytest.raises(MemoryError if failing == "memory" else OSError):
                 index.persist()
             assert not any(name.endswith(".part") for name in vector_files(path))
-        monkeypatch.setattr(store, "MERGE_RETRY_S", 0)
+        monkeypatch.setattr(compaction, "RETRY_S", 0)
         index.persist()
         assert vector_files(path) == ["vectors-2"]
         assert index.search(rows(41)[40], k=1)[0].id == "d40"
@@ -175,13 +175,13 @@ def fail(failing: str, patch: pytest.MonkeyPatch) -> None:
 
             patch.setattr(Path, "open", open_file)
         case "fsync":
-            patch.setattr("peg_rag.index.vectors.os.fsync", refuse)
+            patch.setattr("peg_rag.index.segment_file.os.fsync", refuse)
         case "rename":
             patch.setattr(Path, "replace", refuse)
         case "commit":
-            patch.setattr("peg_rag.index.rows.write_stamp", refuse)
+            patch.setattr("peg_rag.index.tables.write_manifest", refuse)
         case "memory":
-            patch.setattr("peg_rag.index.vectors._published", exhaust)
+            patch.setattr("peg_rag.index.segment_file._publish_file", exhaust)
 
 
 def test_a_stray_file_makes_room_before_the_next_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,10 +191,13 @@ def test_a_stray_file_makes_room_before_the_next_is_written(tmp_path: Path, monk
         (path / "vectors-1.part").write_bytes(b"x" * 1000)
         (path / "vectors-7").write_bytes(b"x" * 1000)
         names: list[list[str]] = []
-        before = store.vectors.write
-        monkeypatch.setattr(
-            store.vectors, "write", lambda *arguments: (names.append(vector_files(path)), before(*arguments))[1]
-        )
+        write_segment = segment_file.write_segment
+
+        def list_and_write(*arguments: Any) -> Any:
+            names.append(vector_files(path))
+            return write_segment(*arguments)
+
+        monkeypatch.setattr(segment_file, "write_segment", list_and_write)
         index.persist()
         assert names == [[]]
         assert vector_files(path) == ["vectors-1"]

@@ -20,8 +20,7 @@ import numpy as np
 import pytest
 
 from peg_rag.errors import ForkedIndex, PegRagError
-from peg_rag.index import PEGIndex, forks
-from peg_rag.index import vectors as vector_files
+from peg_rag.index import PEGIndex, forks, segment
 
 if not hasattr(os, "fork"):
     pytest.skip("there is no fork", allow_module_level=True)
@@ -499,7 +498,7 @@ def test_every_kind_is_searched_in_a_child(kind: Any, tmp_path: Path, monkeypatc
     """BLAS and OpenMP keep threads that a child does not have."""
     if kind != "flat":
         pytest.importorskip("faiss")
-    monkeypatch.setattr(vector_files, "LEAST_FOR_CODES", 500)
+    monkeypatch.setattr(segment, "MIN_IVFPQ_ROWS", 500)
     path, n = tmp_path / "kb", 600
     vectors = np.random.default_rng(0).standard_normal((n, 16)).astype(np.float32)
     with PEGIndex(path, kind=kind) as index:

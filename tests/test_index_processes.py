@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from peg_rag.errors import IndexBusy
-from peg_rag.index import PEGIndex, store
+from peg_rag.index import PEGIndex, compaction
 
 DIMENSION = 16
 BATCH = 20
@@ -101,7 +101,7 @@ def next_operation(model: Model, chance: random.Random) -> Operation:
 
 def write_until_killed(path: Path, kind: Any, model: Model, seed: int, pipe: Any) -> None:
     """Write, delete and merge without end; tell the parent before and after each call."""
-    store.MERGE_NEW_ROWS = 3 * BATCH
+    compaction.MIN_ROWS = 3 * BATCH
     chance = random.Random(seed)
     with PEGIndex(path, kind=kind) as index:
         while True:
@@ -211,8 +211,13 @@ def check_after_a_kill(path: Path, events: list[tuple[str, int]]) -> None:
         assert {hit.id for hit in index.search(vector(0), k=10**6)} == {f"d{n}" for n in there}
 
 
-MOMENTS = ["peg_rag.index.store.write_postings", "peg_rag.index.vectors.checksums", "peg_rag.index.vectors.sync_folder",
-           "peg_rag.index.rows.write_stamp", "peg_rag.index.store._sweep"]  # fmt: skip
+MOMENTS = [
+    "peg_rag.index.tables.write_postings",
+    "peg_rag.index.segment_file.compute_checksums",
+    "peg_rag.index.segment_file.sync_folder",
+    "peg_rag.index.tables.write_manifest",
+    "peg_rag.index.compaction.remove_stray_files",
+]
 
 
 def die_at(path: Path, moment: str) -> None:
@@ -306,13 +311,13 @@ def write_while_read(path: Path, readers: int, seconds: float) -> None:
 
 
 def test_one_writer_two_readers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 5 * BATCH)
+    monkeypatch.setattr(compaction, "MIN_ROWS", 5 * BATCH)
     write_while_read(tmp_path / "kb", readers=2, seconds=4)
 
 
 @pytest.mark.slow
 def test_one_writer_eight_readers_for_half_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 20 * BATCH)
+    monkeypatch.setattr(compaction, "MIN_ROWS", 20 * BATCH)
     write_while_read(tmp_path / "kb", readers=8, seconds=30)
 
 
@@ -365,7 +370,7 @@ def test_a_writer_in_another_process_is_waited_for_and_then_reported(tmp_path: P
 
 @pytest.mark.parametrize("path", [None, "kb"])
 def test_threads_write_and_search_at_once(path: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MERGE_NEW_ROWS", 4 * BATCH)
+    monkeypatch.setattr(compaction, "MIN_ROWS", 4 * BATCH)
     with PEGIndex(None if path is None else tmp_path / path, timeout_s=60) as index:
         add(index, [0])
         stop = threading.Event()

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
-from peg_rag.index import PEGIndex, lexical
-from peg_rag.index.documents import BLOCK
-from peg_rag.index.lexical import ENTRY, get_tokenizer, make_postings, normalized
+from peg_rag.index import PEGIndex, lexical, tokenizers
+from peg_rag.index.database import BLOCK
+from peg_rag.index.lexical import ENTRY, build_postings
+from peg_rag.index.tokenizers import get_tokenizer, normalize_text
 
 BIGRAM = get_tokenizer("bigram")
 texts = st.lists(st.text(alphabet="中国北京的花呗abZ １Ａ,。\n𠀀𠀁か한é_-😀\u0301\u3099", max_size=12), max_size=6)
@@ -50,9 +51,10 @@ def test_skipping_nfkc_changes_no_term() -> None:
 
     for code in range(0x20000):
         char = chr(code)
-        if not 0xD800 <= code < 0xE000 and lexical._UNCHANGED(char):
+        if not 0xD800 <= code < 0xE000 and tokenizers._UNCHANGED(char):
             assert unicodedata.combining(char) == 0
-            assert lexical._PIECES.findall(unicodedata.normalize("NFKC", char)) == lexical._PIECES.findall(char), char
+            normal_form = unicodedata.normalize("NFKC", char)
+            assert tokenizers._PIECES.findall(normal_form) == tokenizers._PIECES.findall(char), char
 
 
 @pytest.mark.parametrize("name", ["bigram", "jieba"])
@@ -62,18 +64,18 @@ def test_postings_are_the_counted_terms(name: str, texts: list[str], first: int)
     if name == "jieba":
         pytest.importorskip("jieba")
     tokenizer = get_tokenizer(name)
-    made = make_postings(tokenizer, texts, first)
+    postings = build_postings(tokenizer, texts, first)
     plain: Counter[tuple[str, int, int]] = Counter()
     for row, text in enumerate(texts):
         for term in tokenizer.terms(text):
             plain[(*tokenizer.address(term), first + row)] += 1
-    found = {
+    counts = {
         (head, int(entry["tail"]), int(entry["offset"])): int(entry["count"])
-        for head, raw in made.rows()
+        for head, raw in postings.iter_rows()
         for entry in np.frombuffer(raw, dtype=ENTRY)
     }
-    assert found == dict(plain)
-    assert made.lengths.tolist() == [len(tokenizer.terms(text)) for text in texts]
+    assert counts == dict(plain)
+    assert postings.lengths.tolist() == [len(tokenizer.terms(text)) for text in texts]
 
 
 @settings(max_examples=200)
@@ -84,7 +86,7 @@ def test_two_terms_never_share_an_address(a: str, b: str) -> None:
 
 
 def test_counts_above_255_are_kept_as_255() -> None:
-    ((_, raw),) = make_postings(BIGRAM, ["a " * 1000]).rows()
+    ((_, raw),) = build_postings(BIGRAM, ["a " * 1000]).iter_rows()
     assert np.frombuffer(raw, dtype=ENTRY)["count"].tolist() == [255]
 
 
@@ -150,4 +152,4 @@ def test_the_text_itself_is_not_altered() -> None:
     with PEGIndex() as index:
         index.upsert(["a"], [text], np.ones((1, 2)))
         assert index.search(text="abc full")[0].text == text
-        assert normalized(text) != text
+        assert normalize_text(text) != text

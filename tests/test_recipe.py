@@ -48,12 +48,12 @@ def test_candidates_per_query_are_stated() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"sed": 1}, "sed is no known key; did you mean seed"),
-        ({"model": {"static": {"dimesion": 3}}}, "model.static.dimesion is no known key; did you mean dimension"),
+        ({"sed": 1}, "sed is not a known key; did you mean seed"),
+        ({"model": {"static": {"dimesion": 3}}}, "model.static.dimesion is not a known key; did you mean dimension"),
         ({"model": {}}, "none of path, static, transformer"),
         ({"model": {"path": "peg-mini", "static": {}}}, "path and static of path, static, transformer"),
         ({"model": {"static": {}, "pooling": "cls"}}, "always takes the mean"),
-        ({"model": {"transformer": {"hidden_size": 30, "layers": 1, "heads": 4}}}, "no multiple of heads"),
+        ({"model": {"transformer": {"hidden_size": 30, "layers": 1, "heads": 4}}}, "not a multiple of heads"),
         ({"stages": []}, "stages"),
         ({"output_dir": None}, "output_dir"),
         ({"seed": "many"}, "seed is 'many'"),
@@ -72,7 +72,7 @@ def test_wrong_recipes_are_refused_with_the_path(change: dict[str, Any], said: s
             {"loss": {"progressive": {"strategy": "linear", "half_life": 0.5}}},
             "half_life belongs to strategy curricular",
         ),
-        ({"loss": {"temprature": 1}}, r"stages\[0\].loss.temprature is no known key; did you mean temperature"),
+        ({"loss": {"temprature": 1}}, r"stages\[0\].loss.temprature is not a known key; did you mean temperature"),
         ({"loss": {"matryoshka_dims": [32, 128]}}, "matryoshka_dims has 128"),
         ({"objective": "cosent"}, "label_is_grade"),
         ({"objective": "cosent", "batch": {"queries": 8, "negatives": 1}}, "set batch.negatives to 0"),
@@ -194,7 +194,7 @@ def test_yaml_that_cannot_be_a_recipe_is_refused(text: str, said: str, tmp_path:
 def test_aliases_that_multiply_cost_nothing(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 45))]
     (tmp_path / "many.yaml").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(RecipeError, match="a0 is no known key"):
+    with pytest.raises(RecipeError, match="a0 is not a known key"):
         Recipe.load(tmp_path / "many.yaml")
 
 

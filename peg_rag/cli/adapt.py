@@ -26,7 +26,7 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Save a model that got worse, too.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the model at --out.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; the best there is by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or mps; by default the best that is available.")] = None,
 ) -> None:
     """Adapt a model to documents without labels. Ctrl-C saves a checkpoint; the same command goes on with it.
 
@@ -41,22 +41,24 @@ def adapt(
     from peg_rag.training.adapt.adapt import adapt as run
 
     options = AdaptOptions(steps=steps, minutes=minutes, held_out=held_out, seed=seed)
-    done = run(documents, model, out, options, force=force, overwrite=overwrite, device=device, show_progress=True)
-    for reason in done.failed:
+    adaptation = run(
+        documents, model, out, options, force=force, overwrite=overwrite, device=device, show_progress=True
+    )
+    for reason in adaptation.failed:
         note(f"left out: {reason}")
-    if done.judgement is None:
+    if adaptation.judgement is None:
         note("interrupted; a checkpoint is written, and the same command goes on from it")
         raise typer.Exit(130)
-    show(_table(done, done.judgement))
-    if not done.saved:
+    show(_format_table(adaptation, adaptation.judgement))
+    if not adaptation.saved:
         error("the model got worse and is not saved. Give it more text or fewer steps, or save it with --force")
         raise typer.Exit(1)
-    note(f"→ {done.folder}")
-    if done.failed:
+    note(f"→ {adaptation.folder}")
+    if adaptation.failed:
         raise typer.Exit(3)
 
 
-def _table(done: "Adaptation", judgement: "Judgement") -> "Table":
+def _format_table(adaptation: "Adaptation", judgement: "Judgement") -> "Table":
     from rich.table import Table
 
     table = Table(f"{len(judgement.before.query_ids):,} held-out queries", box=None, padding=(0, 2, 0, 0))
@@ -64,10 +66,11 @@ def _table(done: "Adaptation", judgement: "Judgement") -> "Table":
         table.add_column(column, justify="right")
     for metric in judgement.before.values:
         table.add_row(metric, f"{judgement.before.mean(metric):.3f}", f"{judgement.after.mean(metric):.3f}")
-    found = judgement.comparison
+    comparison = judgement.comparison
     table.caption = (
-        f"{found.metric} {found.difference:+.3f} (95 % interval {found.low:+.3f} to {found.high:+.3f}, "
-        f"p = {found.p:.3f}, permutation test paired over queries); {done.pairs:,} pairs of {done.documents:,} "
-        f"documents, {done.steps:,} steps, {judgement.share:.2f} of the trained weights"
+        f"{comparison.metric} {comparison.difference:+.3f} "
+        f"(95 % interval {comparison.low:+.3f} to {comparison.high:+.3f}, p = {comparison.p:.3f}, "
+        f"permutation test paired over queries); {adaptation.pairs:,} pairs of {adaptation.documents:,} documents, "
+        f"{adaptation.steps:,} steps, {judgement.share:.2f} of the trained weights"
     )
     return table

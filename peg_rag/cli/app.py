@@ -17,7 +17,21 @@ from peg_rag.cli import console
 from peg_rag.errors import InvalidInput, PegRagError
 
 # In the order in which a new user needs them. A verb without a module in this installation is left out.
-VERBS = ("demo", "index", "search", "ask", "serve", "embed", "info", "evaluate", "adapt", "mine", "train", "export")
+VERBS = (
+    "demo",
+    "index",
+    "search",
+    "ask",
+    "serve",
+    "mcp",
+    "embed",
+    "info",
+    "evaluate",
+    "adapt",
+    "mine",
+    "train",
+    "export",
+)
 
 app = typer.Typer(
     name="peg-rag",

@@ -36,13 +36,20 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
         yield index, encoder
 
 
-def find(index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str) -> list[list[Hit]]:
+def find(
+    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str | None = None
+) -> list[list[Hit]]:
     """The k best hits of each query."""
-    from peg_rag.retriever import Retriever
+    from peg_rag.retriever import BUNDLED_RERANKERS, Retriever
 
     if mode not in MODES:
         raise InvalidInput(f"--mode {mode}: one of {', '.join(MODES)} is expected")
-    return Retriever(index, encoder, k=k, mode=cast("Mode", mode)).retrieve_batch(queries)
+    if rerank is not None and rerank not in BUNDLED_RERANKERS:
+        raise InvalidInput(f"--rerank {rerank}: {' or '.join(BUNDLED_RERANKERS)} is expected")
+    if rerank is not None and mode != "hybrid":
+        raise InvalidInput(f"--rerank {rerank} needs --mode hybrid, not {mode}")
+    retriever = Retriever(index, encoder, k=k, mode=cast("Mode", mode), rerank=rerank)
+    return retriever.retrieve_batch(queries)
 
 
 def absolute_model(model: str | None, name: str) -> str:

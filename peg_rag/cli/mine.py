@@ -25,11 +25,11 @@ def mine(
         float, typer.Option(help="Share of the positive's cosine that a negative must lie below; 0 switches it off.")
     ] = 0.95,
     sample: Annotated[str, typer.Option(help="top: the hardest; random: any of the range.")] = "top",
-    keep: Annotated[bool, typer.Option(help="Keep the negatives that the file gives, first.")] = True,
+    keep: Annotated[bool, typer.Option(help="Keep the negatives in the file, before mined ones.")] = True,
     bm25: Annotated[bool, typer.Option("--bm25", help="Let BM25 propose candidates too.")] = False,
     seed: Annotated[int, typer.Option(help="Of the random draw.")] = 0,
     shard_rows: Annotated[int, typer.Option(help="Passages whose vectors are in memory at once.", min=1)] = 100_000,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; the best there is by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …; by default the best that is available.")] = None,
 ) -> None:
     """Mine hard negatives. Interrupted, it goes on where it stopped when run again with the same arguments."""
     if sample not in ("top", "random"):

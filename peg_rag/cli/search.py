@@ -16,6 +16,9 @@ def search(
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Default: the model the store was made with.")
     ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(help="mini: the bundled reranker looks again at 50 hybrid hits.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each hit, in a line.")] = False,
 ) -> None:
     """Search a store."""
@@ -24,7 +27,7 @@ def search(
 
     with knowledge.open_store(store, model) as (index, encoder):
         started = time.perf_counter()
-        [hits] = knowledge.find(index, encoder, [query], k, mode)
+        [hits] = knowledge.find(index, encoder, [query], k, mode, rerank)
         elapsed_ms = 1000 * (time.perf_counter() - started)
         documents = len(index)
     if as_json:
@@ -33,4 +36,5 @@ def search(
         return
     for rank, hit in enumerate(hits, start=1):
         show(knowledge.render_hit(rank, hit, query, lines=3))
-    note(f"{len(hits)} of {documents:,} chunks, {mode}, {elapsed_ms:.0f} ms")
+    method = mode if rerank is None else f"{mode}, reranked by {rerank}"
+    note(f"{len(hits)} of {documents:,} chunks, {method}, {elapsed_ms:.0f} ms")

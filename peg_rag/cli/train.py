@@ -20,7 +20,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the recipe; print candidates, memory, hours.")
     ] = False,
-    devices: Annotated[int, typer.Option(help="Devices that --dry-run reckons with.", min=1)] = 1,
+    devices: Annotated[int, typer.Option(help="Devices that --dry-run estimates for.", min=1)] = 1,
 ) -> None:
     """Train a text-embedding model. Ctrl-C saves a checkpoint; for many devices, see train/README.md."""
     from peg_rag.training import Recipe

@@ -1,7 +1,7 @@
-"""The embedded index: SQLite holds the truth, a vector file makes it fast. For one machine, and it says so."""
+"""The embedded index, for one machine: SQLite is the source of truth, a file of vectors makes it fast."""
 
 from peg_rag.index.fusion import fuse
-from peg_rag.index.rows import Record
 from peg_rag.index.store import PEGIndex
+from peg_rag.index.tables import Record
 
 __all__ = ["PEGIndex", "Record", "fuse"]

@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from peg_rag.hits import Hit
 from peg_rag.langchain.bridges import StoreSearcher, encoder_of
 from peg_rag.langchain.vectorstore import PEGVectorStore, document_of
-from peg_rag.retriever import Mode, Retriever, identity_of
+from peg_rag.retriever import BundledReranker, Mode, Retriever, identity_of
 
 SearchType = Literal["similarity", "lexical", "hybrid", "mmr"]
 _MODES: dict[SearchType, Mode] = {"similarity": "dense", "lexical": "lexical", "hybrid": "hybrid", "mmr": "mmr"}
@@ -59,6 +59,7 @@ class PEGRetriever(BaseRetriever):
     fetch_k: int | None = Field(default=None, description="Candidates for fusion, MMR and the reranker.")
     lambda_mult: float = Field(default=0.5, ge=0, le=1, description="For mmr: 1 only relevance, 0 only difference.")
     reranker: BaseCrossEncoder | None = Field(default=None, description="Scores the candidates again.")
+    rerank: BundledReranker | None = Field(default=None, description="`mini` reranks hybrid hits, without a model.")
     with_scores: bool = Field(default=False, description="Put `score` and `scores` into the documents' metadata.")
 
     def __init__(self, **fields: Any) -> None:
@@ -80,6 +81,7 @@ class PEGRetriever(BaseRetriever):
             fusion=self.fusion,
             fetch_k=self.fetch_k,
             diversity=1 - self.lambda_mult,
+            rerank=self.rerank,
         )
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002

@@ -30,7 +30,7 @@ from peg_rag.encoder import PEGEncoder
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.files import write_atomically
 from peg_rag.index import PEGIndex
-from peg_rag.index.checks import check_unicode
+from peg_rag.index.validation import check_unicode
 from peg_rag.ingest import (
     LEDGER_FILE,
     Chunk,

@@ -283,7 +283,9 @@ class TransformerOptions(Options):
     @model_validator(mode="after")
     def _check_heads(self) -> "TransformerOptions":
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size={self.hidden_size} is no multiple of heads={self.heads}; change one of them")
+            raise ValueError(
+                f"hidden_size={self.hidden_size} is not a multiple of heads={self.heads}; change one of them"
+            )
         return self
 
 

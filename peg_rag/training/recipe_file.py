@@ -110,7 +110,7 @@ def explain_faults(error: ValidationError, root: type[BaseModel]) -> Iterator[st
     for fault in error.errors():
         path = _format_path(fault["loc"])
         if fault["type"] == "extra_forbidden":
-            yield f"{path} is no known key; {_suggest_key(root, fault['loc'])}"
+            yield f"{path} is not a known key; {_suggest_key(root, fault['loc'])}"
         elif fault["type"] == "missing":
             yield f"{path} is missing; add it"
         elif fault["type"] == "value_error":

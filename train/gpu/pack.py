@@ -32,7 +32,7 @@ from make_text_pairs import PERMITTED, RESEARCH_ONLY, known_runs, permitted_doma
 
 from peg_rag.evaluation import load_beir
 from peg_rag.extras import require
-from peg_rag.index.lexical import BigramTokenizer
+from peg_rag.index.tokenizers import BigramTokenizer
 from peg_rag.training.data.texts import TextDocument
 
 EXCLUDED = (

@@ -250,7 +250,7 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
 
 
 def _parse_negatives(value: Any) -> list[tuple[int, str]] | None:
-    """Clean texts with their keys; None where the value is no list of strings."""
+    """Clean texts with their keys; None where the value is not a list of strings."""
     if value is None or value == "":
         return []
     if isinstance(value, str):

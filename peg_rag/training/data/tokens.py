@@ -127,11 +127,19 @@ def dataset_progress(show: bool) -> Iterator[None]:
     """`datasets` shows its bars or not while inside."""
     datasets = require("datasets", "train")
     before = datasets.are_progress_bars_disabled()
-    (datasets.enable_progress_bars if show else datasets.disable_progress_bars)()
+    _show_bars(show)
     try:
         yield
     finally:
-        (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
+        _show_bars(not before)
+
+
+def _show_bars(show: bool) -> None:
+    datasets = require("datasets", "train")
+    if show:
+        datasets.enable_progress_bars()
+    else:
+        datasets.disable_progress_bars()
 
 
 def _unknown_token(tokenizer: "Tokenizer") -> int:

@@ -360,7 +360,10 @@ class _Step:
         if source is side or source.gradient is None or side.gradient is None:
             return
         home = self.ranks.scatter_sum(source.gradient, len(side.raw) if rows is None else len(rows))
-        side.gradient.index_add_(0, rows, home) if rows is not None else side.gradient.add_(home)
+        if rows is None:
+            side.gradient.add_(home)
+        else:
+            side.gradient.index_add_(0, rows, home)
 
     def _sum_up(self, loss: Tensor, sums: Sums) -> LossResult:
         rows = torch.full_like(loss, len(self.queries.raw))

@@ -1,12 +1,12 @@
-"""The SQLite file that is the truth of an index: texts, metadata, vectors and postings, changed in one transaction.
+"""The SQLite file that is the source of truth of an index: texts, metadata, vectors and postings in one transaction.
 
 Every committed write survives a crash of the process or the machine (WAL with `synchronous=FULL`); everything else an
-index keeps - the vector file, arrays in memory - can be made again from here. Readers see one snapshot for a whole
+index keeps, the segment file and arrays in memory, can be rebuilt from here. Readers see one snapshot for a whole
 search and never block; one writer at a time, the next waits.
 
-A document version has an integer *key* that is never used twice: an update removes the old key and adds a new one. So
-whoever remembers the last key seen finds what is new by one range scan. Keys are grouped in blocks of `BLOCK`; a block
-row holds one length per key, 0 for a key that is gone.
+A document version has an integer *key* that is never reused: an update deletes the old key and adds a new one, so all
+documents newer than a given key are found by one range scan. Keys are grouped in blocks of `BLOCK`; the row of a block
+holds one length per key, 0 for a deleted document.
 
 Cost: about 1 kB per document besides its text and vector, most of it postings. A write costs one fsync.
 """
@@ -70,14 +70,14 @@ _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
 
 
 class BadRow(Exception):
-    """A row that this library cannot have written; `Database` tells it as `DamagedIndex`, with the file's name."""
+    """A row that this library cannot have written; `Database` raises it as `DamagedIndex` with the name of the file."""
 
 
-class _Slots:
-    """A semaphore that serves threads in the order they came.
+class _FairSemaphore:
+    """A semaphore that serves threads first come, first served.
 
-    Python's own lets the thread that gives a slot back take it again before any that waits wakes up: readers in a loop
-    then keep a writer out for minutes.
+    With `threading.Semaphore`, a thread that releases a slot can acquire it again before a waiting thread wakes up:
+    readers in a loop then starve a writer for minutes.
     """
 
     def __init__(self, count: int) -> None:
@@ -86,7 +86,7 @@ class _Slots:
         self._lock = threading.Lock()
 
     def acquire(self, timeout: float) -> bool:
-        """Whether a slot was had within `timeout` seconds."""
+        """Wait up to `timeout` seconds for a slot; whether one was acquired."""
         with self._lock:
             if self._free:
                 self._free -= 1
@@ -100,10 +100,10 @@ class _Slots:
             if ticket in self._waiting:
                 self._waiting.remove(ticket)
                 return False
-        return True  # handed over in the last moment
+        return True  # handed over between the timeout and the lock
 
     def release(self) -> None:
-        """Hand the slot to the thread that has waited longest; free it where none waits."""
+        """Hand the slot to the thread that has waited longest, or free it."""
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().release()
@@ -111,37 +111,39 @@ class _Slots:
                 self._free += 1
 
 
-_Version = tuple[int, int, int]  # inode, size, time of change in ns
+_Version = tuple[int, int, int]  # inode, size, modification time in ns
 
 
 class _Fingerprint(NamedTuple):
-    """What tells whether a database was written to."""
+    """Changes with every write to a database."""
 
     file: _Version | None
-    log: _Version | None  # None also where it is empty
+    log: _Version | None  # None also when it is empty
 
 
-def _version(file: Path) -> _Version | None:
+def _read_version(file: Path) -> _Version | None:
     try:
         status = file.stat()
     except FileNotFoundError:
         return None
-    return (status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None
+    if not status.st_size:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class Database:
     """Connections to one SQLite file, or to one database in memory: many readers, one writer."""
 
     def __init__(self, file: Path | None, *, read_only: bool = False, timeout_s: float = 10.0) -> None:
-        """Open, creating the schema in an empty file.
+        """Open a database, and create the schema in an empty file.
 
         Args:
-            file: the SQLite file; None for a database in memory, which has one connection that all threads share.
+            file: the SQLite file; None for a database in memory, whose one connection is shared by all threads.
 
         Raises:
             DamagedIndex: the file is not an SQLite file, or not an index.
             IndexMismatch: the file was written by another version of the schema.
-            IndexBusy: another process holds the file longer than `timeout_s`.
+            IndexBusy: another process locks the file for longer than `timeout_s`.
         """
         self.file = file
         self.read_only = read_only
@@ -150,10 +152,10 @@ class Database:
         self._open: set[Connection] = set()  # idle or in use
         self._process = os.getpid()
         self._closed = False
-        self._make_locks()
+        self._create_locks()
         GATE.register(self)
-        with self._translated():
-            self._prepare()
+        with self._translate_errors():
+            self._prepare_schema()
 
     # -- transactions -------------------------------------------------------------------------------------------------
 
@@ -162,14 +164,14 @@ class Database:
         """A connection inside one read transaction: every statement sees the same snapshot.
 
         Raises:
-            IndexBusy: on a read-only mount, another process began to write; what was read is to be dropped.
+            IndexBusy: on a read-only mount, another process began to write; discard what was read.
         """
-        with self._connection() as connection, self._unchanged(connection), self._translated():
+        with self._borrow_connection() as connection, self._detect_change(connection), self._translate_errors():
             connection.execute("BEGIN")
             try:
                 yield connection
             finally:
-                if self._is_ours():
+                if self._is_own_process():
                     connection.execute("ROLLBACK")
 
     @contextmanager
@@ -181,37 +183,38 @@ class Database:
         """
         if self.read_only:
             raise PegRagError(f"the index at {self.name} was opened with read_only=True; open it without to write")
-        self._refuse_child()  # before its copy of a lock that nobody in it will release
+        self._refuse_child()  # it may have inherited a lock that no thread of it will release
         if not self._one_writer.acquire(timeout=self.timeout_s):
             raise IndexBusy(f"another thread has been writing to {self.name} for more than {self.timeout_s} s")
         try:
-            with self._connection() as connection, self._translated():
+            with self._borrow_connection() as connection, self._translate_errors():
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     yield connection
                     self._refuse_child()
                     connection.execute("COMMIT")
                 finally:
-                    if self._is_ours() and connection.in_transaction:
+                    if self._is_own_process() and connection.in_transaction:
                         connection.execute("ROLLBACK")
         finally:
             self._one_writer.release()
 
     def close(self) -> None:
-        """Close every connection that is not in use; one in use is closed at its end."""
+        """Close all idle connections; those in use are closed when they are returned."""
         self._closed = True
-        if self._is_ours():
+        if self._is_own_process():
             with GATE.passed():
                 self._close_idle()
 
     @property
     def name(self) -> str:
+        """The file, for messages."""
         return str(self.file) if self.file else "memory"
 
     # -- connections --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connection(self) -> Iterator[Connection]:
+    def _borrow_connection(self) -> Iterator[Connection]:
         if self._closed:
             raise PegRagError(f"the index at {self.name} is closed; open it again with PEGIndex({self.name!r})")
         self._refuse_child()
@@ -219,26 +222,26 @@ class Database:
             raise IndexBusy(f"all {READERS} connections to {self.name} are in use")
         try:
             with GATE.passed():
-                with self._translated():
-                    connection = self._take()
+                with self._translate_errors():
+                    connection = self._take_connection()
                 try:
                     yield connection
                 finally:
-                    self._put_back(connection)
+                    self._return_connection(connection)
         finally:
-            if self._is_ours():
+            if self._is_own_process():
                 self._slots.release()
 
-    def _take(self) -> Connection:
+    def _take_connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
-            if connection.fingerprint is None or connection.fingerprint == self._fingerprint():
+            if connection.fingerprint is None or connection.fingerprint == self._read_fingerprint():
                 return connection
             self._close_connection(connection)
         return self._connect()
 
-    def _put_back(self, connection: Connection) -> None:
-        if not self._is_ours():
+    def _return_connection(self, connection: Connection) -> None:
+        if not self._is_own_process():
             return
         if self._closed:
             self._close_connection(connection)
@@ -247,7 +250,7 @@ class Database:
 
     def _close_idle(self) -> None:
         while self._idle:
-            with suppress(IndexError):  # another thread was faster
+            with suppress(IndexError):  # another thread closed the last one
                 self._close_connection(self._idle.pop())
 
     def _close_connection(self, connection: Connection) -> None:
@@ -259,30 +262,30 @@ class Database:
             return self._open_connection(":memory:")
         GATE.refuse_inherited(self.file)
         if not self.read_only:
-            return self._open_connection(self._uri("mode=rwc"))
+            return self._open_connection(self._build_uri("mode=rwc"))
         for _ in range(2):
-            fingerprint = self._fingerprint()
+            fingerprint = self._read_fingerprint()
             try:
-                return self._open_connection(self._uri("mode=ro"))
+                return self._open_connection(self._build_uri("mode=ro"))
             except sqlite3.OperationalError as error:
-                if _code(error) & 0xFF not in _REFUSED:
+                if _get_code(error) & 0xFF not in _REFUSED:
                     raise
                 problem = error
-            if not self._beside("-shm").exists():
+            if not self._sibling_file("-shm").exists():
                 return self._connect_without_locks(fingerprint)
         raise problem
 
     def _connect_without_locks(self, fingerprint: "_Fingerprint") -> Connection:
-        """Open a file in a folder where SQLite cannot make the file that its locks and the map of its log live in.
+        """Open a file in a folder where SQLite cannot create the shared memory (`-shm`) for its locks.
 
-        Without that file nobody is writing. Should somebody begin, on another mount of the folder, the fingerprint will
-        tell: a read that was going on then is given up, and the next one finds the writer's file and uses its locks.
+        As long as that file is missing, there is no writer. If one appears through another mount of the folder, the
+        fingerprint changes: reads in progress fail, and the next read finds the writer's file and uses its locks.
         """
         if fingerprint.log is None:
-            connection = self._open_connection(self._uri("mode=ro&immutable=1"))
-        else:  # `immutable` would leave out what is only in the log
+            connection = self._open_connection(self._build_uri("mode=ro&immutable=1"))
+        else:  # `immutable` would ignore the log
             vfs = "win32-none" if os.name == "nt" else "unix-none"
-            connection = self._open_connection(self._uri(f"mode=ro&vfs={vfs}"), "locking_mode=EXCLUSIVE")
+            connection = self._open_connection(self._build_uri(f"mode=ro&vfs={vfs}"), "locking_mode=EXCLUSIVE")
         connection.fingerprint = fingerprint
         return connection
 
@@ -308,39 +311,39 @@ class Database:
             raise
         return connection
 
-    def _uri(self, parameters: str) -> str:
+    def _build_uri(self, parameters: str) -> str:
         assert self.file is not None
         return f"{self.file.absolute().as_uri()}?{parameters}"
 
-    def _beside(self, suffix: str) -> Path:
+    def _sibling_file(self, suffix: str) -> Path:
         assert self.file is not None
         return self.file.with_name(self.file.name + suffix)
 
-    def _fingerprint(self) -> "_Fingerprint":
+    def _read_fingerprint(self) -> "_Fingerprint":
         assert self.file is not None
-        return _Fingerprint(_version(self.file), _version(self._beside("-wal")))
+        return _Fingerprint(_read_version(self.file), _read_version(self._sibling_file("-wal")))
 
     @contextmanager
-    def _unchanged(self, connection: Connection) -> Iterator[None]:
-        """Raise `IndexBusy`, whatever was read, where a file that is read without locks has changed meanwhile."""
+    def _detect_change(self, connection: Connection) -> Iterator[None]:
+        """Raise `IndexBusy` after reading without locks from a file that has changed meanwhile."""
         try:
             yield
         finally:
-            if connection.fingerprint is not None and connection.fingerprint != self._fingerprint():
+            if connection.fingerprint is not None and connection.fingerprint != self._read_fingerprint():
                 raise IndexBusy(f"another process began to write to {self.name} while it was read; try again")
 
-    def _make_locks(self) -> None:
-        self._slots = _Slots(1 if self.file is None else READERS)
+    def _create_locks(self) -> None:
+        self._slots = _FairSemaphore(1 if self.file is None else READERS)
         self._one_writer = threading.Lock()
 
     # -- forks --------------------------------------------------------------------------------------------------------
 
-    def _is_ours(self) -> bool:
-        """Whether this process opened the database, and not one that it was forked from."""
+    def _is_own_process(self) -> bool:
+        """Whether the database was opened by this process, rather than by one it was forked from."""
         return self._process == os.getpid()
 
     def _refuse_child(self) -> None:
-        if self._is_ours():
+        if self._is_own_process():
             return
         if self.file is None:
             raise ForkedIndex(
@@ -353,28 +356,28 @@ class Database:
         )
 
     def connections(self) -> list[Connection]:
-        """Those that are open, idle or in use."""
+        """All open connections, idle or in use."""
         return list(self._open)
 
     def before_fork(self) -> None:
-        """Close the idle connections, so that the child inherits none; a database in memory is copied with its own."""
+        """Close the idle connections, so that the child inherits none; a database in memory keeps its one."""
         if self.file is not None:
             self._close_idle()
 
     def after_fork(self, *, quiet: bool) -> None:
-        """In the child: take over a database in memory, where no thread was using it."""
+        """In the child: take over a database in memory, unless a thread was using it."""
         if self.file is None and quiet:
-            self._make_locks()
+            self._create_locks()
             self._process = os.getpid()
             for connection in self._open:
                 connection.process = self._process
 
     # -- opening ------------------------------------------------------------------------------------------------------
 
-    def _prepare(self) -> None:
-        with self._connection() as connection:
+    def _prepare_schema(self) -> None:
+        with self._borrow_connection() as connection:
             if not self._is_ready(connection):
-                self._create(connection)
+                self._create_schema(connection)
 
     def _is_ready(self, connection: sqlite3.Connection) -> bool:
         """Whether this is an index of this schema; False for an empty file."""
@@ -390,10 +393,10 @@ class Database:
             raise DamagedIndex(f"{self.name} is an SQLite file but not a peg_rag index; give another path")
         return bool(tables)
 
-    def _create(self, connection: sqlite3.Connection) -> None:
+    def _create_schema(self, connection: sqlite3.Connection) -> None:
         if self.read_only:
             raise DamagedIndex(f"{self.name} is empty, and read_only=True cannot create an index")
-        self._into_wal(connection)
+        self._enable_wal(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:
             if not self._is_ready(connection):  # another process may have been first
@@ -406,31 +409,31 @@ class Database:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def _into_wal(self, connection: sqlite3.Connection) -> None:
-        """Switch to WAL; this one statement does not wait for others by itself, so it is tried again."""
+    def _enable_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to WAL. SQLite's busy timeout does not cover this statement, so it is retried here."""
         give_up_at = time.monotonic() + self.timeout_s
         while True:
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 return
             except sqlite3.OperationalError as error:
-                if _code(error) & 0xFF not in _BUSY or time.monotonic() > give_up_at:
+                if _get_code(error) & 0xFF not in _BUSY or time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.02)
 
     # -- errors -------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise self._meaning(error) from error
+            raise self._translate_error(error) from error
         except BadRow as error:
-            raise self._damaged(error) from error
+            raise self._describe_damage(error) from error
 
-    def _meaning(self, error: sqlite3.DatabaseError) -> Exception:
-        code = _code(error)
+    def _translate_error(self, error: sqlite3.DatabaseError) -> Exception:
+        code = _get_code(error)
         kind = code & 0xFF
         if kind in _BUSY:
             return IndexBusy(
@@ -438,7 +441,7 @@ class Database:
                 "try again, or open the index with a larger timeout_s"
             )
         if _is_damage(error):
-            return self._damaged(error)
+            return self._describe_damage(error)
         if kind in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
             number = errno.ENOSPC if kind == sqlite3.SQLITE_FULL else errno.EIO
             return OSError(number, f"cannot write ({error}); the index is as it was before. Free some space", self.name)
@@ -449,23 +452,24 @@ class Database:
             return InvalidInput(f"a text or the metadata of a document is larger than SQLite takes ({error}); split it")
         return error
 
-    def _damaged(self, reason: Exception) -> DamagedIndex:
+    def _describe_damage(self, reason: Exception) -> DamagedIndex:
         return DamagedIndex(f"{self.name} is damaged ({reason}); restore it from a copy, or index the documents again")
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:
-    """Whether SQLite says, in one of its several ways, that the file holds what it should not."""
-    code = _code(error)
+    """Whether an error of SQLite, whichever of its codes it has, means damaged content."""
+    code = _get_code(error)
     if code & 0xFF in _DAMAGED or code == _SHORT_READ:
         return True
     if code == sqlite3.SQLITE_ERROR:
         return any(word in str(error) for word in ("no such", "malformed", "JSON", " columns "))
-    return code == _NO_CODE and "decode" in str(error)  # text that is not UTF-8, as Python's module tells it
+    # Python's module reports text that is not UTF-8 without a code.
+    return code == _NO_CODE and "decode" in str(error)
 
 
 _NO_CODE = -1
 
 
-def _code(error: sqlite3.DatabaseError) -> int:
+def _get_code(error: sqlite3.DatabaseError) -> int:
     code: int | None = getattr(error, "sqlite_errorcode", None)
     return _NO_CODE if code is None else code
