@@ -154,26 +154,33 @@ the whole text); `error` if the answer cannot be completed."""
 )
 async def ask(request: AskRequest, state: StateDep, knowledge: KnowledgeDep, http_request: Request) -> Response:
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
-    kind = _choose_kind(request, state.language_model)
+    kind = choose_kind(request.answers, state.language_model)
     hits = await state.searches.run(
         knowledge.search, request.question, k=request.k, mode=request.mode, where=request.where
     )
     opening = AnswerOpening.from_hits(request, hits, kind, state.language_model)
-    if kind == "generated":
-        events = _generate_answer(request, hits, state)
-    else:
-        events = _extract_answer(request, hits, state, knowledge)
+    events = answer_question(request, hits, kind, state, knowledge)
     if request.stream:
         stream = _stream_events(opening, events, http_request.state.request_id)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-    answer = await _run_while_connected(http_request, _collect_answer(opening, events))
+    answer = await run_while_connected(http_request, _collect_answer(opening, events))
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
-def _choose_kind(request: AskRequest, language_model: LanguageModel | None) -> AnswerKind:
-    if request.answers == "generated" and language_model is None:
+def choose_kind(requested: AnswerKind | None, language_model: LanguageModel | None) -> AnswerKind:
+    """The requested kind of answer; None: generated if there is a language model, else extractive."""
+    if requested == "generated" and language_model is None:
         raise ApiError(400, "this server has no language model; ask for extractive answers", param="answers")
-    return request.answers or ("generated" if language_model else "extractive")
+    return requested or ("generated" if language_model else "extractive")
+
+
+def answer_question(
+    request: AskRequest, hits: list[Hit], kind: AnswerKind, state: ServerState, knowledge: KnowledgeBase
+) -> Events:
+    """The events of an answer after its opening; the last one is an `AnswerEnd`."""
+    if kind == "generated":
+        return _generate_answer(request, hits, state)
+    return _extract_answer(request, hits, state, knowledge)
 
 
 async def _extract_answer(request: AskRequest, hits: list[Hit], state: ServerState, knowledge: KnowledgeBase) -> Events:
@@ -253,7 +260,7 @@ async def _collect_answer(opening: AnswerOpening, events: Events) -> AskAnswer:
     return AskAnswer(**end.model_dump(), hits=opening.hits, sentences=sentences)
 
 
-async def _run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """The result of a coroutine, which is cancelled when the client disconnects.
 
     Raises:
