@@ -184,7 +184,7 @@ class KnowledgeReader:
             InvalidInput: the query is blank.
         """
         hits = self._retriever.retrieve(query)
-        return SearchResults(results=[SearchResult(**self._reference(hit)) for hit in hits])
+        return SearchResults(results=[SearchResult(**self._make_reference(hit)) for hit in hits])
 
     def fetch(self, passage_id: str) -> FetchedDocument:
         """A passage with those around it.
@@ -199,7 +199,7 @@ class KnowledgeReader:
                 "an id from the results"
             )
         passage = records[0]
-        neighbours = self._neighbours(passage)
+        neighbours = self._read_neighbours(passage)
         number = _chunk_number(passage)
         inner = [other for other in neighbours if abs(_chunk_number(other) - number) <= _AROUND]
         metadata = {name: value for name, value in passage.metadata.items() if name not in _INTERNAL}
@@ -208,7 +208,7 @@ class KnowledgeReader:
             metadata["previous"] = neighbours[0].id
         if neighbours[-1] is not inner[-1]:
             metadata["next"] = neighbours[-1].id
-        return FetchedDocument(**self._reference(passage), text=join_passages(inner), metadata=metadata)
+        return FetchedDocument(**self._make_reference(passage), text=join_passages(inner), metadata=metadata)
 
     def ask(self, question: str) -> AskAnswer:
         """Sentences of the documents that answer a question.
@@ -225,15 +225,15 @@ class KnowledgeReader:
             confidence=answer.confidence,
             sentences=[QuotedSentence(text=s.text, citation=s.citation) for s in answer.sentences],
             sources=[
-                NumberedSource(**self._reference(hit), number=number)
+                NumberedSource(**self._make_reference(hit), number=number)
                 for number, hit in enumerate(answer.sources, start=1)
             ],
         )
 
-    def _reference(self, passage: Passage) -> dict[str, str]:
+    def _make_reference(self, passage: Passage) -> dict[str, str]:
         return {"id": passage.id, "title": title_of(passage), "url": self._links.url_of(passage)}
 
-    def _neighbours(self, passage: Record) -> list[Record]:
+    def _read_neighbours(self, passage: Record) -> list[Record]:
         """The passages of the same version of the document, one further on each side than is shown."""
         known = passage.metadata
         number = known.get("chunk")
@@ -341,10 +341,10 @@ class _Piece:
         """What this piece adds to the text that ends with the previous one."""
         if self.heading != previous.heading:
             return f"\n\n{self.introduced()}"
-        repeated = self._repeated(previous)
+        repeated = self._shared_text(previous)
         return f"\n{self.text}" if repeated is None else self.text[len(repeated) :]
 
-    def _repeated(self, previous: Self) -> str | None:
+    def _shared_text(self, previous: Self) -> str | None:
         """What both pieces hold, empty where one begins at the other's end; None where they do not touch."""
         if self.start is None or previous.start is None:
             return None
