@@ -27,6 +27,7 @@ from peg_rag.extras import require
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.ingest import file_of
+from peg_rag.passages import place_of
 from peg_rag.retriever import Encoder, Mode, Retriever
 
 require("mcp", "mcp")
@@ -293,12 +294,8 @@ def _known_errors() -> Iterator[None]:
 
 def title_of(passage: Passage) -> str:
     """File, headings, and page, sheet or row; the beginning of a text that has none of these."""
-    known = passage.metadata
-    parts = [str(known.get(name) or "") for name in ("source", "title", "sheet")]
-    parts += [f"p. {known['page']}"] if known.get("page") else []
-    parts += [f"row {known['row']}"] if known.get("row") else []
-    title = " · ".join(part for part in parts if part)
-    return title or passage.text.strip().partition("\n")[0][:_TITLE_CHARACTERS] or passage.id
+    first_line = passage.text.strip().partition("\n")[0]
+    return place_of(passage.metadata) or first_line[:_TITLE_CHARACTERS] or passage.id
 
 
 def join_passages(passages: Sequence[Passage]) -> str:
@@ -349,7 +346,7 @@ class _Piece:
         if self.start is None or previous.start is None:
             return None
         offset = self.start - previous.start
-        if not 0 < offset <= len(previous.text):
+        if not 0 <= offset <= len(previous.text):
             return None
         shared = previous.text[offset:]
         return shared if self.text.startswith(shared) else None
