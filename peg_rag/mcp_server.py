@@ -4,7 +4,7 @@
 and links, a fetch with the text behind an id. `ask` answers by quoting, or says that the documents do not. Nothing is
 written: the tools are marked read-only, and the store is opened so.
 
-A search costs one encoding and one look into the index; a fetch reads at most 21 passages.
+A search costs one encoding and one look into the index; a fetch reads at most 23 passages. Needs the `mcp` extra.
 """
 
 import socket
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, Self
 from urllib.parse import quote, urlsplit
 
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -23,19 +27,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from peg_rag import __version__
 from peg_rag.answer import MAX_HITS, THRESHOLD, extract_answer
 from peg_rag.errors import InvalidInput, PegRagError
-from peg_rag.extras import require
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.ingest import file_of
 from peg_rag.passages import place_of
 from peg_rag.retriever import Encoder, Mode, Retriever
-
-require("mcp", "mcp")
-
-from mcp.server.mcpserver import MCPServer  # noqa: E402
-from mcp.server.mcpserver.exceptions import ToolError  # noqa: E402
-from mcp.server.transport_security import TransportSecuritySettings  # noqa: E402
-from mcp_types import ToolAnnotations  # noqa: E402
 
 Passage = Hit | Record
 
