@@ -4,7 +4,7 @@
 and links, a fetch with the text behind an id. `ask` answers by quoting, or says that the documents do not. Nothing is
 written: the tools are marked read-only, and the store is opened so.
 
-A search costs one encoding and one look into the index; a fetch reads at most 21 passages.
+A search costs one encoding and one look into the index; a fetch reads at most 23 passages. Needs the `mcp` extra.
 """
 
 import socket
@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, Self
 from urllib.parse import quote, urlsplit
 
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -23,18 +27,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from peg_rag import __version__
 from peg_rag.answer import MAX_HITS, THRESHOLD, extract_answer
 from peg_rag.errors import InvalidInput, PegRagError
-from peg_rag.extras import require
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.ingest import file_of
+from peg_rag.passages import place_of
 from peg_rag.retriever import Encoder, Mode, Retriever
-
-require("mcp", "mcp")
-
-from mcp.server.mcpserver import MCPServer  # noqa: E402
-from mcp.server.mcpserver.exceptions import ToolError  # noqa: E402
-from mcp.server.transport_security import TransportSecuritySettings  # noqa: E402
-from mcp_types import ToolAnnotations  # noqa: E402
 
 Passage = Hit | Record
 
@@ -293,12 +290,8 @@ def _known_errors() -> Iterator[None]:
 
 def title_of(passage: Passage) -> str:
     """File, headings, and page, sheet or row; the beginning of a text that has none of these."""
-    known = passage.metadata
-    parts = [str(known.get(name) or "") for name in ("source", "title", "sheet")]
-    parts += [f"p. {known['page']}"] if known.get("page") else []
-    parts += [f"row {known['row']}"] if known.get("row") else []
-    title = " · ".join(part for part in parts if part)
-    return title or passage.text.strip().partition("\n")[0][:_TITLE_CHARACTERS] or passage.id
+    first_line = passage.text.strip().partition("\n")[0]
+    return place_of(passage.metadata) or first_line[:_TITLE_CHARACTERS] or passage.id
 
 
 def join_passages(passages: Sequence[Passage]) -> str:
@@ -349,7 +342,7 @@ class _Piece:
         if self.start is None or previous.start is None:
             return None
         offset = self.start - previous.start
-        if not 0 < offset <= len(previous.text):
+        if not 0 <= offset <= len(previous.text):
             return None
         shared = previous.text[offset:]
         return shared if self.text.startswith(shared) else None
