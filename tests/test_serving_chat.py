@@ -158,6 +158,25 @@ def test_requests_that_cannot_be_answered_are_refused(openai, changes, error, me
         client.chat.completions.create(**{"model": "peg-rag", "messages": MESSAGES, **changes})
 
 
+def test_the_list_of_models_names_those_that_can_be_asked(openai, generating):
+    client, _ = openai
+    names = [model.id for model in client.models.list()]
+    assert names[1:] == ["peg-rag", "peg-rag-extractive"]
+    for name in names[1:]:
+        assert client.chat.completions.create(model=name, messages=MESSAGES).choices
+        assert client.models.retrieve(name).owned_by == "peg-rag"
+    with pytest.raises(NotFoundError, match="unknown model 'peg-rag-generated'"):
+        client.models.retrieve("peg-rag-generated")
+    with generating("good") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as other:
+        assert [model.id for model in other.models.list()][1:] == ["peg-rag", "peg-rag-extractive", "peg-rag-generated"]
+
+
+def test_a_server_of_embeddings_alone_lists_no_chat_model(served_model):
+    with PEGEncoder(served_model) as encoder, threaded(create_app(encoder), ServerSettings()) as (url, _):
+        assert len(httpx.get(f"{url}/v1/models").json()["data"]) == 1
+        assert httpx.get(f"{url}/v1/models/peg-rag").status_code == 404
+
+
 def test_a_disconnected_client_stops_the_language_model(generating, chat):
     with generating("slow") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
         chat.hung_up.clear()
