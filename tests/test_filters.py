@@ -77,16 +77,16 @@ def matches(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
     return True
 
 
-def passing(metadatas: list[dict[str, Any]], where: dict[str, Any]) -> list[int]:
+def find_matches(metadatas: list[dict[str, Any]], where: dict[str, Any]) -> list[int]:
     connection = sqlite3.connect(":memory:")
     register_functions(connection)
     connection.execute("CREATE TABLE documents (key INTEGER PRIMARY KEY, metadata TEXT)")
     connection.executemany("INSERT INTO documents VALUES (?, ?)", enumerate(map(dumps, metadatas)))
     condition = compile_filter(where)
     sql = f"SELECT key FROM documents WHERE {condition.sql} ORDER BY key"
-    found = [key for (key,) in connection.execute(sql, condition.parameters)]
+    keys = [key for (key,) in connection.execute(sql, condition.parameters)]
     connection.close()
-    return found
+    return keys
 
 
 # -- random metadata and filters --------------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ wheres = st.recursive(
 
 def compare(documents: list[dict[str, Any]], where: dict[str, Any]) -> None:
     documents = [json.loads(dumps(document)) for document in documents]
-    assert passing(documents, where) == [i for i, document in enumerate(documents) if matches(document, where)]
+    assert find_matches(documents, where) == [i for i, document in enumerate(documents) if matches(document, where)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -221,7 +221,7 @@ DOCUMENTS: list[dict[str, Any]] = [
     ],
 )
 def test_each_operator(where: dict[str, Any], expected: list[int]) -> None:
-    assert passing(DOCUMENTS, where) == expected
+    assert find_matches(DOCUMENTS, where) == expected
     assert [i for i, document in enumerate(DOCUMENTS) if matches(document, where)] == expected
 
 
@@ -264,11 +264,11 @@ NUL_DOCUMENTS: list[dict[str, Any]] = [
     ],
 )
 def test_strings_do_not_end_at_nul(where: dict[str, Any], expected: list[int]) -> None:
-    assert passing(NUL_DOCUMENTS, where) == expected
+    assert find_matches(NUL_DOCUMENTS, where) == expected
     assert [i for i, document in enumerate(NUL_DOCUMENTS) if matches(document, where)] == expected
 
 
-def test_a_document_is_found_and_deleted_by_a_string_with_nul() -> None:
+def test_a_string_with_nul_finds_and_deletes_a_document() -> None:
     with PEGIndex() as index:
         index.upsert(["a", "b"], ["x", "y"], np.eye(2), [{"path": "dir\x00one"}, {"path": "dir\x00two"}])
         assert [hit.id for hit in index.search([1, 1], k=5, where={"path": "dir\x00two"})] == ["b"]
@@ -310,12 +310,12 @@ def nested(depth: int) -> dict[str, Any]:
         nested(1000),
     ],
 )
-def test_what_is_refused(where: Any) -> None:
+def test_invalid_filters(where: Any) -> None:
     with pytest.raises(InvalidInput):
         compile_filter(where)
 
 
-def test_an_unknown_operator_is_named_with_the_known_ones() -> None:
+def test_an_unknown_operator_lists_the_valid_ones() -> None:
     with pytest.raises(InvalidInput, match=r"\$regex.*year.*\$contains"):
         compile_filter({"year": {"$regex": "2"}})
 
@@ -324,4 +324,4 @@ def test_values_and_keys_never_enter_the_sql_text() -> None:
     evil = "x') OR 1=1; DROP TABLE documents; --"
     condition = compile_filter({evil: {"$eq": evil, "$contains": evil, "$in": [evil, 1], "$gt": evil}})
     assert "DROP" not in condition.sql
-    assert passing([{evil: "y"}, {evil: 1}], {evil: evil}) == []
+    assert find_matches([{evil: "y"}, {evil: 1}], {evil: evil}) == []

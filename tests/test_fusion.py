@@ -25,7 +25,7 @@ def test_reciprocal_ranks_by_hand() -> None:
     assert fused == pytest.approx({"a": 1 / 61 + 1 / 63, "b": 1 / 62 + 1 / 61, "c": 1 / 63, "d": 1 / 62})
 
 
-def test_equal_scores_share_a_place() -> None:
+def test_equal_scores_share_a_rank() -> None:
     fused = fuse({"x": {"a": 1.0, "b": 0.0, "c": 0.0}}, method="rrf")
     assert fused == pytest.approx({"a": 1 / 61, "b": 1 / 62, "c": 1 / 62})
 
@@ -36,23 +36,23 @@ def test_a_weight_of_zero_leaves_the_other_ranking(method: str) -> None:
     assert [key for key in fused if key in DENSE] == list(DENSE)
 
 
-def test_weights_are_shares_in_convex() -> None:
+def test_convex_normalises_the_weights() -> None:
     assert fuse(BOTH, {"dense": 3, "lexical": 1}) == pytest.approx(fuse(BOTH, {"dense": 0.75, "lexical": 0.25}))
     assert fuse(BOTH, {"dense": 0, "lexical": 0}) == dict.fromkeys("abcd", 0.0)
 
 
-def test_a_weighting_function_sees_the_rankings() -> None:
-    seen = {}
+def test_a_weighting_function_gets_the_rankings() -> None:
+    rankings_passed = {}
 
     def weigh(rankings):
-        seen.update(rankings)
+        rankings_passed.update(rankings)
         return {"dense": 2.0}
 
     assert fuse(BOTH, weigh) == fuse(BOTH, {"dense": 2.0})
-    assert seen == BOTH
+    assert rankings_passed == BOTH
 
 
-def test_the_side_that_stands_out_counts_more() -> None:
+def test_the_side_that_stands_out_weighs_more() -> None:
     flat = {str(i): 0.5 + i * 0.001 for i in range(20)}
     sharp = {"7": 30.0} | {str(i): 1.0 + i * 0.01 for i in range(20) if i != 7}
     weights = by_confidence({"dense": flat, "lexical": sharp})
@@ -60,14 +60,14 @@ def test_the_side_that_stands_out_counts_more() -> None:
     assert next(iter(fuse({"dense": flat, "lexical": sharp}))) == "7"
 
 
-def test_of_equally_confident_sides_words_count_more() -> None:
+def test_lexical_weighs_more_at_equal_confidence() -> None:
     sharp = {"7": 30.0} | {str(i): 1.0 + i * 0.01 for i in range(20) if i != 7}
     weights = favour_lexical({"dense": sharp, "lexical": sharp})
     assert weights["dense"] / sum(weights.values()) == pytest.approx(DENSE_SHARE)
     assert fuse(BOTH) == fuse(BOTH, favour_lexical)
 
 
-def test_confidence_without_much_to_go_by() -> None:
+def test_confidence_of_short_and_constant_rankings() -> None:
     nothing, alone, equal = {}, {"a": 3.0}, dict.fromkeys("abcd", 2.0)
     one_match = {"a": 2.0} | dict.fromkeys("bcd", 0.0)
     assert by_confidence({"n": nothing, "a": alone, "e": equal, "o": one_match}) == {"n": 1, "a": 1, "e": 0, "o": 10}
@@ -82,7 +82,7 @@ def test_no_ranking_and_empty_rankings() -> None:
     ("weights", "method"),
     [({"sparse": 1}, "rrf"), ({"dense": -1}, "convex"), ({"dense": float("nan")}, "rrf"), (None, "x")],
 )
-def test_what_is_refused(weights, method) -> None:
+def test_invalid_arguments(weights, method) -> None:
     with pytest.raises(InvalidInput):
         fuse(BOTH, weights, method=method)
 
@@ -91,7 +91,7 @@ scores = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-5, 5), max_size
 
 
 @given(scores, scores, st.sampled_from(["convex", "rrf"]))
-def test_every_document_is_there_once_and_in_order(dense, lexical, method) -> None:
+def test_every_document_is_ranked_once_and_in_order(dense, lexical, method) -> None:
     fused = fuse({"dense": dense, "lexical": lexical}, method=method)
     assert set(fused) == set(dense) | set(lexical)
     assert list(fused.values()) == sorted(fused.values(), reverse=True)
@@ -99,14 +99,14 @@ def test_every_document_is_there_once_and_in_order(dense, lexical, method) -> No
 
 
 @given(scores.filter(lambda s: len(s) > 1), st.floats(0.1, 10), st.floats(-5, 5))
-def test_convex_does_not_care_about_the_scale_of_a_ranking(dense, factor, shift) -> None:
+def test_convex_ignores_the_scale_of_a_ranking(dense, factor, shift) -> None:
     moved = {key: factor * score + shift for key, score in dense.items()}
     if max(dense.values()) - min(dense.values()) > 1e-3:
         one, other = fuse({"x": dense}, {"x": 1}), fuse({"x": moved}, {"x": 1})
         assert one == pytest.approx(other, abs=1e-6)
 
 
-def test_a_document_that_both_sides_like_comes_first() -> None:
+def test_a_document_ranked_well_by_both_sides_comes_first() -> None:
     with PEGIndex() as index:
         index.upsert(
             ["both", "words", "meaning", *(f"n{i}" for i in range(5))],

@@ -1,4 +1,4 @@
-"""PEGIndex against a brute-force model of it, and every input a caller can get wrong."""
+"""PEGIndex against a brute-force model, and with every kind of invalid input."""
 
 import math
 import threading
@@ -24,7 +24,7 @@ def rows(n: int, dimension: int = DIMENSION) -> np.ndarray:
     return np.random.default_rng(n).standard_normal((n, dimension)).astype(np.float32)
 
 
-def filled(index: PEGIndex, n: int, dimension: int = DIMENSION) -> np.ndarray:
+def fill_index(index: PEGIndex, n: int, dimension: int = DIMENSION) -> np.ndarray:
     vectors = rows(n, dimension)
     index.upsert(
         [f"d{i}" for i in range(n)],
@@ -35,7 +35,7 @@ def filled(index: PEGIndex, n: int, dimension: int = DIMENSION) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-# -- the whole index beside a model of it -----------------------------------------------------------------------------
+# -- the index against a model ----------------------------------------------------------------------------------------
 
 IDS = ["a", "b", "c", "d", "文档", "x" * 50]
 FILTERS: list[dict[str, Any]] = [{}, {"n": {"$gte": 2}}, {"$not": {"n": 1}}, {"n": {"$in": [0, 3]}}, {"n": 9}]
@@ -70,16 +70,16 @@ class IndexModel(RuleBasedStateMachine):
 
     @rule(ids=st.lists(st.sampled_from(IDS), max_size=3))
     def delete(self, ids: list[str]) -> None:
-        gone = {name for name in ids if name in self.model}
-        assert self.index.delete(ids) == len(gone)
-        for name in gone:
+        present = {name for name in ids if name in self.model}
+        assert self.index.delete(ids) == len(present)
+        for name in present:
             del self.model[name]
 
     @rule(where=st.sampled_from(FILTERS[1:]))
     def delete_where(self, where: dict[str, Any]) -> None:
-        gone = [name for name, (_, _, metadata) in self.model.items() if matches(metadata, where)]
-        assert self.index.delete(where=where) == len(gone)
-        for name in gone:
+        matching = [name for name, (_, _, metadata) in self.model.items() if matches(metadata, where)]
+        assert self.index.delete(where=where) == len(matching)
+        for name in matching:
             del self.model[name]
 
     @rule()
@@ -107,20 +107,20 @@ class IndexModel(RuleBasedStateMachine):
             assert hit.scores == {"dense": hit.score}
         assert len({hit.id for hit in hits}) == len(hits)
         if least is not None:
-            kept = self.index.search(vector, k=k, where=where, threshold=least)
-            assert kept == [hit for hit in hits if hit.score >= least]
+            above = self.index.search(vector, k=k, where=where, threshold=least)
+            assert above == [hit for hit in hits if hit.score >= least]
 
     @rule(text=texts, where=st.sampled_from(FILTERS))
     def search_text(self, text: str, where: dict[str, Any]) -> None:
         characters = set(text.replace(" ", "")) - set("ab")
         hits = self.index.search(text=text, k=10, where=where)
         assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-        found = {hit.id for hit in hits}
+        hit_ids = {hit.id for hit in hits}
         for name, (body, _, metadata) in self.model.items():
             if not matches(metadata, where):
-                assert name not in found
+                assert name not in hit_ids
             elif characters & set(body):
-                assert name in found
+                assert name in hit_ids
 
     @rule(vector=vectors4, text=texts, k=st.integers(1, 8), where=st.sampled_from(FILTERS))
     def search_hybrid(self, vector: list[int], text: str, k: int, where: dict[str, Any]) -> None:
@@ -158,8 +158,8 @@ TestIndexModel.settings = settings(
 )
 
 
-class EagerMerges(IndexModel):
-    """The same, with a merge at nearly every write."""
+class EagerCompaction(IndexModel):
+    """The same, with a compaction at nearly every write."""
 
     @initialize()
     def open(self) -> None:
@@ -172,20 +172,20 @@ class EagerMerges(IndexModel):
         super().teardown()
 
 
-TestEagerMerges = EagerMerges.TestCase
-TestEagerMerges.settings = TestIndexModel.settings
+TestEagerCompaction = EagerCompaction.TestCase
+TestEagerCompaction.settings = TestIndexModel.settings
 
 
 # -- kinds and storage ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
-def test_every_kind_finds_what_brute_force_finds(kind: Any, tmp_path: Path) -> None:
+def test_every_kind_agrees_with_brute_force(kind: Any, tmp_path: Path) -> None:
     if kind != "flat":
         pytest.importorskip("faiss")
     n, dimension = 6000, 16
     with PEGIndex(tmp_path / "kb", kind=kind) as index:
-        unit = filled(index, n, dimension)
+        unit = fill_index(index, n, dimension)
         index.persist()
         index.upsert(["new"], ["新"], -unit[:1], [{"i": -1, "even": True}])  # newer than the vector file
         index.delete([f"d{i}" for i in range(500)])
@@ -199,21 +199,21 @@ def test_every_kind_finds_what_brute_force_finds(kind: Any, tmp_path: Path) -> N
         ):
             allowed = {name: v for name, v in everything.items() if passes(int(name[1:]) if name != "new" else -2)}
             names, matrix = list(allowed), np.array(list(allowed.values()))
-            right = 0
+            correct = 0
             for query, hits in zip(queries, index.search_batch(queries, k=10, where=where), strict=True):
                 best = [names[i] for i in np.argsort(-(matrix @ query))[:10]]
-                right += len({hit.id for hit in hits} & set(best))
+                correct += len({hit.id for hit in hits} & set(best))
                 for hit in hits:
                     assert hit.score == pytest.approx(float(allowed[hit.id] @ query), abs=1e-4)
-            assert right >= (200 if kind == "flat" else 180)
+            assert correct >= (200 if kind == "flat" else 180)
         (hit,) = index.search(-unit[0], k=1)
         assert hit.id == "new"
 
 
 @pytest.mark.parametrize(("storage", "error"), [("float32", 1e-6), ("float16", 1e-3), ("int8", 2e-2)])
-def test_stored_vectors_are_as_near_as_their_storage(storage: Any, error: float, tmp_path: Path) -> None:
+def test_scores_are_as_accurate_as_the_storage(storage: Any, error: float, tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb", storage=storage) as index:
-        unit = filled(index, 50, 32)
+        unit = fill_index(index, 50, 32)
         before = [[(hit.id, hit.score) for hit in hits] for hits in index.search_batch(unit, k=50)]
         for query, hits in zip(unit, before, strict=True):
             assert [s for _, s in hits] == pytest.approx([float(unit[int(i[1:])] @ query) for i, _ in hits], abs=error)
@@ -226,10 +226,10 @@ def test_stored_vectors_are_as_near_as_their_storage(storage: Any, error: float,
         assert index.storage == storage
 
 
-def test_an_index_opened_as_another_kind_is_converted_by_persist(tmp_path: Path) -> None:
+def test_persist_converts_an_index_opened_as_another_kind(tmp_path: Path) -> None:
     pytest.importorskip("faiss")
     with PEGIndex(tmp_path / "kb") as index:
-        unit = filled(index, 300)
+        unit = fill_index(index, 300)
         index.persist()
     with PEGIndex(tmp_path / "kb", kind="hnsw") as index:
         assert index.search(unit[7], k=1)[0].id == "d7"
@@ -240,41 +240,41 @@ def test_an_index_opened_as_another_kind_is_converted_by_persist(tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
-def test_a_faiss_file_is_extended_until_too_much_of_it_is_dead(kind: Any, tmp_path: Path) -> None:
+def test_a_faiss_file_is_extended_until_it_has_too_many_tombstones(kind: Any, tmp_path: Path) -> None:
     faiss = pytest.importorskip("faiss")
     path, n = tmp_path / "kb", 7500
     with PEGIndex(path, kind=kind) as index:
-        unit = filled(index, n)
+        unit = fill_index(index, n)
         index.persist()
         index.upsert(["late"], ["x"], -unit[:1])
         index.delete([f"d{i}" for i in range(100)])
         index.persist()
-        assert faiss.read_index(str(vector_file(path))).ntotal == n + 1  # the dead rows are still in it
+        assert faiss.read_index(str(find_vector_file(path))).ntotal == n + 1  # with the tombstones
         assert len(index.search(unit[0], k=10**6, mode="dense")) <= n - 99
         index.persist()
-        assert vector_file(path).name == "vectors-2"  # nothing new, nothing done
+        assert find_vector_file(path).name == "vectors-2"  # no change, no compaction
     with PEGIndex(path) as index:
         assert [hit.id for hit in index.search_batch([-unit[0], unit[5000]], k=1)[0]] == ["late"]
         assert not {"d0", "d99"} & {hit.id for hit in index.search(unit[0], k=500)}
         index.delete(where={"i": {"$lt": 2000}})
         index.persist()
-        assert faiss.read_index(str(vector_file(path))).ntotal == n - 2000 + 1
+        assert faiss.read_index(str(find_vector_file(path))).ntotal == n - 2000 + 1
         assert index.search(unit[2001], k=1)[0].id == "d2001"
 
 
-def test_the_faiss_file_is_plain_faiss(tmp_path: Path) -> None:
+def test_faiss_can_read_the_segment_file(tmp_path: Path) -> None:
     faiss = pytest.importorskip("faiss")
     with PEGIndex(tmp_path / "kb", kind="hnsw") as index:
-        filled(index, 300)
+        fill_index(index, 300)
         index.persist()
     assert faiss.read_index(str(next((tmp_path / "kb").glob("vectors-*")))).ntotal == 300
 
 
-# -- what may be handed in --------------------------------------------------------------------------------------------
+# -- valid and invalid input ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", [None, "kb"])
-def test_odd_documents_come_back_as_they_were(path: str | None, tmp_path: Path) -> None:
+def test_unusual_documents_are_returned_unchanged(path: str | None, tmp_path: Path) -> None:
     documents = {
         "长" * 3500: "普通文本",  # an id of more than 10 kB
         "👩‍👩‍👧 emoji": "😀🎉",
@@ -287,15 +287,15 @@ def test_odd_documents_come_back_as_they_were(path: str | None, tmp_path: Path) 
     metadata = {"big": "x" * 2**20, "列表": [1, 2.5, None, {"深": ["嵌套"]}], "无": None, 'q"k': True, "int": 2**70}
     with PEGIndex(None if path is None else tmp_path / path) as index:
         index.upsert(list(documents), list(documents.values()), rows(len(documents)), [metadata] * len(documents))
-        found = index.get(list(documents))
-        assert [(r.id, r.text, r.metadata) for r in found] == [(i, t, metadata) for i, t in documents.items()]
+        records = index.get(list(documents))
+        assert [(r.id, r.text, r.metadata) for r in records] == [(i, t, metadata) for i, t in documents.items()]
         assert {hit.id for hit in index.search(rows(1)[0], k=100)} == set(documents)
         assert index.count({'q"k': True}) == len(documents)
         assert index.delete(["nul\x00id"]) == 1
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) in ([], ["index.sqlite"])
 
 
-def test_of_an_id_given_twice_the_last_one_stays() -> None:
+def test_the_last_document_of_a_repeated_id_is_stored() -> None:
     with PEGIndex() as index:
         index.upsert(["a", "b", "a"], ["1", "2", "3"], rows(3))
         assert [(r.id, r.text) for r in index.get(["a", "b"])] == [("a", "3"), ("b", "2")]
@@ -333,7 +333,7 @@ GOOD: dict[str, Any] = {"ids": ["a", "b"], "texts": ["x", "y"], "vectors": np.ey
         ({"metadatas": [[], {}]}, "metadata 0 must be a dict"),
     ],
 )
-def test_bad_documents_are_refused_by_row_and_nothing_is_written(change: dict[str, Any], message: str) -> None:
+def test_invalid_documents_name_the_row_and_write_nothing(change: dict[str, Any], message: str) -> None:
     with PEGIndex(dimension=2) as index:
         with pytest.raises(InvalidInput, match=message):
             index.upsert(**(GOOD | change))
@@ -373,7 +373,7 @@ def test_bad_documents_are_refused_by_row_and_nothing_is_written(change: dict[st
         (lambda i: i.delete(["a"], where={"a": 1}), "either ids or"),
     ],
 )
-def test_bad_calls_are_refused(call: Any, message: str) -> None:
+def test_invalid_calls(call: Any, message: str) -> None:
     with PEGIndex() as index:
         index.upsert(**GOOD)
         with pytest.raises(InvalidInput, match=message):
@@ -391,12 +391,12 @@ def test_bad_calls_are_refused(call: Any, message: str) -> None:
         {"read_only": True},
     ],
 )
-def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         PEGIndex(**options)
 
 
-def test_an_empty_index_answers_with_nothing(tmp_path: Path) -> None:
+def test_an_empty_index_returns_no_hits(tmp_path: Path) -> None:
     for path in (None, tmp_path / "kb"):
         with PEGIndex(path) as index:
             assert len(index) == 0
@@ -415,9 +415,9 @@ def test_an_empty_index_answers_with_nothing(tmp_path: Path) -> None:
             index.clear()
 
 
-def test_k_of_zero_and_k_above_n() -> None:
+def test_k_of_zero_and_k_above_the_number_of_documents() -> None:
     with PEGIndex() as index:
-        filled(index, 5)
+        fill_index(index, 5)
         assert index.search(rows(1)[0], k=0) == index.search(text="花呗", k=0) == []
         assert len(index.search(rows(1)[0], k=10**9)) == len(index.search(rows(1)[0], "花呗", k=10**9)) == 5
 
@@ -429,16 +429,16 @@ def test_a_threshold_is_not_rounded() -> None:
         assert index.search([0, 1], threshold=1e-200) == []
 
 
-def test_equal_scores_come_in_the_order_of_writing() -> None:
+def test_equal_scores_are_ordered_by_age() -> None:
     with PEGIndex() as index:
         index.upsert([f"d{i}" for i in range(50)], ["花"] * 50, np.ones((50, 3)))
         for options in ({"vector": [1, 1, 1]}, {"text": "花"}, {"vector": [1, 1, 1], "text": "花"}):
             assert [hit.id for hit in index.search(**options, k=7)] == [f"d{i}" for i in range(7)]
 
 
-def test_a_batch_is_its_queries_one_by_one() -> None:
+def test_a_batch_equals_single_queries() -> None:
     with PEGIndex() as index:
-        unit = filled(index, 300)
+        unit = fill_index(index, 300)
         queries, words = unit[:20], [f"第{i}篇" for i in range(20)]
         for options in ({"vectors": queries}, {"texts": words}, {"vectors": queries, "texts": words}):
             batch = index.search_batch(**options, k=5, where={"even": True})
@@ -452,7 +452,7 @@ def test_a_batch_is_its_queries_one_by_one() -> None:
 
 
 def test_mmr_by_hand() -> None:
-    """Two near twins and one other: with diversity the second place goes to the other."""
+    """Two near-duplicates and one other: with diversity the other document comes second."""
     with PEGIndex() as index:
         index.upsert(["best", "twin", "other"], ["", "", ""], [[1, 0.1, 0], [1, 0.11, 0], [0.6, 0, 1]])
         assert [hit.id for hit in index.mmr([1, 0, 0], k=2, diversity=0)] == ["best", "twin"]
@@ -461,42 +461,42 @@ def test_mmr_by_hand() -> None:
         assert [hit.id for hit in index.mmr([1, 0, 0], k=3, threshold=0.9, diversity=0)] == ["best", "twin"]
 
 
-def test_mmr_is_the_plain_definition() -> None:
+def test_mmr_equals_its_definition() -> None:
     with PEGIndex() as index:
-        unit = filled(index, 60, 8)
+        unit = fill_index(index, 60, 8)
         query = unit[3] + 0.3 * unit[7]
         query /= np.linalg.norm(query)
         near = [hit.id for hit in index.search(query, k=20)]
-        chosen: list[str] = []
-        while len(chosen) < 8:
+        selection: list[str] = []
+        while len(selection) < 8:
 
             def gain(name: str) -> float:
                 v = unit[int(name[1:])]
-                return 0.5 * float(v @ query) - 0.5 * max((float(v @ unit[int(c[1:])]) for c in chosen), default=0.0)
+                return 0.5 * float(v @ query) - 0.5 * max((float(v @ unit[int(c[1:])]) for c in selection), default=0.0)
 
-            chosen.append(max((name for name in near if name not in chosen), key=gain))
-        assert [hit.id for hit in index.mmr(query, k=8, fetch_k=20)] == chosen
+            selection.append(max((name for name in near if name not in selection), key=gain))
+        assert [hit.id for hit in index.mmr(query, k=8, fetch_k=20)] == selection
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_the_index_was_made_with_is_compared_on_opening(tmp_path: Path) -> None:
-    made = {"identity": "peg-mini@1/mean/256", "dimension": 2, "tokenizer": "bigram", "storage": "float16"}
-    with PEGIndex(tmp_path / "kb", **made) as index:
+def test_settings_are_compared_on_opening(tmp_path: Path) -> None:
+    options = {"identity": "peg-mini@1/mean/256", "dimension": 2, "tokenizer": "bigram", "storage": "float16"}
+    with PEGIndex(tmp_path / "kb", **options) as index:
         index.upsert(**GOOD)
     for name, other in {"identity": "TownsWu/PEG", "dimension": 3, "tokenizer": "jieba", "storage": "int8"}.items():
         with pytest.raises(IndexMismatch) as error:
             PEGIndex(tmp_path / "kb", **{name: other})
-        assert str(made[name]) in str(error.value)
+        assert str(options[name]) in str(error.value)
         assert str(other) in str(error.value)
         assert ";" in str(error.value)
     with PEGIndex(tmp_path / "kb") as index:
-        assert (index.identity, index.dimension, index.tokenizer, index.storage) == tuple(made.values())
+        assert (index.identity, index.dimension, index.tokenizer, index.storage) == tuple(options.values())
         assert len(index) == 2
 
 
-def test_an_unnamed_model_is_unknown_and_stays_so(tmp_path: Path) -> None:
+def test_an_unnamed_model_stays_unknown(tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb") as index:
         assert index.identity == "unknown"
         index.upsert(**GOOD)
@@ -504,7 +504,7 @@ def test_an_unnamed_model_is_unknown_and_stays_so(tmp_path: Path) -> None:
         PEGIndex(tmp_path / "kb", identity="peg-mini")
 
 
-def test_an_empty_index_takes_the_first_name_it_is_given(tmp_path: Path) -> None:
+def test_an_empty_index_adopts_the_first_identity(tmp_path: Path) -> None:
     PEGIndex(tmp_path / "kb").close()
     with PEGIndex(tmp_path / "kb", identity="peg-mini", tokenizer="bigram") as index:
         assert index.identity == "peg-mini"
@@ -512,7 +512,7 @@ def test_an_empty_index_takes_the_first_name_it_is_given(tmp_path: Path) -> None
         PEGIndex(tmp_path / "kb", identity="other")
 
 
-def test_reading_only(tmp_path: Path) -> None:
+def test_read_only_refuses_writes(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="no index"):
         PEGIndex(tmp_path / "kb", read_only=True)
     assert not (tmp_path / "kb").exists()
@@ -528,7 +528,7 @@ def test_reading_only(tmp_path: Path) -> None:
 
 
 def test_new_folders_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Or a power loss could take a new index away as a whole, with writes that were acknowledged."""
+    """Otherwise a power loss could remove a new index as a whole, with its acknowledged writes."""
     synced: list[Path] = []
     monkeypatch.setattr(store, "sync_folder", synced.append)
     with PEGIndex(tmp_path / "a" / "b" / "kb"):
@@ -546,7 +546,7 @@ def test_every_write_is_synced_before_it_returns(tmp_path: Path) -> None:
                 assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_a_closed_index_says_so() -> None:
+def test_a_closed_index_raises() -> None:
     index = PEGIndex()
     index.close()
     index.close()
@@ -554,16 +554,16 @@ def test_a_closed_index_says_so() -> None:
         index.search([1.0])
 
 
-def test_a_path_that_is_a_file(tmp_path: Path) -> None:
+def test_a_path_to_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kb").write_text("x")
     with pytest.raises(InvalidInput, match="is a file"):
         PEGIndex(tmp_path / "kb")
 
 
-# -- merging ----------------------------------------------------------------------------------------------------------
+# -- compaction -------------------------------------------------------------------------------------------------------
 
 
-def test_writes_fold_themselves_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_trigger_compaction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compaction, "MIN_ROWS", 50)
     with PEGIndex(tmp_path / "kb") as index:
         for start in range(0, 300, 30):
@@ -575,11 +575,11 @@ def test_writes_fold_themselves_in(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert [hit.id for hit in index.search(rows(300)[0], k=5)] == ["d299"]
 
 
-def test_sparse_blocks_are_moved_together(tmp_path: Path) -> None:
-    """After many updates the keys in use lie far apart; persist brings them together and nothing is lost."""
+def test_compaction_merges_sparse_blocks(tmp_path: Path) -> None:
+    """After many updates the live keys are far apart; compaction moves the documents together and loses none."""
     n = 3 * BLOCK
     with PEGIndex(tmp_path / "kb") as index:
-        unit = filled(index, n)
+        unit = fill_index(index, n)
         index.delete(where={"i": {"$gte": 100}})
         before = [(hit.id, hit.score) for hit in index.search(unit[5], "第5篇", k=100)]
         index.persist()
@@ -596,14 +596,14 @@ def test_sparse_blocks_are_moved_together(tmp_path: Path) -> None:
 # -- damage -----------------------------------------------------------------------------------------------------------
 
 
-def persisted(path: Path, kind: Any = "flat") -> np.ndarray:
+def create_persisted(path: Path, kind: Any = "flat") -> np.ndarray:
     with PEGIndex(path, kind=kind) as index:
-        unit = filled(index, 300)
+        unit = fill_index(index, 300)
         index.persist()
     return unit
 
 
-def vector_file(path: Path) -> Path:
+def find_vector_file(path: Path) -> Path:
     (file,) = path.glob("vectors-*")
     return file
 
@@ -611,14 +611,14 @@ def vector_file(path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("harm", ["missing", "truncated", "flipped", "older", "empty"])
-def test_a_damaged_vector_file_is_built_again(
+def test_a_damaged_vector_file_is_rebuilt(
     harm: str, read_only: bool, kind: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     if kind == "hnsw":
         pytest.importorskip("faiss")
     path = tmp_path / "kb"
-    unit = persisted(path, kind)
-    file = vector_file(path)
+    unit = create_persisted(path, kind)
+    file = find_vector_file(path)
     content = file.read_bytes()
     match harm:
         case "missing":
@@ -632,7 +632,7 @@ def test_a_damaged_vector_file_is_built_again(
             with PEGIndex(path) as index:
                 index.upsert(["late"], ["x"], -unit[:1])
                 index.persist()
-            vector_file(path).write_bytes(content)
+            find_vector_file(path).write_bytes(content)
         case "empty":
             file.write_bytes(b"")
     with PEGIndex(path, read_only=read_only) as index:
@@ -648,11 +648,11 @@ def test_a_damaged_vector_file_is_built_again(
 
 
 @pytest.mark.parametrize("harm", ["garbage", "header", "truncated", "middle", "foreign", "empty read-only"])
-def test_a_damaged_sqlite_file_is_named(harm: str, tmp_path: Path) -> None:
+def test_damage_to_the_sqlite_file_names_it(harm: str, tmp_path: Path) -> None:
     import sqlite3
 
     path = tmp_path / "kb"
-    persisted(path)
+    create_persisted(path)
     file = path / "index.sqlite"
     content = file.read_bytes()
     match harm:
@@ -682,7 +682,7 @@ def test_a_damaged_sqlite_file_is_named(harm: str, tmp_path: Path) -> None:
 def test_a_schema_from_the_future_is_refused(tmp_path: Path) -> None:
     import sqlite3
 
-    persisted(tmp_path / "kb")
+    create_persisted(tmp_path / "kb")
     connection = sqlite3.connect(tmp_path / "kb" / "index.sqlite")
     connection.execute("PRAGMA user_version=99")
     connection.close()
@@ -690,8 +690,8 @@ def test_a_schema_from_the_future_is_refused(tmp_path: Path) -> None:
         PEGIndex(tmp_path / "kb")
 
 
-def test_stray_files_of_a_crash_are_swept_up(tmp_path: Path) -> None:
-    unit = persisted(tmp_path / "kb")
+def test_stray_files_of_a_crash_are_removed(tmp_path: Path) -> None:
+    unit = create_persisted(tmp_path / "kb")
     for name in ("vectors-99", "vectors-2.part"):
         (tmp_path / "kb" / name).write_bytes(b"half written")
     with PEGIndex(tmp_path / "kb") as index:
@@ -701,9 +701,9 @@ def test_stray_files_of_a_crash_are_swept_up(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "kb").glob("vectors-*")) == ["vectors-2"]
 
 
-def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_state(tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb") as index:
-        unit = filled(index, 100)
+        unit = fill_index(index, 100)
         index._db.timeout_s = 1
         with index._db._borrow_connection() as connection:
             pages = connection.execute("PRAGMA page_count").fetchone()[0]
@@ -720,7 +720,7 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
         assert len(index) == 101
 
 
-def test_a_second_writer_waits_and_then_gives_up(tmp_path: Path) -> None:
+def test_a_second_writer_waits_and_times_out(tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb", dimension=2) as first, PEGIndex(tmp_path / "kb", timeout_s=0.2) as second:
         with first._db.writing(), pytest.raises(IndexBusy, match="timeout_s"):
             second.upsert(**GOOD)

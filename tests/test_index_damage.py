@@ -1,4 +1,4 @@
-"""PEGIndex on files that something else has written to: whatever is in them, the error is `DamagedIndex`."""
+"""PEGIndex on files altered by something else: whatever they contain, the error is `DamagedIndex`."""
 
 import contextlib
 import json
@@ -54,9 +54,9 @@ CALLS: dict[str, Callable[[PEGIndex], Any]] = {
 }
 
 
-def use(path: Path) -> list[str]:
-    """Open the index and make every call; what is damaged may say so, and nothing else."""
-    said = []
+def call_everything(path: Path) -> list[str]:
+    """Open the index and make every call; the messages of all `DamagedIndex` errors. Any other error propagates."""
+    messages = []
     try:
         index = PEGIndex(path)
     except DamagedIndex as error:
@@ -66,25 +66,25 @@ def use(path: Path) -> list[str]:
             try:
                 call(index)
             except DamagedIndex as error:
-                said.append(str(error))
-    return said
+                messages.append(str(error))
+    return messages
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def intact_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = make(tmp_path_factory.mktemp("sound") / "kb")
-    assert use(Path(shutil.copytree(path, path.with_name("used")))) == []
+    assert call_everything(Path(shutil.copytree(path, path.with_name("used")))) == []
     return path
 
 
-def with_pages(content: bytes, change: Callable[[int, bytes], bytes], pages: list[int]) -> bytes:
+def replace_pages(content: bytes, change: Callable[[int, bytes], bytes], pages: list[int]) -> bytes:
     for page in pages:
         start = page * PAGE
         content = content[:start] + change(page, content[start : start + PAGE]) + content[start + PAGE :]
     return content
 
 
-def damaged(path: Path, target: Path, content: bytes) -> Path:
+def copy_with_content(path: Path, target: Path, content: bytes) -> Path:
     """A copy of the index with another SQLite file."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
@@ -94,25 +94,25 @@ def damaged(path: Path, target: Path, content: bytes) -> Path:
     return target
 
 
-def zeroed(_: int, page: bytes) -> bytes:
+def zero_page(_: int, page: bytes) -> bytes:
     return bytes(len(page))
 
 
-def test_every_page_zeroed(sound: Path, tmp_path: Path) -> None:
-    content = (sound / "index.sqlite").read_bytes()
-    noticed = 0
+def test_zeroed_pages(intact_index: Path, tmp_path: Path) -> None:
+    content = (intact_index / "index.sqlite").read_bytes()
+    detected = 0
     for page in range(len(content) // PAGE):
-        copy = damaged(sound, tmp_path / "kb", with_pages(content, zeroed, [page]))
-        messages = use(copy)
+        copy = copy_with_content(intact_index, tmp_path / "kb", replace_pages(content, zero_page, [page]))
+        messages = call_everything(copy)
         assert all("restore" in message or "index the documents again" in message for message in messages), messages
-        noticed += bool(messages)
-    assert noticed > 0.8 * (len(content) // PAGE)
+        detected += bool(messages)
+    assert detected > 0.8 * (len(content) // PAGE)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("harm", ["garbage", "swapped", "flipped", "text"])
-def test_random_harm_to_pages(harm: str, sound: Path, tmp_path: Path) -> None:
-    content = (sound / "index.sqlite").read_bytes()
+def test_randomly_damaged_pages(harm: str, intact_index: Path, tmp_path: Path) -> None:
+    content = (intact_index / "index.sqlite").read_bytes()
     chance = np.random.default_rng(5)
     pages = len(content) // PAGE
 
@@ -132,14 +132,18 @@ def test_random_harm_to_pages(harm: str, sound: Path, tmp_path: Path) -> None:
                 return page.replace("长".encode(), b"\xff\xfe\xfd").replace(b'{"n"', b'{n""')
 
     for _ in range(150):
-        use(damaged(sound, tmp_path / "kb", with_pages(content, change, [int(chance.integers(0, pages))])))
+        call_everything(
+            copy_with_content(
+                intact_index, tmp_path / "kb", replace_pages(content, change, [int(chance.integers(0, pages))])
+            )
+        )
 
 
-# -- rows with other content ------------------------------------------------------------------------------------------
+# -- invalid rows -----------------------------------------------------------------------------------------------------
 
 
-def altered(path: Path, target: Path, *statements: str) -> Path:
-    copy = damaged(path, target, (path / "index.sqlite").read_bytes())
+def copy_with_statements(path: Path, target: Path, *statements: str) -> Path:
+    copy = copy_with_content(path, target, (path / "index.sqlite").read_bytes())
     with contextlib.closing(sqlite3.connect(copy / "index.sqlite")) as connection, connection:
         for statement in statements:
             connection.execute(statement)
@@ -194,29 +198,29 @@ def altered(path: Path, target: Path, *statements: str) -> Path:
         ("DROP TABLE postings", "postings"),
     ],
 )
-def test_rows_of_another_kind(statement: str, message: str | None, sound: Path, tmp_path: Path) -> None:
-    """Where `message` is None, the statement is refused by SQLite or leaves an index that answers."""
+def test_invalid_rows(statement: str, message: str | None, intact_index: Path, tmp_path: Path) -> None:
+    """Where `message` is None, SQLite refuses the statement or the index still works."""
     try:
-        path = altered(sound, tmp_path / "kb", statement)
+        path = copy_with_statements(intact_index, tmp_path / "kb", statement)
     except sqlite3.IntegrityError:
         assert message is None
         return
-    messages = use(path)
+    messages = call_everything(path)
     if message is not None:
-        assert any(re.search(message, said) for said in messages), messages
+        assert any(re.search(message, text) for text in messages), messages
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivfpq"])
-def test_a_stored_kind_is_used_as_it_is(kind: str, sound: Path, tmp_path: Path) -> None:
+def test_the_stored_kind_is_used(kind: str, intact_index: Path, tmp_path: Path) -> None:
     pytest.importorskip("faiss")
-    path = altered(sound, tmp_path / "kb", f"UPDATE meta SET value = '{kind}' WHERE name = 'kind'")
-    assert use(path) == []
+    path = copy_with_statements(intact_index, tmp_path / "kb", f"UPDATE meta SET value = '{kind}' WHERE name = 'kind'")
+    assert call_everything(path) == []
 
 
-# -- metadata that could not be read again ----------------------------------------------------------------------------
+# -- metadata that could not be read back -----------------------------------------------------------------------------
 
 
-def nested(depth: int, container: type = list) -> Any:
+def nest(depth: int, container: type = list) -> Any:
     value: Any = 1
     for _ in range(depth):
         value = [value] if container is list else {"a": value}
@@ -225,16 +229,16 @@ def nested(depth: int, container: type = list) -> Any:
 
 @pytest.mark.parametrize("container", [list, dict])
 @pytest.mark.parametrize("depth", [101, 500, 990, 3000, 200_000])
-def test_deep_metadata_is_refused_before_anything_is_written(depth: int, container: type) -> None:
+def test_deep_metadata_is_refused_before_any_write(depth: int, container: type) -> None:
     with PEGIndex() as index:
         with pytest.raises(InvalidInput, match="metadata 1 is nested deeper than 100 levels"):
-            index.upsert(["a", "b"], ["x", "y"], np.eye(2), [{}, {"deep": nested(depth, container)}])
+            index.upsert(["a", "b"], ["x", "y"], np.eye(2), [{}, {"deep": nest(depth, container)}])
         assert len(index) == 0
 
 
 @pytest.mark.parametrize("container", [list, dict])
-def test_metadata_as_deep_as_allowed_comes_back_and_is_filtered(container: type) -> None:
-    metadata = {"deep": nested(99, container), "n": 1}
+def test_metadata_of_the_largest_depth_can_be_read_and_filtered(container: type) -> None:
+    metadata = {"deep": nest(99, container), "n": 1}
     with PEGIndex() as index:
         index.upsert(["a"], ["x"], np.eye(1), [metadata])
         assert index.get(["a"])[0].metadata == metadata
@@ -242,7 +246,7 @@ def test_metadata_as_deep_as_allowed_comes_back_and_is_filtered(container: type)
         assert json.dumps(index.search([1])[0].metadata) == json.dumps(metadata)
 
 
-def test_metadata_that_holds_itself_is_refused() -> None:
+def test_metadata_that_contains_itself_is_refused() -> None:
     metadata: dict[str, Any] = {}
     metadata["self"] = metadata
     with PEGIndex() as index, pytest.raises(InvalidInput, match="metadata 0"):

@@ -1,4 +1,4 @@
-"""PEGIndex where the disk is full, read-only or damaged: no write is lost or misreported, every error has a type."""
+"""PEGIndex on a full or read-only disk: no write is lost or misreported, and every error has a type."""
 
 import contextlib
 import multiprocessing as mp
@@ -34,8 +34,8 @@ def vector_files(path: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def mounted(*arguments: str) -> Iterator[None]:
-    """Mount something, as a superuser can; others skip the test."""
+def mount_folder(*arguments: str) -> Iterator[None]:
+    """Mount something; skips the test without the right to mount."""
     folder = arguments[-1]
     command = shutil.which("mount")
     if command is None or subprocess.run([command, *arguments], check=False, capture_output=True).returncode:
@@ -50,14 +50,14 @@ def mounted(*arguments: str) -> Iterator[None]:
 
 
 def write_beside_a_full_disk(path: Path, kind: Any, results: Any) -> None:
-    """Files may grow to 6 MB: enough for int8 vectors in SQLite, too little for their float32 in the vector file."""
+    """Files may grow to 6 MB: enough for int8 vectors in SQLite, too little for float32 in the vector file."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     compaction.MIN_ROWS = 1900
     compaction.RETRY_S = 0
     if kind != "flat":
         import faiss
 
-        faiss.omp_set_num_threads(1)  # more only get into each other's way on a busy machine
+        faiss.omp_set_num_threads(1)  # more would compete on a busy machine
     try:
         with PEGIndex(path, kind=kind, storage="int8") as index:
             limit = 6 << 20
@@ -81,7 +81,7 @@ def write_beside_a_full_disk(path: Path, kind: Any, results: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
-def test_a_vector_file_without_room_is_no_error_of_a_write(kind: str, tmp_path: Path) -> None:
+def test_a_write_succeeds_without_room_for_the_vector_file(kind: str, tmp_path: Path) -> None:
     if kind != "flat":
         pytest.importorskip("faiss")
     results = SPAWN.Queue()
@@ -97,7 +97,7 @@ def test_a_vector_file_without_room_is_no_error_of_a_write(kind: str, tmp_path: 
     assert "File too large" in message
     assert with_path
     assert before == []
-    assert after == ["vectors-1"]  # tried again by a later write, when there was room
+    assert after == ["vectors-1"]  # retried by a later write, when there was room
 
 
 def test_a_full_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -105,7 +105,7 @@ def test_a_full_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
     monkeypatch.setattr(compaction, "RETRY_S", 0)
     path = tmp_path / "small"
     path.mkdir()
-    with mounted("-t", "tmpfs", "-o", "size=11m", "tmpfs", str(path)):
+    with mount_folder("-t", "tmpfs", "-o", "size=11m", "tmpfs", str(path)):
         with PEGIndex(path, storage="int8") as index:
             for first in range(0, 2000, 250):
                 add(index, first, 250)
@@ -127,7 +127,7 @@ def test_a_full_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 @pytest.mark.parametrize("failing", ["write", "fsync", "rename", "commit", "memory"])
-def test_a_merge_that_fails_anywhere_is_tried_again_later(
+def test_a_failed_compaction_is_retried_later(
     failing: str, kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if kind != "flat":
@@ -137,13 +137,13 @@ def test_a_merge_that_fails_anywhere_is_tried_again_later(
     with PEGIndex(path, kind=kind) as index:
         add(index, 0, 20)  # generation 1
         with monkeypatch.context() as patch:
-            fail(failing, patch)
+            inject_failure(failing, patch)
             add(index, 20, 20)
             assert "next try" in caplog.text
             assert len(index) == 40
             assert index.search(rows(40)[33], k=1)[0].id == "d33"
             caplog.clear()
-            add(index, 40, 1)  # the next try is not at once
+            add(index, 40, 1)  # not retried at once
             assert caplog.text == ""
             with pytest.raises(MemoryError if failing == "memory" else OSError):
                 index.persist()
@@ -155,8 +155,8 @@ def test_a_merge_that_fails_anywhere_is_tried_again_later(
     assert caplog.text == ""
 
 
-def fail(failing: str, patch: pytest.MonkeyPatch) -> None:
-    """Let one step of a merge fail from now on, and no step of an ordinary write."""
+def inject_failure(failing: str, patch: pytest.MonkeyPatch) -> None:
+    """Make one step of a compaction fail from now on, but no step of an ordinary write."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -184,7 +184,7 @@ def fail(failing: str, patch: pytest.MonkeyPatch) -> None:
             patch.setattr("peg_rag.index.segment_file._publish_file", exhaust)
 
 
-def test_a_stray_file_makes_room_before_the_next_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stray_files_are_removed_before_the_next_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, 0, 5)
@@ -207,19 +207,19 @@ def test_a_stray_file_makes_room_before_the_next_is_written(tmp_path: Path, monk
 
 
 @contextlib.contextmanager
-def seen_read_only(path: Path, target: Path) -> Iterator[Path]:
-    """The folder `path` under a second name, mounted there without the right to write."""
+def mount_read_only(path: Path, target: Path) -> Iterator[Path]:
+    """The folder `path`, mounted read-only at `target`."""
     target.mkdir(exist_ok=True)
-    with mounted("--bind", str(path), str(target)):
+    with mount_folder("--bind", str(path), str(target)):
         subprocess.run(["mount", "-o", "remount,bind,ro", str(target)], check=True)
         yield target
 
 
-def crashed_copy(path: Path, target: Path, *, with_memory: bool) -> None:
-    """What is left on disk of an index when its writer is killed: the last writes are in the log only."""
+def copy_after_crash(path: Path, target: Path, *, with_shared_memory: bool) -> None:
+    """Copy an index as a killed writer leaves it: with the last writes only in the log."""
     target.mkdir()
     for file in path.iterdir():
-        if with_memory or not file.name.endswith("-shm"):
+        if with_shared_memory or not file.name.endswith("-shm"):
             shutil.copy(file, target / file.name)
 
 
@@ -230,7 +230,7 @@ def test_a_read_only_mount(tmp_path: Path) -> None:
         index.persist()
         add(index, 30, 1)
     before = {file.name: file.read_bytes() for file in path.iterdir()}
-    with seen_read_only(path, tmp_path / "mount") as mount:
+    with mount_read_only(path, tmp_path / "mount") as mount:
         with PEGIndex(mount, read_only=True) as reader:
             assert len(reader) == 31
             assert reader.search(rows(31)[30], k=1)[0].id == "d30"
@@ -243,28 +243,28 @@ def test_a_read_only_mount(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in path.iterdir()} == before
 
 
-@pytest.mark.parametrize("with_memory", [True, False])
-def test_a_log_on_a_read_only_mount_is_read(with_memory: bool, tmp_path: Path) -> None:
-    """Acknowledged writes that are still in SQLite's log are found, though they cannot be moved into the file."""
+@pytest.mark.parametrize("with_shared_memory", [True, False])
+def test_a_read_only_mount_with_a_log(with_shared_memory: bool, tmp_path: Path) -> None:
+    """Acknowledged writes that are only in SQLite's log are found, though they cannot be checkpointed."""
     path, copy = tmp_path / "kb", tmp_path / "copy"
     with PEGIndex(path) as index:
         add(index, 0, 10)
         index.persist()
         add(index, 10, 1)
-        crashed_copy(path, copy, with_memory=with_memory)
+        copy_after_crash(path, copy, with_shared_memory=with_shared_memory)
     assert (copy / "index.sqlite-wal").stat().st_size > 0
-    with seen_read_only(copy, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
+    with mount_read_only(copy, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
         assert len(reader) == 11
         assert reader.search(rows(11)[10], k=1)[0].id == "d10"
         assert reader.search(rows(11)[3], k=1)[0].id == "d3"
 
 
 def test_a_reader_on_a_read_only_mount_follows_a_writer_elsewhere(tmp_path: Path) -> None:
-    """Opened while nobody writes, it takes no locks; it must notice when somebody begins, checkpoints and ends."""
+    """Opened without a writer, it takes no locks; it must notice a writer that begins, checkpoints and ends."""
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, 0, 3)
-    with seen_read_only(path, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
+    with mount_read_only(path, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
         assert len(reader) == 3
         for generation in range(1, 4):
             with PEGIndex(path) as writer:
@@ -276,30 +276,30 @@ def test_a_reader_on_a_read_only_mount_follows_a_writer_elsewhere(tmp_path: Path
             assert reader.count({"n": {"$gte": 0}}) == 3 + 3 * generation
 
 
-def test_a_change_during_a_read_without_locks_is_an_error_and_no_wrong_answer(tmp_path: Path) -> None:
+def test_a_change_during_a_read_without_locks_raises(tmp_path: Path) -> None:
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, 0, 3)
-    with seen_read_only(path, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
+    with mount_read_only(path, tmp_path / "mount") as mount, PEGIndex(mount, read_only=True) as reader:
 
-        def read_while_somebody_writes() -> None:
+        def read_beside_a_writer() -> None:
             with reader._db.reading() as connection:
                 connection.execute("SELECT count(*) FROM documents").fetchone()
                 with PEGIndex(path) as writer:
                     add(writer, 3, 1)
 
         with pytest.raises(IndexBusy, match="try again"):
-            read_while_somebody_writes()
+            read_beside_a_writer()
         assert len(reader) == 4
 
 
-def test_many_readers_on_a_read_only_mount_while_somebody_writes(tmp_path: Path) -> None:
+def test_readers_on_a_read_only_mount_beside_a_writer(tmp_path: Path) -> None:
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, 0, 3)
-    with seen_read_only(path, tmp_path / "mount") as mount:
-        results, done = SPAWN.Queue(), SPAWN.Event()
-        children = [SPAWN.Process(target=read_until_done, args=(mount, done, results)) for _ in range(2)]
+    with mount_read_only(path, tmp_path / "mount") as mount:
+        results, stop = SPAWN.Queue(), SPAWN.Event()
+        children = [SPAWN.Process(target=read_until_stopped, args=(mount, stop, results)) for _ in range(2)]
         for child in children:
             child.start()
         for _ in children:
@@ -307,19 +307,19 @@ def test_many_readers_on_a_read_only_mount_while_somebody_writes(tmp_path: Path)
         for number in range(3, 40):
             with PEGIndex(path, timeout_s=60) as writer:
                 add(writer, number, 1)
-        done.set()
+        stop.set()
         answers = [results.get(timeout=60) for _ in children]
         for child in children:
             child.join()
     assert answers == [40, 40]
 
 
-def read_until_done(mount: Path, done: Any, results: Any) -> None:
+def read_until_stopped(mount: Path, stop: Any, results: Any) -> None:
     try:
         with PEGIndex(mount, read_only=True) as reader:
             results.put("ready")
             last = 0
-            while not done.is_set():
+            while not stop.is_set():
                 with contextlib.suppress(IndexBusy):
                     count = len(reader)
                     assert count >= last

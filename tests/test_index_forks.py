@@ -77,7 +77,7 @@ class Child:
         """In the parent: until the child is at its next `wait()`."""
         assert os.read(self._reads, 1) == b"."
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.write(self._writes, b".")
 
     def result(self) -> Any:
@@ -114,14 +114,14 @@ def test_a_child_cannot_write_into_a_log_that_its_parent_deletes(tmp_path: Path)
     child = Child(work)
     child.await_stop()
     index.close()
-    child.go_on()
+    child.resume()
     refusals = child.result()
     assert len(refusals) == 3
     assert all(f"PEGIndex({str(path)!r})" in message and "fork" in message for message in refusals), refusals
     assert ids(path) == {"d1"}
 
 
-def every_call(index: PEGIndex) -> dict[str, Callable[[], Any]]:
+def list_calls(index: PEGIndex) -> dict[str, Callable[[], Any]]:
     return {
         "len": lambda: len(index),
         "upsert": lambda: add(index, 9),
@@ -137,22 +137,22 @@ def every_call(index: PEGIndex) -> dict[str, Callable[[], Any]]:
 
 
 @pytest.mark.parametrize("first", ["len", "upsert", "delete", "clear", "persist", "search"])
-def test_every_call_in_a_child_is_refused_whatever_comes_first(first: str, tmp_path: Path) -> None:
+def test_every_call_in_a_child_is_refused(first: str, tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb") as index:
         add(index, 1, 2)
 
         def work(_: Child) -> dict[str, str]:
-            calls = every_call(index)
+            calls = list_calls(index)
             return {name: refusal(calls[name]) for name in [first, *calls]}
 
         refusals = Child(work).result()
-        assert set(refusals) == set(every_call(index))
+        assert set(refusals) == set(list_calls(index))
         assert all("PEGIndex(" in message for message in refusals.values()), refusals
         add(index, 3)
         assert index.ids() == ["d1", "d2", "d3"]
 
 
-def test_closing_and_collecting_an_inherited_index_harms_nobody(tmp_path: Path) -> None:
+def test_closing_an_inherited_index_is_harmless(tmp_path: Path) -> None:
     index = PEGIndex(tmp_path / "kb")
     add(index, 1)
     holder = [index]
@@ -182,7 +182,7 @@ def open_files() -> list[str]:
 
 
 @needs_proc
-def test_no_file_of_the_index_is_open_in_the_child(tmp_path: Path) -> None:
+def test_the_child_inherits_no_open_file(tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb") as index:
         add(index, 1)
         index.search(vector(1))
@@ -192,7 +192,7 @@ def test_no_file_of_the_index_is_open_in_the_child(tmp_path: Path) -> None:
 # -- a child that opens the index itself ------------------------------------------------------------------------------
 
 
-def test_a_child_that_opens_by_path_keeps_its_writes_after_the_parent_closed(tmp_path: Path) -> None:
+def test_writes_of_a_child_survive_the_close_of_its_parent(tmp_path: Path) -> None:
     path = tmp_path / "kb"
     index = PEGIndex(path)
     add(index, 1)
@@ -209,12 +209,12 @@ def test_a_child_that_opens_by_path_keeps_its_writes_after_the_parent_closed(tmp
     child.await_stop()
     assert set(index.ids()) == {"d1", "d2"}
     index.close()
-    child.go_on()
+    child.resume()
     child.await_stop()
     with PEGIndex(path) as other:  # an unrelated writer, while the child is alive
         assert set(other.ids()) == {"d1", "d2", "d3"}
         add(other, 4)
-    child.go_on()
+    child.resume()
     assert child.result() == 4
     assert ids(path) == {"d1", "d2", "d3", "d4"}
 
@@ -247,7 +247,7 @@ def test_prefork_workers_that_open_by_path(ending: str, tmp_path: Path) -> None:
             os.kill(child.pid, signal.SIGKILL)
             os.waitpid(child.pid, 0)
         else:
-            child.go_on()
+            child.resume()
             child.result()
     expected = {"d0"} | {f"d{1000 * n + w}" for n in range(1, workers + 1) for w in range(writes)}
     assert ids(path) == expected
@@ -326,7 +326,7 @@ def test_daemonising(close: str, tmp_path: Path) -> None:
     assert ids(path) == {"before"} | {f"daemon{n}" for n in range(20)}
 
 
-def test_a_child_of_a_child(tmp_path: Path) -> None:
+def test_a_grandchild(tmp_path: Path) -> None:
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, 1)
@@ -398,7 +398,7 @@ def test_forks_while_threads_write_and_search(tmp_path: Path) -> None:
     assert ids(path) == {f"d{n}" for n in range(written[0] + 1)} | {f"d{10**5 + n}" for n in range(8)}
 
 
-def test_a_fork_that_cannot_wait_any_longer_is_reported_and_its_child_told(
+def test_a_fork_that_times_out_warns_and_its_child_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(forks, "WAIT_S", 0.05)
@@ -439,7 +439,7 @@ def test_a_fork_that_cannot_wait_any_longer_is_reported_and_its_child_told(
     assert ids(path) == {"d1", "d2"}
 
 
-def test_a_child_does_not_wait_for_a_writer_that_it_does_not_have(tmp_path: Path) -> None:
+def test_a_child_does_not_wait_for_a_writer_of_its_parent(tmp_path: Path) -> None:
     """A thread that stands in line to write keeps a lock that no thread of the child will ever release."""
     with PEGIndex(tmp_path / "kb", timeout_s=600) as index:
         add(index, 1)
@@ -448,7 +448,7 @@ def test_a_child_does_not_wait_for_a_writer_that_it_does_not_have(tmp_path: Path
         index._db._one_writer.release()
 
 
-def test_a_fork_inside_a_transaction_ends_with_an_error_in_the_child_alone(tmp_path: Path) -> None:
+def test_a_fork_inside_a_transaction_fails_only_in_the_child(tmp_path: Path) -> None:
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, 1)
@@ -471,7 +471,7 @@ def test_a_fork_inside_a_transaction_ends_with_an_error_in_the_child_alone(tmp_p
     assert ids(path) == {"d1", "d2"}
 
 
-def test_a_fork_that_fails_leaves_the_index_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_index_survives_a_failed_fork(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with PEGIndex(tmp_path / "kb") as index:
         add(index, 1)
         forks.GATE.close()
@@ -494,7 +494,7 @@ def test_an_index_in_memory_is_copied_by_a_fork() -> None:
 
 
 @pytest.mark.parametrize("kind", ["flat", "hnsw", "ivfpq"])
-def test_every_kind_is_searched_in_a_child(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_child_can_search_every_kind(kind: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """BLAS and OpenMP keep threads that a child does not have."""
     if kind != "flat":
         pytest.importorskip("faiss")
@@ -531,7 +531,7 @@ def test_a_closed_database_stays_closed_in_a_child(tmp_path: Path) -> None:
 
 
 @needs_proc
-def test_connections_of_another_process_are_never_closed(tmp_path: Path) -> None:
+def test_inherited_connections_are_never_closed(tmp_path: Path) -> None:
     """Whoever drops the last reference in a child must not reach SQLite: its `close` is not safe after a fork."""
     connection = sqlite3.connect(tmp_path / "x.sqlite", factory=forks.Connection)
     holder = [connection]

@@ -60,7 +60,7 @@ def test_skipping_nfkc_changes_no_term() -> None:
 @pytest.mark.parametrize("name", ["bigram", "jieba"])
 @settings(max_examples=100, deadline=None)
 @given(texts=texts, first=st.integers(0, 100))
-def test_postings_are_the_counted_terms(name: str, texts: list[str], first: int) -> None:
+def test_postings_count_the_terms(name: str, texts: list[str], first: int) -> None:
     if name == "jieba":
         pytest.importorskip("jieba")
     tokenizer = get_tokenizer(name)
@@ -85,7 +85,7 @@ def test_two_terms_never_share_an_address(a: str, b: str) -> None:
     assert len({BIGRAM.address(term) for term in terms}) == len(terms)
 
 
-def test_counts_above_255_are_kept_as_255() -> None:
+def test_counts_are_capped_at_255() -> None:
     ((_, raw),) = build_postings(BIGRAM, ["a " * 1000]).iter_rows()
     assert np.frombuffer(raw, dtype=ENTRY)["count"].tolist() == [255]
 
@@ -116,7 +116,7 @@ def bm25_of(index: PEGIndex, query: str) -> dict[str, float]:
     st.text(alphabet="花呗还款绑定银行卡 abc", max_size=8),
     st.sets(st.integers(0, 11)),
 )
-def test_index_scores_are_bm25_by_definition(texts: list[str], query: str, deleted: set[int]) -> None:
+def test_scores_equal_bm25_by_definition(texts: list[str], query: str, deleted: set[int]) -> None:
     documents = {str(i): text for i, text in enumerate(texts)}
     with PEGIndex() as index:
         index.upsert(list(documents), list(documents.values()), np.ones((len(documents), 2)))
@@ -128,26 +128,26 @@ def test_index_scores_are_bm25_by_definition(texts: list[str], query: str, delet
 
 
 def test_postings_span_blocks_and_appends() -> None:
-    """Written one block at a time, in pieces, or all at once: the same scores."""
+    """Written in several parts or all at once, across blocks: the same scores."""
     texts = [f"第{i}条 花呗{'还款' if i % 3 else '绑定'} {i % 97}" for i in range(BLOCK + 300)]
     ids, vectors = [str(i) for i in range(len(texts))], np.ones((len(texts), 2))
-    with PEGIndex() as whole, PEGIndex() as pieces:
-        whole.upsert(ids, texts, vectors)
+    with PEGIndex() as single, PEGIndex() as parts:
+        single.upsert(ids, texts, vectors)
         for part in (slice(0, 5), slice(5, BLOCK - 1), slice(BLOCK - 1, None)):
-            pieces.upsert(ids[part], texts[part], vectors[part])
+            parts.upsert(ids[part], texts[part], vectors[part])
         for query in ("花呗绑定 42", "第4300条"):
-            assert bm25_of(whole, query) == pytest.approx(bm25_of(pieces, query))
-        assert whole.search(text=f"第{BLOCK + 7}条", k=1)[0].id == str(BLOCK + 7)
+            assert bm25_of(single, query) == pytest.approx(bm25_of(parts, query))
+        assert single.search(text=f"第{BLOCK + 7}条", k=1)[0].id == str(BLOCK + 7)
 
 
-def test_only_what_matches_is_found() -> None:
+def test_only_matching_documents_are_found() -> None:
     with PEGIndex() as index:
         index.upsert(["a", "b"], ["花呗还款", "北京故宫"], np.ones((2, 2)))
         assert [hit.id for hit in index.search(text="怎么还花呗")] == ["a"]
         assert index.search(text="") == index.search(text="？！") == index.search(text="xyz") == []
 
 
-def test_the_text_itself_is_not_altered() -> None:
+def test_the_stored_text_is_not_normalised() -> None:
     text = "ＡＢＣ  Ｆｕｌｌ\u3000width\n é"
     with PEGIndex() as index:
         index.upsert(["a"], [text], np.ones((1, 2)))

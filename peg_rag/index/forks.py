@@ -1,14 +1,14 @@
-"""What keeps an index whole when its process forks.
+"""Protects an index from corruption when its process forks.
 
 SQLite remembers, once per process and file, which locks it holds. A forked child inherits that memory but not the
 locks: it would write without any, and the log it writes to would be deleted by the next connection that its parent
 closes. Opening the file anew does not help the child as long as it has inherited a connection to it, and closing that
 connection is not safe either (https://www.sqlite.org/howtocorrupt.html, section 2.6).
 
-So no connection is open at the moment of a fork. Threads inside SQLite are waited for, others are held back, and idle
-connections are closed; afterwards the parent opens new ones by itself. In the child the index refuses to be used, which
-has to open its own by path. Where a thread does not come to an end within `WAIT_S`, the fork goes on with a warning,
-and the child can open every index but those that were in use.
+So no connection is open during a fork. The fork waits for threads inside SQLite, blocks others, and closes the idle
+connections; the parent reopens them when needed. In the child, the inherited index refuses every call: the child has
+to open its own by path. If a thread does not leave SQLite within `WAIT_S`, the fork proceeds with a warning, and the
+child can open every index except those that were in use.
 """
 
 import concurrent.futures.thread  # noqa: F401  (see the last lines)
@@ -34,17 +34,17 @@ _File = tuple[int, int]  # device and inode: a file may have several paths
 
 
 class Connection(sqlite3.Connection):
-    """A connection that is closed by no other process than the one that opened it."""
+    """A connection that is only closed by the process that opened it."""
 
     def __init__(self, database: str, *arguments: Any, **options: Any) -> None:
         self.process = os.getpid()
         self.file: _File | None = None
-        self.fingerprint: object = None  # of the files, where they are read without locks
+        self.fingerprint: object = None  # of the files, when they are read without locks
         super().__init__(database, *arguments, **options)
 
     def remember_file(self, path: Path) -> None:
         """Remember which file this is a connection to."""
-        self.file = _identity(path)
+        self.file = _identify_file(path)
 
     def __del__(
         self,
@@ -52,13 +52,13 @@ class Connection(sqlite3.Connection):
         keep_forever: Callable[[Any], None] = ctypes.pythonapi.Py_IncRef,
         reference: Callable[[Any], Any] = ctypes.py_object,
     ) -> None:
-        # The names are bound as defaults, because the globals are gone when an interpreter ends.
+        # The names are bound as defaults, because globals are cleared when the interpreter exits.
         if self.process != getpid():
             keep_forever(reference(self))
 
 
 class Owner(Protocol):
-    """Whatever holds connections: told before a fork to close the idle ones, and in the child that it is one."""
+    """A holder of connections, which is notified before a fork and, in the child, after it."""
 
     @property
     def name(self) -> str: ...
@@ -71,23 +71,23 @@ class Owner(Protocol):
 
 
 class Gate:
-    """Threads pass it to use a connection; a fork closes it and waits until they have come out."""
+    """Threads pass it to use a connection; a fork closes it and waits until they have left."""
 
     def __init__(self) -> None:
         self._owners: WeakSet[Owner] = WeakSet()
         self._inherited: set[_File] = set()
         self._one_fork = threading.Lock()
         self._quiet = False
-        self._reset()
+        self._reset_state()
 
-    def _reset(self) -> None:
+    def _reset_state(self) -> None:
         self._changed = threading.Condition()
-        self._inside: Counter[int] = Counter()  # thread → how many times it is inside
+        self._inside: Counter[int] = Counter()  # thread → how many times it has entered
         self._forking: int | None = None  # the thread that forks
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """Be inside; waits while another thread forks. A thread that is inside already never waits."""
+        """Enter, after waiting for another thread that forks. A thread that is already inside never waits."""
         me = threading.get_ident()
         with self._changed:
             self._changed.wait_for(lambda: self._forking in (None, me) or me in self._inside)
@@ -102,13 +102,13 @@ class Gate:
                 self._changed.notify_all()
 
     def register(self, owner: Owner) -> None:
-        """Tell `owner` of forks, as long as it lives."""
+        """Notify `owner` of forks for as long as it exists."""
         with self._changed:
             self._owners.add(owner)
 
     def refuse_inherited(self, file: Path) -> None:
         """Raise `ForkedIndex` where this process has inherited an open connection to the file."""
-        if self._inherited and _identity(file) in self._inherited:
+        if self._inherited and _identify_file(file) in self._inherited:
             raise ForkedIndex(
                 f"{file} was in use by a thread when this process was forked, so it cannot be opened safely here; "
                 "fork while no thread uses the index, close it first, or start the process with the `spawn` method"
@@ -132,23 +132,23 @@ class Gate:
             logger.warning("this process forks while a thread uses %s: the child will not be able to open it", names)
 
     def reopen(self) -> None:
-        """After a fork, or a try at one, in the parent."""
+        """After a fork, or a failed one, in the parent."""
         with self._changed:
             self._forking = None
             self._changed.notify_all()
         self._one_fork.release()
 
     def start_anew(self) -> None:
-        """After a fork in the child, where no other thread is left."""
+        """After a fork, in the child, which has no other thread."""
         self._one_fork = threading.Lock()
-        self._reset()
+        self._reset_state()
         for owner in list(self._owners):
             self._inherited |= {connection.file for connection in owner.connections() if connection.file}
             owner.after_fork(quiet=self._quiet)
         self._quiet = False
 
 
-def _identity(file: Path) -> _File | None:
+def _identify_file(file: Path) -> _File | None:
     try:
         status = file.stat()
     except OSError:
@@ -158,7 +158,7 @@ def _identity(file: Path) -> _File | None:
 
 GATE = Gate()
 
-# The hooks that were registered last run first before a fork. Waiting for other threads must come before the hooks of
-# `logging` and `concurrent.futures` take the locks that those threads may want, hence the imports above.
+# Before a fork, the hooks registered last run first. Waiting for other threads must come before the hooks of `logging`
+# and `concurrent.futures` take locks that those threads may need, hence the imports above.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=GATE.close, after_in_parent=GATE.reopen, after_in_child=GATE.start_anew)
