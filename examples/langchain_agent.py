@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from langchain.agents import create_agent
-from langchain.tools import tool
 from langchain_core.documents import Document
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
@@ -31,11 +30,10 @@ store.add_documents([Document(f.read_text("utf-8"), metadata={"source": f.name})
 retriever = PEGRetriever(vectorstore=store, search_type="hybrid", k=3)
 
 
-@tool(response_format="content_and_artifact")
-def search_sights(query: str) -> tuple[str, list[Document]]:
-    """Search a guide to the sights of Beijing: what there is to see, addresses, opening hours, tickets."""
-    found = retriever.invoke(query)
-    return "\n\n".join(f"[{number}] {document.page_content}" for number, document in enumerate(found, 1)), found
+search_sights = retriever.as_tool(
+    name="search_sights",
+    description="Search a guide to the sights of Beijing: what there is to see, addresses, opening hours, tickets.",
+)
 
 
 def chat_model() -> BaseChatModel:

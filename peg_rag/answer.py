@@ -1,48 +1,47 @@
-"""Hits → an answer made of their own sentences, each with its source; or "not found". No language model is involved.
+"""Hits → an answer made of their own words, each with its source; or "not found". No language model is involved.
 
 Why this exists: a question-answering page must work, and be tested, where no language model runs; and a reader who
-sees the sentence itself with its source needs to believe nobody. The best sentences are those nearest to the question
-by the encoder's cosine and by the question's terms they contain. Whether there is an answer at all is decided apart,
-with a threshold: `THRESHOLD` was calibrated for `peg-mini` on 261 questions it was not trained on, 160 of them from a
-field it does not know, each asked with and without the passage that answers it. Over 50 passages, answers are given
-with precision 0.89 and recall 0.87; over 29,969 passages, with much that resembles an answer, with 0.53 and 0.86
-(`benchmarks/calibrate_answer.py`, which also fits another model, and lists other thresholds).
+sees the document's own words with their source needs to believe nobody. A sentence is quoted whole, a list with the
+line that introduces it, a table with the cell and the row it stands in. Which statement answers is decided by a scorer
+that was trained on questions with known answers (`train/answer_scorer.py`); whether there is an answer at all, by its
+confidence, calibrated for each embedding model (`benchmarks/calibrate_answer.py`).
 
-Costs one encoding of the question and of the sentences of the first few hits.
+Costs one encoding of the question and of at most 48 statements of the hits.
 """
 
-import math
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from peg_rag.answering.candidates import Candidate, find_candidates
+from peg_rag.answering.question import parse_question
+from peg_rag.answering.scorer import calibration_of, load_scorer
+from peg_rag.answering.statements import sentences_of
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 from peg_rag.index.tokenizers import get_tokenizer
 from peg_rag.retriever import Encoder
 
-NOT_FOUND = "在文档中没有找到答案。 / Not found in the documents."
-THRESHOLD = 0.3  # the best F1 over small and large corpora (benchmarks/calibrate_answer.py)
-MAX_HITS = 5
-_BIAS, _PER_COSINE, _PER_LEAD, _PER_COVERAGE = -3.39, 1.53, 6.43, 3.45  # fitted for peg-mini
-_LEXICAL_WEIGHT = 0.5  # of the share of the question's terms, beside the cosine
-_NEARLY_AS_GOOD = 0.8  # of the best sentence's score, for a further sentence to be shown
-_SAME_TERMS = 0.6  # share of common terms from which two sentences say the same
-_LONG_SENTENCE = 120  # characters, beyond which a sentence is cut at semicolons
+__all__ = [
+    "MAX_HITS",
+    "NOT_FOUND",
+    "THRESHOLD",
+    "Answer",
+    "CitedSentence",
+    "extract_answer",
+    "sentences_of",
+    "subject_of",
+]
 
-_SENTENCE = re.compile(r"[^。！？!?…\n]+(?:[。！？!?…]+[”’」』）)\"]*)?")
-_CLAUSE = re.compile(r"[^；;]+[；;]?")
-_WHOLE = re.compile(r"(?s).+")
-_NUMERAL = r"[一二三四五六七八九十\d]{1,3}"
-_ITEM = rf"[ \t]*(?:[-*•·]|\d{{1,2}}[.)）]|[（(]{_NUMERAL}[)）]|{_NUMERAL}、)[^\n]{{1,60}}(?:\n|$)"
-_BLOCK = re.compile(rf"(?m)(?P<list>(?:^{_ITEM}){{2,8}})|[^\n]+")
-# A short line that states nothing: no punctuation but a colon at its end, and no figure but its number.
-_STATING = r"\d.。！？!?…：:；;，,|\n"
-_HEADING = re.compile(
-    rf"(?:#+ *)?(?:第{_NUMERAL}[章节条款]|{_NUMERAL}[、.]|[\d.]+\s)?[^-*•·{_STATING}][^{_STATING}]*[：:]?"
-)
-_LONGEST_HEADING = 50  # characters
-_WORDS = re.compile(r"\w")
+NOT_FOUND = "在文档中没有找到答案。 / Not found in the documents."
+THRESHOLD = 0.5  # of the confidence, which is calibrated so that this serves every model
+MAX_HITS = 20
+_CELL_SEPARATOR = " | "
+_NEARLY_AS_SURE = 0.75  # of the best statement's confidence, for a further one to be shown
+_SAME_TERMS = 0.6  # share of common terms from which two sentences say the same
+_LIST_KINDS = frozenset({"how", "list"})
 # What makes a question a question, and says nothing about its subject.
 _ASKING = re.compile(
     r"请问|什么|怎么样|怎么办|怎么|怎样|如何|为什么|为何|哪[里儿些个位]?|多少|多久|几[点个年月]|是否|是不是|有没有|"
@@ -53,19 +52,22 @@ _ASKING = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class CitedSentence:
-    """A sentence of a hit.
+    """A statement of a hit.
 
     Attributes:
-        text: the sentence, as it stands in the hit.
+        text: a sentence or list as it stands in the hit; of a row, the cells that say of whom and what, as each of them
+            stands there, joined by ` | `.
         citation: number of its source in `Answer.sources`, from 1.
-        start: its offset in the hit's text, in characters.
-        score: nearness to the question; comparable within one answer only.
+        start: offset of the first character in the hit's text.
+        score: confidence that it answers, from 0 to 1.
+        spans: the stretches of the hit's text that are quoted: offsets from, to.
     """
 
     text: str
     citation: int
     start: int
     score: float
+    spans: tuple[tuple[int, int], ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Answer:
         question: as it was asked.
         sentences: best first; empty when nothing was found.
         sources: the hits that the sentences cite.
-        confidence: 0 to 1, how likely the hits answer the question at all.
+        confidence: 0 to 1, how likely the best statement of the hits answers the question.
     """
 
     question: str
@@ -103,11 +105,12 @@ def extract_answer(
     max_sentences: int = 3,
     max_hits: int = MAX_HITS,
 ) -> Answer:
-    """Choose the sentences of the hits that answer the question.
+    """Choose what of the hits answers the question.
 
     Args:
         hits: best first; the first `max_hits` are read.
-        threshold: least confidence for an answer, from 0 (always answer) to 1. The default is for `peg-mini`.
+        threshold: least confidence for an answer, from 0 (always answer) to 1.
+        max_sentences: most statements to quote; further ones only where they are nearly as sure as the best.
 
     Raises:
         InvalidInput: a blank question, a threshold outside 0-1, or no sentence wanted.
@@ -117,54 +120,33 @@ def extract_answer(
             f"question={question!r}, threshold={threshold}, max_sentences={max_sentences}: expected a question that "
             "says something, a threshold from 0 to 1 and at least one sentence"
         )
-    candidates = _candidates(question, hits[:max_hits], encoder)
-    confidence = _evidence(candidates).confidence if candidates else 0.0
-    chosen = _choose(candidates, max_sentences) if candidates and confidence >= threshold else []
-    order = list(dict.fromkeys(c.hit for c in chosen))
-    sentences = tuple(CitedSentence(c.text, order.index(c.hit) + 1, c.start, c.score) for c in chosen)
-    return Answer(question, sentences, tuple(hits[i] for i in order), confidence)
+    read = hits[:max_hits]
+    ranked = rank_candidates(question, read, encoder)
+    confidence = ranked[0][0] if ranked else 0.0
+    chosen = _choose(question, ranked, read, max_sentences) if ranked and confidence >= threshold else []
+    places = list(dict.fromkeys(candidate.place for _, candidate in chosen))
+    sentences = tuple(
+        CitedSentence(
+            _quote(candidate, read[candidate.place].text),
+            places.index(candidate.place) + 1,
+            candidate.spans[0][0],
+            sureness,
+            candidate.spans,
+        )
+        for sureness, candidate in chosen
+    )
+    return Answer(question, sentences, tuple(read[place] for place in places), confidence)
 
 
-def sentences_of(text: str) -> Iterator[tuple[int, str]]:
-    """(offset, sentence) of a Chinese or English text.
-
-    Long enumerations are cut at their semicolons. What alone says nothing stays with its neighbours: the items of a
-    short list together, a heading with the first sentence under it.
-    """
-    heading: int | None = None  # where the line before begins, if it is one
-    for block in _BLOCK.finditer(text):
-        if not _WORDS.search(block[0]):  # a blank line, a rule
-            continue
-        is_heading = not block["list"] and _is_heading(block[0].strip())
-        if heading is not None and is_heading:  # nothing stands under the one before
-            yield from _stripped(text, heading, block.start())
-        start = block.start() if heading is None or is_heading else heading
-        heading = start if is_heading else None
-        if heading is None:
-            yield from _sentences_of_block(text, start, block)
-    if heading is not None:
-        yield from _stripped(text, heading, len(text))
-
-
-def _is_heading(line: str) -> bool:
-    return len(line) <= _LONGEST_HEADING and _HEADING.fullmatch(line) is not None
-
-
-def _sentences_of_block(text: str, start: int, block: re.Match[str]) -> Iterator[tuple[int, str]]:
-    """The sentences of a list or a line; the first begins at `start`, which is that of the heading if there is one."""
-    pieces = [block] if block["list"] else _SENTENCE.finditer(text, block.start(), block.end())
-    for piece in pieces:
-        cuts = _CLAUSE if len(piece[0]) > _LONG_SENTENCE and piece is not block else _WHOLE
-        for part in cuts.finditer(text, piece.start(), piece.end()):
-            yield from _stripped(text, start if start < block.start() else part.start(), part.end())
-            start = block.start()
-
-
-def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, str]]:
-    """The piece without blanks at its ends, if it has a word in it."""
-    piece = text[start:end]
-    if len(_WORDS.findall(piece)) >= 2:
-        yield start + len(piece) - len(piece.lstrip()), piece.strip()
+def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[tuple[float, Candidate]]:
+    """(confidence, statement) of the hits' statements, the surest first."""
+    candidates = find_candidates(question, hits, encoder)
+    if not candidates:
+        return []
+    scores = load_scorer().score(np.stack([candidate.features for candidate in candidates]))
+    confidence = calibration_of(encoder).confidence
+    pairs = [(confidence(score), candidate) for score, candidate in zip(scores.tolist(), candidates, strict=True)]
+    return sorted(pairs, key=lambda pair: -pair[0])
 
 
 def subject_of(question: str) -> str:
@@ -173,105 +155,76 @@ def subject_of(question: str) -> str:
     return subject if _terms(subject) else question
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A sentence, the hit it is of (place in the list), and how near it is to the question."""
+def _choose(
+    question: str, ranked: list[tuple[float, Candidate]], hits: Sequence[Hit], count: int
+) -> list[tuple[float, Candidate]]:
+    """The surest statement, and sentences nearly as sure that say something else. A cell answers alone."""
+    best = _fitting_cell(_whole_list(question, _right_kind_first(ranked)), ranked)
+    chosen = [best]
+    for sureness, candidate in ranked[1:] if best[1].statement.kind == "sentence" else ():
+        if len(chosen) == count or sureness < max(_NEARLY_AS_SURE * best[0], THRESHOLD):
+            break
+        if candidate.statement.kind != "sentence":
+            continue
+        text = _quote(candidate, hits[candidate.place].text)
+        if not any(_says_same(text, _quote(other, hits[other.place].text)) for _, other in chosen):
+            chosen.append((sureness, candidate))
+    return chosen
 
-    text: str
-    hit: int
-    start: int
-    terms: frozenset[str]
-    cosine: float
-    coverage: float  # of the question's terms, by the sentence
-    hit_coverage: float  # of the question's terms, by the whole hit
 
-    @property
-    def score(self) -> float:
-        return self.cosine + _LEXICAL_WEIGHT * self.coverage
+def _right_kind_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:
+    """A statement without what was asked for (no figure for 多少) gives way to one with it that is nearly as sure."""
+    sureness, best = ranked[0]
+    if not best.is_of_wrong_kind:
+        return ranked
+    for i, (other_sureness, other) in enumerate(ranked):
+        if not other.is_of_wrong_kind and other_sureness >= _NEARLY_AS_SURE * sureness:
+            return [(sureness, other), *ranked[:i], *ranked[i + 1 :]]
+    return ranked
 
 
-def _candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[_Candidate]:
-    found = [(place, start, text) for place, hit in enumerate(hits) for start, text in _body_sentences(hit)]
-    if not found:
-        return []
-    asked = encoder.encode_queries([question])[0]  # (dimension,)
-    # A sentence is read under its heading: 三十天内 answers a question about deadlines as it stands under 期限.
-    titles = [str(hit.metadata.get("title") or "") for hit in hits]
-    read = [f"{titles[place]}\n{text}".strip() for place, _, text in found]
-    cosines = encoder.encode_documents(read) @ asked  # (sentences,)
-    wanted = _terms(subject_of(question))
-    covered = [_coverage(wanted, _terms(hit.text)) for hit in hits]
-    terms = [_terms(text) for text in read]
-    return [
-        _Candidate(text, place, start, own, float(cosine), _coverage(wanted, own), covered[place])
-        for (place, start, text), own, cosine in zip(found, terms, cosines, strict=True)
+def _whole_list(question: str, ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
+    """The surest statement; where the question asks for a list or how to do something, a list nearly as sure."""
+    sureness, best = ranked[0]
+    if best.statement.kind == "list" or not _LIST_KINDS & set(parse_question(question).kinds):
+        return ranked[0]
+    for other_sureness, other in ranked[1:]:
+        if other.statement.kind == "list" and (_holds(other, best) or other_sureness >= _NEARLY_AS_SURE * sureness):
+            return sureness, other
+    return ranked[0]
+
+
+def _fitting_cell(best: tuple[float, Candidate], ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
+    """The surest cell; of its row's cells that are nearly as sure, the one whose name and value fit the question."""
+    if best[1].statement.kind != "cell":
+        return best
+    nearly = [
+        pair
+        for pair in ranked
+        if pair[1].place == best[1].place
+        and pair[1].statement.row == best[1].statement.row
+        and pair[0] >= _NEARLY_AS_SURE * best[0]
     ]
+    return max(nearly, key=lambda pair: (pair[1].fit, pair[0]))
 
 
-def _body_sentences(hit: Hit) -> Iterator[tuple[int, str]]:
-    """The hit's sentences, without the title that ingestion puts in its first line."""
-    title = str(hit.metadata.get("title") or "")
-    skip = hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
-    for start, sentence in sentences_of(hit.text[skip:]):
-        yield start + skip, sentence
+def _holds(outer: Candidate, inner: Candidate) -> bool:
+    """Whether a list has the other statement as an item."""
+    start, end = inner.statement.span
+    first, last = outer.statement.span
+    return outer.place == inner.place and first <= start and end <= last
+
+
+def _quote(candidate: Candidate, text: str) -> str:
+    return _CELL_SEPARATOR.join(text[start:end] for start, end in candidate.spans)
+
+
+def _says_same(a: str, b: str) -> bool:
+    terms = _terms(a)
+    others = _terms(b)
+    return a in b or b in a or len(terms & others) >= _SAME_TERMS * max(1, min(len(terms), len(others)))
 
 
 def _terms(text: str) -> frozenset[str]:
     """Words and character pairs; single characters say too little."""
     return frozenset(term for term in get_tokenizer("bigram").terms(text) if len(term) > 1)
-
-
-def _coverage(wanted: frozenset[str], terms: frozenset[str]) -> float:
-    return len(wanted & terms) / len(wanted) if wanted else 0.0
-
-
-def _choose(candidates: list[_Candidate], count: int) -> list[_Candidate]:
-    """The best sentence, and others nearly as good that say something else."""
-    ranked = sorted(candidates, key=lambda c: -c.score)
-    chosen: list[_Candidate] = []
-    for candidate in ranked:
-        if len(chosen) == count or candidate.score < _NEARLY_AS_GOOD * ranked[0].score:
-            break
-        if not any(_alike(candidate.terms, other.terms) for other in chosen):
-            chosen.append(candidate)
-    return chosen
-
-
-def _alike(a: frozenset[str], b: frozenset[str]) -> bool:
-    return len(a & b) >= _SAME_TERMS * max(1, min(len(a), len(b)))
-
-
-def evidence(question: str, hits: Sequence[Hit], encoder: Encoder, max_hits: int = MAX_HITS) -> "Evidence":
-    """What speaks for an answer in these hits; the calibration script fits `Evidence.confidence` on it."""
-    candidates = _candidates(question, hits[:max_hits], encoder)
-    return _evidence(candidates) if candidates else Evidence(0.0, 0.0, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What speaks for an answer in a list of hits.
-
-    Attributes:
-        cosine: the best of a sentence.
-        lead: how far it is above the best of the other hits; an answer stands out.
-        coverage: the best share of the question's terms in one hit.
-    """
-
-    cosine: float
-    lead: float
-    coverage: float
-
-    @property
-    def confidence(self) -> float:
-        """How likely the hits answer the question, 0 to 1: a logistic function fitted by the calibration script."""
-        logit = _BIAS + _PER_COSINE * self.cosine + _PER_LEAD * self.lead + _PER_COVERAGE * self.coverage
-        return 0.5 * (1.0 + math.tanh(0.5 * logit))
-
-
-def _evidence(candidates: list[_Candidate]) -> Evidence:
-    best: dict[int, float] = {}
-    for candidate in candidates:
-        best[candidate.hit] = max(best.get(candidate.hit, -1.0), candidate.cosine)
-    ranked = sorted(best.values(), reverse=True)
-    lead = ranked[0] - ranked[1] if len(ranked) > 1 else 0.0  # one hit alone does not stand out from anything
-    return Evidence(ranked[0], lead, max(c.hit_coverage for c in candidates))

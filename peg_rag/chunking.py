@@ -87,14 +87,14 @@ def split(sections: Iterable[Section], source: str, version: str, chunking: Chun
     number = 0
     for section in sections:
         whole = bool(section.cells) and len(section.text) <= _WHOLE_ROW * chunking.characters
-        pieces = [(0, len(section.text))] if whole else list(_pieces(section.text, chunking))
+        pieces = [(0, len(section.text))] if whole else list(_split_text(section.text, chunking))
         cells = dict(section.cells) if len(pieces) == 1 else _short_cells(section)
-        heading = _heading(section, cells, len(pieces))
+        heading = _fit_title(section, cells, len(pieces))
         for start, end in pieces:
             piece = section.text[start:end]
             text = f"{heading}\n{piece}" if heading else piece
             repeat = repeats[text] = repeats.get(text, -1) + 1
-            metadata = _metadata(section, start, end) | {"source": source, "version": version, "chunk": number}
+            metadata = _build_metadata(section, start, end) | {"source": source, "version": version, "chunk": number}
             if cells:
                 metadata["cells"] = cells
             yield Chunk(digest(source, text, str(repeat))[:32], text, metadata)
@@ -105,7 +105,7 @@ def digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _metadata(section: Section, start: int, end: int) -> dict[str, Any]:
+def _build_metadata(section: Section, start: int, end: int) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         f"{name}_" if name in RESERVED else name: value for name, value in section.fields.items()
     }
@@ -116,11 +116,11 @@ def _metadata(section: Section, start: int, end: int) -> dict[str, Any]:
     places = list(_places_between(section.places, start, end))
     if places:
         metadata["page"] = places[0].page
-        metadata["boxes"] = [[place.page, *place.box] for place in _merged(places)]
+        metadata["boxes"] = [[place.page, *place.box] for place in _merge_boxes(places)]
     return metadata
 
 
-def _heading(section: Section, cells: dict[str, str], pieces: int) -> str:
+def _fit_title(section: Section, cells: dict[str, str], pieces: int) -> str:
     """The title, as much of its end as fits; the pieces of a long row also say which row they are of."""
     parts = section.title.split(_TITLE_SEPARATOR)
     while len(parts) > 1 and len(_TITLE_SEPARATOR.join(parts)) > _TITLE_CHARACTERS:
@@ -136,19 +136,19 @@ def _short_cells(section: Section) -> dict[str, str]:
     return {name: value for name, value in section.cells.items() if len(value) <= _SHORT_CELL}
 
 
-def _pieces(text: str, chunking: Chunking) -> Iterator[tuple[int, int]]:
+def _split_text(text: str, chunking: Chunking) -> Iterator[tuple[int, int]]:
     """(start, end) of the chunks of a text: units packed one after the other, blanks at both ends left out."""
     waiting: list[tuple[int, int]] = []
-    for unit in _units(text, 0, len(text), chunking.characters, 0):
+    for unit in _split_units(text, 0, len(text), chunking.characters, 0):
         if waiting and unit[1] - waiting[0][0] > chunking.characters:
-            yield from _stripped(text, waiting[0][0], waiting[-1][1])
-            waiting = _repeated(waiting, unit, chunking)
+            yield from _strip_blanks(text, waiting[0][0], waiting[-1][1])
+            waiting = _select_overlap(waiting, unit, chunking)
         waiting.append(unit)
     if waiting:
-        yield from _stripped(text, waiting[0][0], waiting[-1][1])
+        yield from _strip_blanks(text, waiting[0][0], waiting[-1][1])
 
 
-def _units(text: str, start: int, end: int, longest: int, level: int) -> Iterator[tuple[int, int]]:
+def _split_units(text: str, start: int, end: int, longest: int, level: int) -> Iterator[tuple[int, int]]:
     """The text in parts of at most so many characters, each as strong a unit as its length allows."""
     if end - start <= longest:
         yield start, end
@@ -159,13 +159,13 @@ def _units(text: str, start: int, end: int, longest: int, level: int) -> Iterato
         return
     place = start
     for boundary in _BOUNDARIES[level].finditer(text, start, end):
-        yield from _units(text, place, boundary.end(), longest, level + 1)
+        yield from _split_units(text, place, boundary.end(), longest, level + 1)
         place = boundary.end()
     if place < end:
-        yield from _units(text, place, end, longest, level + 1)
+        yield from _split_units(text, place, end, longest, level + 1)
 
 
-def _repeated(
+def _select_overlap(
     units: Sequence[tuple[int, int]], following: tuple[int, int], chunking: Chunking
 ) -> list[tuple[int, int]]:
     """The last units of a chunk that the next one repeats: as many as the overlap and its length allow."""
@@ -178,7 +178,7 @@ def _repeated(
     return kept
 
 
-def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+def _strip_blanks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():
@@ -195,7 +195,7 @@ def _places_between(places: Sequence[Place], start: int, end: int) -> Iterator[P
             yield place
 
 
-def _merged(places: Sequence[Place]) -> list[Place]:
+def _merge_boxes(places: Sequence[Place]) -> list[Place]:
     """Lines right below one another in one column as one box."""
     merged: list[Place] = []
     for place in places:

@@ -91,7 +91,7 @@ def export_model(
         variant.mkdir(parents=True)
         _write_variant(spec, variant, backend, dtype)
         _write_record(variant, {"fingerprint": spec.fingerprint})
-        report = _compare(spec, work, backend, dtype, texts or _demo_texts())
+        report = _compare_vectors(spec, work, backend, dtype, texts or _demo_texts())
         if not report.min_cosine >= min_cosine:
             raise InvalidInput(
                 f"{spec.name} through {backend} in {report.dtype} gives vectors with a cosine of "
@@ -214,7 +214,7 @@ def _states_of(model: Any) -> Any:
     return States().eval()
 
 
-def _compare(spec: ModelSpec, folder: Path, backend: str, dtype: str, texts: Sequence[str]) -> ExportReport:
+def _compare_vectors(spec: ModelSpec, folder: Path, backend: str, dtype: str, texts: Sequence[str]) -> ExportReport:
     settings: dict[str, Any] = {"pooling": spec.pooling, "max_length": spec.max_length, "device": "cpu"}
     with PEGEncoder(folder, backend="torch", dtype="float32", **settings) as reference:
         expected = reference.encode_documents(texts)  # (texts, dimension)

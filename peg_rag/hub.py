@@ -44,7 +44,7 @@ def download_model(hub_id: str, revision: str | None) -> tuple[Path, str | None]
     except Exception as error:  # the clients and what stands in for a hub raise errors of many kinds
         raise ModelNotAvailable(
             f"model {hub_id!r} is no folder here, is not in the local hub cache and could not be fetched from {hub} "
-            f"({_describe(error)}). {ways_out()}"
+            f"({_describe_error(error)}). {ways_out()}"
         ) from error
     if missing is not None:
         raise ModelNotAvailable(
@@ -125,6 +125,6 @@ def _find_missing_file(folder: Path) -> str | None:
     return None if any(any(folder.glob(pattern)) for pattern in patterns) else "model.safetensors"
 
 
-def _describe(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 300 else words[:299] + "…"

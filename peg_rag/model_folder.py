@@ -51,7 +51,9 @@ def read_number(settings: dict[str, Any], key: str, file: Path, *, largest: int)
         return None
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not 1 <= value <= largest:
-        raise DamagedModel(f"{file} has {key}={_shown(value)}, but a whole number from 1 to {largest} is expected")
+        raise DamagedModel(
+            f"{file} has {key}={_quote_value(value)}; a whole number from 1 to {largest} is expected"
+        )
     return int(value)
 
 
@@ -65,7 +67,9 @@ def inside(folder: Path, name: Any, named_by: Path) -> Path:
         raise DamagedModel(f"{named_by} names {_kind_of(name)} as a file of the model; a path is expected")
     for path in (PurePosixPath(name), PureWindowsPath(name)):  # a folder may be read on another system than it was made
         if path.is_absolute() or path.drive or ".." in path.parts or "\0" in name:
-            raise DamagedModel(f"{named_by} names {_shown(name)}, which lies outside of the model folder {folder}")
+            raise DamagedModel(
+                f"{named_by} names {_quote_value(name)}, outside of the model folder {folder}"
+            )
     return folder / name
 
 
@@ -97,6 +101,6 @@ def _kind_of(value: Any) -> str:
     return _KINDS.get(type(value), "null")
 
 
-def _shown(value: Any, limit: int = 60) -> str:
+def _quote_value(value: Any, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -123,7 +123,7 @@ def resolve(
     modules = _read_modules(path)
     known = next((k for pattern, k in _KNOWN if re.fullmatch(pattern, name, re.IGNORECASE)), None)
     prompts = _folder_prompts(path, own)
-    kind = _kind(path, modules)
+    kind = _read_kind(path, modules)
     weights = weight_files(path)
     if kind == "transformer":
         _check_layers(path, weights)
@@ -137,8 +137,8 @@ def resolve(
         pooling=_pooling(name, kind, pooling, own, modules, known, path),
         max_length=max_length or limit,
         dimension=_dimension(path, kind),
-        query_prompt=_first(query_prompt, prompts.get("query"), known.query_prompt if known else None),
-        document_prompt=_first(
+        query_prompt=_first_given(query_prompt, prompts.get("query"), known.query_prompt if known else None),
+        document_prompt=_first_given(
             document_prompt,
             prompts.get("document"),
             prompts.get("passage"),
@@ -165,7 +165,7 @@ def weight_files(path: Path) -> list[Path]:
     if whole.is_file():
         weights = [whole]
     elif index.is_file():
-        weights = _shards(index)
+        weights = _read_shards(index)
     elif (base / "pytorch_model.bin").is_file():
         return [base / "pytorch_model.bin"]
     else:
@@ -177,7 +177,7 @@ def weight_files(path: Path) -> list[Path]:
     return weights
 
 
-def _shards(index: Path) -> list[Path]:
+def _read_shards(index: Path) -> list[Path]:
     shards = read_object(index).get("weight_map")
     if not isinstance(shards, dict) or not shards:
         raise DamagedModel(f"{index} names no shards: an object weight_map, tensor → file, is expected")
@@ -239,15 +239,15 @@ def _locate(model: str | Path | None, revision: str | None) -> tuple[str, Path, 
 
 def _guess_name(name: str) -> str | None:
     """The name that a user who wrote this one may have meant, or None."""
-    meant = {_letters(bundled): bundled for bundled in BUNDLED}
-    meant |= {_letters(f"TownsWu/{bundled}"): bundled for bundled in BUNDLED}
-    meant |= {_letters(DEFAULT_MODEL): DEFAULT_MODEL, _letters("PEG"): DEFAULT_MODEL}
-    matches = get_close_matches(_letters(name), meant, n=1, cutoff=0.8)
+    meant = {_keep_letters(bundled): bundled for bundled in BUNDLED}
+    meant |= {_keep_letters(f"TownsWu/{bundled}"): bundled for bundled in BUNDLED}
+    meant |= {_keep_letters(DEFAULT_MODEL): DEFAULT_MODEL, _keep_letters("PEG"): DEFAULT_MODEL}
+    matches = get_close_matches(_keep_letters(name), meant, n=1, cutoff=0.8)
     guess = meant[matches[0]] if matches else None
     return None if guess == name else guess
 
 
-def _letters(name: str) -> str:
+def _keep_letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
@@ -279,7 +279,7 @@ def _module_name(module: dict[str, Any]) -> str:
     return str(module.get("type", "")).rsplit(".", 1)[-1]
 
 
-def _kind(path: Path, modules: list[dict[str, Any]] | None) -> Kind:
+def _read_kind(path: Path, modules: list[dict[str, Any]] | None) -> Kind:
     if modules is not None:
         return "static" if any(_module_name(m) == "StaticEmbedding" for m in modules) else "transformer"
     if (path / "config.json").is_file():
@@ -418,6 +418,6 @@ def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 409
     return digest.hexdigest()[:8]
 
 
-def _first(*values: str | None) -> str:
+def _first_given(*values: str | None) -> str:
     """The first value that is given; an empty string counts as given."""
     return next((value for value in values if value is not None), "")

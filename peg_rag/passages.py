@@ -6,12 +6,14 @@ are numbered `[1]`, `[2]`, … (or `Source 1:`, as LlamaIndex does) at the start
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from peg_rag.answer import Answer
 from peg_rag.hits import Hit
 
-_MARK = re.compile(r"^(?:\[(\d+)\]|Source (\d+):)[ \t]*\n?", re.MULTILINE)
+NO_PASSAGES = "没有找到相关的段落。 / No passages found."
+_MARK = re.compile(r"^(?:\[(\d+)\]|Source (\d+):)[ \t]*(?:\(source: .*\)$)?\n?", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\n[ \t]*\n+")
 _SENTENCE_END = re.compile(r"[。！？!?.…；;]\W*$")
 
@@ -27,6 +29,25 @@ def numbered_passages(text: str) -> list[Hit]:
             marks.append(mark)
     bounds = [mark.start() for mark in marks] + [len(text)]
     return [_hit(str(_number(mark)), text[mark.end() : end]) for mark, end in zip(marks, bounds[1:], strict=True)]
+
+
+def write_numbered_passages(passages: Iterable[tuple[Mapping[str, Any], str]]) -> str:
+    """(metadata, text) of passages as a tool shows them to a model: numbered, with file, headings and page above.
+
+    `numbered_passages` reads the texts back.
+    """
+    shown = []
+    for number, (metadata, text) in enumerate(passages, start=1):
+        place = place_of(metadata)
+        shown.append(f"[{number}] (source: {place})\n{text}" if place else f"[{number}] {text}")
+    return "\n\n".join(shown) or NO_PASSAGES
+
+
+def place_of(metadata: Mapping[str, Any]) -> str:
+    """Where a passage stands: file, headings, sheet, page or row, as far as they are known."""
+    parts = [str(metadata.get(name) or "") for name in ("source", "title", "sheet")]
+    parts += [f"{name} {metadata[name]}" for name in ("page", "row") if metadata.get(name)]
+    return " · ".join(" ".join(part.split()) for part in parts if part.strip())
 
 
 def paragraphs(text: str) -> list[Hit]:

@@ -67,7 +67,7 @@ class ReaderProcess:
         """
         request = {"path": str(path), "text_column": text_column, "max_bytes": max_bytes, "limit_s": self._timeout_s}
         with self._lock:
-            reply = self._ask(json.dumps(request).encode("utf-8") + b"\n", on_page)
+            reply = self._send_request(json.dumps(request).encode("utf-8") + b"\n", on_page)
         if reply is None:
             raise DataError(
                 f"{path} could not be read within {self._timeout_s:g} s and {self._memory_bytes / 1e9:.0f} GB of "
@@ -95,13 +95,13 @@ class ReaderProcess:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, request: bytes, on_page: Callable[[int, int], None]) -> dict[str, Any] | None:
+    def _send_request(self, request: bytes, on_page: Callable[[int, int], None]) -> dict[str, Any] | None:
         """The reply; None when there is none in time, and then the process is ended."""
         process = self._ready_process()
         assert process.stdin is not None
         assert process.stdout is not None
-        whole = _alarm(_LONGEST * self._timeout_s, process)
-        current = _alarm(self._timeout_s, process)
+        whole = _start_timer(_LONGEST * self._timeout_s, process)
+        current = _start_timer(self._timeout_s, process)
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(request)
@@ -111,7 +111,7 @@ class ReaderProcess:
                 if "page" not in message:
                     return message
                 current.cancel()
-                current = _alarm(self._timeout_s, process)
+                current = _start_timer(self._timeout_s, process)
                 on_page(message["page"], message["pages"])
         finally:
             current.cancel()
@@ -124,11 +124,11 @@ class ReaderProcess:
         if self._process is not None and self._starter is not threading.current_thread():
             self.close()
         if self._process is None:
-            self._process = self._start()
+            self._process = self._start_process()
             self._starter = threading.current_thread()
         return self._process
 
-    def _start(self) -> "subprocess.Popen[bytes]":
+    def _start_process(self) -> "subprocess.Popen[bytes]":
         home = str(Path(__file__).resolve().parent.parent)
         return subprocess.Popen(
             # -P: no module is taken from the working directory, which may be the strangers' folder.
@@ -141,7 +141,7 @@ class ReaderProcess:
         )
 
 
-def _alarm(seconds: float, process: "subprocess.Popen[bytes]") -> threading.Timer:
+def _start_timer(seconds: float, process: "subprocess.Popen[bytes]") -> threading.Timer:
     """A timer that ends the process, started."""
     alarm = threading.Timer(seconds, process.kill)
     alarm.daemon = True
@@ -149,7 +149,7 @@ def _alarm(seconds: float, process: "subprocess.Popen[bytes]") -> threading.Time
     return alarm
 
 
-def _serve(memory_bytes: int) -> None:
+def _serve_requests(memory_bytes: int) -> None:
     """Answer requests, a line each, until the pipe is closed. Whatever a library prints goes to stderr."""
     _end_with_parent()
     with contextlib.suppress(ImportError, ValueError, OSError):
@@ -170,7 +170,7 @@ def _serve(memory_bytes: int) -> None:
             replies.flush()
 
         _limit_time(limit_s)
-        send(_reply(request, lambda page, pages: send({"page": page, "pages": pages})))
+        send(_answer_request(request, lambda page, pages: send({"page": page, "pages": pages})))
         _limit_time(0)
 
 
@@ -204,7 +204,7 @@ def _limit_time(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _reply(request: dict[str, Any], on_page: Callable[[int, int], None] | None = None) -> dict[str, Any]:
+def _answer_request(request: dict[str, Any], on_page: Callable[[int, int], None] | None = None) -> dict[str, Any]:
     path = Path(request["path"])
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -225,4 +225,4 @@ def _reply(request: dict[str, Any], on_page: Callable[[int, int], None] | None =
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    _serve_requests(int(sys.argv[1]))

@@ -22,7 +22,7 @@ def check_texts(texts: Any, *, what: str = "texts") -> list[str]:
     if isinstance(texts, (str, bytes, bytearray)):
         raise InvalidInput(
             f"{what} is a single {type(texts).__name__}, but a list of strings is expected; "
-            f"wrap it in a list: [{_preview(texts)}]"
+            f"wrap it in a list: [{_preview_value(texts)}]"
         )
     if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
         raise InvalidInput(f"{what} is of type {type(texts).__name__}, but a list of strings is expected")
@@ -30,7 +30,7 @@ def check_texts(texts: Any, *, what: str = "texts") -> list[str]:
     for i, item in enumerate(items):
         if not isinstance(item, str):
             raise InvalidInput(
-                f"{what}[{i}] is of type {type(item).__name__} ({_preview(item)}), but a string is expected; "
+                f"{what}[{i}] is of type {type(item).__name__} ({_preview_value(item)}), but a string is expected; "
                 "leave missing texts out or give an empty string"
             )
     return items
@@ -44,6 +44,6 @@ def replace_unencodable(text: str) -> str:
     return joined.replace("\x00", "\ufffd")
 
 
-def _preview(value: Any, limit: int = 40) -> str:
+def _preview_value(value: Any, limit: int = 40) -> str:
     shown = ascii(value)
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -59,6 +59,7 @@ def test_the_version_is_one():
         ("accelerate", "from peg_rag.training import Recipe, train", "train"),
         ("typer", "import sys; sys.argv = ['peg-rag', '--help']; from peg_rag.cli import main; main()", "cli"),
         ("fastapi", "import sys; sys.argv = ['peg-rag', 'serve', 'x']; from peg_rag.cli import main; main()", "serve"),
+        ("mcp", "import sys; sys.argv = ['peg-rag', 'mcp', 'x']; from peg_rag.cli import main; main()", "mcp"),
     ],
 )
 def test_a_missing_extra_is_an_error_with_its_pip_line(tmp_path, missing, statement, extra):

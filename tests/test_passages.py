@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.answer import Answer, CitedSentence
-from peg_rag.passages import cited_sentences, numbered_passages, paragraphs
+from peg_rag.passages import (
+    NO_PASSAGES,
+    cited_sentences,
+    numbered_passages,
+    paragraphs,
+    write_numbered_passages,
+)
 
 TEXT = st.text(alphabet="花呗银行卡。\n [1]3", min_size=1).map(str.strip).filter(bool)
 
@@ -36,6 +42,19 @@ def test_what_is_numbered_comes_back(texts: list[str]) -> None:
     assert [(hit.id, hit.text) for hit in numbered_passages(prompt)] == [
         (str(n), text) for n, text in enumerate(texts, 1)
     ]
+
+
+@given(st.lists(st.tuples(st.booleans(), st.text(alphabet="花呗银行卡。，()", min_size=1)), min_size=1, max_size=6))
+def test_what_a_tool_shows_comes_back_without_its_places(passages: list[tuple[bool, str]]) -> None:
+    metadata = {"source": "花呗\n(1).pdf", "title": "还款 > 逾期", "page": 3}
+    shown = write_numbered_passages((metadata if placed else {}, text) for placed, text in passages)
+    assert [hit.text for hit in numbered_passages(shown)] == [text for _, text in passages]
+    assert shown.count("(source: 花呗 (1).pdf · 还款 > 逾期 · page 3)") == sum(placed for placed, _ in passages)
+
+
+def test_a_tool_that_has_nothing_to_show_says_so() -> None:
+    assert write_numbered_passages([]) == NO_PASSAGES
+    assert numbered_passages(NO_PASSAGES) == []
 
 
 @given(TEXT)

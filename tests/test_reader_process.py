@@ -78,7 +78,9 @@ def test_a_module_in_the_working_directory_is_not_run(tmp_path: Path, monkeypatc
 
 def test_an_error_that_nobody_expected_is_named_and_the_next_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("可以读", encoding="utf-8")
-    reply = reader_process._reply({"path": str(tmp_path / "a.txt"), "text_column": None, "max_bytes": "no number"})
+    reply = reader_process._answer_request(
+        {"path": str(tmp_path / "a.txt"), "text_column": None, "max_bytes": "no number"}
+    )
     assert "a.txt" in reply["error"]
     assert "TypeError" in reply["error"]
 

@@ -1,4 +1,4 @@
-"""`peg-rag ask kb "问题"`: the sentences of a store that answer a question, cited, or "not found"."""
+"""`peg-rag ask kb "问题"`: what of a store answers a question, in its own words and cited, or "not found"."""
 
 import json
 from pathlib import Path
@@ -13,19 +13,21 @@ if TYPE_CHECKING:
 def ask(
     store: Annotated[Path, typer.Argument(help="A folder made by `peg-rag index`.")],
     question: Annotated[str, typer.Argument(help="The question.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 5,
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 20,
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
     threshold: Annotated[
         float | None,
-        typer.Option(min=0.0, max=1.0, help="Least confidence for an answer; the default is calibrated for peg-mini."),
+        typer.Option(
+            min=0.0, max=1.0, help="Least confidence for an answer, from 0 (always answer) to 1. Default: 0.5."
+        ),
     ] = None,
-    sentences: Annotated[int, typer.Option(min=1, help="Most sentences to quote.")] = 3,
+    sentences: Annotated[int, typer.Option(min=1, help="Most statements to quote.")] = 3,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Default: the model the store was made with.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Answer a question with sentences of the documents (extractive: no language model). Exit code 3: not found."""
+    """Answer a question in the documents' own words: a sentence, a list, a table's cell. Exit code 3: not found."""
     from peg_rag.answer import THRESHOLD, extract_answer
     from peg_rag.cli import knowledge
 

@@ -6,24 +6,30 @@ Callbacks always see the scores, in the metadata of the documents they are given
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, run_in_executor
 from langchain_core.vectorstores import VectorStore
-from pydantic import ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 from peg_rag.langchain.bridges import StoreSearcher, encoder_of
 from peg_rag.langchain.vectorstore import PEGVectorStore, document_of
+from peg_rag.passages import write_numbered_passages
 from peg_rag.retriever import BundledReranker, Mode, Retriever, identity_of
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
 
 SearchType = Literal["similarity", "lexical", "hybrid", "mmr"]
 _MODES: dict[SearchType, Mode] = {"similarity": "dense", "lexical": "lexical", "hybrid": "hybrid", "mmr": "mmr"}
+_TOOL_FIELDS = {"query", "k", "filter", "search_type"}
 
 
 @dataclass
@@ -35,6 +41,12 @@ class SearchResult:
     """
 
     hits: list[Hit] | None = None
+
+
+class ToolInput(BaseModel):
+    """What a model fills in to search."""
+
+    query: str = Field(min_length=1, pattern=r"\S", description="What to look for: a question, or words.")
 
 
 class PEGRetriever(BaseRetriever):
@@ -197,6 +209,54 @@ class PEGRetriever(BaseRetriever):
         sync = run_manager.get_sync()
         return await run_in_executor(None, self._get_relevant_documents, query, run_manager=sync, **settings)
 
+    def as_tool(
+        self,
+        args_schema: type[BaseModel] | None = None,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        arg_types: dict[str, type] | None = None,
+    ) -> "BaseTool":
+        """The retriever as a tool of an agent; what is not given says that documents are searched.
+
+        The model reads the passages numbered, each under its file, headings and page; the message's `artifact` holds
+        the documents. A blank query is a validation error, which agents give back to the model.
+
+        Args:
+            args_schema: what the model fills in, where `query` alone is not enough: fields besides `query` may be `k`,
+                `filter` and `search_type`, as for `invoke`.
+            name: of the tool; `search_documents`.
+            description: which documents these are, and when to look there. The model chooses its tools by it.
+
+        Raises:
+            InvalidInput: the schema has no `query` or fields of other names, or `arg_types` are given.
+        """
+        from langchain_core.tools import StructuredTool
+
+        schema = args_schema or ToolInput
+        fields = set(schema.model_fields)
+        if arg_types or "query" not in fields or fields - _TOOL_FIELDS:
+            raise InvalidInput(
+                f"arguments {sorted(arg_types or fields)}: the tool takes an args_schema with `query` and, if wanted, "
+                "`k`, `filter` and `search_type`"
+            )
+
+        # `callbacks` are those of the tool's run, `config` would be that of its caller.
+        def search(query: str, callbacks: Callbacks = None, **settings: Any) -> tuple[str, list[Document]]:
+            return _tool_output(self.invoke(query, {"callbacks": callbacks}, **settings))
+
+        async def asearch(query: str, callbacks: Callbacks = None, **settings: Any) -> tuple[str, list[Document]]:
+            return _tool_output(await self.ainvoke(query, {"callbacks": callbacks}, **settings))
+
+        return StructuredTool(
+            name=name or "search_documents",
+            description=description or "Search the documents for passages that answer a question.",
+            func=search,
+            coroutine=asearch,
+            args_schema=schema,
+            response_format="content_and_artifact",
+        )
+
     def _get_ls_params(self, **kwargs: Any) -> LangSmithRetrieverParams:
         embeddings = self.vectorstore.embeddings
         model = getattr(embeddings, "model", None) or getattr(embeddings, "model_name", None)
@@ -206,6 +266,11 @@ class PEGRetriever(BaseRetriever):
             ls_embedding_provider=type(embeddings).__name__,
             ls_embedding_model=identity_of(encoder_of(embeddings)) if model is None else str(model),
         )
+
+
+def _tool_output(documents: list[Document]) -> tuple[str, list[Document]]:
+    content = write_numbered_passages((document.metadata, document.page_content) for document in documents)
+    return content, documents
 
 
 def _document_with_scores(hit: Hit) -> Document:

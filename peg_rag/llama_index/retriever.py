@@ -6,7 +6,8 @@ from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.base.embeddings.base import BaseEmbedding, Embedding
 from llama_index.core.callbacks.base import CallbackManager
 from llama_index.core.constants import DEFAULT_SIMILARITY_TOP_K
-from llama_index.core.schema import NodeWithScore, QueryBundle
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.tools import FunctionTool
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
@@ -14,12 +15,20 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
+from pydantic import BaseModel, Field
 
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.llama_index.vector_store import MODES, PEGVectorStore
+from peg_rag.passages import write_numbered_passages
 from peg_rag.retriever import check_same_model
 
 _LEXICAL = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
+
+
+class ToolInput(BaseModel):
+    """What a model fills in to search."""
+
+    query: str = Field(min_length=1, description="What to look for: a question, or words.")
 
 
 class PEGRetriever(BaseRetriever):
@@ -72,6 +81,32 @@ class PEGRetriever(BaseRetriever):
         self._kwargs = vector_store_kwargs or {}
         super().__init__(callback_manager=callback_manager, verbose=verbose)
 
+    def as_tool(self, *, name: str = "search_documents", description: str | None = None) -> FunctionTool:
+        """The retriever as a tool of an agent.
+
+        The model reads the passages numbered, each under its file, headings and page; `raw_output` holds the nodes. It
+        searches for the words of the model alone: LlamaIndex's `RetrieverTool` would search for "query is …".
+
+        Args:
+            description: which documents these are, and when to look there. The model chooses its tools by it.
+        """
+
+        def search(query: str) -> list[NodeWithScore]:
+            return self.retrieve(query)
+
+        async def asearch(query: str) -> list[NodeWithScore]:
+            return await self.aretrieve(query)
+
+        return FunctionTool.from_defaults(
+            search,
+            name=name,
+            description=description or "Search the documents for passages that answer a question.",
+            fn_schema=ToolInput,
+            async_fn=asearch,
+            callback=_tool_content,
+            async_callback=_async_tool_content,
+        )
+
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         embedding = query_bundle.embedding
         if embedding is None and self._mode not in _LEXICAL:
@@ -95,6 +130,14 @@ class PEGRetriever(BaseRetriever):
             mmr_threshold=self._mmr_threshold,
             doc_ids=self._doc_ids,
         )
+
+
+def _tool_content(nodes: list[NodeWithScore]) -> str:
+    return write_numbered_passages((node.metadata, node.get_content(MetadataMode.NONE)) for node in nodes)
+
+
+async def _async_tool_content(nodes: list[NodeWithScore]) -> str:
+    return _tool_content(nodes)
 
 
 def _checked_mode(mode: VectorStoreQueryMode | str, store: BasePydanticVectorStore) -> VectorStoreQueryMode:

@@ -76,9 +76,9 @@ def score_features(candidates: Candidates) -> dict[str, Array]:
     sides = {"dense": candidates.dense, "lexical": candidates.lexical, "fused": candidates.fused}
     for name, scores in sides.items():
         scores = np.asarray(scores, dtype=np.float64)
-        columns[f"{name}_scaled"] = _scaled(scores)
-        columns[f"{name}_standard"] = _standard(scores)
-        columns[f"{name}_place"] = _places(scores)
+        columns[f"{name}_scaled"] = _scale_scores(scores)
+        columns[f"{name}_standard"] = _standardize(scores)
+        columns[f"{name}_place"] = _log_ranks(scores)
         columns[f"{name}_stands_out"] = np.full(len(scores), _stands_out(scores))
     best = candidates.lexical.max()
     columns["lexical_share"] = candidates.lexical / best if best > 0 else np.zeros(len(candidates.texts))
@@ -87,19 +87,19 @@ def score_features(candidates: Candidates) -> dict[str, Array]:
     return columns
 
 
-def _scaled(scores: Array) -> Array:
+def _scale_scores(scores: Array) -> Array:
     """0 (the least) to 1 (the best); 0 for all where they are equal."""
     spread = scores.max() - scores.min()
     return (scores - scores.min()) / spread if spread > 0 else np.zeros(len(scores))
 
 
-def _standard(scores: Array) -> Array:
+def _standardize(scores: Array) -> Array:
     """In standard deviations from the mean; 0 for all where they are equal."""
     deviation = scores.std()
     return (scores - scores.mean()) / deviation if scores.max() > scores.min() else np.zeros(len(scores))
 
 
-def _places(scores: Array) -> Array:
+def _log_ranks(scores: Array) -> Array:
     """log2(1 + how many are better)."""
     return np.asarray(np.log2(1.0 + np.sum(scores[None, :] > scores[:, None], axis=1)))
 
@@ -143,8 +143,8 @@ def run_features(kind: str, runs: Runs, documents: Units, rarity: Rarity) -> dic
     room = np.maximum(documents.lengths - runs.length + 1, 1)
     columns = {
         f"{kind}_coverage": np.mean(counts > 0, axis=1),
-        f"{kind}_coverage_local": _share((counts > 0) @ local, local),
-        f"{kind}_saturated_local": _share(counts / (counts + 1.0) @ local, local),
+        f"{kind}_coverage_local": _share_of_weights((counts > 0) @ local, local),
+        f"{kind}_saturated_local": _share_of_weights(counts / (counts + 1.0) @ local, local),
         f"{kind}_of_document": counts.sum(axis=1) / room,
     }
     if kind == "threes":
@@ -153,9 +153,9 @@ def run_features(kind: str, runs: Runs, documents: Units, rarity: Rarity) -> dic
     in_head = runs.places - documents.starts[documents.rows[runs.places]] < HEAD
     head = Runs(runs.length, runs.query, runs.codes, runs.places[in_head], runs.runs[in_head])
     return columns | {
-        f"{kind}_coverage_general": _share((counts > 0) @ general, general),
-        f"{kind}_window": _share(best_windows(runs, general, documents, WINDOW), general),
-        f"{kind}_head": _share((count_runs(head, documents) > 0) @ general, general),
+        f"{kind}_coverage_general": _share_of_weights((counts > 0) @ general, general),
+        f"{kind}_window": _share_of_weights(best_windows(runs, general, documents, WINDOW), general),
+        f"{kind}_head": _share_of_weights((count_runs(head, documents) > 0) @ general, general),
         f"{kind}_first": _first_matches(runs, documents),
     }
 
@@ -176,7 +176,7 @@ def _first_matches(runs: Runs, documents: Units) -> Array:
     return np.log2(1.0 + first)
 
 
-def _share(part: Array, weights: Array) -> Array:
+def _share_of_weights(part: Array, weights: Array) -> Array:
     """Parts of the sum of all weights; 0 where nothing has a weight."""
     total = float(weights.sum())
     return np.asarray(part, dtype=np.float64) / total if total > 0 else np.zeros(len(part))
@@ -201,15 +201,15 @@ def word_features(question: Units, documents: Units, vectors: TokenVectors) -> d
     likeness = directions @ query_directions.T  # (used tokens, query words)
     rows = documents.rows[words.places]
     best = _best_of_rows(likeness[number[words.tokens]], rows, len(documents))  # (documents, query words)
-    columns["words_best"] = _share(best @ weights, weights)
+    columns["words_best"] = _share_of_weights(best @ weights, weights)
     columns["words_best_plain"] = best.mean(axis=1)
     columns["words_best_least"] = best.min(axis=1)
     for cosine in LIKENESS:
-        columns[f"words_like_{cosine}"] = _share((best >= cosine) @ weights, weights)
+        columns[f"words_like_{cosine}"] = _share_of_weights((best >= cosine) @ weights, weights)
     aim = weights @ query_directions  # (dimension,)
     aim /= max(float(np.linalg.norm(aim)), 1e-12)
     nearness = (directions @ aim.astype(np.float32))[number]
-    columns |= _stretches(words, nearness, vectors.lengths, documents)
+    columns |= _window_nearness(words, nearness, vectors.lengths, documents)
     return columns
 
 
@@ -221,7 +221,7 @@ def _best_of_rows(values: Array, rows: Array, count: int) -> Array:
     return best
 
 
-def _stretches(words: Words, nearness: Array, lengths: Array, documents: Units) -> dict[str, Array]:
+def _window_nearness(words: Words, nearness: Array, lengths: Array, documents: Units) -> dict[str, Array]:
     """Mean nearness to the query, weighted by the vectors' lengths: of all words, and of the best few in a row."""
     longest = np.flatnonzero(np.diff(words.places, append=-1))  # one word for each place
     tokens = words.tokens[longest]

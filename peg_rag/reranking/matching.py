@@ -46,7 +46,7 @@ def common_runs(query: Array, documents: Units) -> Iterator[Runs]:
         query: (query units,) codes.
     """
     codes, inverse = np.unique(query, return_inverse=True)
-    units = _positions(codes, documents.codes)  # (units,) number of the query's unit, -1 for others
+    units = _find_positions(codes, documents.codes)  # (units,) number of the query's unit, -1 for others
     places = np.flatnonzero(units >= 0)
     ends = documents.ends[places]
     heads = np.stack([codes, np.zeros_like(codes)], axis=1)
@@ -59,7 +59,7 @@ def common_runs(query: Array, documents: Units) -> Iterator[Runs]:
         has_room = runs.places + length < ends
         places = runs.places[has_room]
         following = units[places + length]
-        matches = _positions(numbers, np.where(following >= 0, runs.runs[has_room] * len(codes) + following, -1))
+        matches = _find_positions(numbers, np.where(following >= 0, runs.runs[has_room] * len(codes) + following, -1))
         is_match = matches >= 0
         ends = ends[has_room][is_match]
         heads = np.stack([query[first_at], query[first_at + 1]], axis=1)
@@ -95,7 +95,7 @@ def best_windows(runs: Runs, weights: Array, documents: Units, width: int) -> Ar
     return best
 
 
-def _positions(known: Array, wanted: Array) -> Array:
-    """(wanted,) the place of each in the ascending `known`, -1 where it is not there."""
-    places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[places] == wanted, places, -1)
+def _find_positions(sorted_values: Array, values: Array) -> Array:
+    """(wanted,) the place of each in the ascending `sorted_values`, -1 where it is not there."""
+    places = np.minimum(np.searchsorted(sorted_values, values), len(sorted_values) - 1)
+    return np.where(sorted_values[places] == values, places, -1)

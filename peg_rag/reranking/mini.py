@@ -106,10 +106,10 @@ class MiniReranker:
 
 def blend(trees: Array, fused: Array, share: float) -> Array:
     """Both scores of one query's candidates in standard deviations from their means, averaged with a weight."""
-    return share * _standard(trees) + (1 - share) * _standard(fused)
+    return share * _standardize(trees) + (1 - share) * _standardize(fused)
 
 
-def _standard(scores: Array) -> Array:
+def _standardize(scores: Array) -> Array:
     deviation = float(scores.std())
     return (scores - scores.mean()) / deviation if deviation > 0 else np.zeros(len(scores))
 

@@ -58,7 +58,7 @@ class Trees:
         if missing:
             raise DamagedModel(f"trees without {', '.join(sorted(missing))}; install the package again")
         trees = cls(**{field.name: tensors[field.name] for field in fields(cls)})
-        trees._check(columns)
+        trees._check_arrays(columns)
         return trees
 
     def tensors(self) -> dict[str, Array]:
@@ -76,7 +76,7 @@ class Trees:
                 return np.asarray(self.values[nodes].sum(axis=1))
             nodes = following
 
-    def _check(self, columns: int) -> None:
+    def _check_arrays(self, columns: int) -> None:
         nodes = len(self.features)
         if {len(self.thresholds), len(self.left), len(self.right), len(self.values)} != {nodes}:
             raise DamagedModel("the arrays of the trees differ in length; install the package again")

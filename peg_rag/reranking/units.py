@@ -61,7 +61,7 @@ def split_units(texts: Sequence[str]) -> Units:
     joined = "\n".join(clean)
     characters = np.frombuffer(joined.encode("utf-32-le", "replace"), dtype="<u4").astype(np.int64)
     row = np.repeat(np.arange(len(clean)), [len(text) + 1 for text in clean])[: len(characters)]
-    kind = _kinds()[characters]
+    kind = _character_kinds()[characters]
     is_word = kind == _WORD_KIND
     edges = np.flatnonzero(np.diff(is_word, prepend=False, append=False))
     firsts = edges[::2]
@@ -78,7 +78,7 @@ def split_units(texts: Sequence[str]) -> Units:
 
 def unit_code(unit: str) -> int:
     """The code of one unit, a character or a word."""
-    return ord(unit) if len(unit) == 1 and _kinds()[ord(unit)] == _CHARACTER_KIND else word_code(unit)
+    return ord(unit) if len(unit) == 1 and _character_kinds()[ord(unit)] == _CHARACTER_KIND else word_code(unit)
 
 
 def unit_strings(text: str) -> list[str]:
@@ -92,7 +92,7 @@ def word_code(word: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _kinds() -> Array:
+def _character_kinds() -> Array:
     """(0x110000,) uint8: whether a code point is a unit by itself, part of a word or neither."""
     kinds = np.zeros(CODE_POINTS, dtype=np.uint8)
     # Beyond the second plane all letters are Chinese.

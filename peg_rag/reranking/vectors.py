@@ -52,14 +52,14 @@ class _Table:
         order = np.argsort(np.array(codes, dtype=np.uint64))
         ascending = np.array(codes, dtype=np.uint64)[order]
         maybe = np.zeros(1 << _FILTER_BITS, dtype=bool)
-        maybe[_hashed(ascending)] = True
+        maybe[_hash_codes(ascending)] = True
         return cls(ascending, np.array(tokens, dtype=np.int64)[order], maybe)
 
     def look_up(self, codes: Array) -> tuple[Array, Array]:
         """The indices of the codes that are tokens, ascending, and their tokens."""
         if not len(self.codes):
             return np.empty(0, np.int64), np.empty(0, np.int64)
-        likely = np.flatnonzero(self.filter[_hashed(codes)])
+        likely = np.flatnonzero(self.filter[_hash_codes(codes)])
         places = np.minimum(np.searchsorted(self.codes, codes[likely]), len(self.codes) - 1)
         is_token = self.codes[places] == codes[likely]
         return likely[is_token], self.tokens[places[is_token]]
@@ -78,7 +78,7 @@ class TokenVectors:
         table = np.ascontiguousarray(table, dtype=np.float32)
         self.lengths: Array = np.linalg.norm(table, axis=1)
         self.directions: Array = _unit_rows(table, self.lengths)
-        self._tables = _tables(tokens)
+        self._build_tables = _build_tables(tokens)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -110,7 +110,7 @@ class TokenVectors:
         places = []
         spans = []
         for length, codes in enumerate(_packed_runs(texts), start=1):
-            starts, names = self._tables[length - 1].look_up(codes)
+            starts, names = self._build_tables[length - 1].look_up(codes)
             tokens.append(names)
             places.append(starts)
             spans.append(np.full(len(starts), length))
@@ -133,19 +133,19 @@ class TokenVectors:
         return np.array(tokens, dtype=np.int64)
 
 
-def _tables(tokens: Sequence[str]) -> list[_Table]:
+def _build_tables(tokens: Sequence[str]) -> list[_Table]:
     """By length, the tokens that are runs of units and nothing else."""
     entries: list[dict[int, int]] = [{} for _ in range(LONGEST_WORD)]
     for number, token in enumerate(tokens):
         units = unit_strings(token)
         if 0 < len(units) <= LONGEST_WORD and "".join(units) == token:
-            code = _packed([unit_code(unit) for unit in units])
+            code = _pack_codes([unit_code(unit) for unit in units])
             if code:
                 entries[len(units) - 1].setdefault(code, number)
     return [_Table.of(list(numbers), list(numbers.values())) for numbers in entries]
 
 
-def _packed(codes: Sequence[int]) -> int:
+def _pack_codes(codes: Sequence[int]) -> int:
     """One number for a run of units; 0 where a unit is too wide to stand beside others."""
     if len(codes) == 1:
         return codes[0]
@@ -155,7 +155,7 @@ def _packed(codes: Sequence[int]) -> int:
 
 
 def _packed_runs(texts: Units) -> Iterator[Array]:
-    """For each length up to `LONGEST_WORD`: (units,) `_packed` of the run at each unit, 0 where it leaves its text."""
+    """For each length up to `LONGEST_WORD`: (units,) codes of the run at each unit, 0 where it leaves its text."""
     codes = texts.codes.astype(np.uint64)
     yield codes
     narrow = np.where(codes < _WIDE, codes, 0)
@@ -169,7 +169,7 @@ def _packed_runs(texts: Units) -> Iterator[Array]:
         yield runs
 
 
-def _hashed(codes: Array) -> Array:
+def _hash_codes(codes: Array) -> Array:
     return np.asarray((codes * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _FILTER_BITS))
 
 

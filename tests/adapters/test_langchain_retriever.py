@@ -17,11 +17,16 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import ConfigurableField, RunnableLambda, RunnablePassthrough
+from langchain_core.tools import BaseTool
 from langchain_core.vectorstores import InMemoryVectorStore, VectorStore
-from langchain_tests.integration_tests import RetrieversIntegrationTests
+from langchain_tests.integration_tests import RetrieversIntegrationTests, ToolsIntegrationTests
+from langchain_tests.unit_tests import ToolsUnitTests
+from pydantic import BaseModel, Field, ValidationError, create_model
 
 from peg_rag.errors import IndexMismatch, InvalidInput, UnsupportedSearch
 from peg_rag.langchain import PEGEmbeddings, PEGRetriever, PEGVectorStore
+from peg_rag.langchain.chat import ExtractiveChatModel
+from peg_rag.passages import NO_PASSAGES
 
 TEXTS = ["花呗还款", "花呗逾期还款", "银行卡绑定", "花呗理财", "还款日"]
 
@@ -314,3 +319,102 @@ def test_a_store_of_another_model_is_refused(store: PEGVectorStore, tiny_bert: P
     store._embedding = PEGEmbeddings(model=tiny_bert)
     with pytest.raises(IndexMismatch, match=r"letters.*tiny-bert"):
         PEGRetriever(vectorstore=store)
+
+
+# -- as a tool ---------------------------------------------------------------------------------------------------------
+
+
+class ToolFixtures:
+    """The retriever's tool, for the frameworks' suites."""
+
+    @pytest.fixture(autouse=True)
+    def _tool(self, store: PEGVectorStore) -> None:
+        self.built = PEGRetriever(vectorstore=store, k=2, search_type="hybrid").as_tool()
+
+    @property
+    def tool_constructor(self) -> BaseTool:
+        return self.built
+
+    @property
+    def tool_invoke_params_example(self) -> dict[str, Any]:
+        return {"query": "花呗逾期"}
+
+
+class TestToolUnits(ToolFixtures, ToolsUnitTests):
+    """The unit suite."""
+
+
+class TestToolIntegration(ToolFixtures, ToolsIntegrationTests):
+    """The integration suite."""
+
+
+def tool_call(**arguments: Any) -> dict[str, Any]:
+    return {"name": "search_documents", "args": arguments, "id": "1", "type": "tool_call"}
+
+
+async def test_a_tool_gives_numbered_passages_and_their_documents(embeddings: PEGEmbeddings) -> None:
+    store = PEGVectorStore.from_documents(
+        [
+            Document("花呗逾期还款", metadata={"source": "花呗.pdf", "title": "还款 > 逾期", "page": 3}),
+            Document("银行卡绑定"),
+        ],
+        embeddings,
+    )
+    tool = PEGRetriever(vectorstore=store).as_tool(name="look_up", description="花呗的规则")
+    assert (tool.name, tool.description, list(tool.args)) == ("look_up", "花呗的规则", ["query"])
+    for message in (tool.invoke(tool_call(query="花呗逾期")), await tool.ainvoke(tool_call(query="花呗逾期"))):
+        assert message.content == "[1] (source: 花呗.pdf · 还款 > 逾期 · page 3)\n花呗逾期还款\n\n[2] 银行卡绑定"
+        assert texts(message.artifact) == ["花呗逾期还款", "银行卡绑定"]
+
+
+def test_a_tool_that_finds_nothing_says_so(store: PEGVectorStore) -> None:
+    message = PEGRetriever(vectorstore=store, filter={"number": 99}).as_tool().invoke(tool_call(query="花呗"))
+    assert message.content == NO_PASSAGES
+    assert message.artifact == []
+
+
+def test_a_tool_lets_the_model_set_what_its_schema_has(store: PEGVectorStore) -> None:
+    class Input(BaseModel):
+        query: str
+        k: int = Field(ge=1, le=3)
+
+    tool = PEGRetriever(vectorstore=store).as_tool(Input)
+    assert len(tool.invoke(tool_call(query="花呗", k=3)).artifact) == 3
+    with pytest.raises(ValidationError):
+        tool.invoke(tool_call(query="花呗", k=99))
+    for wrong in (create_model("Wrong", question=(str, ...)), create_model("Wrong", query=(str, ...), top=(int, 1))):
+        with pytest.raises(InvalidInput, match="args_schema"):
+            PEGRetriever(vectorstore=store).as_tool(wrong)
+    with pytest.raises(InvalidInput, match="args_schema"):
+        PEGRetriever(vectorstore=store).as_tool(arg_types={"query": str})
+
+
+def test_a_tool_refuses_a_blank_query_so_that_the_model_can_try_again(store: PEGVectorStore) -> None:
+    with pytest.raises(ValidationError, match="query"):
+        PEGRetriever(vectorstore=store).as_tool().invoke(tool_call(query=" "))
+
+
+def test_a_tool_is_traced_as_the_parent_of_its_search(store: PEGVectorStore) -> None:
+    class Runs(BaseCallbackHandler):
+        def __init__(self) -> None:
+            self.parents: dict[str, Any] = {}
+
+        def on_tool_start(self, serialized: Any, input_str: str, *, run_id: Any, **kwargs: Any) -> None:
+            self.parents["tool"] = run_id
+
+        def on_retriever_start(self, serialized: Any, query: str, *, parent_run_id: Any, **kwargs: Any) -> None:
+            self.parents["retriever's parent"] = parent_run_id
+
+    runs = Runs()
+    PEGRetriever(vectorstore=store).as_tool().invoke(tool_call(query="花呗"), {"callbacks": [runs]})
+    assert runs.parents["retriever's parent"] == runs.parents["tool"]
+
+
+def test_a_tool_in_an_agent(store: PEGVectorStore, embeddings: PEGEmbeddings) -> None:
+    from langchain.agents import create_agent
+
+    tool = PEGRetriever(vectorstore=store, search_type="hybrid", k=2).as_tool()
+    agent = create_agent(ExtractiveChatModel(embeddings=embeddings, threshold=0), [tool])
+    messages = agent.invoke({"messages": [("user", "花呗逾期还款")]})["messages"]
+    assert [message.type for message in messages] == ["human", "ai", "tool", "ai"]
+    assert messages[-1].text == "花呗逾期还款[1]"

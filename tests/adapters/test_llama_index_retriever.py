@@ -20,11 +20,14 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
+from llama_index.core.tools import RetrieverTool, ToolSelection
+from llama_index.core.tools.calling import acall_tool_with_selection
 from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, SimpleVectorStore
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from peg_rag.errors import IndexMismatch, InvalidInput, UnsupportedSearch
 from peg_rag.llama_index import PEGEmbedding, PEGRetriever, PEGVectorStore
+from peg_rag.passages import NO_PASSAGES
 
 TEXTS = ["花呗还款", "花呗逾期还款", "银行卡绑定", "理财"]
 MODES = ["default", "hybrid", "text_search", "mmr"]
@@ -209,3 +212,51 @@ async def test_the_event_loop_keeps_turning(store: PEGVectorStore) -> None:
         ticks += 1
     assert len(await task) == 2
     assert ticks >= 5
+
+
+# -- as a tool ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_tool_gives_numbered_passages_and_their_nodes(embedding: PEGEmbedding) -> None:
+    store = PEGVectorStore(embed_model=embedding)
+    metadata = {"source": "花呗.pdf", "title": "还款 > 逾期", "page": 3}
+    for text, known in (("花呗逾期还款", metadata), ("银行卡绑定", {})):
+        store.add([TextNode(text=text, metadata=known, embedding=embedding.get_text_embedding(text))])
+    tool = PEGRetriever(store, embedding).as_tool(name="look_up", description="花呗的规则")
+    assert (tool.metadata.name, tool.metadata.description) == ("look_up", "花呗的规则")
+    assert list(tool.metadata.get_parameters_dict()["properties"]) == ["query"]
+    for output in (tool.call(query="花呗逾期"), await tool.acall(query="花呗逾期")):
+        assert output.content == "[1] (source: 花呗.pdf · 还款 > 逾期 · page 3)\n花呗逾期还款\n\n[2] 银行卡绑定"
+        assert texts(output.raw_output) == ["花呗逾期还款", "银行卡绑定"]
+
+
+async def test_a_tool_searches_for_the_models_words_alone(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
+    class Recorder(PEGRetriever):
+        def _search(self, bundle: QueryBundle, vector: Any) -> Any:
+            queries.append(bundle.query_str)
+            return super()._search(bundle, vector)
+
+    queries: list[str] = []
+    retriever = Recorder(store, embedding, mode="hybrid")
+    tool = retriever.as_tool()
+    tool.call(query="花呗")
+    await tool.acall(query="花呗")
+    assert queries == ["花呗", "花呗"]
+    RetrieverTool.from_defaults(retriever).call(query="花呗")
+    assert queries[-1] != "花呗"  # the reason for a tool of our own
+
+
+def test_a_tool_that_finds_nothing_says_so(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
+    filters = MetadataFilters(filters=[MetadataFilter(key="number", value=99)])
+    output = PEGRetriever(store, embedding, filters=filters).as_tool().call(query="花呗")
+    assert output.content == NO_PASSAGES
+    assert output.raw_output == []
+
+
+async def test_a_tool_as_agents_call_it(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
+    tool = PEGRetriever(store, embedding, similarity_top_k=1).as_tool()
+    selection = ToolSelection(tool_id="1", tool_name=tool.metadata.get_name(), tool_kwargs={"query": "花呗逾期"})
+    output = await acall_tool_with_selection(selection, [tool])
+    assert output.content.endswith("花呗逾期还款")
+    wrong = ToolSelection(tool_id="2", tool_name=tool.metadata.get_name(), tool_kwargs={"words": "花呗", "k": 3})
+    assert (await acall_tool_with_selection(wrong, [tool])).is_error

@@ -1,0 +1,101 @@
+"""Hits with what their statements are read with: file, sheet, headings, and what else is known of the file.
+
+Why this exists: 10天 in a row answers nothing until it is known to stand in the handbook, under 年休假. A form states a
+field in each line and says only once whose fields they are; a rule says somewhere what it calls a 一线城市.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+from peg_rag.answering.question import Question
+from peg_rag.answering.statements import Cell, row_cells
+from peg_rag.answering.words import fold
+from peg_rag.hits import Hit
+
+_DEFINITION = re.compile(
+    r"([\u3400-\u9fffA-Za-z0-9]{2,10}?)(?:是指|指的是|指|包括|包含)[：:]?([^。；;：:\n指]{1,30}(?:、[^。；;：:\n、]{1,20})+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A hit with what its statements are read with.
+
+    Attributes:
+        rank: its place in the list of hits, from 0.
+        context: its file, sheet and headings, folded.
+        file_text: all hits of its file, folded.
+        last_heading: the nearest heading.
+        definitions: names that the file gives to several things, with these: 一线城市 for 北京、上海.
+        form: the fields of its file that hits state one by one; a form says of whom in one of them only.
+    """
+
+    hit: Hit
+    rank: int
+    context: str
+    file_text: str
+    last_heading: str
+    definitions: tuple[tuple[str, str], ...] = ()
+    form: tuple[Cell, ...] = ()
+
+
+def passages_of(hits: Sequence[Hit]) -> list[Passage]:
+    """The hits, best first, each with its context."""
+    texts: dict[str, list[str]] = {}
+    forms: dict[str, list[Cell]] = {}
+    for hit in hits:
+        texts.setdefault(_source(hit), []).append(hit.text)
+        forms.setdefault(_source(hit), []).extend(_lone_fields(hit))
+    return [
+        Passage(
+            hit,
+            rank,
+            fold(context_of(hit)),
+            fold("\n".join(texts[_source(hit)])),
+            str(hit.metadata.get("title") or "").rsplit(" > ", 1)[-1],
+            _definitions("\n".join(texts[_source(hit)])),
+            tuple(forms[_source(hit)]) if _lone_fields(hit) else (),
+        )
+        for rank, hit in enumerate(hits)
+    ]
+
+
+def context_of(hit: Hit) -> str:
+    """The file's name without its suffix, the sheet and the headings."""
+    known = hit.metadata
+    name = PurePosixPath(_source(hit)).stem if known.get("source") else ""
+    parts = [name, known.get("sheet"), known.get("title")]
+    return "\n".join(str(part) for part in parts if part)
+
+
+def defined_words(question: Question, passage: Passage) -> dict[str, str]:
+    """The words of a question that the passage's file has another name for, with that name."""
+    return {
+        word.text: name
+        for name, members in passage.definitions
+        for word in question.words
+        if len(word.text) > 1 and word.text in members.split("、")
+    }
+
+
+@lru_cache(maxsize=256)
+def _definitions(text: str) -> tuple[tuple[str, str], ...]:
+    """(name, folded list) of sentences such as 一线城市指北京、上海、广州."""
+    return tuple((fold(match[1]), fold(match[2])) for match in _DEFINITION.finditer(text))
+
+
+def _lone_fields(hit: Hit) -> tuple[Cell, ...]:
+    """The field of a hit that is nothing but one field."""
+    title = str(hit.metadata.get("title") or "")
+    start = hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
+    if "\n" in hit.text[start:].strip():
+        return ()
+    cells = row_cells(hit.text, (start, len(hit.text)))
+    return cells if len(cells) == 1 else ()
+
+
+def _source(hit: Hit) -> str:
+    return str(hit.metadata.get("source") or hit.id)

@@ -1,0 +1,128 @@
+"""What a question asks for: its words, its years and quantities, and the kind of its answer.
+
+Why this exists: 多久 asks for a duration, 谁 for a person, and neither word stands in the sentence that answers. What
+must stand there are the words about the subject, above all codes and years: HC200B is not HC200A.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from peg_rag.answering.words import HAN, STOP_WORDS, Word, fold, words_of
+
+_YEAR = re.compile(r"(?<!\d)(20\d\d|19\d\d)(?!\d)")
+_SHORT_YEAR = re.compile(r"(?<![\d龄满])(2\d|3\d)年(?=[第\d版那的度]|[春夏秋冬]|[上下]半|(?:[一二三四]|\d)季)")
+_QUANTITY = re.compile(rf"(?<![a-z\d.])(\d+(?:\.\d+)?)([{HAN}%])?")
+# No figure is meant: 一个, 一天.
+_ASKING_WORD = re.compile("[几哪多怎]|1[个次天笔晚平年份位种件只]$")
+_ASKING_PHRASE = re.compile(
+    rf"多少(?:钱|个)?(?:[元块天年月次位名张台本道倍层])?|几(?:个)?(?:[{HAN}])|哪一?[个天里儿家款位层年号些]|什么(?:时候|意思|地方|样的)?|"
+    r"多(?:久|长时间|长|大|远|高|重)|怎么(?:办|样|做|弄|收费|收|处理|算)?|如何|百分之几|为什么|是谁的?|叫什么|请问|麻烦问?一?下|"
+    r"想?问一?下|帮我查一?下|来着|能不能|可不可以|可以吗|是不是|有没有|行不行|要不要"
+)
+_ASKED_UNIT = re.compile(r"(?:几|多少)个?([个天年月日周次台张本册名位件只套盘道份页条家间层节门人元美米倍万分级度])")
+# The kinds of answer, by what asks for them, the most telling first.
+_KINDS = {
+    "reason": r"为什么|为何|什么原因|why",
+    "money": r"多少钱|多少元|多少块|多少万|多少美元|几块钱|价格|价钱|怎么收|收费标准|单价|花了多少|报多少|罚多少|罚款|"
+    r"(?:奖金|工资|补贴|补助|津贴|费用|押金|保证金|成本|收入|利润|奖学金|上限|额度|违约金|[^话]费)[^，。]{0,6}(?:多少|几)|"
+    r"最多[报借]|how much",
+    "percent": r"百分之几|百分之多少|比例|占比|几成|率是?多少|percent",
+    "duration": r"多久|多长时间|(?:几|多少)个?(?:年|月|天|周|星期|小时|分钟|工作日|学期)|周期|期限|时长|how long",
+    "date": r"什么时候|何时|哪一?[天年日]|几[号月]|日期|哪个月|when",
+    "time": r"几点|什么时间|营业时间|开放时间|what time",
+    "person": r"谁|哪位|叫什么|何人|什么人|负责人|who",
+    "phone": r"电话|手机|分机|热线|号码|联系方式|phone",
+    "place": r"哪里|哪儿|在哪|地址|位置|几楼|几层|哪一?层|哪个(?:城市|地方|楼|库位|教室|车间)|什么地方|where",
+    "code": r"编号|订货号|编码|代码|型号|账号|单号|哪款",
+    "size": r"多大|多重|多高|多宽|多远|尺寸|重量|容量|功率|温度|(?:多少|几)(?:度|米|克|升|斤|公斤|兆)",
+    "count": r"多少(?!钱)|几[^点号]|how many",
+    "how": r"怎么(?![收样])|如何|怎样|流程|步骤|做法|how (?:do|can|to|should)",
+    "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究",
+    "list": r"哪些|哪几|有什么|[带交要]什么|什么材料|都有谁|包括|包含|清单",
+    "meaning": r"什么意思|含义|代表什么|表示什么|什么是|什么故障",
+    "polar": r"[吗不][？?]?$|能不能|可不可以|是否|是不是|会不会|要不要|有没有|^(?:is|are|does|do|can|will)\b",
+}
+KINDS = tuple(_KINDS)
+_MEASURES = frozenset({"money", "percent", "duration", "size", "phone", "code", "date", "time"})
+_COMPILED_KINDS = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number and its unit (empty if none), as in 12年, and how it stands in the folded text."""
+
+    value: float
+    unit: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as it is matched.
+
+    Attributes:
+        text: folded (see `fold`).
+        words: about its subject, without those that only ask.
+        kinds: of the answer that is asked for; empty where nothing says.
+        unit: what is counted (天 in 几天), if anything.
+        years: calendar years that are named.
+        quantities: numbers that may lie within a range.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    kinds: tuple[str, ...]
+    unit: str
+    years: frozenset[str]
+    quantities: tuple[Quantity, ...]
+
+
+@lru_cache(maxsize=256)
+def parse_question(text: str) -> Question:
+    """Read a question."""
+    plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).lower()).strip()
+    folded = fold(_SHORT_YEAR.sub(r"20\1年", plain))
+    unit = _ASKED_UNIT.search(plain)
+    years = frozenset(_YEAR.findall(folded))
+    return Question(
+        folded,
+        tuple(_subject_words(fold(_without_asking(_SHORT_YEAR.sub(r"20\1年", plain))))),
+        _kinds(plain),
+        unit[1] if unit else "",
+        years,
+        tuple(quantity for quantity in quantities_of(folded) if quantity.text[:4] not in years),
+    )
+
+
+def _kinds(question: str) -> tuple[str, ...]:
+    """The kinds of answer that are asked for; 多少 alone asks for a number, 多少钱 for money."""
+    kinds = [kind for kind, pattern in _COMPILED_KINDS.items() if pattern.search(question)]
+    if "count" in kinds and _MEASURES & set(kinds):
+        kinds.remove("count")
+    return tuple(kinds)
+
+
+def _without_asking(question: str) -> str:
+    """The question without the words that only ask, so that 哪一层 does not ask for the word 层."""
+    return _ASKING_PHRASE.sub(" ", question)
+
+
+def quantities_of(folded: str) -> list[Quantity]:
+    """The numbers of a folded text that are no part of a code."""
+    return [Quantity(float(q[1]), _same_unit(q[2]), q[0]) for q in _QUANTITY.finditer(folded)]
+
+
+def _subject_words(folded: str) -> Iterator[Word]:
+    known = set()
+    for word in words_of(folded):
+        is_asking = word.text in STOP_WORDS or _ASKING_WORD.match(word.text)
+        if not is_asking and word.weight > 0 and word.text not in known:
+            known.add(word.text)
+            yield word
+
+
+def _same_unit(character: str | None) -> str:
+    return {"块": "元", "日": "天"}.get(character or "", character or "")
