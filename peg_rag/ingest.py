@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from peg_rag.chunking import CHUNK_CHARACTERS, OVERLAP_CHARACTERS, Chunk, Chunking, digest, split
 from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.reader_process import TIMEOUT_S, ReaderProcess
-from peg_rag.readers import SUFFIXES, read_sections
+from peg_rag.readers import read_sections
+from peg_rag.readers.kinds import SUFFIXES
 
 if TYPE_CHECKING:
     from peg_rag.index import PEGIndex
