@@ -165,6 +165,7 @@ async def test_callbacks_carry_scores_that_the_caller_did_not_ask_for(store: PEG
     assert [document.metadata["score"] for document in shown] == ["mine", "mine"]
     assert [found[0].metadata["score"] for found in recorder.ended] == pytest.approx([1, 1], abs=1e-4)
     assert recorder.started == ["花呗还款"] * 2
+    assert {type(document) for found in recorder.ended for document in found} == {Document}
 
 
 def test_tracing_parameters(store: PEGVectorStore) -> None:
