@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,9 @@ from numpy.typing import NDArray
 from peg_rag.chunking import CHUNK_CHARACTERS, OVERLAP_CHARACTERS, Chunk, Chunking, digest, split
 from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.reader_process import TIMEOUT_S, ReaderProcess
-from peg_rag.readers import SUFFIXES, read_sections
+from peg_rag.readers import read_sections
+from peg_rag.readers.kinds import SUFFIXES
+from peg_rag.retriever import Encoder
 
 if TYPE_CHECKING:
     from peg_rag.index import PEGIndex
@@ -37,12 +39,6 @@ LEDGER_FILE = "sources.db"
 _GROUP_CHUNKS = 2048  # chunks that are embedded and stored together
 _SLICE_CHUNKS = 128  # chunks between two reports of progress
 _LOCK_TIMEOUT_S = 5.0
-
-
-class DocumentEncoder(Protocol):
-    """The half of an encoder that ingestion needs."""
-
-    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +164,7 @@ def list_files(path: Path, name: str | None = None) -> FolderFiles:
 def sync(
     path: str | Path,
     index: "PEGIndex",
-    encoder: DocumentEncoder,
+    encoder: Encoder,
     store: str | Path,
     *,
     name: str | None = None,
@@ -271,7 +267,7 @@ class _Sync:
     """The steps of one `sync`."""
 
     index: "PEGIndex"
-    encoder: DocumentEncoder
+    encoder: Encoder
     ledger: "_Ledger"
     reader: ReaderProcess
     root: str

@@ -51,9 +51,7 @@ def read_number(settings: dict[str, Any], key: str, file: Path, *, largest: int)
         return None
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     if isinstance(value, bool) or not whole or not 1 <= value <= largest:
-        raise DamagedModel(
-            f"{file} has {key}={_quote_value(value)}; a whole number from 1 to {largest} is expected"
-        )
+        raise DamagedModel(f"{file} has {key}={_quote_value(value)}; a whole number from 1 to {largest} is expected")
     return int(value)
 
 
@@ -67,9 +65,7 @@ def inside(folder: Path, name: Any, named_by: Path) -> Path:
         raise DamagedModel(f"{named_by} names {_kind_of(name)} as a file of the model; a path is expected")
     for path in (PurePosixPath(name), PureWindowsPath(name)):  # a folder may be read on another system than it was made
         if path.is_absolute() or path.drive or ".." in path.parts or "\0" in name:
-            raise DamagedModel(
-                f"{named_by} names {_quote_value(name)}, outside of the model folder {folder}"
-            )
+            raise DamagedModel(f"{named_by} names {_quote_value(name)}, outside of the model folder {folder}")
     return folder / name
 
 

@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from peg_rag.errors import DataError, MissingExtra
-from peg_rag.readers import MAX_FILE_BYTES, SUFFIXES, PartlyRead, Section, read_sections
+from peg_rag.readers import MAX_FILE_BYTES, PartlyRead, Section, read_sections
 
 TIMEOUT_S = 120.0
 _LONGEST = 10  # times the limit, for a file whose pages each keep within it
 MEMORY_BYTES = 4 << 30
-FOREIGN = tuple(SUFFIXES)  # the kinds that are read here: all, as any file may be made to be slow
 _ALARM_GRACE_S = 10.0  # past the time limit, in which the parent ends the process itself
 
 

@@ -31,7 +31,7 @@ def check_texts(texts: Any, *, what: str = "texts") -> list[str]:
         if not isinstance(item, str):
             raise InvalidInput(
                 f"{what}[{i}] is of type {type(item).__name__} ({_preview_value(item)}), but a string is expected; "
-                "leave missing texts out or give an empty string"
+                f"leave out {what} that are missing"
             )
     return items
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from peg_rag.answer import NOT_FOUND, Answer, extract_answer, sentences_of, subject_of
 from peg_rag.answering.candidates import MAX_ENCODED, find_candidates
 from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.passages import passages_of
 from peg_rag.answering.question import parse_question, quantities_of
 from peg_rag.answering.ranges import range_fit
 from peg_rag.answering.scorer import calibration_of, load_scorer
@@ -351,3 +352,13 @@ def test_confidence_is_between_0_and_1_for_any_vectors() -> None:
             return np.full((len(texts), 2), -1e3, dtype=np.float32)
 
     assert 0 <= extract_answer("花呗", [BANK], Wild(), threshold=0).confidence <= 1
+
+
+def test_a_city_is_known_to_be_of_the_first_tier_without_a_definition() -> None:
+    title = "差旅标准"
+    rows = ["职级: P6 | 一线城市住宿: 600元/晚 | 其他城市住宿: 450元/晚"]
+    hits = [Hit(str(i), f"{title}\n{row}", 1.0, {}, {"title": title, "kind": "row"}) for i, row in enumerate(rows)]
+    [own] = passages_of(hits[:1])
+    assert ("一线城市", "北京、上海、广州、深圳") in own.definitions
+    defined = Hit("a", "一线城市指北京、成都。一线城市住宿600元/晚。", 1.0, {}, {})
+    assert dict(passages_of([defined])[0].definitions)["一线城市"] == "北京、成都"

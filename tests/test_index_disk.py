@@ -175,7 +175,7 @@ def inject_failure(failing: str, patch: pytest.MonkeyPatch) -> None:
 
             patch.setattr(Path, "open", open_file)
         case "fsync":
-            patch.setattr("peg_rag.index.segment_file.os.fsync", refuse)
+            patch.setattr("peg_rag.files.os.fsync", refuse)
         case "rename":
             patch.setattr(Path, "replace", refuse)
         case "commit":

@@ -143,8 +143,8 @@ def test_shards_are_equal_disjoint_and_in_order(size: int, world: int) -> None:
 def test_seeking_a_far_step_costs_no_replay_and_gives_the_same_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Step 100,000 of a plan looks at as many slots as step 0."""
     slots: list[int] = []
-    place = BatchPlan._place
-    monkeypatch.setattr(BatchPlan, "_place", lambda plan, rows: slots.append(len(rows)) or place(plan, rows))
+    locate = BatchPlan._locate_slots
+    monkeypatch.setattr(BatchPlan, "_locate_slots", lambda plan, rows: slots.append(len(rows)) or locate(plan, rows))
     sources = distinct_sources([200_000, 50_000, 300])
     for mixing in ("one_source", "mixed"):
         plan = BatchPlan(sources, batch=512, steps=200_000, alpha=0.7, mixing=mixing, seed=5)  # type: ignore[arg-type]

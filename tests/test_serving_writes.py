@@ -292,7 +292,7 @@ def kill_at(monkeypatch, step):
         monkeypatch.setattr(owner, name, dying)
 
     for owner, name in (
-        (uploads, "_write_file"), (uploads, "write_atomically"), (uploads, "_flush_folder"),
+        (uploads, "_write_file"), (uploads, "write_atomically"), (uploads, "sync_folder"),
         (uploads, "_remove_folder"), (PEGIndex, "upsert"), (PEGIndex, "delete"), (ingest._Ledger, "put"),
         (ingest._Ledger, "forget"), (Path, "replace"), (Path, "unlink"),
     ):  # fmt: skip

@@ -19,6 +19,9 @@ _DEFINITION = re.compile(
     r"([\u3400-\u9fffA-Za-z0-9]{2,10}?)(?:是指|指的是|指|包括|包含)[：:]?([^。；;：:\n指]{1,30}(?:、[^。；;：:\n、]{1,20})+)"
 )
 
+# Names that documents use without saying what they cover; a document's own definition comes first.
+COMMON_NAMES = {"一线城市": "北京、上海、广州、深圳"}
+
 
 @dataclass(frozen=True, slots=True)
 class Passage:
@@ -83,8 +86,10 @@ def defined_words(question: Question, passage: Passage) -> dict[str, str]:
 
 @lru_cache(maxsize=256)
 def _definitions(text: str) -> tuple[tuple[str, str], ...]:
-    """(name, folded list) of sentences such as 一线城市指北京、上海、广州."""
-    return tuple((fold(match[1]), fold(match[2])) for match in _DEFINITION.finditer(text))
+    """(name, folded list) of sentences such as 一线城市指北京、上海、广州, and of names that need no definition."""
+    definitions = {fold(match[1]): fold(match[2]) for match in _DEFINITION.finditer(text)}
+    common = {name: members for name, members in COMMON_NAMES.items() if name in text}
+    return tuple((common | definitions).items())
 
 
 def _lone_fields(hit: Hit) -> tuple[Cell, ...]:

@@ -7,7 +7,6 @@ atomically, and the same command run again resumes after the last one. OUT itsel
 import csv
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import typer
 
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.extras import require
-from peg_rag.files import write_atomically
+from peg_rag.files import sync_file, write_atomically
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
@@ -225,9 +224,8 @@ def _merge_parts(parts: Path, out: Path) -> int:
     with pq.ParquetWriter(merged, pq.read_schema(files[0])) as writer:
         for file in files:
             writer.write_table(pq.read_table(file))
-    with merged.open("rb") as stream:
-        os.fsync(stream.fileno())
-        merged.replace(out)
+    sync_file(merged)
+    merged.replace(out)
     return int(pq.read_metadata(out).num_rows)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from peg_rag.errors import DamagedIndex, PegRagError
+from peg_rag.files import sync_file, sync_folder
 from peg_rag.index.encodings import Array
 from peg_rag.index.segment import (
     Chunks,
@@ -130,22 +131,11 @@ def _write_graph(graph: Any, file: Path) -> None:
 
 def _publish_file(temporary: Path, file: Path, kind: Kind, keys: Array) -> Manifest:
     """Sync a finished file and give it its final name."""
-    with temporary.open("rb+") as handle:
-        os.fsync(handle.fileno())
+    sync_file(temporary)
     manifest = Manifest(kind, temporary.stat().st_size, compute_checksums(temporary), keys.astype("<i8").tobytes())
     temporary.replace(file)
     sync_folder(file.parent)
     return manifest
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable, on the systems that can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # -- opening ----------------------------------------------------------------------------------------------------------

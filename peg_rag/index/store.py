@@ -20,6 +20,7 @@ import numpy as np
 
 from peg_rag.errors import DamagedIndex, IndexMismatch, InvalidInput
 from peg_rag.extras import require
+from peg_rag.files import sync_folder
 from peg_rag.hits import Hit
 from peg_rag.index import tables
 from peg_rag.index.compaction import Compactor
@@ -29,7 +30,6 @@ from peg_rag.index.filters import compile_filter
 from peg_rag.index.fusion import Method
 from peg_rag.index.ranking import Ranking, ScoredSlots, Weights
 from peg_rag.index.segment import KINDS, Kind
-from peg_rag.index.segment_file import sync_folder
 from peg_rag.index.snapshot import Snapshot, SnapshotCache
 from peg_rag.index.tables import EncodedDocuments, IndexState, Record
 from peg_rag.index.tokenizers import get_tokenizer

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from peg_rag.errors import InvalidInput
 from peg_rag.index.encodings import Array, unit_rows
 from peg_rag.index.filters import dumps
+from peg_rag.texts import check_texts
 
 Mode = Literal["dense", "lexical", "hybrid"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -119,13 +120,9 @@ def validate_ids(ids: Any) -> list[str]:
 
 
 def validate_strings(values: Any, what: str) -> list[str]:
-    """A list of valid Unicode strings; a single string is refused, as it would be split into its characters."""
-    if isinstance(values, str | bytes):
-        raise InvalidInput(f"{what}s are a list of strings, not the single {values[:80]!r}")
-    strings = list(values)
+    """A list of valid Unicode strings."""
+    strings = check_texts(values, what=f"{what}s")
     for row, value in enumerate(strings):
-        if not isinstance(value, str):
-            raise InvalidInput(f"{what} {row} is {str(value)[:80]!r} ({type(value).__name__}); it must be a string")
         check_unicode(value, f"{what} {row}")
     return strings
 

@@ -4,7 +4,8 @@ Callbacks always see the scores, in the metadata of the documents they are given
 `batch` encodes, searches and reranks all queries together, then reports each as its own run.
 """
 
-from collections.abc import Sequence
+import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun, Callbacks
@@ -14,7 +15,7 @@ from langchain_core.retrievers import BaseRetriever, LangSmithRetrieverParams
 from langchain_core.runnables import RunnableConfig
 from langchain_core.runnables.config import get_config_list, run_in_executor
 from langchain_core.vectorstores import VectorStore
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field
 
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
@@ -31,16 +32,15 @@ _MODES: dict[SearchType, Mode] = {"similarity": "dense", "lexical": "lexical", "
 _TOOL_FIELDS = {"query", "k", "filter", "search_type"}
 
 
-class _Found(Document):
-    """A document as callbacks see it, with its scores; remembers the hit, so that the caller can have it without."""
+@dataclass
+class SearchResult:
+    """The hits of one query. LangChain's run returns only documents, so the hits are handed through it in this.
 
-    _hit: Hit = PrivateAttr()
+    Attributes:
+        hits: best first; None until the query is searched, which `batch` does before the run and `invoke` within it.
+    """
 
-    @classmethod
-    def of(cls, hit: Hit) -> "_Found":
-        found = cls(page_content=hit.text, id=hit.id or None, metadata=_with_scores(hit))
-        found._hit = hit
-        return found
+    hits: list[Hit] | None = None
 
 
 class ToolInput(BaseModel):
@@ -76,9 +76,9 @@ class PEGRetriever(BaseRetriever):
 
     def __init__(self, **fields: Any) -> None:
         super().__init__(**fields)
-        self._assemble()  # here and not in a validator, where pydantic would wrap the error
+        self._make_retriever()  # here and not in a validator, where pydantic would wrap the error
 
-    def _assemble(self) -> Retriever:
+    def _make_retriever(self) -> Retriever:
         """Made anew for each search, as fields may be assigned to; it holds nothing."""
         store = self.vectorstore
         return Retriever(
@@ -98,11 +98,11 @@ class PEGRetriever(BaseRetriever):
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
         """Documents for a query; `k`, `filter` and `search_type` may be given."""
-        return self._shown(super().invoke(input, config, **kwargs))
+        return self._invoke_with(SearchResult(), input, config, **kwargs)
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
         """`invoke` off the event loop."""
-        return self._shown(await super().ainvoke(input, config, **kwargs))
+        return await self._ainvoke_with(SearchResult(), input, config, **kwargs)
 
     def batch(
         self,
@@ -113,11 +113,11 @@ class PEGRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """`invoke` for many queries, encoded and searched together."""
-        found = self._search_all(inputs, **kwargs)
+        results = self._search_or_defer(inputs, **kwargs)
         outcomes: list[Any] = []
-        for query, each, hits in zip(inputs, get_config_list(config, len(inputs)), found, strict=True):
+        for query, run_config, result in zip(inputs, get_config_list(config, len(inputs)), results, strict=True):
             try:
-                outcomes.append(self.invoke(query, each, found=hits, **kwargs))
+                outcomes.append(self._invoke_with(result, query, run_config, **kwargs))
             except Exception as error:
                 if not return_exceptions:
                     raise
@@ -133,25 +133,42 @@ class PEGRetriever(BaseRetriever):
         **kwargs: Any,
     ) -> list[list[Document]]:
         """`batch` off the event loop."""
-        found = await run_in_executor(None, self._search_all, inputs, **kwargs)
+        results = await run_in_executor(None, self._search_or_defer, inputs, **kwargs)
         outcomes: list[Any] = []
-        for query, each, hits in zip(inputs, get_config_list(config, len(inputs)), found, strict=True):
+        for query, run_config, result in zip(inputs, get_config_list(config, len(inputs)), results, strict=True):
             try:
-                outcomes.append(await self.ainvoke(query, each, found=hits, **kwargs))
+                outcomes.append(await self._ainvoke_with(result, query, run_config, **kwargs))
             except Exception as error:
                 if not return_exceptions:
                     raise
                 outcomes.append(error)
         return outcomes
 
-    def _search_all(self, queries: list[str], **kwargs: Any) -> Sequence[list[Hit] | None]:
-        """Hits of each query; None for all when something fails, so that each is tried, and reported, by itself."""
-        try:
-            return self._search(queries, **kwargs)
-        except Exception:  # not lost: the query it belongs to raises it again, within its own run
-            return [None] * len(queries)
+    def _invoke_with(
+        self, result: SearchResult, query: str, config: RunnableConfig | None, **kwargs: Any
+    ) -> list[Document]:
+        """Run one query as LangChain reports it, and return the documents as the caller wants them."""
+        super().invoke(query, config, result=result, **kwargs)
+        return self._make_documents(result)
 
-    def _search(
+    async def _ainvoke_with(
+        self, result: SearchResult, query: str, config: RunnableConfig | None, **kwargs: Any
+    ) -> list[Document]:
+        await super().ainvoke(query, config, result=result, **kwargs)
+        return self._make_documents(result)
+
+    def _make_documents(self, result: SearchResult) -> list[Document]:
+        make_document = _document_with_scores if self.with_scores else document_of
+        return [make_document(hit) for hit in result.hits or []]
+
+    def _search_or_defer(self, queries: list[str], **kwargs: Any) -> list[SearchResult]:
+        """Search all queries together; when that fails, leave each to its own run, which reports the error."""
+        try:
+            return [SearchResult(hits) for hits in self._search_batch(queries, **kwargs)]
+        except Exception:  # not lost: the query it belongs to raises it again, within its own run
+            return [SearchResult() for _ in queries]
+
+    def _search_batch(
         self,
         queries: list[str],
         *,
@@ -160,7 +177,7 @@ class PEGRetriever(BaseRetriever):
         search_type: SearchType | None = None,
     ) -> list[list[Hit]]:
         mode: Any = None if search_type is None else _MODES.get(search_type, search_type)
-        return self._assemble().retrieve_batch(queries, k=k, mode=mode, where=filter)
+        return self._make_retriever().retrieve_batch(queries, k=k, mode=mode, where=filter)
 
     def _get_relevant_documents(
         self,
@@ -170,10 +187,13 @@ class PEGRetriever(BaseRetriever):
         k: int | None = None,
         filter: Any = None,  # noqa: A002
         search_type: SearchType | None = None,
-        found: list[Hit] | None = None,
+        result: SearchResult | None = None,
     ) -> list[Document]:
-        hits = self._search([query], k=k, filter=filter, search_type=search_type)[0] if found is None else found
-        return [_Found.of(hit) for hit in hits]
+        if result is None:
+            result = SearchResult()
+        if result.hits is None:
+            (result.hits,) = self._search_batch([query], k=k, filter=filter, search_type=search_type)
+        return [_document_with_scores(hit) for hit in result.hits]
 
     async def _aget_relevant_documents(
         self,
@@ -183,17 +203,11 @@ class PEGRetriever(BaseRetriever):
         k: int | None = None,
         filter: Any = None,  # noqa: A002
         search_type: SearchType | None = None,
-        found: list[Hit] | None = None,
+        result: SearchResult | None = None,
     ) -> list[Document]:
-        settings = {"k": k, "filter": filter, "search_type": search_type, "found": found}
+        settings = {"k": k, "filter": filter, "search_type": search_type, "result": result}
         sync = run_manager.get_sync()
         return await run_in_executor(None, self._get_relevant_documents, query, run_manager=sync, **settings)
-
-    def _shown(self, documents: list[Document]) -> list[Document]:
-        hits = [document._hit for document in documents if isinstance(document, _Found)]
-        if self.with_scores:
-            return [Document(hit.text, id=hit.id or None, metadata=_with_scores(hit)) for hit in hits]
-        return [document_of(hit) for hit in hits]
 
     def as_tool(
         self,
@@ -259,7 +273,9 @@ def _tool_output(documents: list[Document]) -> tuple[str, list[Document]]:
     return content, documents
 
 
-def _with_scores(hit: Hit) -> dict[str, Any]:
-    """The metadata and, under `score` and `scores`, what the hit is ordered by and its component scores."""
-    known = {} if hit.score != hit.score else {"score": float(hit.score)}  # a store without scores gives NaN
-    return {**hit.metadata, **known, "scores": dict(hit.scores)}
+def _document_with_scores(hit: Hit) -> Document:
+    """The hit as a document with `score`, by which hits are ordered, and the component `scores` in its metadata."""
+    metadata = {**hit.metadata, "scores": dict(hit.scores)}
+    if not math.isnan(hit.score):  # a store without scores gives NaN
+        metadata["score"] = float(hit.score)
+    return Document(hit.text, id=hit.id or None, metadata=metadata)

@@ -18,6 +18,7 @@ SUFFIXES: dict[str, str] = {
     ".msg": "mail:read_msg",
     ".epub": "epub:read_epub",
 }
+PLAIN_TEXT = (".txt", ".md", ".markdown", ".csv", ".tsv", ".jsonl")  # read without a converter
 _SECOND_NAMES = (".markdown", ".htm")
 KINDS = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES if suffix not in _SECOND_NAMES)  # for help texts
 

@@ -15,7 +15,7 @@ from peg_rag.answer import THRESHOLD, Answer, extract_answer
 from peg_rag.encoder import PEGEncoder
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
-from peg_rag.readers import SUFFIXES
+from peg_rag.readers.kinds import SUFFIXES
 from peg_rag.retriever import Mode, Retriever
 from peg_rag.serving.errors import ApiError
 from peg_rag.serving.filenames import sanitize_filename

@@ -9,7 +9,6 @@ and the index tells whether it was committed: at the next start it is completed,
 Costs three fsyncs per upload in addition to those of the index and the ledger.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -28,7 +27,7 @@ from numpy.typing import NDArray
 
 from peg_rag.encoder import PEGEncoder
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
-from peg_rag.files import write_atomically
+from peg_rag.files import sync_folder, sync_stream, write_atomically
 from peg_rag.index import PEGIndex
 from peg_rag.index.validation import check_unicode
 from peg_rag.ingest import (
@@ -87,8 +86,8 @@ class _Note:
 
     def write(self, folder: Path) -> None:
         write_atomically(folder / _NOTE_FILE, json.dumps(asdict(self)).encode())
-        _flush_folder(folder)
-        _flush_folder(folder.parent)
+        sync_folder(folder)
+        sync_folder(folder.parent)
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -326,7 +325,7 @@ class UploadFolder:
                     (folder / note.name).replace(self.folder / note.name)
                 self._index.delete(where={"source": note.source, "version": {"$ne": note.entry.version}})
                 ledger.put(note.root, {note.source: note.entry})
-            _flush_folder(self.folder)
+            sync_folder(self.folder)
         _remove_folder(folder)
 
     def _find_root(self) -> str:
@@ -374,18 +373,7 @@ class _ThreadReaders:
 def _write_file(file: Path, content: BinaryIO) -> None:
     with file.open("xb") as stream:
         shutil.copyfileobj(content, stream, 1 << 20)
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush a folder, so that its file names survive a power failure (on systems that support it)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_stream(stream)
 
 
 def _remove_folder(folder: Path) -> None:

@@ -165,6 +165,7 @@ async def test_callbacks_carry_scores_that_the_caller_did_not_ask_for(store: PEG
     assert [document.metadata["score"] for document in shown] == ["mine", "mine"]
     assert [found[0].metadata["score"] for found in recorder.ended] == pytest.approx([1, 1], abs=1e-4)
     assert recorder.started == ["花呗还款"] * 2
+    assert {type(document) for found in recorder.ended for document in found} == {Document}
 
 
 def test_tracing_parameters(store: PEGVectorStore) -> None:
@@ -412,8 +413,9 @@ def test_a_tool_is_traced_as_the_parent_of_its_search(store: PEGVectorStore) -> 
 def test_a_tool_in_an_agent(store: PEGVectorStore, embeddings: PEGEmbeddings) -> None:
     from langchain.agents import create_agent
 
+    store.add_texts(["花呗逾期后，每天按未还金额的万分之五收取利息。"])
     tool = PEGRetriever(vectorstore=store, search_type="hybrid", k=2).as_tool()
     agent = create_agent(ExtractiveChatModel(embeddings=embeddings, threshold=0), [tool])
-    messages = agent.invoke({"messages": [("user", "花呗逾期还款")]})["messages"]
+    messages = agent.invoke({"messages": [("user", "花呗逾期每天收取多少利息？")]})["messages"]
     assert [message.type for message in messages] == ["human", "ai", "tool", "ai"]
-    assert messages[-1].text == "花呗逾期还款[1]"
+    assert messages[-1].text == "花呗逾期后，每天按未还金额的万分之五收取利息。[1]"

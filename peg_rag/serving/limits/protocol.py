@@ -95,13 +95,13 @@ class LimitedProtocol(H11Protocol):
 
         Of the silent ones, those that never sent a byte go first.
         """
-        others = [c for c in self.connections if isinstance(c, LimitedProtocol) and c is not self]
-        silent = [c for c in others if c._silent_since is not None]
+        connections = [c for c in self.connections if isinstance(c, LimitedProtocol) and c is not self]
+        silent = [c for c in connections if c._silent_since is not None]
         if silent:
             oldest = min(silent, key=lambda c: (c._has_sent_data, c._silent_since))
             oldest._refuse_connection()
             return True
-        idle = [c for c in others if c._idle_since is not None]
+        idle = [c for c in connections if c._idle_since is not None]
         if idle:
             oldest = min(idle, key=lambda c: c._idle_since or 0)
             oldest._idle_since = None

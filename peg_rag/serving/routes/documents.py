@@ -9,6 +9,7 @@ from starlette.datastructures import UploadFile
 
 from peg_rag.errors import DataError
 from peg_rag.index import Record
+from peg_rag.readers.kinds import PLAIN_TEXT
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access, require_write_access
 from peg_rag.serving.errors import ApiError
 from peg_rag.serving.filenames import sanitize_filename
@@ -16,7 +17,6 @@ from peg_rag.serving.knowledge import Document, KnowledgeBase
 from peg_rag.serving.routes.schemas import RequestBody, Text
 from peg_rag.serving.state import ServerState
 
-_PLAIN_TEXT_SUFFIXES = (".txt", ".md", ".markdown", ".csv", ".tsv", ".jsonl")  # read without a converter
 # FastAPI cannot derive the schema: the route parses the form itself, to apply this server's limits.
 _UPLOAD_SCHEMA = {
     "requestBody": {
@@ -222,4 +222,4 @@ async def _add_file(
 
 def _is_small_text(name: str, size: int, state: ServerState) -> bool:
     """Whether a file is read and embedded so quickly that it need not wait behind conversions."""
-    return size <= state.settings.small_upload_bytes and name.lower().endswith(_PLAIN_TEXT_SUFFIXES)
+    return size <= state.settings.small_upload_bytes and name.lower().endswith(PLAIN_TEXT)

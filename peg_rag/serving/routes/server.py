@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, Field
 
 from peg_rag import __version__
-from peg_rag.readers import SUFFIXES
+from peg_rag.readers.kinds import SUFFIXES
 from peg_rag.serving.access import StateDep, require_read_access
 from peg_rag.serving.errors import ApiError
 from peg_rag.serving.language_model import LanguageModel

@@ -17,8 +17,9 @@ from pathlib import Path
 from peg_rag.errors import DataError
 from peg_rag.evaluation import RetrievalDataset
 from peg_rag.ingest import find_files
-from peg_rag.reader_process import FOREIGN, ReaderProcess
-from peg_rag.readers import SUFFIXES, Section, read_sections
+from peg_rag.reader_process import ReaderProcess
+from peg_rag.readers import Section
+from peg_rag.readers.kinds import SUFFIXES
 from peg_rag.training.data.files import read_lines
 from peg_rag.training.data.texts import (
     LONGEST_QUERY,
@@ -140,9 +141,7 @@ def _read_files(files: Sequence[Path]) -> Documents:
     with ReaderProcess() as reader:
         for file in files:
             try:
-                is_foreign = file.suffix.lower() in FOREIGN
-                sections = reader.read(file) if is_foreign else read_sections(file)
-                documents.documents += _group_sections(sections)
+                documents.documents += _group_sections(reader.read(file))
             except DataError as error:
                 logger.warning("left out: %s", error)
                 documents.failed.append(str(error))

@@ -9,7 +9,6 @@ file's content and the tokenizer. Costs the first time about a CPU second for 3,
 
 import json
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
-from peg_rag.files import write_atomically
+from peg_rag.files import open_atomically, write_atomically
 from peg_rag.training.data.files import file_digest, read_rows, source_files
 from peg_rag.training.data.texts import clean_text, text_key
 from peg_rag.training.data.tokens import (
@@ -291,18 +290,9 @@ def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
             "grade": pa.float32(),
         }
     )
-    arrow.parent.mkdir(parents=True, exist_ok=True)
-    part = arrow.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            with pa.ipc.new_stream(file, schema) as writer:
-                for block in _split_blocks(rows, WRITE_ROWS):
-                    writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(arrow)
-    finally:
-        part.unlink(missing_ok=True)
+    with open_atomically(arrow) as file, pa.ipc.new_stream(file, schema) as writer:
+        for block in _split_blocks(rows, WRITE_ROWS):
+            writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
 
 
 def _split_blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

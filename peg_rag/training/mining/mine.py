@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.extras import require_zstd
 from peg_rag.files import write_atomically
+from peg_rag.retriever import Encoder
 from peg_rag.training.data.files import read_lines, read_rows
 from peg_rag.training.data.sampler import mix
 from peg_rag.training.data.texts import clean_text, text_key
@@ -45,14 +46,6 @@ from peg_rag.training.recipe import Columns
 logger = logging.getLogger(__name__)
 SPARE_RANKS = 64  # that known positives and given negatives may take up
 TEXT_COLUMNS = ("text", "positive", "passage", "document")
-
-
-class Encoder(Protocol):
-    """What mining needs of an encoder; `PEGEncoder` is one."""
-
-    def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> Floats: ...
-
-    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> Floats: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from peg_rag.extras import require
+from peg_rag.files import open_atomically, sync_file
 from peg_rag.training.data.tokens import Ints
 
 Floats = NDArray[np.float32]
@@ -57,6 +58,7 @@ def encode_shards(stem: Path, texts: list[str], encode: Any, shard_rows: int, ba
                 shard[place : place + QUERY_BLOCK] = encode(rows[place : place + QUERY_BLOCK])
                 bar.update(len(rows[place : place + QUERY_BLOCK]))
             shard.flush()
+            sync_file(part)
             part.replace(file)
         else:
             bar.update(len(rows))
@@ -100,10 +102,8 @@ def _load_progress(work: Path, total: int, k: int) -> tuple[int, Ranking]:
 
 def _save_progress(work: Path, number: int, ranking: Ranking) -> None:
     file = work / f"found-{number}.npz"
-    part = work / "ranking.part"
-    with part.open("wb") as stream:
+    with open_atomically(file) as stream:
         np.savez(stream, rows=ranking.rows, scores=ranking.scores)
-    part.replace(file)
     for older in work.glob("found-*.npz"):
         if older != file:
             older.unlink()

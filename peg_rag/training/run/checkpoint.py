@@ -10,7 +10,6 @@ Costs three times the weights on disk. Tensors are safetensors and everything el
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from peg_rag.errors import TrainingError
-from peg_rag.files import write_atomically
+from peg_rag.files import sync_folder, sync_tree, write_atomically
 from peg_rag.training.data.files import file_digest
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.model.encoder import TrainableEncoder
@@ -77,10 +76,10 @@ def save_checkpoint(folder: Path, trained: Trained, *, keep: int) -> Path:
 
     def finish() -> None:
         _write_state(staging, trained)
-        flush_folder(staging)
+        sync_tree(staging)
         shutil.rmtree(place, ignore_errors=True)
         staging.rename(place)
-        flush_folder(folder)
+        sync_folder(folder)
 
     for part, everywhere in ((write_shared_files, False), (write_random_state, True), (finish, False)):
         error = _catch_error(part) if everywhere or ranks.rank == 0 else None
@@ -152,18 +151,6 @@ def find_damage(checkpoint: Path) -> str | None:
         if not (checkpoint / name).is_file() or file_digest(checkpoint / name) != digest:
             return str(name)
     return None
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the disk hold every file of a folder, and their names (where a folder can be opened for that)."""
-    for path in [*folder.rglob("*"), folder]:
-        if path.is_dir() and os.name == "nt":
-            continue
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _catch_error(write: Callable[[], None]) -> Exception | None:
