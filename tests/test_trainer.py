@@ -413,6 +413,13 @@ def test_a_dry_run_states_candidates_memory_tokens_and_hours(make: Make) -> None
     assert plan.hours > 0
 
 
+def test_a_dry_run_counts_the_vectors_of_a_queue(make: Make) -> None:
+    plain = plan_run(make()).stages[0]
+    queued = plan_run(make("stages.0.loss.candidates=[{kind: queue, size: 1000000}]")).stages[0]
+    assert queued.candidates == plain.candidates + 1_000_000
+    assert queued.vector_bytes > plain.vector_bytes + 4 * 1_000_000
+
+
 def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its small form: nDCG@10 on the validation split rises by 0.15 at least."""
     monkeypatch.setenv("PEG_DATA", str(data_dir))

@@ -40,7 +40,8 @@ class StagePlan:
     Attributes:
         candidates: documents each query is ranked against.
         tokens: in one step, over all devices.
-        vector_bytes, chunk_bytes: on each device: vectors with their gradients, and one chunk's activations.
+        vector_bytes, chunk_bytes: on each device: vectors with their gradients, those of
+            candidate sources included, and one chunk's activations.
         seconds: of one step; encoder and loss together, data and communication left out.
     """
 
@@ -145,7 +146,8 @@ def _estimate_stage(
         candidates=options.candidates_per_query,
         rows=sum(s.rows for s in samples),
         tokens=tokens,
-        vector_bytes=_vector_bytes(queries, documents, encoder.dimension, devices),
+        vector_bytes=_vector_bytes(queries, documents, encoder.dimension, devices)
+        + _candidate_bytes(options, encoder.dimension),
         chunk_bytes=chunk * _token_bytes(encoder, precision),
         seconds=tokens / (token_rate * devices) + loss / (multiply_rate * devices),
     )
@@ -155,6 +157,11 @@ def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) ->
     """Own vectors and gradients; all documents of all devices at unit length, and their gradients; float32."""
     vectors = 2 * (queries + documents) / devices
     return float(4 * dimension * (vectors + 2 * documents + 2 * queries / devices))
+
+
+def _candidate_bytes(options: StageOptions, dimension: int) -> float:
+    """What candidate sources keep, its selection for a step, and that at unit length; float32."""
+    return 4.0 * dimension * 3 * sum(source.columns for source in options.loss.candidates)
 
 
 def _token_bytes(encoder: TrainableEncoder, precision: str) -> float:
