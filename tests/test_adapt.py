@@ -313,7 +313,7 @@ def test_minutes_go_on_with_the_steps_that_were_measured(
     options = AdaptOptions(minutes=0.02)
     first = adapt(passages, model, tmp_path / "mine", options)
     assert (first.judgement, first.saved) == (None, False)
-    monkeypatch.setattr(module, "plan_run", None)  # another measurement would be another number
+    monkeypatch.setattr(module, "estimate_run", None)  # another measurement would be another number
     done = adapt(passages, model, tmp_path / "mine", options, force=True)
     assert done.saved
     assert steps == [*range(4), *range(4, first.steps)]

@@ -34,7 +34,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageEstimate:
     """What one stage takes.
 
     Attributes:
@@ -58,7 +58,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunEstimate:
     """What a recipe takes on `devices` devices like the one here.
 
     Attributes:
@@ -73,7 +73,7 @@ class RunPlan:
     token_rate: float
     multiply_rate: float
     weight_bytes: float
-    stages: list[StagePlan]
+    stages: list[StageEstimate]
 
     @property
     def hours(self) -> float:
@@ -101,7 +101,7 @@ class RunPlan:
         yield f"in all {self.hours:,.1f} hours, communication and evaluation left out"
 
 
-def plan_run(recipe: Recipe, *, devices: int = 1) -> RunPlan:
+def estimate_run(recipe: Recipe, *, devices: int = 1) -> RunEstimate:
     """Check that everything the recipe names exists, measure, and estimate.
 
     Raises:
@@ -117,7 +117,7 @@ def plan_run(recipe: Recipe, *, devices: int = 1) -> RunPlan:
         for options in recipe.stages
     ]
     parameters = parameter_count(encoder)
-    return RunPlan(parameters, devices, str(device), token_rate, multiply_rate, ADAM_BYTES * parameters, stages)
+    return RunEstimate(parameters, devices, str(device), token_rate, multiply_rate, ADAM_BYTES * parameters, stages)
 
 
 def _estimate_stage(
@@ -127,7 +127,7 @@ def _estimate_stage(
     token_rate: float,
     multiply_rate: float,
     precision: str,
-) -> StagePlan:
+) -> StageEstimate:
     samples = [_sample_file(file, encoder) for source in options.data.sources for file in source_files(source)]
     queries = options.batch.queries
     documents = options.batch.documents
@@ -138,7 +138,7 @@ def _estimate_stage(
     tokens = queries * query_tokens + documents * document_tokens
     loss = 8.0 * queries * options.candidates_per_query * encoder.dimension * (2 if options.loss.symmetric else 1)
     chunk = options.memory.chunk_tokens or (4_096 if encoder.kind == "transformer" else 0)
-    return StagePlan(
+    return StageEstimate(
         name=options.name,
         steps=options.steps,
         queries=queries,
