@@ -161,6 +161,7 @@ class PEGEncoder:
 
     @property
     def backend_name(self) -> str:
+        """`torch`, `static` (what `backend="numpy"` opens), `openvino` or `onnx`."""
         return type(self._loaded()[1]).__name__.removesuffix("Backend").lower()
 
     def close(self) -> None:

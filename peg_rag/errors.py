@@ -14,7 +14,7 @@ class InvalidInput(PegRagError, ValueError):
 
 
 class MissingExtra(PegRagError, ImportError):
-    """An optional dependency is not installed; the message carries its pip line."""
+    """An optional dependency is not installed; the message holds the install command."""
 
 
 class ModelNotAvailable(PegRagError, OSError):
@@ -54,4 +54,4 @@ class DataError(PegRagError, ValueError):
 
 
 class TrainingError(PegRagError, RuntimeError):
-    """Training cannot go on (a loss that is not a number, a full disk); what was done is saved first."""
+    """Training cannot go on (NaN or infinite loss, a full disk); what was done is saved first."""

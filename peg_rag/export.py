@@ -11,7 +11,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from peg_rag.backends.compiled import COMPILED, RECORD, RECORD_FORMAT, RUNTIMES, variant_folder
+from peg_rag.backends.exported import COMPILED, RECORD, RECORD_FORMAT, RUNTIMES, variant_folder
 from peg_rag.backends.onnx_backend import MODEL_FILE as ONNX_FILE
 from peg_rag.backends.openvino_backend import MODEL_FILE as OPENVINO_FILE
 from peg_rag.encoder import PEGEncoder
@@ -67,7 +67,7 @@ def export_model(
         revision: a hub branch, tag or commit.
 
     Raises:
-        InvalidInput: no transformer, an unknown backend or type, a folder that is in the way, or vectors that differ
+        InvalidInput: no transformer, an unknown backend or dtype, a folder that is in the way, or vectors that differ
             too much; nothing is left behind then.
         MissingExtra: the tools of this backend are not installed.
     """
@@ -108,8 +108,10 @@ def export_model(
 
 
 def _require_tools(backend: str, dtype: str) -> None:
-    tools = {"onnx": ["onnx", "onnxscript", "onnxruntime"], "openvino": ["openvino"]}[backend]
-    for module in [*tools, *(["nncf"] if (backend, dtype) == ("openvino", "int8") else [])]:
+    modules = _TOOLS[backend]
+    if (backend, dtype) == ("openvino", "int8"):
+        modules = (*modules, "nncf")
+    for module in modules:
         require(module, backend)
 
 
@@ -142,9 +144,8 @@ def _write_variant(spec: ModelSpec, folder: Path, backend: str, dtype: str) -> N
     from peg_rag.backends.torch_backend import load_model
 
     body = _states_of(load_model(spec, torch.float32))
-    write = _write_openvino if backend == "openvino" else _write_onnx
     with _quiet_exporters():
-        write(body, spec, folder, dtype)
+        _WRITERS[backend](body, spec, folder, dtype)
 
 
 @contextlib.contextmanager
@@ -198,6 +199,17 @@ def _write_openvino(body: Any, spec: ModelSpec, folder: Path, dtype: str) -> Non
 
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
     openvino.save_model(model, str(folder / OPENVINO_FILE), compress_to_fp16=False)
+
+
+# By backend, as `RUNTIMES`: the modules that an export needs, and the function that writes one.
+_TOOLS: dict[str, tuple[str, ...]] = {
+    "openvino": ("openvino",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+}
+_WRITERS: dict[str, Callable[[Any, ModelSpec, Path, str], None]] = {
+    "openvino": _write_openvino,
+    "onnx": _write_onnx,
+}
 
 
 def _states_of(model: Any) -> Any:

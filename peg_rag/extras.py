@@ -1,4 +1,4 @@
-"""Optional dependencies: imported when first used, and an error that carries the pip line when they are not there."""
+"""Optional dependencies: imported when first used, and an error with the install command when they are missing."""
 
 import importlib
 import sys

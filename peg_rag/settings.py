@@ -60,8 +60,10 @@ class EncoderSettings(BaseModel):
     revision: str | None = Field(default=None, description="A hub branch, tag or commit.")
 
     device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1, mps; auto for the best.")
-    dtype: str = Field(default="auto", exclude=True, description="auto, float32, bfloat16 or float16.")
-    backend: str = Field(default="auto", exclude=True, description="What runs the model; auto chooses.")
+    dtype: str = Field(default="auto", exclude=True, description="auto, float32, bfloat16, float16 or int8.")
+    backend: str = Field(
+        default="auto", exclude=True, description="Inference backend: auto, torch, numpy, openvino or onnx."
+    )
     batch_tokens: int | None = Field(default=None, exclude=True, description="Tokens in a batch, padding counted.")
     show_progress: bool = Field(default=False, exclude=True, description="A progress bar over documents.")
 

@@ -161,7 +161,7 @@ def test_a_changed_folder_and_a_broken_file(
     capsys.readouterr()
     assert run(["index", str(docs), "--store", store]) == 3
     captured = capsys.readouterr()
-    assert "坏.docx is not a whole docx file" in captured.err
+    assert "坏.docx is not a valid docx file" in captured.err
     assert "removed" in captured.out
     assert "2 chunks" in captured.out
     assert run(["search", store, "报销", "--mode", "lexical"]) == 0

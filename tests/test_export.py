@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from peg_rag import PEGEncoder
-from peg_rag.backends.compiled import pool_states
+from peg_rag import PEGEncoder, export
+from peg_rag.backends.base import backend_names
+from peg_rag.backends.exported import RUNTIMES, pool_states
 from peg_rag.cache import CachedEncoder
 from peg_rag.cli.app import run
 from peg_rag.errors import DamagedModel, InvalidInput
@@ -41,6 +42,11 @@ def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(exported: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(exported, tmp_path / "copy"))
+
+
+def test_every_exported_backend_has_its_tools_and_its_writer() -> None:
+    assert set(RUNTIMES) == set(export._TOOLS) == set(export._WRITERS)
+    assert set(RUNTIMES) < set(backend_names("transformer"))
 
 
 def reference(tiny_bert: Path, **settings: Any) -> np.ndarray:

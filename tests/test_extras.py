@@ -57,6 +57,12 @@ import numpy as np
 """
 
 EMBED = "vectors = {}; assert len(vectors[0]) == 512"
+EXPORT = (
+    "import pathlib, tempfile; from peg_rag import PEGEncoder; from peg_rag.export import export_model\n"
+    "folder = pathlib.Path(tempfile.mkdtemp()) / 'exported'\n"
+    "export_model(sys.argv[1], folder, backend='{0}', dtype='int8', min_cosine=0.5)\n"
+    "assert len(PEGEncoder(folder, backend='{0}', dtype='int8').encode_documents(['花呗'])) == 1"
+)
 PROMISES = {
     "": "from peg_rag import PEGEncoder; " + EMBED.format("PEGEncoder('peg-mini').encode_documents(['花呗'])"),
     "langchain": (
@@ -81,16 +87,23 @@ PROMISES = {
     ),
     "eval": "from peg_rag.evaluation import score_run\nscore_run({'q': {'d': 1.0}}, {'q': {'d': 1}}, ['nDCG@10'])",
     "train": "from peg_rag.training import Recipe, train, mine_hard_negatives; print(Recipe)",
+    "onnx": EXPORT.format("onnx"),
+    "openvino": EXPORT.format("openvino"),
+    "modelscope": "from peg_rag.extras import require\nrequire('modelscope_hub', 'modelscope')",
     "cli": "import sys; sys.argv = ['peg-rag', 'info', '--model', 'peg-mini']; from peg_rag.cli import main; main()",
 }
 
 
 @pytest.mark.parametrize("extra", PROMISES)
-def test_each_extra_alone_keeps_its_promise(extra):
+def test_each_extra_alone_keeps_its_promise(extra, tiny_bert):
     hidden = hidden_modules(extra)
     assert "pytest" in hidden
     code = RUNNER + PROMISES[extra]
     done = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(hidden), capture_output=True, text=True, env=hiding_env()
+        [sys.executable, "-c", code, str(tiny_bert)],
+        input=json.dumps(hidden),
+        capture_output=True,
+        text=True,
+        env=hiding_env(),
     )
     assert done.returncode in (0, None), done.stderr[-2000:]

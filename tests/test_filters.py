@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
 from peg_rag.index import PEGIndex
-from peg_rag.index.filters import compile_filter, dumps, register_functions
+from peg_rag.index.filters import FIELD_OPERATORS, MAX_DEPTH, compile_filter, dumps, register_functions
 
-# -- the slow twin ----------------------------------------------------------------------------------------------------
+# -- the reference implementation -------------------------------------------------------------------------------------
 
 ORDERS = {
     "$gt": lambda a, b: a > b,
@@ -35,7 +36,7 @@ def equal(a: Any, b: Any) -> bool:
     return kind(a) == kind(b) and a == b
 
 
-def test_field(metadata: dict[str, Any], field: str, operator: str, operand: Any) -> bool:
+def field_matches(metadata: dict[str, Any], field: str, operator: str, operand: Any) -> bool:
     value = metadata.get(field)
     match operator:
         case "$eq":
@@ -57,9 +58,6 @@ def test_field(metadata: dict[str, Any], field: str, operator: str, operand: Any
             return ordered and ORDERS[operator](value, operand)
 
 
-test_field.__test__ = False  # a helper, whatever its name
-
-
 def matches(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
     for key, value in where.items():
         if key == "$and":
@@ -69,9 +67,9 @@ def matches(metadata: dict[str, Any], where: dict[str, Any]) -> bool:
         elif key == "$not":
             passed = not matches(metadata, value)
         elif isinstance(value, dict):
-            passed = all(test_field(metadata, key, operator, operand) for operator, operand in value.items())
+            passed = all(field_matches(metadata, key, operator, operand) for operator, operand in value.items())
         else:
-            passed = test_field(metadata, key, "$eq", value)
+            passed = field_matches(metadata, key, "$eq", value)
         if not passed:
             return False
     return True
@@ -121,7 +119,7 @@ metadatas = st.dictionaries(keys, values, max_size=4)
 
 @st.composite
 def conditions(draw: st.DrawFn) -> dict[str, Any]:
-    operator = draw(st.sampled_from(["$eq", "$ne", "$in", "$nin", "$contains", "$gt", "$gte", "$lt", "$lte", "$not"]))
+    operator = draw(st.sampled_from(FIELD_OPERATORS))
     match operator:
         case "$in" | "$nin":
             return {operator: draw(st.lists(scalars, max_size=4))}
@@ -318,6 +316,51 @@ def test_invalid_filters(where: Any) -> None:
 def test_an_unknown_operator_lists_the_valid_ones() -> None:
     with pytest.raises(InvalidInput, match=r"\$regex.*year.*\$contains"):
         compile_filter({"year": {"$regex": "2"}})
+
+
+def nested_in_a_field(depth: int) -> dict[str, Any]:
+    operators: dict[str, Any] = {"$eq": 1}
+    for _ in range(depth):
+        operators = {"$not": operators}
+    return {"a": operators}
+
+
+@pytest.mark.parametrize("build", [nested, nested_in_a_field])
+def test_too_deep_a_filter_says_so(build: Callable[[int], dict[str, Any]]) -> None:
+    assert find_matches([{"a": 1}, {"a": 2}], build(MAX_DEPTH)) == [0]
+    with pytest.raises(InvalidInput, match=f"nested deeper than {MAX_DEPTH} levels"):
+        compile_filter(build(MAX_DEPTH + 1))
+
+
+LEAVES: list[dict[str, Any]] = [
+    {"a": 1},
+    {"a": {"$contains": "x"}},
+    {'q"': {"$contains": "x"}},
+    {'q"': {"$nin": ["x", "y", 1, 2, None, True]}},
+]
+
+
+@pytest.mark.parametrize("leaf", LEAVES, ids=str)
+@pytest.mark.parametrize("joins", [["$and"], ["$and", "$or"], ["$not", "$and"], ["$or", "$not"]], ids=str)
+def test_a_deep_filter_is_evaluated_or_refused_but_never_an_error_of_sqlite(
+    joins: list[str], leaf: dict[str, Any]
+) -> None:
+    documents: list[dict[str, Any]] = [{"a": 1, 'q"': "x"}, {"a": "xy"}, {"a": ["x"], 'q"': ["x"]}, {}]
+    where = leaf
+    for depth in range(MAX_DEPTH):
+        join = joins[depth % len(joins)]
+        where = {"$not": where} if join == "$not" else {join: [leaf, where]}
+        try:
+            compile_filter(where)
+        except InvalidInput:
+            break
+        compare(documents, where)
+    assert depth > 20
+
+
+def test_a_field_without_operators_lists_them() -> None:
+    with pytest.raises(InvalidInput, match=r"'year' has no operator; there are .*\$contains"):
+        compile_filter({"year": {}})
 
 
 def test_values_and_keys_never_enter_the_sql_text() -> None:

@@ -1,4 +1,4 @@
-"""The bundled reranker: its features against slow twins, its trees against LightGBM, and the search that uses it."""
+"""The bundled reranker: its features against reference code, its trees against LightGBM, and a search."""
 
 import json
 import math
@@ -82,7 +82,7 @@ def make_reranker(share: float = 0.5) -> MiniReranker:
     return MiniReranker(FeatureMaker(token_vectors(), some_rarity()), trees, share)
 
 
-# -- slow twins -------------------------------------------------------------------------------------------------------
+# -- reference features ------------------------------------------------------------------------------------------------
 
 
 def runs_of(units: Sequence[str], length: int) -> list[tuple[str, ...]]:

@@ -24,7 +24,7 @@ from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.training import Recipe, train
 from peg_rag.training.recipe import OptimizerOptions
 from peg_rag.training.run.checkpoint import last_checkpoint
-from peg_rag.training.run.estimate import plan_run
+from peg_rag.training.run.estimate import estimate_run
 from peg_rag.training.run.optimizer import learning_rate
 from peg_rag.training.run.train import StageLoop
 
@@ -401,16 +401,23 @@ def test_a_dry_run_names_a_file_that_is_cut_off(make: Make, pairs: Path, tmp_pat
     cut = tmp_path / "cut.jsonl.gz"
     cut.write_bytes(gzip.compress(pairs.read_bytes() * 40)[:-20])
     with pytest.raises(DataError, match=r"cut\.jsonl\.gz cannot be read .* is the file whole"):
-        plan_run(make(source={"path": str(cut)}))
+        estimate_run(make(source={"path": str(cut)}))
 
 
 def test_a_dry_run_states_candidates_memory_tokens_and_hours(make: Make) -> None:
-    plan = plan_run(make("stages.0.batch={queries: 13334, negatives: 5}"), devices=8)
+    plan = estimate_run(make("stages.0.batch={queries: 13334, negatives: 5}"), devices=8)
     assert plan.stages[0].candidates == 80_004
     lines = "\n".join(plan.lines())
     for said in ("candidates per query: 80,004", "memory on each device", "hours", "tokens/s"):
         assert said in lines
     assert plan.hours > 0
+
+
+def test_a_dry_run_counts_the_vectors_of_a_queue(make: Make) -> None:
+    plain = estimate_run(make()).stages[0]
+    queued = estimate_run(make("stages.0.loss.candidates=[{kind: queue, size: 1000000}]")).stages[0]
+    assert queued.candidates == plain.candidates + 1_000_000
+    assert queued.vector_bytes > plain.vector_bytes + 4 * 1_000_000
 
 
 def test_the_smoke_recipe_learns(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

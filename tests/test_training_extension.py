@@ -133,7 +133,7 @@ def test_further_candidates_need_texts_to_be_told_from_answers() -> None:
         (replace(pairs, query_texts=None), LossOptions()),
         (pairs, LossOptions(mask_same_text=False)),
     ]:
-        with pytest.raises(InvalidInput, match="their texts tell"):
+        with pytest.raises(InvalidInput, match="which only text ids reveal"):
             tiled_loss(queries, documents, wrong, options, candidates=candidates)
     with pytest.raises(InvalidInput, match=r"\(m, d\) and \(m,\)"):
         tiled_loss(queries, documents, pairs, candidates=[Candidates(torch.randn(2, 3), torch.arange(2))])

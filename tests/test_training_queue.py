@@ -141,7 +141,7 @@ def test_a_resumed_queue_repeats_every_bit() -> None:
 
 def test_batches_without_texts_are_refused() -> None:
     queue = DocumentQueue(QueueOptions(kind="queue", size=7), steps=6)
-    with pytest.raises(InvalidInput, match="needs the texts"):
+    with pytest.raises(InvalidInput, match="needs document text ids"):
         queue.update(torch.ones(4, 2), Pairs.regular(2, 1))
 
 
@@ -160,7 +160,7 @@ def test_recipes_name_it_by_kind() -> None:
     for override, message in [
         (
             "stages.0.loss={mask_same_text: false, candidates: [{kind: queue, size: 4}]}",
-            "only mask_same_text keeps out",
+            "set mask_same_text: true",
         ),
         ("stages.0.loss.candidates=[{kind: queue, size: 0}]", r"candidates\[0\].*greater than or equal to 1"),
         ("stages.0.loss.candidates=[{kind: stack, size: 4}]", r"candidates\[0\].*queue"),

@@ -1,4 +1,4 @@
-"""The one method a backend must have, and the table that opens one by name."""
+"""The `Backend` protocol and the registry that opens backends by name."""
 
 import importlib
 from collections.abc import Sequence
@@ -7,13 +7,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.backends.compiled import COMPILED, is_exported
+from peg_rag.backends.exported import COMPILED, is_exported
 from peg_rag.errors import InvalidInput
 from peg_rag.models import Kind, ModelSpec
 
 
 class Backend(Protocol):
-    """Runs a model on one batch. `device` and `dtype` are names for people: `cpu`, `bfloat16`."""
+    """Runs a model on one batch. `device` and `dtype` are names for people: `cpu`, `bfloat16`.
+
+    `open_backend` calls the class as `NameBackend(spec, device=…, dtype=…)`. `PEGEncoder.backend_name` is the name of
+    the class in lower case without `Backend`, so the static model's `numpy` backend reports `static`.
+    """
 
     device: str
     dtype: str
@@ -75,7 +79,7 @@ def _choose_backend(spec: ModelSpec, device: str | None, dtype: str) -> tuple[st
 
     if pick_device(device) != "cpu":
         return default, dtype
-    types = ("auto", "int8") if dtype == "auto" else (dtype,)
-    choices = [("openvino", kind) for kind in types if kind != "float16"]
-    choices += [("onnx", kind) for kind in types if kind not in ("float16", "bfloat16")]
-    return next(((name, kind) for name, kind in choices if is_exported(spec, name, kind)), (default, dtype))
+    dtypes = ("auto", "int8") if dtype == "auto" else (dtype,)
+    choices = [("openvino", choice) for choice in dtypes if choice != "float16"]
+    choices += [("onnx", choice) for choice in dtypes if choice not in ("float16", "bfloat16")]
+    return next(((name, choice) for name, choice in choices if is_exported(spec, name, choice)), (default, dtype))

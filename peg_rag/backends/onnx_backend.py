@@ -1,7 +1,7 @@
-"""Exported transformers through ONNX Runtime: float32, or int8 weights with activations quantised as they come.
+"""Exported transformers through ONNX Runtime: float32, or int8 weights with dynamically quantised activations.
 
-A small runtime that is everywhere. On processors without bfloat16 units int8 is the fast type here; where there are
-such units, torch or OpenVINO in bfloat16 is faster at a higher precision.
+A small, portable runtime. On processors without bfloat16 units int8 is the fast dtype here; where there are such units,
+torch or OpenVINO in bfloat16 is faster at a higher precision.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.backends.compiled import CompiledBackend, check_device, compiled_file
+from peg_rag.backends.exported import ExportedBackend, check_device, exported_file
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.extras import require
 from peg_rag.models import ModelSpec
@@ -17,7 +17,7 @@ from peg_rag.models import ModelSpec
 MODEL_FILE = "model.onnx"
 
 
-class OnnxBackend(CompiledBackend):
+class OnnxBackend(ExportedBackend):
     """`dtype` is `auto` (float32), `float32` or `int8`."""
 
     def __init__(self, spec: ModelSpec, *, device: str | None = None, dtype: str = "auto") -> None:
@@ -26,7 +26,7 @@ class OnnxBackend(CompiledBackend):
             raise InvalidInput(f"dtype={dtype!r}, but backend='onnx' runs in 'float32' or 'int8'")
         super().__init__(spec)
         self.dtype = "int8" if dtype == "int8" else "float32"
-        file = compiled_file(spec, "onnx", self.dtype, MODEL_FILE)
+        file = exported_file(spec, "onnx", self.dtype, MODEL_FILE)
         runtime = require("onnxruntime", "onnx")
         try:
             self._model: Any = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

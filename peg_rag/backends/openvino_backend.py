@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.backends.compiled import CompiledBackend, check_device, compiled_file
+from peg_rag.backends.exported import ExportedBackend, check_device, exported_file
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.extras import require
 from peg_rag.models import ModelSpec
@@ -19,7 +19,7 @@ _INT8_GROUP = 32  # activations quantised together
 _PRECISION = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 
 
-class OpenvinoBackend(CompiledBackend):
+class OpenvinoBackend(ExportedBackend):
     """`dtype` is `auto`, `float32`, `bfloat16` or `int8`."""
 
     def __init__(self, spec: ModelSpec, *, device: str | None = None, dtype: str = "auto") -> None:
@@ -27,7 +27,7 @@ class OpenvinoBackend(CompiledBackend):
         if dtype not in ("auto", *_PRECISION):
             raise InvalidInput(f"dtype={dtype!r}, but backend='openvino' runs in {', '.join(_PRECISION)}")
         super().__init__(spec)
-        file = compiled_file(spec, "openvino", dtype, MODEL_FILE)
+        file = exported_file(spec, "openvino", dtype, MODEL_FILE)
         openvino = require("openvino", "openvino")
         core = openvino.Core()
         if dtype == "auto":

@@ -1,4 +1,4 @@
-"""Transformers through torch: the reference backend, which every other one must equal.
+"""Transformers through torch: the reference, with which every other backend must agree.
 
 `dtype="auto"` is bfloat16 where the hardware multiplies it natively (AMX or AVX-512 BF16, CUDA from Ampere on): on a
 CPU with it a BERT-large runs two to four times faster than in float32 at a cosine above 0.999. The weights are loaded

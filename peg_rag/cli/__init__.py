@@ -1,4 +1,4 @@
-"""The `peg-rag` command. Only the standard library is imported here, so that a missing extra is a pip line."""
+"""The `peg-rag` command. Only the standard library is imported here, so that a missing extra is named with its cure."""
 
 import sys
 

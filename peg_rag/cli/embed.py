@@ -96,8 +96,8 @@ def embed(
         typer.Option("--model", "-m", help="Hub id, folder or peg-mini. Default: $PEG_RAG_MODEL, TownsWu/PEG."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    backend: Annotated[str, typer.Option(help="auto or the name of a backend.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, torch, numpy, openvino or onnx.")] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT, and discard another job's parts.")
     ] = False,

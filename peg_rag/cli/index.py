@@ -101,7 +101,7 @@ def _print_report(report: "SyncReport", total: int, store: Path) -> None:
         "unchanged": len(report.unchanged),
         "removed": len(report.removed),
         "skipped": len(report.failed),
-        "other kinds": report.ignored,
+        "unsupported type": report.ignored,
     }
     for label, number in rows.items():
         if number or label == "added":

@@ -65,7 +65,7 @@ def serve(
         float, typer.Option(min=1, help="Longest wait for the next piece of its answer, in seconds.")
     ] = 60.0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
     max_in_flight: Annotated[
         int, typer.Option(min=1, help="Maximum number of requests in flight; further ones get 429.")
     ] = 256,

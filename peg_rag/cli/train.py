@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from peg_rag.training.run.estimate import RunPlan
+    from peg_rag.training.run.estimate import RunEstimate
     from peg_rag.training.run.train import TrainingResult
 
 
@@ -27,9 +27,9 @@ def train(
 
     checked = Recipe.load(recipe, overrides or [])
     if dry_run:
-        from peg_rag.training.run.estimate import plan_run
+        from peg_rag.training.run.estimate import estimate_run
 
-        _show_plan(plan_run(checked, devices=devices))
+        _show_estimate(estimate_run(checked, devices=devices))
         return
     from peg_rag.training import train as run
 
@@ -51,8 +51,8 @@ def _show_result(result: "TrainingResult") -> None:
         stderr.print(f"→ {result.folder}", soft_wrap=True)
 
 
-def _show_plan(plan: "RunPlan") -> None:
+def _show_estimate(estimate: "RunEstimate") -> None:
     from peg_rag.cli.console import stdout
 
-    for line in plan.lines():
+    for line in estimate.lines():
         stdout.print(line, soft_wrap=True)

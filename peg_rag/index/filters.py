@@ -4,7 +4,7 @@ A store that filters after the search returns nothing for a rare filter. Here a 
 the JSON of the metadata, evaluated by SQLite, and only the documents that pass are searched. Values and keys are SQL
 parameters, never part of the SQL text.
 
-The language (that of MongoDB, Chroma and Pinecone)::
+The language is a subset of MongoDB's, as in Chroma and Pinecone::
 
     {"year": 2023}                                     the same as {"year": {"$eq": 2023}}
     {"year": {"$gte": 2020, "$lt": 2024}}              all conditions on one field
@@ -13,11 +13,11 @@ The language (that of MongoDB, Chroma and Pinecone)::
 
 Semantics:
 
-* A key names a top-level field and is taken literally, dots and quotes included; only `$` cannot be its first letter.
-* `$eq` compares values of the same kind: numbers with numbers (1 equals 1.0), strings with strings, `True` only with
-  `True`, a list with a list of the same JSON text. `None` matches a field that is null or missing.
+* A key names a top-level field literally, dots and quotes included; it must not begin with `$`.
+* `$eq` compares values of the same JSON type: numbers with numbers (1 equals 1.0), strings with strings, `True` only
+  with `True`. Two lists are equal if their JSON is the same. `None` matches a field that is null or missing.
 * `$ne` and `$nin` are the opposites of `$eq` and `$in`: they match documents without the field.
-* `$gt $gte $lt $lte` order numbers, or strings by code point. Missing fields and other kinds do not match.
+* `$gt $gte $lt $lte` order numbers, or strings by code point. Missing fields and other types do not match.
 * `$contains` finds a substring in a string, and an equal element in a list.
 * Strings may hold any character. SQLite's JSON functions would end them at NUL, so NUL is escaped for them.
 * `{"$in": []}` matches nothing; an empty `$and` or `$or` is an error.
@@ -36,9 +36,9 @@ from typing import Any
 
 from peg_rag.errors import InvalidInput
 
-FIELD_OPERATORS = ("$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$contains", "$not")
-GROUP_OPERATORS = ("$and", "$or", "$not")
+GROUP_OPERATORS = ("$and", "$or", "$not")  # each is compiled in `_compile_clause`
 MAX_DEPTH = 50
+_PARSER_STACK = 50  # entries left for nesting; SQLite has 100 by default, and one condition takes up to half
 
 _NUMBER = "('integer', 'real')"
 _ORDERS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
@@ -50,6 +50,8 @@ class Condition:
 
     sql: str
     parameters: tuple[Any, ...] = ()
+    stack: int = 0  # entries of the parser's stack that the nesting of conditions takes
+    opposite: "Condition | None" = None  # of a negation: what it negates
 
     @property
     def matches_all(self) -> bool:
@@ -58,7 +60,7 @@ class Condition:
 
     def negate(self) -> "Condition":
         """The opposite condition."""
-        return Condition(f"(NOT {self.sql})", self.parameters)
+        return self.opposite or Condition(f"(NOT {self.sql})", self.parameters, self.stack + 2, opposite=self)
 
 
 def dumps(value: Any) -> str:
@@ -75,10 +77,10 @@ _METADATA = "documents.metadata"
 
 def register_functions(connection: sqlite3.Connection) -> None:
     """Give a connection the SQL function that conditions call."""
-    connection.create_function("hide_nul", 1, _hide_nul, deterministic=True)
+    connection.create_function("escape_nul", 1, _escape_nul, deterministic=True)
 
 
-def _hide_nul(text: Any) -> Any:
+def _escape_nul(text: Any) -> Any:
     """JSON text with NUL escaped in its strings; other values unchanged."""
     return _JSON_ESCAPE.sub(_replace_escape, text) if isinstance(text, str) else text
 
@@ -94,20 +96,26 @@ def compile_filter(where: Mapping[str, Any]) -> Condition:
         InvalidInput: for an unknown operator, an operand of the wrong kind, or nesting deeper than `MAX_DEPTH` levels.
     """
     plain = _compile_group(where, depth=0)
+    if plain.stack > _PARSER_STACK:
+        raise InvalidInput("the filter is nested deeper than SQLite can parse; flatten it with $in, $and or $or")
     if not plain.parameters:
         return plain
     # Only metadata with such a character are escaped before they are compared. GLOB is faster than instr.
-    escaped = plain.sql.replace(_METADATA, f"hide_nul({_METADATA})")
+    escaped = plain.sql.replace(_METADATA, f"escape_nul({_METADATA})")
     sql = f"(CASE WHEN {_METADATA} GLOB '*\\u000*' THEN {escaped} ELSE {plain.sql} END)"
     return Condition(sql, plain.parameters * 2)
 
 
 def _compile_group(where: Any, depth: int) -> Condition:
-    if depth > MAX_DEPTH:
-        raise InvalidInput(f"the filter is nested deeper than {MAX_DEPTH} levels; flatten it with $in, $and or $or")
+    _check_depth(depth)
     if not isinstance(where, Mapping):
         raise InvalidInput(f"a filter is a dict such as {{'year': {{'$gte': 2023}}}}, not {where!r}")
     return _join_conditions([_compile_clause(key, value, depth) for key, value in where.items()], "AND")
+
+
+def _check_depth(depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise InvalidInput(f"the filter is nested deeper than {MAX_DEPTH} levels; flatten it with $in, $and or $or")
 
 
 def _compile_clause(key: Any, value: Any, depth: int) -> Condition:
@@ -127,7 +135,8 @@ def _compile_clause(key: Any, value: Any, depth: int) -> Condition:
 
 
 def _compile_field(field: "_Field", key: str, operators: Mapping[str, Any], depth: int) -> Condition:
-    if not operators or depth > MAX_DEPTH:
+    _check_depth(depth)
+    if not operators:
         raise InvalidInput(f"the filter on {key!r} has no operator; there are {', '.join(FIELD_OPERATORS)}")
     parts = []
     for operator, operand in operators.items():
@@ -143,7 +152,10 @@ def _compile_field(field: "_Field", key: str, operators: Mapping[str, Any], dept
 
 
 def _join_conditions(parts: Sequence[Condition], word: str) -> Condition:
-    """Join as a balanced tree: SQLite limits the depth of an expression to 1,000, and a filter may have more parts."""
+    """Join as a balanced tree: SQLite limits the depth of an expression to 1,000, and a filter may have more parts.
+
+    The more nested side comes first, for SQLite's parser is done with it when it reads the other.
+    """
     if not parts:
         return Condition("1")
     if len(parts) == 1:
@@ -151,7 +163,10 @@ def _join_conditions(parts: Sequence[Condition], word: str) -> Condition:
     middle = len(parts) // 2
     left = _join_conditions(parts[:middle], word)
     right = _join_conditions(parts[middle:], word)
-    return Condition(f"({left.sql} {word} {right.sql})", left.parameters + right.parameters)
+    if right.stack > left.stack:
+        left, right = right, left
+    stack = max(left.stack + 1, right.stack + 3)
+    return Condition(f"({left.sql} {word} {right.sql})", left.parameters + right.parameters, stack)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +229,7 @@ def _number_literal(value: float) -> Condition:
 def _compile_equal(field: _Field, operator: str, operand: Any) -> Condition:
     if isinstance(operand, list | tuple):
         try:
-            same = field.compare("=", Condition("?", (_escape_text(_hide_nul(dumps(list(operand)))),)))
+            same = field.compare("=", Condition("?", (_escape_text(_escape_nul(dumps(list(operand)))),)))
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{operator} cannot compare with {operand!r}: {error}") from error
         return field.where_type("= 'array'", same)
@@ -229,7 +244,7 @@ def _compile_equal(field: _Field, operator: str, operand: Any) -> Condition:
             exact = field.where_type("= 'text'", field.compare("=", Condition("?", (_escape_text(operand),))))
             if field.fragment is None:
                 return exact
-            raw = _hide_nul(field.fragment + dumps(operand))
+            raw = _escape_nul(field.fragment + dumps(operand))
             return Condition(f"(CASE WHEN instr({_METADATA}, ?) THEN {exact.sql} ELSE 0 END)", (raw, *exact.parameters))
 
 
@@ -293,3 +308,4 @@ _OPERATORS: dict[str, Callable[[_Field, str, Any], Condition]] = {
     **dict.fromkeys(_ORDERS, _compile_order),
     "$contains": _compile_contains,
 }
+FIELD_OPERATORS = (*_OPERATORS, "$not")

@@ -20,14 +20,14 @@ _SAME_MEANING = {
     FilterOperator.CONTAINS: "$contains",
     FilterOperator.TEXT_MATCH: "$contains",
 }
-_OTHERS: dict[FilterOperator, Callable[[str, Any], Where]] = {
+_COMPOSED: dict[FilterOperator, Callable[[str, Any], Where]] = {
     FilterOperator.ANY: lambda key, values: any_of([{key: {"$contains": value}} for value in values]),
     FilterOperator.ALL: lambda key, values: all_of([{key: {"$contains": value}} for value in values]),
     FilterOperator.IS_EMPTY: lambda key, _: any_of([{key: None}, {key: ""}, {key: []}]),
 }
 
 
-def where_of(filters: MetadataFilters | None) -> Where:
+def to_where(filters: MetadataFilters | None) -> Where:
     """The filter as a dict; {}, which matches everything, for none.
 
     Raises:
@@ -36,7 +36,7 @@ def where_of(filters: MetadataFilters | None) -> Where:
     if filters is None or not filters.filters:
         return {}
     parts = [
-        where_of(part) if isinstance(part, MetadataFilters) else _translate_filter(part) for part in filters.filters
+        to_where(part) if isinstance(part, MetadataFilters) else _translate_filter(part) for part in filters.filters
     ]
     match filters.condition:
         case FilterCondition.OR:
@@ -60,9 +60,9 @@ def any_of(parts: list[Where]) -> Where:
 def _translate_filter(part: MetadataFilter) -> Where:
     if part.operator in _SAME_MEANING:
         return {part.key: {_SAME_MEANING[part.operator]: part.value}}
-    if part.operator in _OTHERS:
-        return _OTHERS[part.operator](part.key, part.value)
+    if part.operator in _COMPOSED:
+        return _COMPOSED[part.operator](part.key, part.value)
     raise UnsupportedSearch(
         f"the filter operator {part.operator.name} on {part.key!r} is not supported; there are "
-        + ", ".join(operator.name for operator in (*_SAME_MEANING, *_OTHERS))
+        + ", ".join(operator.name for operator in (*_SAME_MEANING, *_COMPOSED))
     )

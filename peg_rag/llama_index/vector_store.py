@@ -20,7 +20,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex
-from peg_rag.llama_index.filters import Where, all_of, where_of
+from peg_rag.llama_index.filters import Where, all_of, to_where
 from peg_rag.retriever import Mode, identity_of
 
 MODES: dict[VectorStoreQueryMode, Mode] = {
@@ -128,7 +128,7 @@ class PEGVectorStore(BasePydanticVectorStore):
         Raises:
             InvalidInput: neither was given; `clear` deletes everything.
         """
-        if node_ids is None and not where_of(filters):
+        if node_ids is None and not to_where(filters):
             raise InvalidInput("delete_nodes takes node ids or a filter; clear() deletes everything")
         self._index.delete(where=_restrict_to_nodes(filters, node_ids=node_ids))
 
@@ -152,7 +152,7 @@ class PEGVectorStore(BasePydanticVectorStore):
 
     def get_nodes(self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None) -> list[BaseNode]:
         """Nodes by id, by filter, those of the ids that match the filter, or all; missing ids are left out."""
-        if node_ids is not None and not where_of(filters):
+        if node_ids is not None and not to_where(filters):
             records = self._index.get(node_ids)
         else:
             records = self._index.get(where=_restrict_to_nodes(filters, node_ids=node_ids))
@@ -225,7 +225,7 @@ def _restrict_to_nodes(
     confines: list[Where] = [
         {field: {"$in": ids}} for field, ids in ((_NODE_ID, node_ids), ("ref_doc_id", doc_ids)) if ids is not None
     ]
-    return all_of([part for part in (where_of(filters), *confines) if part])
+    return all_of([part for part in (to_where(filters), *confines) if part])
 
 
 def _require_embedding(embedding: list[float] | None, mode: str) -> list[float]:

@@ -46,7 +46,7 @@ def read_blocks(
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         cure = cure_of(suffix) or f"expected one of {', '.join(SUFFIXES)}"
-        raise DataError(f"{path}: files named *{path.suffix} are not read; {cure}")
+        raise DataError(f"{path}: unsupported file type {path.suffix}; {cure}")
     data = read_bytes(path, max_bytes)
     blocks = [block for block in _find_reader(suffix, on_page)(data, path, text_column) if not _is_blank(block)]
     if not any(block.text.strip() for block in blocks):

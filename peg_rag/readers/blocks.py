@@ -134,7 +134,7 @@ class _SectionBuilder:
 
     def __init__(self) -> None:
         self._trail: list[Heading] = []
-        self._lonely: tuple[Heading, int] | None = None  # the last heading, while nothing stands under it
+        self._pending_heading: tuple[Heading, int] | None = None  # the last heading, while nothing stands under it
         self._paragraphs: list[Paragraph] = []
         self._start = 0  # of the first waiting paragraph
         self._length = 0
@@ -146,7 +146,7 @@ class _SectionBuilder:
             yield from self._flush_paragraphs()
             yield from self._add_heading(block, start)
             return
-        self._lonely = None
+        self._pending_heading = None
         if isinstance(block, Paragraph):
             if self._paragraphs and block.page != self._paragraphs[-1].page:
                 yield from self._flush_paragraphs()
@@ -162,20 +162,20 @@ class _SectionBuilder:
 
     def finish(self) -> Iterator[Section]:
         yield from self._flush_paragraphs()
-        yield from self._flush_lonely()
+        yield from self._flush_heading()
 
     def _add_heading(self, heading: Heading, start: int) -> Iterator[Section]:
-        if self._lonely is not None and heading.level <= self._lonely[0].level:
-            yield from self._flush_lonely()
+        if self._pending_heading is not None and heading.level <= self._pending_heading[0].level:
+            yield from self._flush_heading()
         self._trail = [above for above in self._trail if above.level < heading.level] + [heading]
-        self._lonely = (heading, start)
+        self._pending_heading = (heading, start)
 
-    def _flush_lonely(self) -> Iterator[Section]:
+    def _flush_heading(self) -> Iterator[Section]:
         """A title with nothing under it is kept: it may be all that a slide or a cover says."""
-        if self._lonely is None:
+        if self._pending_heading is None:
             return
-        heading, start = self._lonely
-        self._lonely = None
+        heading, start = self._pending_heading
+        self._pending_heading = None
         above = [other for other in self._trail if other.level < heading.level]
         if heading.text.strip():
             title = _join_titles([other.text for other in above])

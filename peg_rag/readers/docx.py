@@ -14,7 +14,7 @@ from typing import Any
 
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph
-from peg_rag.readers.files import check_zip, convert
+from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_line, width
 from peg_rag.readers.numbering import is_plain_heading, number_level
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
@@ -34,7 +34,7 @@ _SENTENCE_END = tuple("。！？；;，,、….!?")
 def read_docx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
     check_zip(data, path)
     docx = require("docx", "ingest")
-    yield from convert(path, lambda: list(_Reader(docx.Document(io.BytesIO(data))).blocks()))
+    yield from run_parser(path, lambda: list(_Reader(docx.Document(io.BytesIO(data))).blocks()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading
-from peg_rag.readers.files import check_zip, convert, decode, encrypted
+from peg_rag.readers.files import check_zip, decode, encrypted, run_parser
 from peg_rag.readers.html import fragment_blocks
 from peg_rag.readers.normalize import clean_line
 
@@ -22,7 +22,7 @@ _FONTS_ONLY = ("font", ".otf", ".ttf", ".woff")
 
 def read_epub(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
     check_zip(data, path)
-    yield from convert(path, lambda: list(_book_blocks(data, path)))
+    yield from run_parser(path, lambda: list(_book_blocks(data, path)))
 
 
 def _book_blocks(data: bytes, path: Path) -> Iterator[Block]:
@@ -45,7 +45,7 @@ def _read_spine(archive: zipfile.ZipFile, path: Path) -> tuple[str, list[str]]:
     try:
         container = _parse_xml(archive.read(_CONTAINER))
     except KeyError as error:
-        raise DataError(f"{path} is not an EPUB book, whatever its name says: it has no {_CONTAINER}") from error
+        raise DataError(f"{path} is not an EPUB book despite its extension: it has no {_CONTAINER}") from error
     package_name = container.xpath("string(//*[local-name()='rootfile']/@full-path)")
     package = _parse_xml(archive.read(package_name))
     folder = posixpath.dirname(package_name)

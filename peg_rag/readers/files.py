@@ -37,7 +37,7 @@ def read_bytes(path: Path, max_bytes: int) -> bytes:
         if size == 0:
             raise DataError(f"{path} is empty (0 bytes)")
         if size > max_bytes:
-            raise DataError(f"{path} has {size / 1e6:,.0f} MB; the limit is {max_bytes / 1e6:,.0f} MB. Split it first")
+            raise DataError(f"{path} is {size / 1e6:,.0f} MB; the limit is {max_bytes / 1e6:,.0f} MB. Split it first")
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -87,12 +87,14 @@ def check_zip(data: bytes, path: Path) -> None:
     if data.startswith(_COMPOUND):
         if _ENCRYPTED in data:
             raise encrypted(path)
-        raise DataError(f"{path} is an Office file of a form before 2007, whatever its name says; save it as {kind}")
+        raise DataError(f"{path} is a legacy (pre-2007) Office file despite its extension; save it as {kind}")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise DataError(f"{path} is not a whole {kind} file ({error}); save it again, or as text") from error
+        raise DataError(
+            f"{path} is not a valid {kind} file (truncated or corrupt: {error}); save it again, or as text"
+        ) from error
     unpacked = sum(member.file_size for member in members)
     if unpacked > MAX_UNPACKED_BYTES:
         raise DataError(f"{path} would unpack to {unpacked / 1e6:,.0f} MB; refused as a possible zip bomb")
@@ -104,10 +106,10 @@ def encrypted(path: Path) -> DataError:
     return DataError(f"{path} is encrypted (文件已加密); remove its password, then read it again (请先去掉密码)")
 
 
-def convert(path: Path, conversion: Callable[[], _Result]) -> _Result:
-    """Run somebody else's parser: whatever it raises on a damaged file is a `DataError` that names the file."""
+def run_parser(path: Path, parse: Callable[[], _Result]) -> _Result:
+    """Run a third-party parser: whatever it raises on a damaged file is a `DataError` that names the file."""
     try:
-        return conversion()
+        return parse()
     except (DataError, MissingExtra, MemoryError):
         raise
     except (Exception, RecursionError) as error:

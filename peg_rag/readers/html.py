@@ -14,7 +14,7 @@ from typing import Any
 from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
-from peg_rag.readers.files import convert, decode
+from peg_rag.readers.files import decode, run_parser
 from peg_rag.readers.normalize import clean, clean_line, is_wide, replace_characters
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 
@@ -46,7 +46,7 @@ _BLANKS = re.compile(r"[ \t\r\f\v]+")
 
 def read_html(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
     text = decode(data, str(path))
-    yield from convert(path, lambda: page_blocks(text, str(path)))
+    yield from run_parser(path, lambda: page_blocks(text, str(path)))
 
 
 def page_blocks(text: str, name: str) -> list[Block]:

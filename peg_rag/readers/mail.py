@@ -13,7 +13,7 @@ from typing import Any
 from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Record
-from peg_rag.readers.files import convert
+from peg_rag.readers.files import run_parser
 from peg_rag.readers.html import fragment_blocks
 from peg_rag.readers.normalize import clean, clean_line
 from peg_rag.readers.text import plain_blocks
@@ -27,11 +27,11 @@ _MSG_ADDRESSES = ("5D01", "0C1F")
 
 
 def read_eml(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
-    yield from convert(path, lambda: list(_message_blocks(data, path)))
+    yield from run_parser(path, lambda: list(_message_blocks(data, path)))
 
 
 def read_msg(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
-    yield from convert(path, lambda: list(_outlook_blocks(data, path)))
+    yield from run_parser(path, lambda: list(_outlook_blocks(data, path)))
 
 
 def _message_blocks(data: bytes, path: Path) -> Iterator[Block]:
@@ -72,7 +72,7 @@ def _local_date(text: str) -> str:
 def _outlook_blocks(data: bytes, path: Path) -> Iterator[Block]:
     olefile = require("olefile", "ingest")
     if not data.startswith(olefile.MAGIC):
-        raise DataError(f"{path} is not an Outlook message, whatever its name says")
+        raise DataError(f"{path} is not an Outlook message despite its extension")
     with olefile.OleFileIO(io.BytesIO(data)) as archive:
         headers = {name: clean_line(_read_stream(archive, code)) for name, code in _MSG_STREAMS.items()}
         address = next(filter(None, (_read_stream(archive, code) for code in _MSG_ADDRESSES)), "")

@@ -22,7 +22,7 @@ from typing import Any
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Box, Heading, Paragraph, Place, Row
-from peg_rag.readers.files import PartlyRead, convert, encrypted
+from peg_rag.readers.files import PartlyRead, encrypted, run_parser
 from peg_rag.readers.layout import Glyph, Item, Line, Table, cell_text, in_reading_order, lines_of, rounded_box
 from peg_rag.readers.normalize import is_wide, width
 from peg_rag.readers.numbering import is_plain_heading, number_level
@@ -55,8 +55,8 @@ _SNAP = 3.0  # points
 
 def read_pdf(data: bytes, path: Path, _: str | None, on_page: OnPage | None = None) -> Iterator[Block]:
     if not data[:1024].lstrip().startswith(b"%PDF") and b"%PDF" not in data[:1024]:
-        raise DataError(f"{path} is not a PDF, whatever its name says")
-    pages = convert(path, lambda: _read_pages(data, path, on_page or (lambda done, pages: None)))
+        raise DataError(f"{path} is not a PDF despite its extension")
+    pages = run_parser(path, lambda: _read_pages(data, path, on_page or (lambda done, pages: None)))
     yield from _Document(pages).blocks()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
-from peg_rag.readers.files import check_zip, convert
+from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_line
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 
@@ -17,7 +17,7 @@ _NOTES = "备注"
 def read_pptx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
     check_zip(data, path)
     pptx = require("pptx", "ingest")
-    yield from convert(path, lambda: list(_iterate_slides(pptx.Presentation(io.BytesIO(data)))))
+    yield from run_parser(path, lambda: list(_iterate_slides(pptx.Presentation(io.BytesIO(data)))))
 
 
 def _iterate_slides(presentation: Any) -> Iterator[Block]:

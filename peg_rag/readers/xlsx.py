@@ -15,7 +15,7 @@ from typing import Any
 from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
-from peg_rag.readers.files import check_zip, convert
+from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean_line
 from peg_rag.readers.records import TEXT_COLUMNS, record_of
 from peg_rag.readers.tables import Grid, guess_header, table_rows
@@ -29,10 +29,10 @@ _COLOUR = re.compile(r"\[[^\]]*\]")
 def read_xlsx(data: bytes, path: Path, text_column: str | None) -> Iterator[Block]:
     check_zip(data, path)
     openpyxl = require("openpyxl", "ingest")
-    book = convert(path, lambda: openpyxl.load_workbook(io.BytesIO(data), data_only=True, keep_links=False))
+    book = run_parser(path, lambda: openpyxl.load_workbook(io.BytesIO(data), data_only=True, keep_links=False))
     for sheet in book.worksheets:
         if sheet.sheet_state == "visible":
-            yield from convert(path, partial(_sheet_blocks, sheet, path, text_column))
+            yield from run_parser(path, partial(_sheet_blocks, sheet, path, text_column))
 
 
 def format_value(value: Any, number_format: str) -> str:

@@ -1,9 +1,9 @@
 """The four places where a component plugs into training, and the base of its options.
 
-A component is one file: its options (a pydantic class with a `kind`), the code behind them, and a `build` that makes
-the one from the other. One line in a union of `peg_rag.training.recipe` lets recipes name it, and a slow, obvious twin
-in the tests says what it computes. Nothing else has to be touched: the loop, the loss and the checkpoint know the
-protocols only.
+A component is one file with its options and its code, and the loss and the checkpoint know the protocols only. Recipes
+can name candidate sources so far: their options have the form of `CandidateOptions`, and one line in the union of
+`peg_rag.training.recipe` adds them. Samplers, transforms and masks need options of their own there, and a call in
+`peg_rag.training.run.train`.
 
 A component is a pure function of the seed and the step, or it keeps its state in a `state_dict`. Either way a run that
 is killed and resumed repeats every bit. No torch is imported here, so a recipe can be checked without it.
@@ -43,18 +43,33 @@ class BatchTransform(Protocol):
         """One rank's share of batch `step`, changed. Runs in the data workers, so it keeps no state."""
 
 
+class CandidateOptions(Protocol):
+    """Options of a candidate source: a subclass of `Options` with these members."""
+
+    @property
+    def kind(self) -> str:
+        """The name in recipes; a `Literal` with one value, by which the union is told apart."""
+
+    @property
+    def columns(self) -> int:
+        """Candidates that the source adds for every query, at most: for estimates of memory and time."""
+
+    def build(self, steps: int) -> "CandidateSource":
+        """The source of a stage of so many steps."""
+
+
 class CandidateSource(Protocol):
     """Candidates besides the documents of the batch: more columns of the score matrix."""
 
     def candidates(self, queries: "Tensor", documents: "Tensor", pairs: "Pairs") -> "Candidates":
-        """Further candidates of every query of this rank, given its vectors (b, d) and (n, d).
+        """Further candidates, given this rank's query (b, d) and document (n, d) vectors.
 
         Vectors with a graph to `queries` or `documents` pass their gradient on to these; vectors without one are
         constants, and the loss skips the matrix product of their gradient.
         """
 
     def update(self, documents: "Tensor", pairs: "Pairs") -> None:
-        """Learn the documents (n, d) of the step that was just taken. Called once a step, on every rank."""
+        """Add this batch's document vectors (n, d); called after the loss and before the parameters change."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold: tensors, numbers, strings; the same on every rank."""
@@ -64,7 +79,7 @@ class CandidateSource(Protocol):
 
 
 class CandidateMask(Protocol):
-    """Candidates that are no negatives of a query, because they may well answer it."""
+    """Candidates excluded as likely false negatives."""
 
     def hidden(self, rows: "TileRows", columns: "TileColumns") -> "Tensor":
-        """(r, c) bool, true where the candidate is no negative; a sparse tensor where that is rare."""
+        """(r, c) bool, true where the candidate is excluded; a sparse tensor where that is rare."""

@@ -149,8 +149,8 @@ class LossOptions(Options):
     def _check_candidates(self) -> "LossOptions":
         if self.candidates and not self.mask_same_text:
             raise ValueError(
-                f"candidates of kind {self.candidates[0].kind} may be a query's own answer, which only "
-                "mask_same_text keeps out; set it to true or remove candidates"
+                f"candidates of kind {self.candidates[0].kind} can contain a query's own positive; "
+                "set mask_same_text: true or remove candidates"
             )
         return self
 
@@ -249,7 +249,7 @@ class StageOptions(Options):
 
 
 class VocabularyOptions(Options):
-    """A vocabulary learned from the first stage's texts; see `peg_rag.training.vocabulary`."""
+    """A vocabulary learned from the first stage's texts; see `peg_rag.training.model.vocabulary`."""
 
     size: int = Field(default=40_000, ge=100)
     texts_per_file: int = Field(default=50_000, ge=1)

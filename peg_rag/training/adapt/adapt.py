@@ -44,7 +44,7 @@ from peg_rag.training.recipe import (
     StageOptions,
     ValidationOptions,
 )
-from peg_rag.training.run.estimate import plan_run
+from peg_rag.training.run.estimate import estimate_run
 from peg_rag.training.run.folder import RunFolder
 from peg_rag.training.run.model_card import write_card
 from peg_rag.training.run.train import train
@@ -266,7 +266,7 @@ def _measure_steps(work: WorkFolder, recipe: Recipe, minutes: float) -> int:
     """Steps of this recipe that take so long here; measured once, for a resumed run must keep its step count."""
     steps = work.measured_steps
     if steps is None:
-        steps = max(FEWEST_STEPS, round(60 * minutes / plan_run(recipe).stages[0].seconds))
+        steps = max(FEWEST_STEPS, round(60 * minutes / estimate_run(recipe).stages[0].seconds))
         work.measured_steps = steps
     return steps
 

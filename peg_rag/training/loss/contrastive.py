@@ -180,12 +180,13 @@ def _check_shapes(
     for extra in candidates:
         if extra.vectors.shape != (len(extra.texts), queries.shape[1]):
             raise InvalidInput(
-                f"further candidates {tuple(extra.vectors.shape)} with {len(extra.texts)} texts must be (m, d) and (m,)"
+                f"further candidates {tuple(extra.vectors.shape)} with {len(extra.texts)} text ids must be (m, d) "
+                "and (m,)"
             )
     if candidates and not (options.mask_same_text and pairs.query_texts is not None):
         raise InvalidInput(
-            "further candidates may be a query's own answer, which only their texts tell; "
-            "give the texts of queries and documents, and leave mask_same_text on"
+            "further candidates can contain a query's own positive, which only text ids reveal; "
+            "give the text ids of queries and documents, and leave mask_same_text on"
         )
 
 

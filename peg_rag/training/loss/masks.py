@@ -1,4 +1,4 @@
-"""Candidates that are no negatives of a query, because they may well answer it.
+"""Candidates excluded as likely false negatives.
 
 An in-batch negative is only presumed to be wrong. Two masks catch most of those that are not: equal texts, looked up in
 a set of known answers, and a limit on the cosine. Both are `CandidateMask`s, and a third (such as the judgement of a

@@ -54,7 +54,7 @@ class ContrastiveObjective:
         self._scratch = Scratch()
 
     def __call__(self, queries: Tensor, documents: Tensor, labels: Pairs, progress: float) -> LossResult:
-        """Move t by the positives of all ranks, compute the loss, then let the sources learn the batch."""
+        """Move t by the positives of all ranks, compute the loss, then update the sources."""
         ranks = Ranks()
         positives = cosines(queries, documents[labels.positives]).double()
         total, count = ranks.sum(torch.stack([positives.sum(), torch.ones_like(positives).sum()])).tolist()

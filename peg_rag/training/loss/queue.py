@@ -6,7 +6,7 @@ flows, theirs does not. Early on the model moves too fast for that, hence `warmu
 
 Costs size × dimension floats, a gather of as many vectors over the ranks, and 4·size·dimension operations a query.
 A document that stands in the batch itself is left out, and one that is known to answer a query is masked for it by the
-loss: a queue remembers the query's own answer for longer than anyone wants.
+loss: a query's own positive may still be in the queue.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class QueueOptions(Options):
     size: int = Field(ge=1)
     """Document vectors that are remembered, over all ranks."""
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the stage before they count."""
+    """Fraction of the stage's steps before queued vectors are used."""
 
     @property
     def columns(self) -> int:
@@ -99,5 +99,5 @@ class DocumentQueue:
 
 def _document_texts(pairs: "Pairs") -> "Tensor":
     if pairs.document_texts is None:
-        raise InvalidInput("a queue needs the texts of the documents: it must tell a query's own answers apart")
+        raise InvalidInput("a queue needs document text ids to mask known positives; give pairs.document_texts")
     return pairs.document_texts

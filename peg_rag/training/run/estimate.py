@@ -34,13 +34,14 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class StagePlan:
+class StageEstimate:
     """What one stage takes.
 
     Attributes:
         candidates: documents each query is ranked against.
         tokens: in one step, over all devices.
-        vector_bytes, chunk_bytes: on each device: vectors with their gradients, and one chunk's activations.
+        vector_bytes, chunk_bytes: on each device: vectors with their gradients, those of
+            candidate sources included, and one chunk's activations.
         seconds: of one step; encoder and loss together, data and communication left out.
     """
 
@@ -57,7 +58,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class RunEstimate:
     """What a recipe takes on `devices` devices like the one here.
 
     Attributes:
@@ -72,7 +73,7 @@ class RunPlan:
     token_rate: float
     multiply_rate: float
     weight_bytes: float
-    stages: list[StagePlan]
+    stages: list[StageEstimate]
 
     @property
     def hours(self) -> float:
@@ -100,7 +101,7 @@ class RunPlan:
         yield f"in all {self.hours:,.1f} hours, communication and evaluation left out"
 
 
-def plan_run(recipe: Recipe, *, devices: int = 1) -> RunPlan:
+def estimate_run(recipe: Recipe, *, devices: int = 1) -> RunEstimate:
     """Check that everything the recipe names exists, measure, and estimate.
 
     Raises:
@@ -116,7 +117,7 @@ def plan_run(recipe: Recipe, *, devices: int = 1) -> RunPlan:
         for options in recipe.stages
     ]
     parameters = parameter_count(encoder)
-    return RunPlan(parameters, devices, str(device), token_rate, multiply_rate, ADAM_BYTES * parameters, stages)
+    return RunEstimate(parameters, devices, str(device), token_rate, multiply_rate, ADAM_BYTES * parameters, stages)
 
 
 def _estimate_stage(
@@ -126,7 +127,7 @@ def _estimate_stage(
     token_rate: float,
     multiply_rate: float,
     precision: str,
-) -> StagePlan:
+) -> StageEstimate:
     samples = [_sample_file(file, encoder) for source in options.data.sources for file in source_files(source)]
     queries = options.batch.queries
     documents = options.batch.documents
@@ -137,7 +138,7 @@ def _estimate_stage(
     tokens = queries * query_tokens + documents * document_tokens
     loss = 8.0 * queries * options.candidates_per_query * encoder.dimension * (2 if options.loss.symmetric else 1)
     chunk = options.memory.chunk_tokens or (4_096 if encoder.kind == "transformer" else 0)
-    return StagePlan(
+    return StageEstimate(
         name=options.name,
         steps=options.steps,
         queries=queries,
@@ -145,7 +146,8 @@ def _estimate_stage(
         candidates=options.candidates_per_query,
         rows=sum(s.rows for s in samples),
         tokens=tokens,
-        vector_bytes=_vector_bytes(queries, documents, encoder.dimension, devices),
+        vector_bytes=_vector_bytes(queries, documents, encoder.dimension, devices)
+        + _candidate_bytes(options, encoder.dimension),
         chunk_bytes=chunk * _token_bytes(encoder, precision),
         seconds=tokens / (token_rate * devices) + loss / (multiply_rate * devices),
     )
@@ -155,6 +157,11 @@ def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) ->
     """Own vectors and gradients; all documents of all devices at unit length, and their gradients; float32."""
     vectors = 2 * (queries + documents) / devices
     return float(4 * dimension * (vectors + 2 * documents + 2 * queries / devices))
+
+
+def _candidate_bytes(options: StageOptions, dimension: int) -> float:
+    """What candidate sources keep, its selection for a step, and that at unit length; float32."""
+    return 4.0 * dimension * 3 * sum(source.columns for source in options.loss.candidates)
 
 
 def _token_bytes(encoder: TrainableEncoder, precision: str) -> float:

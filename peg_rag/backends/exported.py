@@ -1,8 +1,8 @@
 """What the backends of exported models share: where the files lie, whose weights they hold, and pooling in numpy.
 
 `peg-rag export` writes each variant (a runtime and, maybe, int8) into a folder of its own inside the model folder,
-beside the weights it was made from. A record holds their fingerprint, so that a model that was trained further is never
-answered for by what was exported before.
+beside the weights it was made from. A record holds their fingerprint, so that a stale export is never used after the
+weights change.
 """
 
 import threading
@@ -18,7 +18,7 @@ from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.model_folder import read_object
 from peg_rag.models import ModelSpec
 
-COMPILED = "compiled"
+COMPILED = "compiled"  # the folder of the exports inside a model folder
 RECORD = "export.json"
 RECORD_FORMAT = 1
 RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime"}  # backend → the module that runs it
@@ -39,11 +39,11 @@ def is_exported(spec: ModelSpec, backend: str, dtype: str = "auto") -> bool:
     return record.is_file() and find_spec(RUNTIMES[backend]) is not None
 
 
-def compiled_file(spec: ModelSpec, backend: str, dtype: str, name: str) -> Path:
+def exported_file(spec: ModelSpec, backend: str, dtype: str, name: str) -> Path:
     """The file `name` of an exported variant.
 
     Raises:
-        InvalidInput: the model was not exported for this backend and type.
+        InvalidInput: the model was not exported for this backend and dtype.
         DamagedModel: the export was made from other weights, or is not whole.
     """
     folder = variant_folder(spec.path, backend, dtype)
@@ -71,7 +71,7 @@ def read_vocabulary_size(spec: ModelSpec) -> int:
     return size
 
 
-class CompiledBackend:
+class ExportedBackend:
     """Runs an exported transformer on the CPU, one batch at a time; a subclass opens the runtime and calls it."""
 
     device = "cpu"
