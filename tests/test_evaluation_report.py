@@ -1,6 +1,7 @@
 """What an evaluation leaves behind, and the command that does it all."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,15 +108,25 @@ def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.Captur
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-s", "magic"], "--systems magic: some of dense, bm25, bm25s, hybrid are expected"),
+        (["-s", "magic"], "unknown system 'magic' in --systems; choose from dense, bm25, bm25s, hybrid"),
         (["-s", ","], "--systems is empty"),
-        (["--metric", "F1"], "--metric F1: one of nDCG@10"),
+        (["--metric", "F1"], "unknown metric 'F1' in --metric; choose from nDCG@10"),
         (["--reranking", "-s", "bm25"], "--reranking ranks the candidates with the models only"),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", str(write_set(tmp_path / "toy")), *options]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_cross_encoder_names_the_package_that_it_needs(
+    tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    assert run(["evaluate", str(write_set(tmp_path / "toy")), "-m", model, "--reranker", "any/model"]) == 1
+    message = " ".join(capsys.readouterr().err.split())
+    assert "pip install sentence-transformers" in message
+    assert "peg-rag[" not in message
 
 
 def test_a_folder_that_is_no_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

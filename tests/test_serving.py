@@ -60,6 +60,7 @@ def test_the_openai_client_gets_the_same_vectors(server, ours, name, encoding):
         one = api.embeddings.create(model=name, input=TEXTS[0])
         models = [model.id for model in api.models.list()]
         assert api.models.retrieve(name).id == name
+        assert api.models.retrieve("peg-rag").id == "peg-rag"
     found = [item.embedding for item in answer.data]
     if encoding == "base64":  # the client decodes only what it asked for by itself
         found = [np.frombuffer(base64.b64decode(vector), "<f4") for vector in found]
@@ -67,7 +68,7 @@ def test_the_openai_client_gets_the_same_vectors(server, ours, name, encoding):
     np.testing.assert_allclose(one.data[0].embedding, ours.embed_documents(TEXTS[:1])[0], atol=1e-6)
     assert [item.index for item in answer.data] == list(range(len(TEXTS)))
     assert answer.usage.prompt_tokens == answer.usage.total_tokens > len(TEXTS)
-    assert models == [name]
+    assert models == [name, "peg-rag", "peg-rag-extractive"]
 
 
 async def test_the_async_openai_client_gets_the_same_vectors_from_many_requests_at_once(server, ours, name):

@@ -50,7 +50,7 @@ def generating(chat, store, served_model):
 
         def serve(model):
             settings = LanguageModelSettings.model_validate(
-                {"base_url": chat.url, "model": model, "api_key": KEY, "silence_timeout_s": 5.0}
+                {"base_url": chat.url, "model": model, "api_key": KEY, "silence_timeout_s": 60.0}
             )
             return threaded(create_app(encoder, knowledge, language_model=LanguageModel(settings)), ServerSettings())
 
@@ -158,12 +158,31 @@ def test_requests_that_cannot_be_answered_are_refused(openai, changes, error, me
         client.chat.completions.create(**{"model": "peg-rag", "messages": MESSAGES, **changes})
 
 
+def test_the_list_of_models_names_those_that_can_be_asked(openai, generating):
+    client, _ = openai
+    names = [model.id for model in client.models.list()]
+    assert names[1:] == ["peg-rag", "peg-rag-extractive"]
+    for name in names[1:]:
+        assert client.chat.completions.create(model=name, messages=MESSAGES).choices
+        assert client.models.retrieve(name).owned_by == "peg-rag"
+    with pytest.raises(NotFoundError, match="unknown model 'peg-rag-generated'"):
+        client.models.retrieve("peg-rag-generated")
+    with generating("good") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as other:
+        assert [model.id for model in other.models.list()][1:] == ["peg-rag", "peg-rag-extractive", "peg-rag-generated"]
+
+
+def test_a_server_of_embeddings_alone_lists_no_chat_model(served_model):
+    with PEGEncoder(served_model) as encoder, threaded(create_app(encoder), ServerSettings()) as (url, _):
+        assert len(httpx.get(f"{url}/v1/models").json()["data"]) == 1
+        assert httpx.get(f"{url}/v1/models/peg-rag").status_code == 404
+
+
 def test_a_disconnected_client_stops_the_language_model(generating, chat):
     with generating("slow") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
         chat.hung_up.clear()
         with client.chat.completions.create(model="peg-rag", messages=MESSAGES, stream=True) as stream:
             assert any(chunk.choices[0].delta.content for chunk in stream)
-        assert chat.hung_up.wait(4)  # before the server's own timeout of 5 seconds
+        assert chat.hung_up.wait(30)  # before the server's own timeout of 60 seconds
 
 
 def test_a_private_server_requires_a_key(store, served_model):

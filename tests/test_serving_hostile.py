@@ -599,6 +599,42 @@ WRITES = [
 ]
 
 
+READING_POSTS = {"/ask", "/search", "/v1/chat/completions", "/v1/embeddings"}
+
+
+def list_operations(app):
+    """(method, path template) of every route in the schema of an application."""
+    return {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+
+
+async def request_without_key(app, method, path):
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        return await client.request(method, path.replace("{", "").replace("}", ""), json={})
+
+
+async def test_every_route_of_a_private_server_requires_a_key(store, served_model):
+    """The routes come from the schema, so a new one that forgets `require_read_access` fails here."""
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
+        settings = ServerSettings(private=True)
+        app = create_app(encoder, KnowledgeBase(store, index, encoder), keys=ApiKeys([KEY]), settings=settings)
+        operations = list_operations(app)
+        assert len(operations) > 15
+        for method, path in sorted(operations - {("GET", "/health/live"), ("GET", "/health/ready")}):
+            answer = await request_without_key(app, method, path)
+            assert answer.status_code == 401, (method, path)
+
+
+async def test_every_route_that_writes_requires_a_key(store, served_model):
+    """Whatever is not a GET writes, unless it is named in `READING_POSTS`."""
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
+        app = create_app(encoder, KnowledgeBase(store, index, encoder), keys=ApiKeys([KEY]))
+        writes = {(m, path) for m, path in list_operations(app) if m != "GET" and path not in READING_POSTS}
+        assert len(writes) == len(WRITES)  # each has its line there, and is tried with wrong keys below
+        for method, path in sorted(writes):
+            answer = await request_without_key(app, method, path)
+            assert answer.status_code == 401, (method, path)
+
+
 @pytest.mark.parametrize(("method", "path", "body"), WRITES)
 @pytest.mark.parametrize(
     "key", [None, "", "wrong", KEY[:-1], KEY + "x", f"{KEY},{KEY}", "\xff"], ids=["none", "empty", *"abcde"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peg_rag.errors import InvalidInput
+from peg_rag.errors import InvalidInput, MissingExtra
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -121,9 +121,9 @@ def _parse_systems(systems: str | None, reranking: bool) -> list[str]:
         )
     names = [name.strip() for name in (systems or "dense,bm25,hybrid").split(",") if name.strip()]
     if unknown := [name for name in names if name not in SYSTEMS]:
-        raise InvalidInput(f"--systems {unknown[0]}: some of {', '.join(SYSTEMS)} are expected")
+        raise InvalidInput(f"unknown system {unknown[0]!r} in --systems; choose from {', '.join(SYSTEMS)}")
     if not names:
-        raise InvalidInput(f"--systems is empty; some of {', '.join(SYSTEMS)} are expected")
+        raise InvalidInput(f"--systems is empty; choose from {', '.join(SYSTEMS)}")
     return ["dense"] if reranking else names
 
 
@@ -131,7 +131,7 @@ def _choose_metrics(metric: str | None, reranking: bool, metrics: tuple[str, ...
     if metric is None:
         return ["MAP@100", "MRR@10"] if reranking else ["nDCG@10"]
     if metric not in metrics:
-        raise InvalidInput(f"--metric {metric}: one of {', '.join(metrics)} is expected")
+        raise InvalidInput(f"unknown metric {metric!r} in --metric; choose from {', '.join(metrics)}")
     return [metric]
 
 
@@ -179,9 +179,13 @@ class _CrossEncoder:
     """sentence-transformers' cross-encoder, as a `Reranker`."""
 
     def __init__(self, name: str) -> None:
-        from peg_rag.extras import require
-
-        self._model = require("sentence_transformers", "eval").CrossEncoder(name)
+        try:
+            from sentence_transformers import CrossEncoder
+        except ModuleNotFoundError as error:  # no extra has it, since nothing else needs it
+            raise MissingExtra(
+                f"--reranker {name} needs sentence-transformers. Install it with: pip install sentence-transformers"
+            ) from error
+        self._model = CrossEncoder(name)
 
     def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
         return [float(score) for score in self._model.predict(text_pairs)]

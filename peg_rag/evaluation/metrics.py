@@ -44,6 +44,6 @@ def score_run(
     judged_run = {query: documents for query, documents in run.items() if query in position}
     for result in ir_measures.pytrec_eval.iter_calc(list(measures), judged, judged_run):
         values[measures[result.measure]][position[result.query_id]] = result.value
-    if "MRR@10" in values:
+    if "MRR@10" in values:  # ranks beyond 10 count as misses; 10.5 keeps 1/10 and drops 1/11 despite rounding
         values["MRR@10"][values["MRR@10"] < 1 / 10.5] = 0.0
     return values

@@ -12,7 +12,7 @@ import torch
 
 from peg_rag.errors import InvalidInput
 
-ROWS = 512  # queries a block
+ROWS = 512  # queries per block
 
 
 @dataclass(frozen=True, slots=True)

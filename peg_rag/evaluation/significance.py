@@ -38,7 +38,7 @@ class Comparison:
 def compare(
     a: Sequence[Evaluation], b: Sequence[Evaluation], metric: str = "nDCG@10", *, resamples: int = 10_000, seed: int = 0
 ) -> Comparison:
-    """Compare two systems, each given as its runs (one a seed) on the same dataset.
+    """Compare two systems, each given as its runs (one per seed) on the same dataset.
 
     Raises:
         InvalidInput: nothing to compare, or the runs are not over the same queries.

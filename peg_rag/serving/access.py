@@ -47,6 +47,6 @@ def require_write_access(state: StateDep, credentials: CredentialsDep) -> None:
 
 def _check_key(state: ServerState, credentials: HTTPAuthorizationCredentials | None) -> None:
     if credentials is None:
-        raise ApiError(401, "this needs a key of the server; send it as: Authorization: Bearer KEY")
+        raise ApiError(401, "API key required; send it as: Authorization: Bearer KEY")
     if not state.keys.accept(credentials.credentials):
-        raise ApiError(401, "this is not a key of this server")
+        raise ApiError(401, "invalid API key")

@@ -84,7 +84,8 @@ class LimitsMiddleware:
         except ApiError as error:
             api_error = error
         except TimeoutError:
-            api_error = ApiError(503, "the request took too long; send less at once", code="timeout", retry_after_s=5)
+            message = f"the request timed out after {self.settings.request_timeout_s:g} s; send less at once"
+            api_error = ApiError(503, message, code="timeout", retry_after_s=5)
         except Exception as error:
             api_error = report_unexpected(error, exchange.id)
         if exchange.status:  # the response has started, so the connection can only be broken off
@@ -197,7 +198,9 @@ class AllowedHostsMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_allowed(scope):
-            raise ApiError(400, "the Host header does not name this server; its owner can allow more names")
+            raise ApiError(
+                400, "the Host header does not name this server; if the name is yours, add it with --allowed-host"
+            )
         await self._app(scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:

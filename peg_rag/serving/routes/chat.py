@@ -179,6 +179,13 @@ async def create_chat_completion(
     return Response(completion.model_dump_json(), media_type="application/json")
 
 
+def list_chat_models(state: ServerState) -> list[str]:
+    """The names that `model` of a chat completion may have on this server; none where there are no documents."""
+    if state.knowledge is None:
+        return []
+    return [name for name, kind in _KINDS.items() if kind != "generated" or state.language_model is not None]
+
+
 def _choose_kind(model: str, state: ServerState) -> AnswerKind:
     if model not in _KINDS:
         raise ApiError(

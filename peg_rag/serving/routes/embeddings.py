@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError, to_json
 from peg_rag.serving.access import StateDep, require_read_access
 from peg_rag.serving.errors import ApiError
 from peg_rag.serving.limits.queues import InputType
+from peg_rag.serving.routes.chat import list_chat_models
 from peg_rag.serving.routes.schemas import RequestBody, Text
 from peg_rag.serving.settings import ServerSettings
 from peg_rag.serving.state import ServerState
@@ -70,19 +71,24 @@ class EmbeddingList(BaseModel):
     usage: Usage
 
 
-class ModelCard(BaseModel):
-    """OpenAI's model object, with the dimension, the maximum length and the identity of the vectors added."""
+class ChatModelCard(BaseModel):
+    """OpenAI's model object: a model of `/v1/chat/completions`."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "peg-rag"
+
+
+class EmbeddingModelCard(ChatModelCard):
+    """OpenAI's model object, with the dimension, the maximum length and the identity of the vectors added."""
+
     dimension: int
     max_tokens: int
     identity: str
 
     @classmethod
-    def of(cls, state: ServerState) -> "ModelCard":
+    def of(cls, state: ServerState) -> "EmbeddingModelCard":
         encoder = state.encoder
         return cls(
             id=encoder.spec.name,
@@ -95,7 +101,7 @@ class ModelCard(BaseModel):
 
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
-    data: list[ModelCard]
+    data: list[EmbeddingModelCard | ChatModelCard]
 
 
 @router.post("/embeddings", response_model=None, responses={200: {"model": EmbeddingList}})
@@ -105,7 +111,7 @@ async def create_embeddings(request: EmbeddingRequest, state: StateDep) -> Respo
     _check_size(request.texts, state.settings)
     _check_dimensions(request.dimensions, state.encoder.dimension)
     if request.input_type == "query" and not all(text.strip() for text in request.texts):
-        raise ApiError(400, "a query is blank; a query must say something", param="input")
+        raise ApiError(400, "`input` must not be blank when `input_type` is 'query'", param="input")
     embeddings = await state.embedding_queue.embed(request.texts, request.input_type)
     state.metrics.texts.labels(request.input_type).inc(len(request.texts))
     state.metrics.tokens.labels(request.input_type).inc(embeddings.tokens)
@@ -124,15 +130,23 @@ async def create_embeddings(request: EmbeddingRequest, state: StateDep) -> Respo
 
 @router.get("/models")
 async def list_models(state: StateDep) -> ModelList:
-    """The model that is served."""
-    return ModelList(data=[ModelCard.of(state)])
+    """The embedding model, then the models of `/v1/chat/completions`, from which chat clients fill their menus."""
+    chat_models = [ChatModelCard(id=name, created=state.created) for name in list_chat_models(state)]
+    return ModelList(data=[EmbeddingModelCard.of(state), *chat_models])
 
 
 @router.get("/models/{model:path}")
-async def retrieve_model(model: str, state: StateDep) -> ModelCard:
+async def retrieve_model(model: str, state: StateDep) -> EmbeddingModelCard | ChatModelCard:
     """The model of this name."""
-    _check_model(model, state)
-    return ModelCard.of(state)
+    if _is_embedding_model(model, state):
+        return EmbeddingModelCard.of(state)
+    chat_models = list_chat_models(state)
+    if model in chat_models:
+        return ChatModelCard(id=model, created=state.created)
+    served_names = ", ".join(map(repr, [state.encoder.spec.name, *chat_models]))
+    raise ApiError(
+        404, f"unknown model {model!r}; this server serves {served_names}", code="model_not_found", param="model"
+    )
 
 
 def truncate_vectors(vectors: NDArray[np.float32], dimensions: int | None) -> NDArray[np.float32]:
@@ -151,11 +165,18 @@ def _format_vectors(vectors: NDArray[np.float32], encoding: str) -> list[str] | 
     return rows
 
 
-def _check_model(name: str, state: ServerState) -> None:
+def _is_embedding_model(name: str, state: ServerState) -> bool:
     served_name = state.encoder.spec.name
-    if name not in (served_name, served_name.rsplit("/", 1)[-1]):
+    return name in (served_name, served_name.rsplit("/", 1)[-1])
+
+
+def _check_model(name: str, state: ServerState) -> None:
+    if not _is_embedding_model(name, state):
         raise ApiError(
-            404, f"this server serves the model {served_name!r}, and no other", code="model_not_found", param="model"
+            404,
+            f"unknown embedding model {name!r}; this server serves {state.encoder.spec.name!r}",
+            code="model_not_found",
+            param="model",
         )
 
 
@@ -176,4 +197,4 @@ def _check_size(texts: list[str], settings: ServerSettings) -> None:
 
 def _check_dimensions(dimensions: int | None, dimension: int) -> None:
     if dimensions is not None and dimensions > dimension:
-        raise ApiError(400, f"the model has {dimension} dimensions, not {dimensions}", param="dimensions")
+        raise ApiError(400, f"`dimensions` must be at most {dimension}, got {dimensions}", param="dimensions")
