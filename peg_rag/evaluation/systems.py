@@ -112,8 +112,8 @@ class Indexed:
                 rows = slice(start, start + BATCH)
                 batch = None if vectors is None else vectors[rows]
                 hits = index.search_batch(batch, queries[rows], k=k, mode=self.mode, fetch_k=k, **self.options)
-                for query, hits_of_query in zip(list(dataset.qrels)[rows], hits, strict=True):
-                    run[query] = {hit.id: hit.score for hit in hits_of_query}
+                for query, query_hits in zip(list(dataset.qrels)[rows], hits, strict=True):
+                    run[query] = {hit.id: hit.score for hit in query_hits}
         return run
 
 
