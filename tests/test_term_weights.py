@@ -296,7 +296,7 @@ def test_the_recipe_takes_permitted_pairs_alone(tmp_path: Path, monkeypatch: pyt
     recipe.make_candidates(tmp_path / "out", tmp_path)
     candidates = recipe.load_candidates(tmp_path / "out")
     assert set(candidates) == {"law-statutes", "news-xwlb"}
-    assert recipe.learned(tmp_path / "out", recipe.Settings(), ["news"]).shape == (SIZE,)
+    assert recipe.load_table(tmp_path / "out", recipe.Settings(), ["news"]).shape == (SIZE,)
 
 
 # -- the recipe -------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any, Literal
 
@@ -117,7 +118,7 @@ class Candidates:
         sizes: (hits,) int32, entries of each hit.
         labels: (hits,) 1 for relevant ones.
         hits: (queries,) int32, hits of each query; the first of those is the answer where `HITS` does not hold it.
-        found: (hits,) whether it is among BM25's first `HITS`.
+        is_hit: (hits,) whether BM25 has it among the first `HITS`; the others are answers that it has not.
         relevant: (queries,) relevant documents in the corpus.
     """
 
@@ -127,7 +128,7 @@ class Candidates:
     sizes: Array
     labels: Array
     hits: Array
-    found: Array
+    is_hit: Array
     relevant: Array
 
 
@@ -196,20 +197,20 @@ def bm25_parts(counts: sparse.csr_array, lengths: Array) -> sparse.csr_array:
 def find_candidates(source: Source) -> Candidates:
     matrix = TermMatrix.of(source)
     columns = matrix.documents.T.tocsr()  # (terms, documents)
-    values, numbers, sizes, labels, hits, found = [], [], [], [], [], []
+    values, numbers, sizes, labels, hits, is_hit = [], [], [], [], [], []
     for row, relevant in enumerate(source.relevant):
         query = matrix.queries[[row]]
         scores = (query @ columns).toarray()[0]
         best = select_best(scores, HITS)
-        missing = sorted(relevant - set(best.tolist()))[:1] if not relevant & set(best.tolist()) else []
-        chosen = np.array([*missing, *best.tolist()], dtype=int)
-        part = matrix.documents[chosen][:, query.indices].multiply(query.data).tocsr()
+        answer = [] if relevant & set(best.tolist()) else [min(relevant)]  # where no hit is one
+        documents = np.array([*answer, *best.tolist()], dtype=int)
+        part = matrix.documents[documents][:, query.indices].multiply(query.data).tocsr()
         values.append(part.data)
         numbers.append(query.indices[part.indices])
         sizes.append(np.diff(part.indptr))
-        labels.append(np.isin(chosen, list(relevant)))
-        found.append(np.arange(len(chosen)) >= len(missing))
-        hits.append(len(chosen))
+        labels.append(np.isin(documents, list(relevant)))
+        is_hit.append(np.arange(len(documents)) >= len(answer))
+        hits.append(len(documents))
     return Candidates(
         matrix.terms,
         np.concatenate(values).astype(np.float32),
@@ -217,7 +218,7 @@ def find_candidates(source: Source) -> Candidates:
         np.concatenate(sizes).astype(np.int32),
         np.concatenate(labels).astype(np.int8),
         np.array(hits, dtype=np.int32),
-        np.concatenate(found),
+        np.concatenate(is_hit),
         np.array([len(relevant) for relevant in source.relevant]),
     )
 
@@ -416,7 +417,7 @@ def thetas(table: Array, terms: Sequence[str], settings: Settings) -> Array:
 # -- settings and shrinkage, on domains left out ----------------------------------------------------------------------
 
 
-def learned(out: Path, settings: Settings, left_out: Sequence[str] = (), seed: int = 0) -> Array:
+def load_table(out: Path, settings: Settings, left_out: Sequence[str] = (), seed: int = 0) -> Array:
     """The table of all domains but some; read from its file where it was learned before."""
     name = "_".join(["without", *left_out]) if left_out else "all"
     file = out / "tables" / f"{name}-{settings.name}-{seed}.npy"
@@ -427,7 +428,7 @@ def learned(out: Path, settings: Settings, left_out: Sequence[str] = (), seed: i
     return np.asarray(np.load(file))
 
 
-def shrunk(table: Array) -> TermWeights:
+def shrink_table(table: Array) -> TermWeights:
     """The weights that an index takes: a share of theta, centred.
 
     Every term has exactly one kind, so what is taken from all kinds alike changes no ranking. It keeps the scores of
@@ -448,7 +449,7 @@ def ndcg_of_hits(some: Candidates, theta: Array) -> Array:
     values = []
     start = 0
     for size, relevant in zip(some.hits[:VALIDATION].tolist(), some.relevant.tolist(), strict=False):
-        rows = np.arange(start, start + size)[some.found[start : start + size]]
+        rows = np.arange(start, start + size)[some.is_hit[start : start + size]]
         start += size
         gains = some.labels[rows][np.argsort(-scores[rows], kind="stable")][:CUTOFF]
         ideal = np.sum(1 / np.log2(np.arange(2, 2 + min(relevant, CUTOFF))))
@@ -461,7 +462,7 @@ def left_out_gains(out: Path, settings: Settings, seed: int, shrinkages: Sequenc
     candidates = load_candidates(out)
     gains: dict[str, list[float]] = {}
     for fold in FOLDS:
-        table = learned(out, settings, fold, seed)
+        table = load_table(out, settings, fold, seed)
         for name, some in candidates.items():
             if domain_of(name) in fold:
                 theta = thetas(table, some.terms.tolist(), settings)
@@ -494,27 +495,31 @@ class Searcher:
     """How the queries of a source, or of an evaluation set, are answered.
 
     Attributes:
+        folder: of an index of the documents, whose ids are their numbers.
         encoder: the dense side.
         reranker: of the hybrid's first hits.
-        weights: of terms; None: BM25 as it is.
     """
 
+    folder: Path
     encoder: PEGEncoder
     reranker: MiniReranker
-    weights: TermWeights | None
 
-    def search(self, texts: Sequence[str], queries: Sequence[str]) -> Iterator[dict[str, Order]]:
-        """For each query what each of `SYSTEMS` puts first: document numbers and scores, best first."""
-        with PEGIndex(term_weights=self.weights) as index:
+    def add(self, texts: Sequence[str]) -> None:
+        with PEGIndex(self.folder) as index:
             index.upsert([str(number) for number in range(len(texts))], texts, self.encoder.encode_documents(texts))
+            index.persist()
+
+    def search(self, queries: Sequence[str], weights: TermWeights | None) -> Iterator[dict[str, Order]]:
+        """For each query what each of `SYSTEMS` puts first: document numbers and scores, best first."""
+        with PEGIndex(self.folder, term_weights=weights, read_only=True) as index:
             for start in range(0, len(queries), 100):
                 some = queries[start : start + 100]
-                by_terms = index.search_batch(texts=some, k=CUTOFF, mode="lexical")
                 vectors = self.encoder.encode_queries(some)
+                by_terms = index.search_batch(texts=some, k=CUTOFF, mode="lexical")
                 fused = index.search_batch(vectors, some, k=HITS, mode="hybrid")
                 for query, lexical, hits in zip(some, by_terms, fused, strict=True):
                     scores = self.reranker.score_hits(query, hits)
-                    order = np.argsort(-scores, kind="stable")
+                    order = np.argsort(-scores, kind="stable").tolist()
                     yield {
                         "bm25": [(int(hit.id), hit.score) for hit in lexical],
                         "hybrid": [(int(hit.id), hit.score) for hit in hits],
@@ -538,12 +543,15 @@ def validate(out: Path, reranker_out: Path, data: Path, queries: int) -> None:
             (fold,) = [fold for fold in FOLDS if domain_of(name) in fold]
             source = read_source(file)
             folder = blind_half(reranker_out, source.domain)
-            with PEGEncoder(folder) as encoder:
-                searcher = Searcher(encoder, fit(reranker_out, folder, fold), shrunk(learned(out, CHOSEN, fold)))
-                results = searcher.search(source.texts, source.queries[:queries])
+            weights = shrink_table(load_table(out, CHOSEN, fold))
+            with PEGEncoder(folder) as encoder, TemporaryDirectory() as index_folder:
+                searcher = Searcher(Path(index_folder), encoder, fit(reranker_out, folder, fold))
+                searcher.add(source.texts)
                 values = [
                     [ndcg(orders[system], relevant) for system in SYSTEMS]
-                    for orders, relevant in zip(results, source.relevant, strict=False)
+                    for orders, relevant in zip(
+                        searcher.search(source.queries[:queries], weights), source.relevant, strict=False
+                    )
                 ]
             runs.add({**key, "plain": plain[name], "weighted": np.mean(values, axis=0).tolist()})
 
@@ -567,7 +575,7 @@ def plain_results(out: Path, reranker_out: Path, queries: int) -> dict[str, list
 def fit_bundled(out: Path, data: Path) -> None:
     """Write the table that is learned from all permitted sources."""
     sources = [file.name.removesuffix(".jsonl.zst") for file in permitted_files(data)]
-    weights = shrunk(learned(out, CHOSEN))
+    weights = shrink_table(load_table(out, CHOSEN))
     weights.save(bundled_path("term-weights-mini"), sources=sources)
 
 
@@ -576,33 +584,37 @@ def report(out: Path, reranker_out: Path, data: Path, queries: int) -> None:
     runs = Runs(RESULTS / "term_weights.jsonl")
     for folder in sorted(path for path in (data / "eval").iterdir() if path.is_dir() and path.name not in NOT_CHINESE):
         if not runs.has({"left_out": None, "set": folder.name}):
-            with PEGEncoder("peg-mini") as encoder:
-                reranker = load_reranker("mini")
-                searchers = [Searcher(encoder, reranker, some) for some in (None, load_term_weights("mini"))]
-                runs.add({"left_out": None, **compared(searchers, load_beir(folder), queries)})
+            with PEGEncoder("peg-mini") as encoder, TemporaryDirectory() as index_folder:
+                searcher = Searcher(Path(index_folder), encoder, load_reranker("mini"))
+                row = compare_weights(searcher, load_term_weights("mini"), load_beir(folder), queries)
+            runs.add({"left_out": None, **row})
     for domain, name in EVALUATION_DOMAINS.items():
         if not runs.has({"left_out": domain}):
             (fold,) = [fold for fold in FOLDS if domain in fold]
             folder = blind_half(reranker_out, domain)
-            weights = shrunk(learned(out, CHOSEN, fold))
-            with PEGEncoder(folder) as encoder:
-                searchers = [Searcher(encoder, fit(reranker_out, folder, fold), some) for some in (None, weights)]
-                runs.add({"left_out": domain, **compared(searchers, load_beir(data / "eval" / name), queries)})
+            weights = shrink_table(load_table(out, CHOSEN, fold))
+            with PEGEncoder(folder) as encoder, TemporaryDirectory() as index_folder:
+                searcher = Searcher(Path(index_folder), encoder, fit(reranker_out, folder, fold))
+                row = compare_weights(searcher, weights, load_beir(data / "eval" / name), queries)
+            runs.add({"left_out": domain, **row})
 
 
-def compared(searchers: Sequence[Searcher], dataset: RetrievalDataset, queries: int) -> dict[str, Any]:
+def compare_weights(
+    searcher: Searcher, weights: TermWeights, dataset: RetrievalDataset, queries: int
+) -> dict[str, Any]:
     """Each system without and with weights on the same queries: those first by the hash of their text."""
     names = sorted(dataset.qrels, key=lambda name: text_key(dataset.queries[name]))[:queries]
     some = replace(dataset, qrels={name: dataset.qrels[name] for name in names})
     ids = list(dataset.corpus)
+    searcher.add(list(dataset.corpus.values()))
     sides: list[dict[str, Evaluation]] = []
-    for searcher in searchers:
-        found: dict[str, Run] = {system: {} for system in SYSTEMS}
-        results = searcher.search(list(dataset.corpus.values()), [dataset.queries[name] for name in names])
+    for side in (None, weights):
+        runs: dict[str, Run] = {system: {} for system in SYSTEMS}
+        results = searcher.search([dataset.queries[name] for name in names], side)
         for name, orders in zip(names, results, strict=True):
             for system, order in orders.items():
-                found[system][name] = {ids[number]: score for number, score in order}
-        sides.append({system: evaluation(some, system, run) for system, run in found.items()})
+                runs[system][name] = {ids[number]: score for number, score in order}
+        sides.append({system: evaluation(some, system, run) for system, run in runs.items()})
     row: dict[str, Any] = {"set": dataset.name, "queries": len(names)}
     for system in SYSTEMS:
         plain, weighted = (side[system] for side in sides)
