@@ -646,7 +646,7 @@ def test_the_old_name_of_the_argument_still_works(index: PEGIndex, letters: Lett
     with pytest.warns(DeprecationWarning, match="rerank="):
         old = Retriever(index, letters, reranker=Lengths(), k=2)
     assert old.retrieve("花呗") == Retriever(index, letters, Lengths(), k=2).retrieve("花呗")
-    with pytest.warns(DeprecationWarning), pytest.raises(InvalidInput, match="leave reranker="):
+    with pytest.warns(DeprecationWarning, match="rerank="), pytest.raises(InvalidInput, match="leave reranker="):
         Retriever(index, letters, "none", reranker=Lengths())
 
 
