@@ -651,3 +651,91 @@ def check_files(server, store, known, writers):
     assert on_disk == {*expected, "old.txt", "kept.md"}
     for name, text in expected.items():
         assert (store / UPLOADS / name).read_text() == text
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def read_events(answer):
+    """(event, data) of every server-sent event."""
+    from httpx_sse import EventSource
+
+    return [(event.event, event.json()) for event in EventSource(answer).iter_sse()]
+
+
+def test_an_upload_tells_how_far_it_is(tmp_path, served_model):
+    from sample_files import pdf
+
+    pages = pdf([[f"第{number}页的内容。"] for number in range(1, 4)])
+    store = make_store(tmp_path, served_model)
+    with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
+        headers = AUTH | {"Accept": "text/event-stream"}
+        with client.stream("POST", "/documents", headers=headers, files={"files": ("三页.pdf", pages)}) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            events = read_events(answer)
+        steps = [(data["step"], data["done"], data["total"]) for name, data in events if name == "step"]
+        assert steps[:4] == [("reading", 0, 0), ("reading", 1, 3), ("reading", 2, 3), ("reading", 3, 3)]
+        assert [step for step, _, _ in steps[4:]] == ["indexing", "indexing"]
+        assert {data["name"] for name, data in events if name == "step"} == {"三页.pdf"}
+        assert events[-1][0] == "done"
+        assert events[-1][1]["added"][0]["name"] == "三页.pdf"
+        with client.stream("POST", "/documents", headers=headers, files={"files": ("坏.pdf", b"no")}) as answer:
+            events = read_events(answer)
+        assert events[-1][0] == "error"
+        assert events[-1][1]["error"]["code"] == "unreadable_document"
+
+
+def test_an_upload_whose_client_left_is_not_added(tmp_path, served_model):
+    """What is raised at a step, by the thread that reads, leaves nothing behind, and the next file is read."""
+    import io
+
+    from sample_files import pdf
+
+    from peg_rag.serving.knowledge import KnowledgeBase
+
+    class LeftError(Exception):
+        pass
+
+    def leave_at(step, page):
+        def report(*at):
+            if at[:2] == (step, page):
+                raise LeftError
+
+        return report
+
+    store = make_store(tmp_path, served_model)
+    pages = pdf([[f"第{number}页的内容。"] for number in range(1, 30)])
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
+        knowledge = KnowledgeBase(store, index, encoder)
+        before = index.ids()
+        for step, page in (("reading", 0), ("reading", 1), ("reading", 29), ("indexing", 0)):
+            with pytest.raises(LeftError):
+                knowledge.add("走.pdf", io.BytesIO(pages), leave_at(step, page))
+            assert index.ids() == before
+            assert not list((store / "uploads").iterdir())
+            assert knowledge.add("短.txt", io.BytesIO("下一份。".encode())).passages == 1
+            knowledge.delete(knowledge.list_documents()[0].id)
+        knowledge.close()
+
+
+def test_a_client_that_leaves_stops_its_upload(tmp_path, served_model):
+    from sample_files import pdf
+
+    store = make_store(tmp_path, served_model)
+    pages = pdf([[f"第{number}页的内容。" * 20] for number in range(1, 400)])
+    with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
+        before = client.get("/documents").json()
+        headers = AUTH | {"Accept": "text/event-stream"}
+        with client.stream("POST", "/documents", headers=headers, files={"files": ("长.pdf", pages)}) as answer:
+            for line in answer.iter_lines():
+                if '"done":2' in line:
+                    break
+        client.post("/documents/text", headers=AUTH, json={"name": "别的", "text": "别的一份。"}).raise_for_status()
+        while "peg_rag_pending_conversions 0.0" not in client.get("/metrics").text:
+            pass
+        names = [document["name"] for document in client.get("/documents").json()["documents"]]
+        assert "长.pdf" not in names
+        assert len(names) == before["total"] + 1
+        assert sorted(file.name for file in (store / "uploads").iterdir()) == ["别的.txt"]
+    assert "unexpected error" not in "".join(started.lines)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from peg_rag.chunking import Chunk, Chunking, split
 from peg_rag.encoder import PEGEncoder
-from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.files import sync_folder, sync_stream, write_atomically
 from peg_rag.index import PEGIndex
 from peg_rag.index.validation import check_unicode
@@ -44,6 +44,12 @@ _STAGING_PREFIX = ".upload-"  # hidden, so that `sync` ignores it
 _NOTE_FILE = ".note.json"  # no upload has a name that starts with a dot
 
 logger = logging.getLogger(__name__)
+
+OnStep = Callable[[str, int, int], None]  # step (`reading` or `indexing`), done, of how many; 0 where not known
+
+
+def ignore_step(step: str, done: int, total: int) -> None:
+    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +126,11 @@ class UploadFolder:
         root, _, name = source.partition("/")
         return name if root == self.root and name == sanitize_filename(name) else None
 
+    def path_of(self, source: str) -> Path | None:
+        """Where an uploaded file lies; None for a file of another folder."""
+        name = self.name_of(source)
+        return self.folder / name if name else None
+
     def size_of(self, name: str) -> int | None:
         """The size of an uploaded file in bytes; None if it is missing."""
         try:
@@ -129,8 +140,11 @@ class UploadFolder:
 
     # -- adding -------------------------------------------------------------------------------------------------------
 
-    def stage(self, name: str, content: BinaryIO) -> StagedUpload:
+    def stage(self, name: str, content: BinaryIO, on_step: OnStep = ignore_step) -> StagedUpload:
         """Read and embed a file without changing the store. The caller must commit or discard it.
+
+        Args:
+            on_step: called from this thread; what it raises ends the work, and nothing remains of the file.
 
         Raises:
             DataError: the file cannot be read; nothing remains of it.
@@ -138,7 +152,7 @@ class UploadFolder:
         folder = self.folder / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
         folder.mkdir(parents=True)
         try:
-            return self._read_and_embed(folder, name, content)
+            return self._read_and_embed(folder, name, content, on_step)
         except DataError as error:
             _remove_folder(folder)
             raise DataError(_hide_folder(str(error), folder)) from error
@@ -226,21 +240,24 @@ class UploadFolder:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def _read_and_embed(self, folder: Path, name: str, content: BinaryIO) -> StagedUpload:
+    def _read_and_embed(self, folder: Path, name: str, content: BinaryIO, on_step: OnStep) -> StagedUpload:
         file = folder / name
+        on_step("reading", 0, 0)
         _write_file(file, content)
-        sections = self._readers.read(file)
+        sections = self._readers.read(file, lambda page, pages: on_step("reading", page, pages))
         state = file.stat()
         entry = FileEntry(state.st_size, state.st_mtime_ns, file_digest(file), Chunking().fingerprint, 0)
         root = self.root
         chunks = list(split(sections, f"{root}/{name}", entry.version))
         entry.chunks = len(chunks)
+        on_step("indexing", 0, len(chunks))
         try:
             for number, chunk in enumerate(chunks):
                 check_unicode(chunk.text, f"passage {number}")
             vectors = self._encoder.encode_documents([chunk.text for chunk in chunks])  # (chunks, dimension)
         except InvalidInput as error:
             raise DataError(f"{name} holds what cannot be embedded: {error}") from error
+        on_step("indexing", len(chunks), len(chunks))
         return StagedUpload(folder, name, root, entry, chunks, vectors)
 
     @contextmanager
@@ -348,11 +365,18 @@ class _ThreadReaders:
         self._timeout_s = timeout_s
         self._by_thread: dict[int, ReaderProcess] = {}
 
-    def read(self, file: Path) -> list[Section]:
+    def read(self, file: Path, on_page: Callable[[int, int], None]) -> list[Section]:
         thread = threading.get_ident()
         if thread not in self._by_thread:
             self._by_thread[thread] = ReaderProcess(timeout_s=self._timeout_s)
-        return self._by_thread[thread].read(file)
+        reader = self._by_thread[thread]
+        try:
+            return reader.read(file, on_page=on_page)
+        except PegRagError:
+            raise
+        except BaseException:  # of `on_page`: the process still reads this file and would answer the next with it
+            reader.close()
+            raise
 
     def close(self) -> None:
         while self._by_thread:
