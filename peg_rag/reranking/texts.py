@@ -38,12 +38,12 @@ def fuse_candidates(texts: Sequence[str], dense: Array, lexical: Array) -> Candi
 
 
 def score_terms(query: str, texts: Sequence[str]) -> Array:
-    """(texts,) BM25 scores, with the frequencies counted in the texts; the formula is that of `peg_rag.index.lexical`."""
+    """(texts,) BM25 scores by the formula of `peg_rag.index.lexical`, with the frequencies counted in the texts."""
     occurrences = _TOKENIZER.find_occurrences([query, *texts])
     is_query = occurrences.rows == 0
     codes, weights = np.unique(occurrences.codes[is_query], return_counts=True)  # the query's terms, how often each
     lengths = np.bincount(occurrences.rows, minlength=1 + len(texts))[1:]  # (texts,) terms
-    if not len(codes):
+    if not len(codes) or not len(texts):
         return np.zeros(len(texts))
     places = np.minimum(np.searchsorted(codes, occurrences.codes), len(codes) - 1)
     is_match = ~is_query & (codes[places] == occurrences.codes)
