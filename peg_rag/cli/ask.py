@@ -15,6 +15,9 @@ def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Passages to read.")] = 20,
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
+    rerank: Annotated[
+        str, typer.Option(help="A second look at 50 hybrid hits: auto (with peg-mini), mini (or an error) or none.")
+    ] = "auto",
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -33,7 +36,7 @@ def ask(
 
     limit = THRESHOLD if threshold is None else threshold
     with knowledge.open_store(store, model) as (index, encoder):
-        [hits] = knowledge.find(index, encoder, [question], k, mode)
+        [hits] = knowledge.find(index, encoder, [question], k, mode, rerank)
         answer = extract_answer(question, hits, encoder, threshold=limit, max_sentences=sentences, max_hits=k)
     if as_json:
         print(json.dumps(_as_json(answer), ensure_ascii=False, indent=2))

@@ -15,7 +15,7 @@ from peg_rag.hits import Hit
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
-    from peg_rag.retriever import Mode
+    from peg_rag.retriever import Mode, RerankChoice
 
 MODES = ("hybrid", "dense", "lexical")
 
@@ -37,18 +37,18 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
 
 
 def find(
-    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str | None = None
+    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str = "auto"
 ) -> list[list[Hit]]:
     """The k best hits of each query."""
-    from peg_rag.retriever import BUNDLED_RERANKERS, Retriever
+    from peg_rag.retriever import RERANK_CHOICES, Retriever
 
     if mode not in MODES:
         raise InvalidInput(f"--mode {mode}: one of {', '.join(MODES)} is expected")
-    if rerank is not None and rerank not in BUNDLED_RERANKERS:
-        raise InvalidInput(f"--rerank {rerank}: {' or '.join(BUNDLED_RERANKERS)} is expected")
-    if rerank is not None and mode != "hybrid":
-        raise InvalidInput(f"--rerank {rerank} needs --mode hybrid, not {mode}")
-    retriever = Retriever(index, encoder, k=k, mode=cast("Mode", mode), rerank=rerank)
+    if rerank not in RERANK_CHOICES:
+        raise InvalidInput(f"--rerank {rerank}: one of {', '.join(RERANK_CHOICES)} is expected")
+    if rerank == "mini" and mode != "hybrid":
+        raise InvalidInput(f"--rerank mini needs --mode hybrid, not {mode}")
+    retriever = Retriever(index, encoder, cast("RerankChoice", rerank), k=k, mode=cast("Mode", mode))
     return retriever.retrieve_batch(queries)
 
 
