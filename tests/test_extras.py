@@ -89,6 +89,7 @@ PROMISES = {
     "train": "from peg_rag.training import Recipe, train, mine_hard_negatives; print(Recipe)",
     "onnx": EXPORT.format("onnx"),
     "openvino": EXPORT.format("openvino"),
+    "regex": "from peg_rag.index.filters import compile_filter\ncompile_filter({'a': {'$regex': '^x'}})",
     "modelscope": "from peg_rag.extras import require\nrequire('modelscope_hub', 'modelscope')",
     "cli": "import sys; sys.argv = ['peg-rag', 'info', '--model', 'peg-mini']; from peg_rag.cli import main; main()",
 }
