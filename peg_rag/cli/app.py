@@ -28,6 +28,7 @@ VERBS = (
     "info",
     "evaluate",
     "adapt",
+    "clean",
     "mine",
     "train",
     "export",
