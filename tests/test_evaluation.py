@@ -53,9 +53,9 @@ def test_titles_stand_before_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": "d1"\n', r"corpus\.jsonl, line 2: not JSON"),
+        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": "d1"\n', r"corpus\.jsonl, line 2 is not JSON"),
         ("corpus.jsonl", '{"_id": "d0", "text": 3}\n', r"corpus\.jsonl, line 1: expected strings"),
-        ("corpus.jsonl", "[1]\n", r"corpus\.jsonl, line 1: expected a JSON object, got list"),
+        ("corpus.jsonl", "[1]\n", r"corpus\.jsonl, line 1 is a JSON list; an object"),
         ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n' * 2, r"line 2: the id 'd0' was already used"),
         ("corpus.jsonl", "", r"corpus\.jsonl is empty"),
         ("queries.jsonl", '{"_id": "q0", "text": "a"}\n', r"test\.tsv: 1 queries are not in queries\.jsonl.*'q1'"),
