@@ -21,7 +21,7 @@ from peg_rag.index import tables
 from peg_rag.index.compaction import Compactor
 from peg_rag.index.database import DamagedRow, Database
 from peg_rag.index.encodings import Array, Storage
-from peg_rag.index.exact import RankedRows, search_exact
+from peg_rag.index.exact import RankedRows, search_matrix
 from peg_rag.index.filters import Condition
 from peg_rag.index.segment import Segment
 from peg_rag.index.tables import Blocks, IndexState
@@ -132,7 +132,7 @@ class Snapshot:
             in_segment = self.segment.search(
                 part, k, segment_allowed, lambda keys: self._read_vectors(connection, keys)
             )
-            in_delta = search_exact(self.delta, part, k, delta_allowed)
+            in_delta = search_matrix(self.delta, part, k, delta_allowed)
             rankings += [self._merge_rankings(a, b, k) for a, b in zip(in_segment, in_delta, strict=True)]
         return rankings
 
