@@ -15,7 +15,7 @@ from peg_rag.index.database import DamagedRow
 
 Array = NDArray[Any]
 Storage = Literal["float32", "float16", "int8"]
-STORAGES = ("float32", "float16", "int8")
+STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8")
 
 
 def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> Array:
