@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex
+from peg_rag.index.filters import plain_metadata
 from peg_rag.llama_index.filters import Where, all_of, to_where
 from peg_rag.retriever import RERANKED, Mode, RerankChoice, choose_bundled, identity_of
 
@@ -116,7 +117,7 @@ class PEGVectorStore(BasePydanticVectorStore):
                 raise InvalidInput(f"node {node.node_id!r} has no embedding; embed nodes before adding them")
         ids = [node.node_id for node in nodes]
         texts = [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
-        metadatas = [{**node_to_metadata_dict(node, remove_text=True), _NODE_ID: node.node_id} for node in nodes]
+        metadatas = [_dump_node(node) for node in nodes]
         self._index.upsert(ids, texts, [node.get_embedding() for node in nodes], metadatas)
         return ids
 
@@ -229,6 +230,12 @@ class PEGVectorStore(BasePydanticVectorStore):
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         return await asyncio.to_thread(self.query, query, **kwargs)
+
+
+def _dump_node(node: BaseNode) -> dict[str, Any]:
+    # LlamaIndex writes times in more than one form and refuses NumPy scalars, so both are replaced first.
+    plain = node.model_copy(update={"metadata": plain_metadata(node.metadata)})
+    return {**node_to_metadata_dict(plain, remove_text=True), _NODE_ID: node.node_id}
 
 
 def _restrict_to_nodes(

@@ -59,6 +59,9 @@ class AnswerSentence(BaseModel):
     citation: int
     passage_id: str
     start: int = Field(description="Offset in the passage's text, in characters.")
+    spans: list[tuple[int, int]] = Field(
+        description="The stretches of the passage's text that are quoted: [start, end), in characters."
+    )
     score: float
 
     @classmethod
@@ -68,6 +71,7 @@ class AnswerSentence(BaseModel):
             citation=sentence.citation,
             passage_id=sources[sentence.citation - 1].id,
             start=sentence.start,
+            spans=list(sentence.spans),
             score=sentence.score,
         )
 

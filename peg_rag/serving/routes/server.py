@@ -45,6 +45,7 @@ class ServerInfo(BaseModel):
     modes: list[str]
     answers: list[AnswerKind] = Field(description="Kinds of answers that /ask gives; the first is the default.")
     language_model: LanguageModelCard | None
+    feedback: bool = Field(description="Whether ratings of answers are kept, from clients with a key.")
 
 
 class Health(BaseModel):
@@ -68,6 +69,7 @@ async def info(state: StateDep) -> ServerInfo:
         modes=list(get_args(SearchMode)),
         answers=_list_answer_kinds(state),
         language_model=LanguageModelCard.of(state.language_model) if state.language_model else None,
+        feedback=knowledge is not None and bool(state.keys) and not knowledge.index.read_only,
     )
 
 

@@ -133,6 +133,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         seed: of the choice among more negatives than that.
         transforms: change a batch once it is read, in this order.
         with_answers: list all known answers of the queries, for candidates that come from outside the batch.
+        known: the answers; None takes those of the files.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         seed: int = 0,
         transforms: Sequence[BatchTransform] = (),
         with_answers: bool = False,
+        known: KnownPositives | None = None,
     ) -> None:
         self._files = files
         self._rows = rows
@@ -159,7 +161,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         self._seed = seed
         self._transforms = transforms
         self._with_answers = with_answers
-        self._known = KnownPositives(files)
+        self._known = KnownPositives(files) if known is None else known
 
     def __len__(self) -> int:
         return self._steps
