@@ -7,6 +7,7 @@ the terminal.
 import io
 import re
 import sys
+from contextlib import suppress
 from itertools import accumulate
 
 from rich.cells import cell_len, chop_cells
@@ -58,6 +59,23 @@ def printable(text: str) -> str:
 def show(content: RenderableType) -> None:
     """Print on stdout, wrapped to the terminal's width; piped output is not wrapped."""
     stdout.print(content, soft_wrap=not stdout.is_terminal)
+
+
+def show_piece(text: str) -> None:
+    """Print a piece of a text that comes bit by bit, with its line breaks and without other control characters."""
+    stdout.print(Text(_CONTROL.sub(" ", text)), end="", soft_wrap=True)
+
+
+def prompt(mark: str) -> str:
+    """Ask for a line of text, with the mark on stderr.
+
+    Raises:
+        EOFError: there are no more lines.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401  makes `input` delete and move by whole characters, which Chinese needs
+    stderr.print(Text(mark, "bold cyan"), end="")
+    return input()
 
 
 def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
