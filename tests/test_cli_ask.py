@@ -1,4 +1,4 @@
-"""`peg-rag ask` with a language model, a real OpenAI-compatible server on 127.0.0.1: one question, and conversations."""
+"""`peg-rag ask` with a language model, a real OpenAI-compatible server on 127.0.0.1: one question, conversations."""
 
 import io
 import json

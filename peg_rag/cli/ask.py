@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from peg_rag.cli.messages import translate
+
 if TYPE_CHECKING:
     from peg_rag.answer import Answer
     from peg_rag.encoder import PEGEncoder
@@ -77,9 +79,11 @@ def ask(
     from peg_rag.errors import InvalidInput
 
     if question is None and not chat:
-        raise InvalidInput("there is no question; write one behind the store, or pass --chat to type questions")
+        raise InvalidInput(
+            translate("there is no question; write one behind the store, or pass --chat to type questions")
+        )
     if as_json and chat:
-        raise InvalidInput("--json prints one answer and --chat holds a conversation; leave one of them out")
+        raise InvalidInput(translate("--json prints one answer and --chat holds a conversation; leave one of them out"))
     settings = _read_settings(llm_url, llm_model, llm_key_env, llm_timeout)
     passages = k or (_QUOTED_PASSAGES if settings is None else _WRITTEN_PASSAGES)
     limit = THRESHOLD if threshold is None else threshold
@@ -102,7 +106,8 @@ def _read_settings(url: str, model: str, key_variable: str | None, timeout_s: fl
     if not url:
         return None
     if not model:
-        raise InvalidInput(f"a language model's endpoint is given ({url}) but no model; pass --llm-model")
+        message = translate("a language model's endpoint is given ({url}) but no model; pass --llm-model")
+        raise InvalidInput(message.format(url=url))
     for module in ("fastapi", "httpx_sse"):
         require(module, "serve")
     values = {
@@ -234,7 +239,7 @@ class _Desk:
 
         standalone = writer.condense(question, self.history)
         if standalone != question:
-            note(f"searched for: {standalone}")
+            note(translate("searched for: {question}").format(question=standalone))
         hits = self._find(standalone)
         answer = writer.write(standalone, hits, streamed=not as_json) if hits else _WrittenAnswer("", False, True, [])
         if as_json:
@@ -252,7 +257,7 @@ def _hold_conversation(desk: _Desk) -> None:
     from peg_rag.cli.console import note, prompt
     from peg_rag.errors import PegRagError
 
-    note("Ask your questions. /new forgets the conversation, Ctrl-D ends it.")
+    note(translate("Ask your questions. /new forgets the conversation, Ctrl-D ends it."))
     with suppress(EOFError):
         while True:
             question = prompt("› ").strip()
@@ -279,7 +284,7 @@ def _print_answer(answer: "Answer") -> None:
         show("")
     for number, hit in enumerate(answer.sources, start=1):
         _print_source(number, hit)
-    note(f"extractive answer, confidence {answer.confidence:.2f}")
+    note(translate("extractive answer, confidence {confidence:.2f}").format(confidence=answer.confidence))
 
 
 def _print_sources(answer: _WrittenAnswer, hits: "list[Hit]", settings: "LanguageModelSettings") -> None:
@@ -290,8 +295,8 @@ def _print_sources(answer: _WrittenAnswer, hits: "list[Hit]", settings: "Languag
     for number in answer.numbers:
         _print_source(number, hits[number - 1])
     if not answer.complete:
-        note("the language model reached its length limit, so the answer is cut off")
-    note(f"written by {settings.model} at {settings.host}")
+        note(translate("the language model reached its length limit, so the answer is cut off"))
+    note(translate("written by {model} at {host}").format(model=settings.model, host=settings.host))
 
 
 def _print_source(number: int, hit: "Hit") -> None:

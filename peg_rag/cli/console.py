@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from peg_rag.cli.messages import translate
+
 stdout = Console(highlight=False, emoji=False)
 stderr = Console(highlight=False, emoji=False, stderr=True)
 
@@ -39,11 +41,11 @@ def make_streams_lenient() -> None:
 
 
 def error(message: str) -> None:
-    stderr.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=not stderr.is_terminal)
+    stderr.print(Text.assemble((translate("Error: "), "bold red"), message), soft_wrap=not stderr.is_terminal)
 
 
 def warn(message: str) -> None:
-    stderr.print(Text.assemble(("Warning: ", "bold yellow"), message), soft_wrap=not stderr.is_terminal)
+    stderr.print(Text.assemble((translate("Warning: "), "bold yellow"), message), soft_wrap=not stderr.is_terminal)
 
 
 def note(message: str) -> None:
