@@ -81,14 +81,15 @@ PROMISES = {
         "assert index.search(np.eye(1, 8)[0], k=1)[0].id == 'a'"
     ),
     "ingest": (
-        "import pathlib, tempfile; from peg_rag.ingest import read_file\n"
+        "import pathlib, tempfile; from peg_rag.readers import read_sections\n"
         "folder = pathlib.Path(tempfile.mkdtemp()); (folder / 'a.html').write_text('<p>报销需要发票</p>')\n"
-        "assert list(read_file(folder / 'a.html', root=folder))"
+        "assert list(read_sections(folder / 'a.html'))"
     ),
     "eval": "from peg_rag.evaluation import score_run\nscore_run({'q': {'d': 1.0}}, {'q': {'d': 1}}, ['nDCG@10'])",
     "train": "from peg_rag.training import Recipe, train, mine_hard_negatives; print(Recipe)",
     "onnx": EXPORT.format("onnx"),
     "openvino": EXPORT.format("openvino"),
+    "regex": "from peg_rag.index.filters import compile_filter\ncompile_filter({'a': {'$regex': '^x'}})",
     "modelscope": "from peg_rag.extras import require\nrequire('modelscope_hub', 'modelscope')",
     "cli": "import sys; sys.argv = ['peg-rag', 'info', '--model', 'peg-mini']; from peg_rag.cli import main; main()",
 }

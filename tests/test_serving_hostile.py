@@ -596,6 +596,7 @@ WRITES = [
     ("POST", "/documents", {"files": {"files": ("a.txt", b"a")}}),
     ("POST", "/documents/text", {"json": {"name": "a", "text": "a"}}),
     ("DELETE", "/documents/ZG9jcy_oirHlkZcubWQ", {}),
+    ("POST", "/feedback", {"json": {"question": "花呗如何还款", "vote": "up"}}),
 ]
 
 
