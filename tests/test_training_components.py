@@ -42,7 +42,7 @@ from peg_rag.training.loss.objective import ContrastiveObjective
 from peg_rag.training.loss.reference import dense_loss
 from peg_rag.training.loss.tiles import Tile
 from peg_rag.training.loss.trust import TrustOptions, trust_weights
-from peg_rag.training.recipe import LossOptions, Recipe, SourceOptions
+from peg_rag.training.recipe import Columns, LossOptions, Recipe, SourceOptions
 
 DIM = 6
 
@@ -440,6 +440,28 @@ def test_soft_augmentation_needs_a_mask_token() -> None:
     bare = Tokenizer(models.WordLevel({"<unk>": 0, "字": 1}, unk_token="<unk>"))
     with pytest.raises(RecipeError, match="needs a tokenizer with a mask token"):
         SoftAugmentation(SoftAugmentationOptions(kind="soft_augmentation"), bare, seed=0)
+
+
+# --- weights of rows --------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_a_column_reach_the_loss(tmp_path: Path, tiny_bert: Path) -> None:
+    rows = [{"query": f"问题{i}", "positive": f"答案{i}", "trust": w} for i, w in enumerate([1, 0.5, 0, "x", -1, 2])]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    source = SourceOptions(path=str(path), columns=Columns(weight="trust"))
+    (file,) = load_pairs([source], tokenizer, tmp_path / "cache", maximum_bad_share=0.5)
+    assert file.report.dropped == {"trust is not a number of 0 or more": 2}
+    assert file.weights.tolist() == [1, 0.5, 0, 2]
+    plan = BatchPlan([SourceRows("s", file.query_keys, file.positive_keys)], batch=4, steps=1)
+    batch = StepBatches([file], [file.usable], plan, steps=1, negatives=0, rank=0, world=1)[0]
+    weights = batch.pairs(torch.device("cpu")).query_weights
+    assert weights is not None
+    assert weights.tolist() == file.weights[batch.rows.rows].tolist()
+    (plain,) = load_pairs([SourceOptions(path=str(path))], tokenizer, tmp_path / "cache")
+    unweighted = StepBatches([plain], [plain.usable], plan, steps=1, negatives=0, rank=0, world=1)[0]
+    assert unweighted.weights is None
 
 
 # --- vectors of texts -------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import numpy as np
 
 from peg_rag.evaluation.datasets import RetrievalDataset
 from peg_rag.evaluation.metrics import Run
-from peg_rag.evaluation.search import exact_search
 from peg_rag.extras import require
+from peg_rag.index.exact import exact_search
 from peg_rag.retriever import Encoder, Reranker, Retriever, identity_of
 
 BATCH = 256  # queries searched at a time

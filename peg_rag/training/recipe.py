@@ -52,6 +52,8 @@ class Columns(Options):
     negatives: str | None = "negatives"
     """A list of strings (in CSV: as JSON). The column may be missing; None leaves it unread."""
     label: str | None = "label"
+    weight: str | None = None
+    """A number of 0 or more by which a pair counts in the contrastive loss, such as the trust of `peg-rag clean`."""
     label_is_grade: bool = False
     """Pairs graded by similarity: every row must have a number as its label, and both texts may be the same."""
 

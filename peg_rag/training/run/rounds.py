@@ -13,6 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from peg_rag.errors import TrainingError
 from peg_rag.files import open_atomically, write_atomically
 from peg_rag.retriever import Encoder
@@ -84,8 +87,17 @@ def mine_round(
             mine_hard_negatives(pairs, out, encoder, options=options)
             pairs.unlink()
         (loaded,) = load_pairs([SourceOptions(path=str(out))], tokenizer, cache, prompts=prompts)
-        mined.append(replace(loaded, name=file.name, weight=file.weight))
+        weights = _match_weights(file, numbers, loaded)
+        mined.append(replace(loaded, name=file.name, weight=file.weight, weights=weights))
     return mined
+
+
+def _match_weights(file: PairFile, rows: Ints, mined: PairFile) -> NDArray[np.float32]:
+    """The weights of the mined rows, which are the given ones in their order."""
+    if len(mined.weights) != len(rows):
+        raise TrainingError(f"{mined.name} holds {len(mined.weights)} pairs, and {len(rows)} were mined for")
+    weights: NDArray[np.float32] = file.weights[rows]
+    return weights
 
 
 def _write_pairs(path: Path, file: PairFile, rows: Ints) -> None:

@@ -133,7 +133,7 @@ class _Run:
         self._cache = expand_path(recipe.cache_dir)
 
     def run_stages(self, resume: bool, overwrite: bool) -> TrainingResult:
-        hide_bars_of_saving()  # type: ignore[no-untyped-call]
+        hide_bars_of_saving()
         check_trackers(self.recipe)
         self.beir.check()
         self.accelerator = start_accelerator(self.recipe)
