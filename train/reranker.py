@@ -482,15 +482,27 @@ def rank_texts(out: Path, data: Path) -> None:
     for domain, file in sorted(files.items()):
         if not runs.has({"domain": domain}):
             source = read_source(file, TEXTS, TEXT_QUERIES)
-            runs.add({"domain": domain, "source": source.name, **compare_forms(source, out)})
+            folder = blind_half(out, domain)
+            (fold,) = [fold for fold in FOLDS if domain in fold]
+            runs.add({"domain": domain, "source": source.name, **compare_forms(source, folder, fit(out, folder, fold))})
+    for folder in sorted((data / "eval").iterdir()):
+        if folder.name not in NOT_CHINESE and not runs.has({"set": folder.name}):
+            source = evaluation_source(load_beir(folder))
+            runs.add({"set": folder.name, **compare_forms(source, resolve("peg-mini").path, load_reranker("mini"))})
     write_texts_report(runs)
 
 
-def compare_forms(source: Source, out: Path) -> dict[str, Any]:
-    """The mean nDCG@10 of BM25's candidates by each score, all of models that never saw the domain."""
-    folder = blind_half(out, source.domain)
-    (fold,) = [fold for fold in FOLDS if source.domain in fold]
-    reranker = fit(out, folder, fold)
+def evaluation_source(dataset: RetrievalDataset) -> Source:
+    """The first queries of a set, over all of its passages."""
+    numbers = {name: number for number, name in enumerate(dataset.corpus)}
+    judged = list(dataset.qrels.items())[:TEXT_QUERIES]
+    relevant = [{numbers[name] for name, grade in judgements.items() if grade > 0} for _, judgements in judged]
+    queries = [dataset.queries[query] for query, _ in judged]
+    return Source(dataset.name, list(dataset.corpus.values()), queries, relevant)
+
+
+def compare_forms(source: Source, folder: Path, reranker: MiniReranker) -> dict[str, Any]:
+    """The mean nDCG@10 of BM25's candidates by each score, with the vectors of the model in the folder."""
     values: dict[str, list[float]] = {}
     with PEGEncoder(folder) as encoder, PEGIndex() as index:
         ids = [str(number) for number in range(len(source.texts))]
@@ -553,8 +565,6 @@ def ndcg(labels: Array, scores: Array, relevant: int) -> float:
 
 
 def write_texts_report(runs: Runs) -> None:
-    rows = list(runs)
-    forms = [name for name in rows[0] if name not in ("domain", "source", "queries")]
     lines = [
         "# Texts without an index",
         "",
@@ -563,16 +573,26 @@ def write_texts_report(runs: Runs) -> None:
         "rarity that never saw the domain. How often a term occurs is counted in the whole collection (*index*) or in",
         "the 50 texts alone (*texts*), or taken from the table of rarity (*table*).",
         "",
-        f"| domain | queries | {' | '.join(forms)} |",
-        "|---|" + "---:|" * (1 + len(forms)),
+        *forms_table("domain", [row for row in runs if "domain" in row]),
+        "",
+        f"The evaluation sets with `peg-mini` and the bundled file, the first {TEXT_QUERIES} queries of each:",
+        "",
+        *forms_table("set", [row for row in runs if "set" in row]),
     ]
-    lines += [
-        f"| {row['domain']} | {row['queries']} | {' | '.join(f'{row[form]:.3f}' for form in forms)} |" for row in rows
-    ]
-    means = " | ".join(f"**{np.mean([row[form] for row in rows]):.3f}**" for form in forms)
-    text = "\n".join([*lines, f"| **mean** | | {means} |"]) + "\n"
+    text = "\n".join(lines) + "\n"
     (RESULTS / "reranker_texts.md").write_text(text, encoding="utf-8")
     print(text)
+
+
+def forms_table(key: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    forms = [name for name in rows[0] if name not in ("domain", "set", "source", "queries")]
+    means = " | ".join(f"**{np.mean([row[form] for row in rows]):.3f}**" for form in forms)
+    return [
+        f"| {key} | queries | {' | '.join(forms)} |",
+        "|---|" + "---:|" * (1 + len(forms)),
+        *(f"| {row[key]} | {row['queries']} | {' | '.join(f'{row[form]:.3f}' for form in forms)} |" for row in rows),
+        f"| **mean** | | {means} |",
+    ]
 
 
 def main() -> None:
