@@ -493,12 +493,13 @@ def rank_texts(out: Path, data: Path) -> None:
 
 
 def evaluation_source(dataset: RetrievalDataset) -> Source:
-    """The first queries of a set, over all of its passages."""
-    numbers = {name: number for number, name in enumerate(dataset.corpus)}
+    """The first queries of a set, over their judged passages and others, `TEXTS` in all."""
     judged = list(dataset.qrels.items())[:TEXT_QUERIES]
+    names = dict.fromkeys(name for _, judgements in judged for name in judgements) | dict.fromkeys(dataset.corpus)
+    numbers = {name: number for number, name in enumerate(list(names)[:TEXTS])}
     relevant = [{numbers[name] for name, grade in judgements.items() if grade > 0} for _, judgements in judged]
     queries = [dataset.queries[query] for query, _ in judged]
-    return Source(dataset.name, list(dataset.corpus.values()), queries, relevant)
+    return Source(dataset.name, [dataset.corpus[name] for name in numbers], queries, relevant)
 
 
 def compare_forms(source: Source, folder: Path, reranker: MiniReranker) -> dict[str, Any]:
@@ -575,7 +576,8 @@ def write_texts_report(runs: Runs) -> None:
         "",
         *forms_table("domain", [row for row in runs if "domain" in row]),
         "",
-        f"The evaluation sets with `peg-mini` and the bundled file, the first {TEXT_QUERIES} queries of each:",
+        f"The evaluation sets with `peg-mini` and the bundled file, the first {TEXT_QUERIES} queries of each over",
+        f"{TEXTS:,} passages at most, scored once, after the choice:",
         "",
         *forms_table("set", [row for row in runs if "set" in row]),
     ]
