@@ -17,6 +17,7 @@ from torch import Tensor
 
 from peg_rag.errors import RecipeError
 from peg_rag.training.data.batches import RankBatch, StepBatches
+from peg_rag.training.data.guide import GuideMask
 from peg_rag.training.data.neighbours import (
     ClusterOptions,
     ClusterOrder,
@@ -35,7 +36,6 @@ from peg_rag.training.data.vectors import TextVectors, encode_texts
 from peg_rag.training.extension import StageContext
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.contrastive import Candidates, Pairs, tiled_loss
-from peg_rag.training.loss.guide import GuideMask
 from peg_rag.training.loss.masks import TileColumns, TileRows
 from peg_rag.training.loss.mixing import Mixing, MixingOptions
 from peg_rag.training.loss.objective import ContrastiveObjective

@@ -16,11 +16,11 @@ import yaml
 from pydantic import Discriminator, Field, ValidationError, field_validator, model_validator
 
 from peg_rag.errors import RecipeError
+from peg_rag.training.data.guide import GuideOptions
 from peg_rag.training.data.neighbours import ClusterOptions, NeighbourOptions
 from peg_rag.training.data.shared_documents import SharedDocumentOptions
 from peg_rag.training.data.soft_augmentation import SoftAugmentationOptions
 from peg_rag.training.extension import Options
-from peg_rag.training.loss.guide import GuideOptions
 from peg_rag.training.loss.mixing import MixingOptions
 from peg_rag.training.loss.queue import QueueOptions
 from peg_rag.training.loss.trust import TrustOptions

@@ -9,7 +9,7 @@ the order is then known before the first step, and a resumed run finds it on dis
 4·among bytes a row on disk; `clusters` costs log2(n / size) passes over the vectors for each size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from peg_rag.extras import require
 from peg_rag.files import open_atomically
+from peg_rag.index.exact import exact_search
 from peg_rag.training.extension import Options, StageContext
 
 if TYPE_CHECKING:
@@ -170,24 +171,32 @@ def encode_rows(file: "PairFile", rows: "Ints", stage: StageContext) -> tuple[Fl
 
 def search_neighbours(queries: Floats, documents: Floats, among: int) -> NDArray[np.int32]:
     """For each query the rows of the documents nearest to it, its own left out, (n, among), −1 for none."""
-    faiss = require("faiss", "train")
-    n, dimension = documents.shape
-    index: Any = faiss.IndexFlatIP(dimension)
-    if n > EXACT_ROWS:
-        index = faiss.IndexIVFFlat(index, dimension, int(4 * n**0.5), faiss.METRIC_INNER_PRODUCT)
-        index.train(documents)
-        index.nprobe = PROBES
-    index.add(documents)
+    n = len(documents)
     width = min(among + 1, n)
+    search = _prepare_search(documents, width)
     neighbours = np.full((n, among), -1, dtype=np.int32)
     for start in range(0, n, BLOCK_ROWS):
-        _, rows = index.search(queries[start : start + BLOCK_ROWS], width)  # (q, width)
+        rows = search(queries[start : start + BLOCK_ROWS])  # (q, width)
         own = np.arange(start, start + len(rows))[:, None]
         order = np.argsort(rows == own, axis=1, kind="stable")  # its own document last
         others = np.take_along_axis(rows, order, axis=1)
         others[others == own] = -1
         neighbours[start : start + len(rows), : min(width, among)] = others[:, :among]
     return neighbours
+
+
+def _prepare_search(documents: Floats, k: int) -> Callable[[Floats], NDArray[np.integer[Any]]]:
+    """What gives the k nearest documents of some queries, (q, d) → (q, k); −1 for none."""
+    if len(documents) <= EXACT_ROWS:
+        return lambda queries: exact_search(queries, documents, k).indices
+    faiss = require("faiss", "train")
+    dimension = documents.shape[1]
+    lists = int(4 * len(documents) ** 0.5)
+    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(dimension), dimension, lists, faiss.METRIC_INNER_PRODUCT)
+    index.train(documents)
+    index.add(documents)
+    index.nprobe = PROBES
+    return lambda queries: index.search(queries, k)[1]
 
 
 def balanced_clusters(vectors: Floats, size: int, seed: int) -> "Ints":

@@ -89,10 +89,8 @@ class Mixing:
         import numpy as np
         import torch
 
-        from peg_rag.training.data.sampler import mix
-
-        seed = mix(np.array([self._steps], dtype=np.uint64), self._seed, self._rank, _SALT)[0]
-        generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        seed = np.random.SeedSequence([self._seed, self._rank, self._steps, _SALT]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(seed))
         return torch.rand(3, rows, self._options.columns, generator=generator, dtype=torch.float64)
 
     def _mix_vectors(self, queries: "Tensor", left: "Tensor", right: "Tensor", shares: "Tensor") -> "Tensor":
