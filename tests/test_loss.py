@@ -184,7 +184,7 @@ def test_known_answers_are_hidden_in_every_tile(seed: int, b: int, m: int, width
     expected = torch.tensor([[(i, j) in known for j in columns.tolist()] for i in rows.tolist()])
     for start in range(0, b, 5):
         part = slice(start, min(start + 5, b))
-        tile_rows = TileRows(part, rows[part], torch.ones(part.stop - part.start))
+        tile_rows = TileRows(part, rows[part], rows[part], torch.ones(part.stop - part.start))
         for first in range(0, m, width):
             place = slice(first, min(first + width, m))
             scores = torch.zeros(part.stop - part.start, place.stop - place.start)

@@ -13,7 +13,6 @@ from peg_rag.ingest import LEDGER_FILE
 from peg_rag.serving.knowledge import encode_id
 from peg_rag.serving.originals import OriginalFiles
 
-
 __all__ = ["served_model"]
 
 

@@ -156,7 +156,7 @@ def test_recipes_name_it_by_kind() -> None:
     tree: dict[str, Any] = {"output_dir": "out", "model": {"path": "peg-mini"}, "stages": [stage]}
     recipe = Recipe.parse(tree, ["stages.0.loss.candidates=[{kind: queue, size: 64}]"])
     assert recipe.stages[0].candidates_per_query == 16 + 64
-    assert isinstance(recipe.stages[0].loss.candidates[0].build(steps=10), DocumentQueue)
+    assert isinstance(recipe.stages[0].loss.candidates[0], QueueOptions)
     for override, message in [
         (
             "stages.0.loss={mask_same_text: false, candidates: [{kind: queue, size: 4}]}",

@@ -19,7 +19,7 @@ import yaml
 from experiments import RESULTS, Runs, data_folder
 
 from peg_rag import PEGEncoder
-from peg_rag.evaluation import BM25s, Dense, Indexed, evaluate, load_beir
+from peg_rag.evaluation import BM25s, Dense, Indexed, System, evaluate, load_beir
 from peg_rag.training import Recipe, train
 
 SETS = {
@@ -70,8 +70,13 @@ def main() -> None:
 def scored(folder: Path, beir: Path) -> dict[str, Any]:
     dataset = load_beir(beir)
     with PEGEncoder(folder) as encoder:
-        systems = [Dense(encoder, "dense"), Indexed("lexical", name="bm25"), Indexed("hybrid", encoder, "hybrid")]
-        scores = {system.name: evaluate(system, dataset).mean() for system in [*systems, BM25s()]}
+        systems: list[System] = [
+            Dense(encoder, "dense"),
+            Indexed("lexical", name="bm25"),
+            Indexed("hybrid", encoder, "hybrid"),
+            BM25s(),
+        ]
+        scores = {system.name: evaluate(system, dataset).mean() for system in systems}
     return {"set": dataset.name, "scores": scores}
 
 

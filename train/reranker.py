@@ -276,8 +276,10 @@ def load_counts(out: Path, sources: Sequence[Source] = ()) -> dict[str, tuple[Ar
     file = out / "rarity.npz"
     if not file.is_file():
         counts = rarity_counts(sources)
-        arrays = {f"{domain} {part}": array for domain, count in counts.items() for part, array in enumerate(count)}
-        np.savez_compressed(file, **arrays)
+        parts: dict[str, Any] = {
+            f"{domain} {part}": array for domain, count in counts.items() for part, array in enumerate(count)
+        }
+        np.savez_compressed(file, **parts)
     with np.load(file) as arrays:
         domains = {name.split()[0] for name in arrays}
         return {d: (arrays[f"{d} 0"], arrays[f"{d} 1"], int(arrays[f"{d} 2"])) for d in sorted(domains)}

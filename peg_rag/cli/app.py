@@ -29,6 +29,7 @@ VERBS = (
     "info",
     "evaluate",
     "adapt",
+    "clean",
     "mine",
     "train",
     "export",

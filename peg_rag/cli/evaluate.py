@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Encoders = dict[str, PEGEncoder | CachedEncoder]
 
-SYSTEMS = ("dense", "bm25", "bm25s", "hybrid")
+SYSTEMS = ("dense", "bm25", "bm25s", "hybrid", "reranked")
 
 
 def evaluate(
@@ -32,7 +32,8 @@ def evaluate(
         typer.Option(
             "--systems",
             "-s",
-            help=f"Some of {', '.join(SYSTEMS)}; the first is the baseline. Default: dense, bm25 and hybrid.",
+            help=f"Some of {', '.join(SYSTEMS)}; the first is the baseline. `reranked` is the hybrid and the bundled "
+            "reranker, for peg-mini. Default: dense, bm25, hybrid and, with peg-mini, reranked.",
         ),
     ] = None,
     reranker: Annotated[
@@ -71,6 +72,8 @@ def evaluate(
         datasets = _build_reranking_sets(datasets, pairs)
         pairs = []
     encoders = _load_encoders(model or ["peg-mini"], cache, device)
+    if systems is None and not reranking and all(map(_has_bundled_reranker, encoders.values())):
+        names.append("reranked")
     try:
         retrieval_systems = _create_systems(names, encoders, reranker, reranking)
         results, correlations = _score_all(retrieval_systems, encoders, datasets, pairs)
@@ -155,7 +158,7 @@ def _load_encoders(models: list[str], cache: Path | None, device: str | None) ->
 
 def _create_systems(names: list[str], encoders: "Encoders", reranker: str | None, reranking: bool) -> "list[System]":
     """The systems by name; those that need vectors once per model."""
-    from peg_rag.evaluation import BM25s, Candidates, Dense, Indexed, Reranked
+    from peg_rag.evaluation import BM25s, Candidates, Dense, Indexed, Reranked, RerankedHybrid
 
     systems: list[System] = []
     for name in names:
@@ -169,10 +172,19 @@ def _create_systems(names: list[str], encoders: "Encoders", reranker: str | None
             elif name == "hybrid":
                 label = "hybrid" if len(encoders) == 1 else f"hybrid {model}"
                 systems.append(Indexed("hybrid", encoder, label))
+            elif name == "reranked":
+                systems.append(RerankedHybrid(encoder))
     if reranker is None:
         return systems
     scorer = _CrossEncoder(reranker)
-    return [*systems, *(Reranked(system, scorer) for system in systems)]
+    first_stages = [system for system in systems if not isinstance(system, RerankedHybrid)]
+    return [*systems, *(Reranked(system, scorer) for system in first_stages)]
+
+
+def _has_bundled_reranker(encoder: "PEGEncoder | CachedEncoder") -> bool:
+    from peg_rag.reranking import model_of_reranker
+
+    return encoder.identity.partition("/")[0] == model_of_reranker("mini")
 
 
 class _CrossEncoder:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peg_rag.index.database import BLOCK, BadRow
+from peg_rag.index.database import BLOCK, DamagedRow
 from peg_rag.index.encodings import Array
 from peg_rag.index.tokenizers import MAX_TAIL, Address, Tokenizer
 
@@ -93,10 +93,10 @@ class _HeadPostings:
             (head,),
         ).fetchall()
         if not all(isinstance(blob, bytes) and not len(blob) % ENTRY.itemsize for _, blob in rows):
-            raise BadRow(f"the postings of {head!r} are not whole")
+            raise DamagedRow(f"the postings of {head!r} are not whole")
         entries = np.frombuffer(b"".join(blob for _, blob in rows), dtype=ENTRY)
         if (entries["offset"] >= BLOCK).any():
-            raise BadRow(f"the postings of {head!r} point outside of their block")
+            raise DamagedRow(f"the postings of {head!r} point outside of their block")
         sizes = [len(blob) // ENTRY.itemsize for _, blob in rows]
         first = np.searchsorted(blocks, [block for block, _ in rows]) * BLOCK
         return cls(np.repeat(first, sizes) + entries["offset"], entries)

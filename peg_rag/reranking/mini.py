@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -23,15 +23,28 @@ from peg_rag.hits import Hit
 from peg_rag.models import bundled_path
 from peg_rag.reranking.features import FEATURES, Candidates, FeatureMaker, standardize
 from peg_rag.reranking.rarity import Rarity
+from peg_rag.reranking.texts import make_candidates
 from peg_rag.reranking.trees import Trees
 from peg_rag.reranking.units import Array
 from peg_rag.reranking.vectors import TokenVectors
+from peg_rag.texts import check_texts
+
+if TYPE_CHECKING:
+    from peg_rag.encoder import PEGEncoder
 
 RERANKERS = {"mini": "reranker-mini"}
 CANDIDATES = 50
 FILE_NAME = "reranker.safetensors"
 FORMAT = 1
 _SIDES = ("dense", "lexical", "fused")
+
+
+@dataclass(frozen=True, slots=True)
+class RankedText:
+    """A text's place among those that were ranked, and its score: 0 to 1, comparable within one query only."""
+
+    index: int
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +135,31 @@ class MiniReranker:
         ranked = [*rescored, *_continue_below(rescored[-1].score, hits[0].score, hits[candidates:])]
         return [hit for hit in ranked if threshold is None or hit.scores["fused"] >= threshold]
 
+    def rank(self, query: str, texts: Sequence[str], *, encoder: "PEGEncoder | None" = None) -> list[RankedText]:
+        """Texts that stand in no index, best first, each with its place among the texts as they were given.
+
+        They are scored as a hybrid search would score them in an index that holds nothing else, and then reranked; of
+        more than 50 the best fifty by those scores.
+
+        Args:
+            encoder: of `peg-mini`; None for the bundled one, which stays in memory.
+
+        Raises:
+            InvalidInput: a blank query, texts that are not a list of strings, or an encoder of another model.
+        """
+        texts = check_texts(texts, what="texts")
+        encoder = encoder or load_encoder()
+        if encoder.identity.partition("/")[0] != model_of_reranker("mini"):
+            raise InvalidInput(f"the reranker was trained on peg-mini's vectors, not on those of {encoder.identity}")
+        candidates = make_candidates(query, texts, encoder)
+        sides = np.stack([candidates.dense, candidates.lexical, candidates.fused], axis=1).tolist()  # (texts, 3)
+        rows = enumerate(zip(texts, sides, strict=True))
+        scored = [
+            Hit(str(place), text, scores[-1], dict(zip(_SIDES, scores, strict=True))) for place, (text, scores) in rows
+        ]
+        scored.sort(key=lambda hit: -hit.score)
+        return [RankedText(int(hit.id), hit.score) for hit in self.rerank_hits(query, scored)]
+
     def score(self, query: str, candidates: Candidates) -> Array:
         """(candidates,) scores from 0 to 1: the trees' and the fused ones, each in standard deviations from the mean,
         weighted by `share` and squashed, so that an average candidate scores 0.5.
@@ -158,6 +196,14 @@ def load_reranker(name: str) -> MiniReranker:
         InvalidInput: an unknown name.
     """
     return MiniReranker.load(_bundled_folder(name), TokenVectors.load(bundled_path("peg-mini")))
+
+
+@lru_cache(maxsize=1)
+def load_encoder() -> "PEGEncoder":
+    """The bundled model, for texts that no index has vectors of; opened once."""
+    from peg_rag.encoder import PEGEncoder
+
+    return PEGEncoder("peg-mini")
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from peg_rag.errors import InvalidInput
-from peg_rag.training.extension import Options
+from peg_rag.training.extension import Options, StageContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,9 +37,9 @@ class QueueOptions(Options):
         """Candidates that this adds for every query, at most."""
         return self.size
 
-    def build(self, steps: int) -> "DocumentQueue":
-        """The queue of a stage of so many steps."""
-        return DocumentQueue(self, steps)
+    def build(self, stage: StageContext) -> "DocumentQueue":
+        """The queue of a stage."""
+        return DocumentQueue(self, stage.steps)
 
 
 class DocumentQueue:
