@@ -74,7 +74,7 @@ def evaluate(
         datasets = _build_reranking_sets(datasets, pairs)
         pairs = []
     encoders = _load_encoders(model or ["peg-mini"], cache, device)
-    if systems is None and not reranking and all(map(_has_bundled_reranker, encoders.values())):
+    if systems is None and not candidates and all(map(_has_bundled_reranker, encoders.values())):
         names.append("reranked")
     try:
         retrieval_systems = _create_systems(names, encoders, reranker, candidates)
