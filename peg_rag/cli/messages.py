@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import click
+    pass
 
 _LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts, as in POSIX
 
@@ -48,7 +48,7 @@ def load_catalogue() -> dict[str, Any]:
     return catalogue
 
 
-def translate_help(command: "click.Command") -> None:
+def translate_help(command: Any) -> None:
     """Translate the help of a command, of its parameters and of its subcommands."""
     if not is_chinese():
         return
