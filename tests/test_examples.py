@@ -188,7 +188,9 @@ def test_adapt_to_your_docs_gains_on_documents_the_model_never_saw(run: Run, dat
     rows = "\n".join(json.dumps({"text": passage}, ensure_ascii=False) for passage in passages)
     (tmp_path / "docs" / "passages.jsonl").write_text(rows, encoding="utf-8")
     printed = run("adapt_to_your_docs", str(tmp_path / "docs"), str(tmp_path / "mine"))
-    before, after = map(float, re.search(r"nDCG@10 +([\d.]+) → ([\d.]+)", printed).groups())
+    match = re.search(r"nDCG@10 +([\d.]+) → ([\d.]+)", printed)
+    assert match
+    before, after = map(float, match.groups())
     assert after > before
     assert "  a gain" in printed
 
@@ -202,7 +204,9 @@ def test_scale_out_ray() -> None:
         pytest.skip("the machine is so busy that Ray did not start within the 30 s that it gives itself")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "5,539 passages, embedded by 2 workers" in done.stdout
-    assert float(re.search(r"one process: (.+)", done.stdout)[1]) < 1e-6
+    difference = re.search(r"one process: (.+)", done.stdout)
+    assert difference
+    assert float(difference[1]) < 1e-6
     assert "paper-0544: 本文研究了在红葡萄酒澄清处理中" in done.stdout
 
 
