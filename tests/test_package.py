@@ -51,8 +51,8 @@ def test_the_version_is_one():
         ("jieba", f"{INDEX}, tokenizer='jieba')", "jieba"),
         (
             "trafilatura",
-            "from pathlib import Path; from peg_rag.ingest import read_file\n"
-            "Path('a.html').write_text('<p>一</p>'); read_file('a.html')",
+            "from pathlib import Path; from peg_rag.readers import read_sections\n"
+            "Path('a.html').write_text('<p>一</p>'); list(read_sections(Path('a.html')))",
             "ingest",
         ),
         ("ir_measures", "from peg_rag.evaluation import score_run; score_run({}, {}, ['nDCG@10'])", "eval"),

@@ -169,11 +169,11 @@ def _quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as noise
 
     level, bars = noise.get_verbosity(), noise.is_progress_bar_enabled()
-    noise.set_verbosity_error()  # type: ignore[no-untyped-call]
-    noise.disable_progress_bar()  # type: ignore[no-untyped-call]
+    noise.set_verbosity_error()
+    noise.disable_progress_bar()
     try:
         yield
     finally:
         noise.set_verbosity(level)
         if bars:
-            noise.enable_progress_bar()  # type: ignore[no-untyped-call]
+            noise.enable_progress_bar()

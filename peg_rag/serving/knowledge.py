@@ -17,7 +17,7 @@ from peg_rag.feedback import FeedbackStore, Rating
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.readers.kinds import SUFFIXES
-from peg_rag.retriever import Mode, Retriever
+from peg_rag.retriever import Mode, RerankChoice, Retriever, check_same_model
 from peg_rag.serving.errors import ApiError
 from peg_rag.serving.filenames import sanitize_filename
 from peg_rag.serving.originals import Original, OriginalFiles
@@ -87,8 +87,8 @@ class KnowledgeBase:
         self.index = index
         self.encoder = encoder
         self._uploads = UploadFolder(store, index, encoder, model, conversion_timeout_s)
+        check_same_model(index, encoder)
         self._originals = OriginalFiles(store)
-        self._retriever = Retriever(index, encoder)
         self.feedback = FeedbackStore(store)
         if not index.read_only:
             self._uploads.recover()
@@ -99,9 +99,22 @@ class KnowledgeBase:
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
-    def search(self, query: str, *, k: int, mode: Mode, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        """The k best passages."""
-        return self._retriever.retrieve(query, k=k, mode=mode, where=where or {})
+    def search(
+        self,
+        query: str,
+        *,
+        k: int,
+        mode: Mode,
+        where: Mapping[str, Any] | None = None,
+        rerank: RerankChoice = "auto",
+    ) -> list[Hit]:
+        """The k best passages.
+
+        Raises:
+            InvalidInput: `mini` in another mode than hybrid, or for another model than peg-mini.
+        """
+        retriever = Retriever(self.index, self.encoder, rerank, mode=mode)
+        return retriever.retrieve(query, k=k, where=where or {})
 
     def answer(self, question: str, hits: list[Hit], *, threshold: float | None, sentences: int) -> Answer:
         """Sentences of the hits that answer the question, cited; none if the documents do not answer it."""

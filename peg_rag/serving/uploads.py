@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,23 +24,14 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from peg_rag.chunking import Chunk, Chunking, split
 from peg_rag.encoder import PEGEncoder
-from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.files import sync_folder, sync_stream, write_atomically
 from peg_rag.index import PEGIndex
 from peg_rag.index.validation import check_unicode
-from peg_rag.ingest import (
-    LEDGER_FILE,
-    Chunk,
-    Chunking,
-    _Entry,
-    _file_digest,
-    _Ledger,
-    _ledger,
-    _read_ledger,
-    split,
-    sync,
-)
+from peg_rag.ingest import sync
+from peg_rag.ledger import FileEntry, Ledger, file_digest, list_sources, open_ledger
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import Section
 from peg_rag.serving.filenames import sanitize_filename
@@ -69,7 +59,7 @@ class StagedUpload:
     folder: Path
     name: str
     root: str
-    entry: _Entry
+    entry: FileEntry
     chunks: list[Chunk]
     vectors: NDArray[np.float32]
 
@@ -84,7 +74,7 @@ class _Note:
 
     root: str
     name: str
-    entry: _Entry | None
+    entry: FileEntry | None
 
     @property
     def source(self) -> str:
@@ -103,7 +93,11 @@ class _Note:
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return None
         entry = fields["entry"]
-        return cls(fields["root"], fields["name"], _Entry(**entry) if entry else None)
+        if entry is None:
+            return cls(fields["root"], fields["name"], None)
+        if "mark" in entry:  # of a note that version 0.1 left
+            entry["fingerprint"] = entry.pop("mark")
+        return cls(fields["root"], fields["name"], FileEntry(**entry))
 
 
 class UploadFolder:
@@ -252,7 +246,7 @@ class UploadFolder:
         _write_file(file, content)
         sections = self._readers.read(file, lambda page, pages: on_step("reading", page, pages))
         state = file.stat()
-        entry = _Entry(state.st_size, state.st_mtime_ns, _file_digest(file), Chunking().mark, 0)
+        entry = FileEntry(state.st_size, state.st_mtime_ns, file_digest(file), Chunking().fingerprint, 0)
         root = self.root
         chunks = list(split(sections, f"{root}/{name}", entry.version))
         entry.chunks = len(chunks)
@@ -267,19 +261,19 @@ class UploadFolder:
         return StagedUpload(folder, name, root, entry, chunks, vectors)
 
     @contextmanager
-    def _lock_ledger(self) -> Iterator[_Ledger]:
+    def _lock_ledger(self) -> Iterator[Ledger]:
         """Open the ledger, locked against other threads and processes, and retry unfinished writes first."""
         if not self._write_lock.acquire(timeout=LOCK_TIMEOUT_S):
             raise IndexBusy(f"another write to {self._store} is taking long; try again later")
         try:
-            with _ledger(self._store) as ledger:
+            with open_ledger(self._store) as ledger:
                 self._finish_writes(ledger)
                 self.root = self._find_root()
                 yield ledger
         finally:
             self._write_lock.release()
 
-    def _commit_change(self, ledger: _Ledger, folder: Path, note: _Note, change: Callable[[], object]) -> None:
+    def _commit_change(self, ledger: Ledger, folder: Path, note: _Note, change: Callable[[], object]) -> None:
         """Write the note, change the index, then finish. If the index did not change, remove the note's folder."""
         try:
             self._register_root(ledger)
@@ -298,14 +292,13 @@ class UploadFolder:
         self._unfinished.append(folder)
         self._finish_writes(ledger)
 
-    def _register_root(self, ledger: _Ledger) -> None:
+    def _register_root(self, ledger: Ledger) -> None:
         """Record in the ledger where the uploads are; in the copy of a store it names the original's folder."""
         if self._registered_root == self.root:
             return
-        with ledger._db:
-            ledger._db.execute("INSERT OR REPLACE INTO roots VALUES (?, ?)", (self.root, str(self.folder.resolve())))
+        ledger.set_root(self.root, self.folder.resolve())
         if self._model is not None:
-            ledger.remember("model", self._model)
+            ledger.set_model(self._model)
         self._registered_root = self.root
 
     def _is_committed(self, note: _Note) -> bool:
@@ -314,7 +307,7 @@ class UploadFolder:
             return not self._index.count({"source": note.source})
         return bool(self._index.count({"source": note.source, "version": note.entry.version}))
 
-    def _finish_writes(self, ledger: _Ledger) -> None:
+    def _finish_writes(self, ledger: Ledger) -> None:
         """Finish every committed write. One that cannot be finished now is retried by the next write."""
         for folder in list(self._unfinished):
             try:
@@ -330,13 +323,13 @@ class UploadFolder:
         if any(note is not None and note.source == source for note in notes):
             raise IndexBusy("an earlier change of this file is not finished; the log gives the reason")
 
-    def _finish_write(self, ledger: _Ledger, folder: Path) -> None:
+    def _finish_write(self, ledger: Ledger, folder: Path) -> None:
         """Complete a write that was committed, or discard it. Idempotent."""
         note = _Note.read(folder)
         if note is not None and self._is_committed(note):
             if note.entry is None:
                 (self.folder / note.name).unlink(missing_ok=True)
-                ledger.forget([note.source])
+                ledger.remove([note.source])
             else:
                 if (folder / note.name).exists():
                     (folder / note.name).replace(self.folder / note.name)
@@ -358,12 +351,9 @@ class UploadFolder:
 
     def _list_sources(self, root: str) -> list[str]:
         """The sources that the ledger lists under a root."""
-        file = self._store.resolve() / LEDGER_FILE
-        if not file.is_file():
-            return []
         try:
-            return _read_ledger(file, "SELECT source FROM files WHERE root = ?", root)
-        except sqlite3.DatabaseError as error:  # the next write raises a full error
+            return list_sources(self._store, root)
+        except DamagedIndex as error:  # the next write raises it
             log(logger, logging.WARNING, "the ledger could not be read", **describe_exception(error))
             return []
 

@@ -4,9 +4,11 @@ import asyncio
 import pickle
 import time
 from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import LetterEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex, load_index_from_storage
@@ -167,8 +169,19 @@ def test_nested_filters(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
     )
     both = MetadataFilters(filters=[either, *only("city", "上海").filters])
     assert store.query(ask(embedding, "花呗", filters=both)).ids == ["n1"]
-    with pytest.raises(UnsupportedSearch, match="TEXT_MATCH_INSENSITIVE"):
-        store.query(ask(embedding, "花呗", filters=only("city", "a", "text_match_insensitive")))
+
+
+def test_times_and_numpy_scalars_in_metadata(embedding: PEGEmbedding) -> None:
+    china = timezone(timedelta(hours=8))
+    metadata = {"at": datetime(2024, 5, 1, 7, tzinfo=china), "pages": np.int64(3), "days": [date(2024, 5, 1)]}
+    node = TextNode(id_="n", text="花呗", metadata=metadata, embedding=embedding.get_text_embedding("花呗"))
+    store = PEGVectorStore()
+    store.add([node])
+    plain = {"at": "2024-04-30T23:00:00+00:00", "pages": 3, "days": ["2024-05-01"]}
+    assert store.get_nodes(["n"])[0].metadata == plain
+    assert node.metadata == metadata
+    for key, value, operator in (("at", "2024-05-01", "<"), ("pages", 3, "=="), ("days", ["2024-05-01"], "any")):
+        assert len(store.get_nodes(filters=only(key, value, operator))) == 1
 
 
 def test_searches_confined_to_nodes_and_documents(store: PEGVectorStore, embedding: PEGEmbedding) -> None:

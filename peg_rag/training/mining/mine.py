@@ -5,7 +5,7 @@ unlabelled right answer among them, so three nets catch those: equal texts, ever
 rows that ask it), and a margin below the positive's own score, absolute or relative (the positive-aware mining of
 NV-Retriever, arXiv 2407.15831, section 3.2).
 
-Costs one encoding of the corpus and the queries, an exact FAISS search (2·queries·corpus·dimension operations), and
+Costs one encoding of the corpus and the queries, an exact search (2·queries·corpus·dimension operations), and
 memory for one shard of vectors. Every finished shard stays on disk, so an interrupted run goes on where it stopped.
 """
 
