@@ -170,7 +170,7 @@ def test_adapt_to_your_docs(run: Run) -> None:
 
 
 def test_adapt_to_your_docs_with_a_folder(run: Run, tmp_path: Path) -> None:
-    with gzip.open(EXAMPLES / "data" / "handbook" / "sections.jsonl.gz", "rt", encoding="utf-8") as lines:
+    with gzip.open(EXAMPLES / "handbook" / "sections.jsonl.gz", "rt", encoding="utf-8") as lines:
         sections = list(lines)[:230]
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "sections.jsonl").write_text("".join(sections), encoding="utf-8")
