@@ -165,7 +165,7 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
 @contextmanager
 def threaded(app: "FastAPI", settings: "ServerSettings") -> Iterator[tuple[str, "uvicorn.Server"]]:
     """The application behind the real protocol, in a thread: (address, server)."""
-    from peg_rag.serving.run import create_server
+    from peg_rag.serving.launch import create_server
 
     server = create_server(app, settings, host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -43,8 +43,8 @@ def make_batch(seed: int, negatives: list[int], spare: int, texts: bool) -> tupl
     if texts:
         pairs = replace(
             pairs,
-            query_texts=integers(2 * b, b) - b,
-            document_texts=integers(2 * n, n) - b,
+            query_text_ids=integers(2 * b, b) - b,
+            document_text_ids=integers(2 * n, n) - b,
             known_positives=torch.stack([integers(b, 2), integers(n, 2)], 1),
             known_texts=torch.stack([integers(b, 3), integers(2 * n, 3) - b], 1),
             query_weights=torch.rand(b, generator=generator) + 0.1,
@@ -162,7 +162,7 @@ def test_own_negatives_are_seen_by_their_query_alone() -> None:
 def test_same_text_is_no_negative(texts: tuple[list[int], list[int]]) -> None:
     queries, documents, _ = make_batch(5, [0, 0, 0], 0, False)
     pairs = Pairs.regular(3, 0)
-    named = replace(pairs, query_texts=torch.tensor(texts[0]), document_texts=torch.tensor(texts[1]))
+    named = replace(pairs, query_text_ids=torch.tensor(texts[0]), document_text_ids=torch.tensor(texts[1]))
     weights = torch.tensor([1.0, 0.0, 0.0])  # look at the first query alone, against documents 1 and 2
     named, options = replace(named, query_weights=weights), LossOptions(temperature=1.0)
     result = tiled_loss(queries, documents, named, options)
@@ -198,7 +198,7 @@ def test_known_answers_are_hidden_in_every_tile(seed: int, b: int, m: int, width
 def test_metrics_against_brute_force() -> None:
     queries, documents, pairs = make_batch(11, [3, 1, 2, 4, 0], 2, True)
     state = ProgressiveState(ProgressiveOptions(margin=0.3))
-    pairs = replace(pairs, query_texts=None, document_texts=None)
+    pairs = replace(pairs, query_text_ids=None, document_text_ids=None)
     metrics = tiled_loss(queries, documents, pairs, LossOptions(), state).metrics  # in one tile
     cosines = functional.normalize(queries) @ functional.normalize(documents).T
     rows = torch.arange(5)
@@ -253,7 +253,8 @@ class LargestTensor(TorchDispatchMode):
 def test_never_holds_the_score_matrix() -> None:
     b, h, d = 120, 5, 8
     queries, documents = torch.randn(b, d), torch.randn(b * (1 + h), d)
-    pairs = replace(Pairs.regular(b, h), query_texts=torch.arange(b), document_texts=torch.arange(len(documents)) + b)
+    texts = torch.arange(b + len(documents))
+    pairs = replace(Pairs.regular(b, h), query_text_ids=texts[:b], document_text_ids=texts[b:])
     options = LossOptions(symmetric=True, false_negative_margin=0.0)
     state = ProgressiveState(ProgressiveOptions(strategy="curricular"))
     for keep, limit in ((False, len(documents) * d), (True, 10 * len(documents))):
@@ -261,7 +262,7 @@ def test_never_holds_the_score_matrix() -> None:
             tiled_loss(queries, documents, pairs, options, state, tile=Tile(rows=10, columns=200, keep=keep))
         assert watch.largest <= limit < b * len(documents) / 10
     with LargestTensor() as watch:
-        dense_loss(queries, documents, replace(pairs, query_texts=None), options, state)
+        dense_loss(queries, documents, replace(pairs, query_text_ids=None), options, state)
     assert watch.largest >= b * len(documents)  # the watch sees what it is there to see
 
 

@@ -24,7 +24,7 @@ def make_batch(seed: int, queries: int = 5, negatives: int = 2) -> tuple[Tensor,
     generator = torch.Generator().manual_seed(seed)
     plain = Pairs.regular(queries, negatives)
     n = len(plain.owners)
-    pairs = replace(plain, query_texts=torch.arange(queries), document_texts=queries + torch.arange(n))
+    pairs = replace(plain, query_text_ids=torch.arange(queries), document_text_ids=queries + torch.arange(n))
     q, d = (torch.randn(k, DIM, generator=generator, dtype=torch.float64) for k in (queries, n))
     return q, d, pairs
 
@@ -130,7 +130,7 @@ def test_further_candidates_need_texts_to_be_told_from_answers() -> None:
     queries, documents, pairs = make_batch(0)
     candidates = [Candidates(torch.randn(2, DIM), torch.arange(2))]
     for wrong, options in [
-        (replace(pairs, query_texts=None), LossOptions()),
+        (replace(pairs, query_text_ids=None), LossOptions()),
         (pairs, LossOptions(mask_same_text=False)),
     ]:
         with pytest.raises(InvalidInput, match="which only text ids reveal"):

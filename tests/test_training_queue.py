@@ -36,13 +36,13 @@ class SlowQueue:
         self.entries: list[tuple[int, Tensor]] = []
 
     def candidates(self, pairs: Pairs) -> list[Candidates]:
-        entries = [entry for entry in self.entries if entry[0] not in pairs.document_texts.tolist()]
+        entries = [entry for entry in self.entries if entry[0] not in pairs.document_text_ids.tolist()]
         if self.steps < self.first_step or not entries:
             return []
         return [Candidates(torch.stack([vector for _, vector in entries]), torch.tensor([text for text, _ in entries]))]
 
     def update(self, documents: Tensor, pairs: Pairs) -> None:
-        newest = list(zip(pairs.document_texts.tolist(), documents.unbind(), strict=True))[: self.size]
+        newest = list(zip(pairs.document_text_ids.tolist(), documents.unbind(), strict=True))[: self.size]
         texts = {text for text, _ in newest}
         self.entries = [entry for entry in self.entries if entry[0] not in texts] + newest
         self.entries = self.entries[-self.size :]
@@ -185,12 +185,12 @@ def run_steps(rank: int | None) -> list[dict[str, Any]]:
     outcomes = []
     for step in range(3):
         queries, documents, pairs = make_step(step)
-        pairs = Pairs(pairs.positives, pairs.owners, pairs.query_texts, pairs.document_texts)
+        pairs = Pairs(pairs.positives, pairs.owners, pairs.query_text_ids, pairs.document_text_ids)
         if rank is not None:
             rows, columns = slice(2 * rank, 2 * rank + 2), slice(4 * rank, 4 * rank + 4)
             queries, documents = queries[rows], documents[columns]
             plain = Pairs.regular(2, 1)
-            pairs = Pairs(plain.positives, plain.owners, pairs.query_texts[rows], pairs.document_texts[columns])
+            pairs = Pairs(plain.positives, plain.owners, pairs.query_text_ids[rows], pairs.document_text_ids[columns])
         result = objective(queries, documents, pairs, step / 3)
         outcomes.append({"q": result.query_gradient, "d": result.document_gradient, "loss": result.loss})
     return [*outcomes, objective.sources[0].state_dict()]

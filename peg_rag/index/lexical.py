@@ -19,6 +19,7 @@ import numpy as np
 
 from peg_rag.index.database import BLOCK, DamagedRow
 from peg_rag.index.encodings import Array
+from peg_rag.index.term_weights import TermWeights
 from peg_rag.index.tokenizers import MAX_TAIL, Address, Tokenizer
 
 K1 = 1.2
@@ -146,6 +147,9 @@ def term_weights(terms: Sequence[str]) -> dict[str, float]:
     return {term: float(count) for term, count in Counter(terms).items()}
 
 
-def query_weights(tokenizer: Tokenizer, text: str) -> dict[Address, float]:
-    """The weight of each term of a query, by address."""
-    return {tokenizer.address(term): weight for term, weight in term_weights(tokenizer.terms(text)).items()}
+def query_weights(tokenizer: Tokenizer, text: str, learned: TermWeights | None = None) -> dict[Address, float]:
+    """The weight of each term of a query, by address; multiplied by what was learned about it, if anything."""
+    weights = term_weights(tokenizer.terms(text))
+    if learned is not None:
+        weights = learned.weigh(weights)
+    return {tokenizer.address(term): weight for term, weight in weights.items()}

@@ -37,7 +37,8 @@ class PEGVectorStore(VectorStore):
     Args:
         embedding: turns texts into vectors; any LangChain `Embeddings`.
         path: the folder of the index; None for memory.
-        index_options: `kind`, `storage`, `tokenizer`, `read_only`, `timeout_s`; see `peg_rag.index.PEGIndex`.
+        index_options: `kind`, `storage`, `tokenizer`, `term_weights`, `read_only`, `timeout_s`; see
+            `peg_rag.index.PEGIndex`.
 
     Raises:
         IndexMismatch: the index was made by another model (an `Embeddings` of another make counts as "unknown").

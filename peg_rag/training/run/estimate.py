@@ -161,7 +161,7 @@ def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) ->
 
 def _candidate_bytes(options: StageOptions, dimension: int) -> float:
     """What candidate sources keep, its selection for a step, and that at unit length; float32."""
-    return 4.0 * dimension * 3 * sum(source.columns for source in options.loss.candidates)
+    return 4.0 * dimension * 3 * sum(source.max_candidates for source in options.loss.candidates)
 
 
 def _token_bytes(encoder: TrainableEncoder, precision: str) -> float:
