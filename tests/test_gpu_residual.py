@@ -1,6 +1,7 @@
 """The accelerator's residual encoder: it starts as the static model, and its loss and scores are the package's."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -8,6 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from peg_rag.evaluation.metrics import score_run
 from peg_rag.training.loss.contrastive import Pairs
@@ -29,6 +31,8 @@ def load_script(name: str) -> ModuleType:
 
 
 residual = load_script("residual")
+pack_halves = load_script("pack_halves")
+report = load_script("report_ablation")
 SHAPE = residual.Shape(layers=2, width=16, heads=2, inner=32, positions=8)
 
 
@@ -199,3 +203,51 @@ def test_trust_is_half_at_half_a_deviation_below_the_mean() -> None:
     middle = cosines.mean() - cosines.std() / 2
     assert weights[(cosines - middle).abs().argmin()] == pytest.approx(0.5, abs=0.02)
     assert (weights.diff() > 0).all()
+
+
+def test_packed_table_and_texts_are_read_back(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    table = generator.normal(size=(30, 16)).astype(np.float16)
+    save_file({"embedding.weight": table}, tmp_path / "model.safetensors")
+    lengths = np.array([3, 0, 9, 2, 40, 5])
+    tokens = generator.integers(0, 30, int(lengths.sum())).astype(np.uint16)
+    arrays = pack_halves.pack_table(tmp_path / "model.safetensors") | {
+        "texts/tokens": tokens,
+        "texts/lengths": lengths.astype(np.uint16),
+        "train/a-b/queries": np.array([0, 3]),
+        "train/a-b/positives": np.array([2, 4]),
+        "validation/new/c-d/queries": np.array([5]),
+        "validation/new/c-d/corpus": np.array([2, 4]),
+        "validation/new/c-d/answers": np.array([[0, 1, 1]]),
+    }
+    np.savez(tmp_path / "pack.npz", **arrays)
+    pack = residual.load_pack(tmp_path / "pack.npz", torch.device("cpu"), widths=(8, 32))
+    cosines = torch.nn.functional.cosine_similarity(pack.table[:-1], torch.from_numpy(table).float())
+    assert cosines.min() > 0.995
+    assert pack.texts.ids.shape == (6, 32)
+    assert pack.texts.ids[2].tolist() == [*tokens[3:12].tolist(), *[30] * 23]
+    assert pack.texts.ids[1].tolist() == [0, *[30] * 31]
+    assert pack.sources == [residual.Source("a-b", 0, 2, 32)]
+    (task,) = pack.validation
+    assert (task.name, task.queries.tolist(), task.corpus.tolist()) == ("new/c-d", [5], [2, 4])
+
+
+def test_report_weighs_sets_alike_and_pairs_queries(tmp_path: Path) -> None:
+    layout = {"new/law-a": 2, "law-b": 30, "news-c": 10}
+    generator = np.random.default_rng(4)
+    before = generator.random(42)
+    after = np.concatenate([before[:2], before[2:32] + 0.1, before[32:]])
+    rows = [
+        {"key": f"seeds/{arm}/{seed}", "part": "seeds", "arm": arm, "seed": seed} for arm in "ab" for seed in (1, 2)
+    ]
+    (tmp_path / "layout.json").write_text(json.dumps(layout), encoding="utf-8")
+    (tmp_path / "ablation.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    arrays = {row["key"].replace("/", "|"): before if row["arm"] == "a" else after for row in rows}
+    np.savez(tmp_path / "ablation.npz", **arrays)
+    table = report.Table(tmp_path)
+    (first, _) = table.values(table.part("seeds", "a"), "ten sets")
+    assert first == pytest.approx((before[2:32].mean() + before[32:].mean()) / 2)
+    points, p = table.compare(table.part("seeds", "a"), table.part("seeds", "b"), "ten sets")
+    assert points == pytest.approx(5.0)
+    assert p < 0.001
+    assert table.compare(table.part("seeds", "a"), table.part("seeds", "b"), "six sets, known") == (0.0, 1.0)

@@ -92,7 +92,7 @@ class Results:
 
     def add(self, row: dict[str, Any], queries: NDArray[Any]) -> None:
         self._arrays[row["key"].replace("/", "|")] = queries.astype(np.float16)
-        np.savez(self._arrays_file, **self._arrays)
+        np.savez(self._arrays_file, allow_pickle=False, **self._arrays)
         self.rows.append(row)
         with self._lines.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -162,20 +162,24 @@ def cut_pack(pack: Pack, pairs: int, few: bool) -> Pack:
         Source(s.name, end - len(some), end, s.width) for s, some, end in zip(pack.sources, keep, ends, strict=True)
     ]
     rows = torch.cat(keep)
-    validation = [cut_task(task) for task in pack.validation[:: max(1, len(pack.validation) // 3)]]
+    validation, evaluation = pack.validation, pack.evaluation
+    if few:
+        validation = [cut_task(task) for task in pack.validation[:: max(1, len(pack.validation) // 3)]]
+        evaluation = [cut_task(pack.evaluation[-1])]
     return dataclasses.replace(
         pack,
         sources=sources,
         queries=pack.queries[rows],
         positives=pack.positives[rows],
-        validation=validation if few else pack.validation,
-        evaluation=pack.evaluation[-3:-2] if few else pack.evaluation,
+        validation=validation,
+        evaluation=evaluation,
     )
 
 
-def cut_task(task: Task, queries: int = 30) -> Task:
-    answers = task.answers[task.answers[:, 0] < queries]
-    return dataclasses.replace(task, queries=task.queries[:queries], answers=answers)
+def cut_task(task: Task, queries: int = 30, documents: int = 300) -> Task:
+    """The first queries and documents."""
+    answers = task.answers[(task.answers[:, 0] < queries) & (task.answers[:, 1] < documents)]
+    return dataclasses.replace(task, queries=task.queries[:queries], corpus=task.corpus[:documents], answers=answers)
 
 
 def build_lab(arguments: argparse.Namespace, device: torch.device) -> Lab:

@@ -42,10 +42,10 @@ WIDTHS = (32, 96, 256)
 QUERY_WIDTH = 64
 NEGATIVES = 3
 TOKENS = 98_304  # padded, of a step
-PROBES: dict[str, dict[str, Any]] = {
-    "rate 3e-4": {"rate": 3e-4},
-    "rate 1e-3": {"rate": 1e-3},
-    "rate 1e-3, temperature 0.03": {"rate": 1e-3, "temperature": 0.03},
+PROBES: dict[str, dict[str, Any]] = {  # a temperature of 0.05 learns the half's domains and loses the others
+    "rate 1e-4, temperature 0.1": {"rate": 1e-4, "temperature": 0.1},
+    "rate 1e-3, temperature 0.1": {"rate": 1e-3, "temperature": 0.1},
+    "rate 3e-4, temperature 0.2": {"rate": 3e-4, "temperature": 0.2},
 }
 FINAL_SHARE = 0.5  # of the seconds, for the last run
 MOST_STEPS = 8_000

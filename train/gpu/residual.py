@@ -12,6 +12,7 @@ Self-contained: torch, NumPy. Data come from `pack_halves.py`. The loss is `peg_
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,13 +165,13 @@ class AdamW:
         torch._foreach_zero_(self.squares)
 
     @torch.no_grad()
-    def step(self, gradients: Sequence[Tensor], rate: Tensor, count: Tensor, max_norm: float = 1.0) -> None:
+    def step(self, gradients: list[Tensor], rate: Tensor, count: Tensor, max_norm: float = 1.0) -> None:
         """`count`: of this step, from 1; float."""
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        gradients = torch._foreach_mul(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-        torch._foreach_lerp_(self.means, gradients, 0.1)
+        clipped = list(torch._foreach_mul(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0)))
+        torch._foreach_lerp_(self.means, clipped, 0.1)
         torch._foreach_mul_(self.squares, 0.999)
-        torch._foreach_addcmul_(self.squares, gradients, gradients, 0.001)
+        torch._foreach_addcmul_(self.squares, clipped, clipped, 0.001)
         roots = torch._foreach_sqrt(self.squares)
         torch._foreach_mul_(roots, (1 - 0.999**count).rsqrt())
         torch._foreach_add_(roots, 1e-8)
@@ -322,9 +323,11 @@ def load_pack(
     padding = len(codes)
     lengths = arrays["texts/lengths"].astype(np.int64)
     texts = Texts(arrays["texts/tokens"], lengths, widths[-1], padding, device)
-    sources, queries, positives = [], [], []
+    sources: list[Source] = []
+    queries: list[Ints] = []
+    positives: list[Ints] = []
     for name in sorted({name.split("/")[1] for name in arrays.files if name.startswith("train/")}):
-        start = sum(map(len, queries))
+        start = sum(len(some) for some in queries)
         query, positive = (arrays[f"train/{name}/{part}"].astype(np.int64) for part in ("queries", "positives"))
         usual = np.percentile(lengths[positive], 90)
         width = next((width for width in widths if width >= usual), widths[-1])
@@ -361,12 +364,12 @@ def main_directions(pack: Pack, count: int) -> Tensor:
     table = pack.table
     products = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
     rows = torch.unique(pack.positives)
-    for some in rows.split(4_096):
+    for some in torch.split(rows, 4_096):
         ids = pack.texts.ids[some]
         words = table[ids.long()]  # the padding's vector is zero
         vectors = F.normalize(words.sum(1), dim=1).double()
         products += vectors.T @ vectors
-    _, directions = torch.linalg.eigh(products)
+    directions: Tensor = torch.linalg.eigh(products).eigenvectors
     return directions[:, -count:].flip(1).float()
 
 
@@ -491,10 +494,10 @@ class Lab:
         weighting = Weighting(self.scale, strength, self.curricular, self.t.clone())
         hidden = hidden_answers(query_keys, document_keys)
         loss = weighted_loss(cosines, hidden, self.weights[rows], weighting)
-        gradients = torch.autograd.grad(loss, list(self.trained.values()), allow_unused=True)
+        trained = list(self.trained.values())
         gradients = [
             torch.zeros_like(weight) if gradient is None else gradient
-            for gradient, weight in zip(gradients, self.trained.values(), strict=True)
+            for gradient, weight in zip(torch.autograd.grad(loss, trained, allow_unused=True), trained, strict=True)
         ]
         rate = self.rates.index_select(0, self.step_number[None])[0]
         self.optimizer.step(gradients, rate, (self.step_number + 1).float())
@@ -510,16 +513,17 @@ class Lab:
 
     def _vectors(self, weights: dict[str, Tensor], rows: Tensor, width: int) -> Tensor:
         ids = self.pack.texts.ids[:, :width].index_select(0, rows)
-        return torch.func.functional_call(self.model, weights, (ids,))
+        vectors: Tensor = torch.func.functional_call(self.model, weights, (ids,))
+        return vectors
 
     def capture(self) -> None:
         """Make each width's step ready; its state is reset afterwards."""
         pool = None
         for width in self.batches.queries:
             if not self.graphs:
-                self.replays[width] = lambda width=width: self._step(width)
+                self.replays[width] = partial(self._step, width)
                 continue
-            stream = torch.cuda.Stream()
+            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(3):
@@ -653,7 +657,7 @@ class Lab:
             corpus = torch.unique(positives)
             passages = self.encode(self.pack.texts, corpus, source.width)
             known = torch.unique(queries * span + positives)
-            for some in torch.arange(len(queries), device=self.device).split(4_096):
+            for some in torch.split(torch.arange(len(queries), device=self.device), 4_096):
                 vectors = self.encode(self.pack.texts, queries[some], self.batches.query_width)
                 scores = vectors @ passages.T  # (queries, corpus)
                 own = scores.gather(1, torch.searchsorted(corpus, positives[some])[:, None])
@@ -702,7 +706,7 @@ def chunk_rows(lengths: Ints) -> Iterator[slice]:
 class Scores:
     """ndcg: (queries,). rows, cosines: (queries, kept), best first."""
 
-    ndcg: NDArray[np.float32]
+    ndcg: NDArray[np.float64]
     rows: NDArray[np.int32]
     cosines: NDArray[np.float16]
 
@@ -718,18 +722,18 @@ def rank(queries: Tensor, documents: Tensor, answers: Tensor, kept: int = 0) -> 
     gains = grades.gather(1, top.indices[:, :CUTOFF]).float()
     achieved = (gains * discounts[: gains.shape[1]]).sum(1)
     return Scores(
-        achieved.cpu().numpy() / best_gains(answers.cpu().numpy(), size),
+        achieved.double().cpu().numpy() / best_gains(answers.cpu().numpy(), size),
         top.indices[:, :kept].to(torch.int32).cpu().numpy(),
         top.values[:, :kept].half().cpu().numpy(),
     )
 
 
-def best_gains(answers: Ints, queries: int) -> NDArray[np.float32]:
+def best_gains(answers: Ints, queries: int) -> NDArray[np.float64]:
     """The discounted gain of each query's best ranking."""
     answers = answers[np.lexsort((-answers[:, 2], answers[:, 0]))]
     place = np.arange(len(answers)) - np.searchsorted(answers[:, 0], answers[:, 0])
     gains = np.where(place < CUTOFF, answers[:, 2] / np.log2(place + 2), 0)
-    return np.maximum(np.bincount(answers[:, 0], gains, queries), 1e-9).astype(np.float32)
+    return np.maximum(np.bincount(answers[:, 0], gains, queries), 1e-9)
 
 
 def measure_rate(lab: Lab, plan: Plan, seconds: float) -> float:
