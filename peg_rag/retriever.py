@@ -216,17 +216,17 @@ class Retriever:
     def _search(self, texts: list[str], k: int, threshold: float | None) -> list[list[Hit]]:
         """k hits for each text as the searcher orders them."""
         vectors = None if self.mode == "lexical" else self.encoder.encode_queries(texts)  # (queries, dimension)
-        shared: dict[str, Any] = {"k": k, "where": self.where or None, "threshold": threshold}
+        arguments: dict[str, Any] = {"k": k, "where": self.where or None, "threshold": threshold}
         if self.mode == "mmr":
             search = getattr(self.searcher, "mmr", None)
             if search is None or vectors is None:
                 raise UnsupportedSearch(f"{type(self.searcher).__name__} cannot search for diverse hits (mode 'mmr')")
             fetch_k = self.fetch_k or _count_candidates(k)
-            return [search(vector, **shared, fetch_k=fetch_k, diversity=self.diversity) for vector in vectors]
-        options = {"weights": self.weights, "fusion": self.fusion, "fetch_k": self.fetch_k}
-        changed_options = {name: value for name, value in options.items() if value is not None}
+            return [search(vector, **arguments, fetch_k=fetch_k, diversity=self.diversity) for vector in vectors]
+        settings = {"weights": self.weights, "fusion": self.fusion, "fetch_k": self.fetch_k}
+        options = {name: value for name, value in settings.items() if value is not None}
         query_texts = None if self.mode == "dense" else texts
-        return self.searcher.search_batch(vectors, query_texts, mode=self.mode, **shared, **changed_options)
+        return self.searcher.search_batch(vectors, query_texts, mode=self.mode, **arguments, **options)
 
     def _search_with_bundled(self, bundled: "MiniReranker", texts: list[str]) -> list[list[Hit]]:
         """The bundled reranker compares a hit with the other candidates, so it sees those below the threshold too."""
@@ -248,9 +248,9 @@ class Retriever:
         scores = [float(score) for score in scorer.score(pairs)] if pairs else []
         if len(scores) != len(pairs):
             raise InvalidInput(f"the reranker gave {len(scores)} scores for {len(pairs)} pairs of query and document")
-        following = iter(scores)
-        rescored = [[_rescore(hit, next(following)) for hit in hits] for hits in hit_lists]
-        return [sorted(hits, key=lambda hit: -hit.score)[: self.k] for hits in rescored]
+        remaining_scores = iter(scores)
+        new_lists = [[_rescore(hit, next(remaining_scores)) for hit in hits] for hits in hit_lists]
+        return [sorted(hits, key=lambda hit: -hit.score)[: self.k] for hits in new_lists]
 
     def _choose_bundled(self) -> "MiniReranker | None":
         if self.mode != "hybrid" or not (self.rerank is None or isinstance(self.rerank, str)):

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """What an evaluation leaves behind, and the command that does it all."""
 
 import json
@@ -113,7 +114,7 @@ def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.Captur
     for word in ("MAP@100", "MRR@10", "toy (reranking)", "graded (reranking)", "small"):
         assert word in shown
     assert "bm25" not in shown
-    assert run(["evaluate", str(graded), "-m", model, "--reranking", "--metric", "nDCG@10"]) == 0
+    assert run(["evaluate", str(graded), "-m", model, "--candidates", "--metric", "nDCG@10"]) == 0
     assert "MAP@100" not in capsys.readouterr().out
 
 
@@ -123,7 +124,7 @@ def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.Captur
         (["-s", "magic"], "unknown system 'magic' in --systems; choose from dense, bm25, bm25s, hybrid, reranked"),
         (["-s", ","], "--systems is empty"),
         (["--metric", "F1"], "unknown metric 'F1' in --metric; choose from nDCG@10"),
-        (["--reranking", "-s", "bm25"], "--reranking ranks the candidates with the models only"),
+        (["--reranking", "-s", "bm25"], "--candidates ranks with the models only"),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

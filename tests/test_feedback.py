@@ -1,6 +1,8 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Ratings of answers: kept, refused, exported, scored, trained on and reported."""
 
 import json
+import random
 import signal
 import sqlite3
 import subprocess
@@ -8,17 +10,24 @@ import sys
 import threading
 
 import httpx
+import numpy as np
 import pytest
+from sample_files import static_model
 from serving_fixtures import AUTH, KEY, make_store, running, served_model, threaded
 
 from peg_rag import PEGEncoder, PEGIndex
+from peg_rag.cli.app import run
 from peg_rag.errors import DamagedIndex, IndexBusy
+from peg_rag.evaluation import load_beir
 from peg_rag.feedback import FeedbackStore, RatedPassage, Rating
+from peg_rag.feedback.export import collect_judgements, query_id
+from peg_rag.feedback.report import count_weeks, write_report
 from peg_rag.feedback.store import FEEDBACK_FILE
 from peg_rag.serving.app import create_app
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
 from peg_rag.serving.settings import ServerSettings
+from peg_rag.training.adapt.split import read_documents, split
 
 __all__ = ["served_model"]
 
@@ -62,6 +71,7 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path):
         "    store.put(Rating(f'{n:032x}', '问题', 'up', created_ms=n)); print(n, flush=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     acknowledged = [int(process.stdout.readline()) for _ in range(20)]
     process.send_signal(signal.SIGKILL)
     acknowledged += [int(line) for line in process.stdout.read().split()]
@@ -194,3 +204,182 @@ def test_ratings_outlive_an_index_that_is_made_anew(tmp_path, served_model):
         if file.name != FEEDBACK_FILE and file.is_file():
             file.unlink()
     assert FeedbackStore(store).read() == [rating(1)]
+
+
+# -- export, evaluate, adapt, report -----------------------------------------------------------------------------------
+
+CHARACTERS = "".join(chr(0x4E00 + i) for i in range(600))
+FILLERS, WORDS = CHARACTERS[:40], CHARACTERS[40:]
+
+
+def make_passage(draw):
+    """Four sentences that share two of many words, among fillers."""
+    words = draw.sample(WORDS, 2)
+    return "".join("".join(draw.choices(FILLERS, k=18)) + draw.choice(words) * 2 + "。" for _ in range(4))
+
+
+@pytest.fixture(scope="module")
+def rated(tmp_path_factory):
+    """A store of 200 passages, 60 of which were asked for by a sentence of theirs: (store, model, passages)."""
+    folder = tmp_path_factory.mktemp("rated")
+    draw = random.Random(0)
+    model = static_model(folder / "model", CHARACTERS)
+    texts = [make_passage(draw) for _ in range(240)]
+    names = [f"p{number}" for number in range(len(texts))]
+    with PEGEncoder(model) as encoder, PEGIndex(folder / "kb", identity=encoder.identity) as index:
+        index.upsert(names, texts, encoder.encode_documents(texts), [{"source": f"{name}.txt"} for name in names])
+    ratings = FeedbackStore(folder / "kb")
+    for number in range(60):
+        question = texts[number][19:21] + texts[number].split("。")[1][-2:] + f"在哪里？第{number}问"
+        other = names[-1 - number]
+        passages = (RatedPassage(names[number], True, False), RatedPassage(other, False, False))
+        ratings.put(rating(number, question=question, passages=passages, created_ms=number * 86_400_000))
+    ratings.put(rating(100, question="没有答案的问题", vote="down", passages=(RatedPassage("p99", True, False),)))
+    ratings.put(rating(101, question="删掉的", passages=(RatedPassage("gone", True, True),)))
+    return folder / "kb", model, dict(zip(names, texts, strict=True))
+
+
+@pytest.fixture(scope="module")
+def exported(rated, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "set"
+    assert run(["feedback", "export", str(rated[0]), str(folder)]) == 3  # a judged passage is gone
+    return folder
+
+
+def judge(*ratings, present=("a", "b")):
+    """The grades of 问题 by these ratings of passages that are all in the index but for those not `present`."""
+    with PEGIndex() as index:
+        index.upsert(list(present), [f"段落{name}" for name in present], np.ones((len(present), 2), np.float32))
+        return collect_judgements(ratings, index)
+
+
+UP, DOWN = {"vote": "up", "question": "问题"}, {"vote": "down", "question": "问题"}
+
+
+@pytest.mark.parametrize(
+    ("ratings", "grades"),
+    [
+        ([(UP, "a", True, False)], {"a": 1}),
+        ([(DOWN, "a", True, False)], {"a": 0}),
+        ([(UP, "a", True, True)], {"a": 2}),
+        ([(DOWN, "a", False, True)], {"a": 2}),  # the right passage, which the answer missed
+        ([(UP, "a", False, False)], None),
+        ([(UP, "a", True, False), (DOWN, "a", True, False), (UP, "a", True, True)], {"a": 2}),
+        ([(UP, "a", True, False), (DOWN, "a", True, False), (DOWN, "a", True, False)], {"a": 0}),
+        ([(UP, "a", True, False), (DOWN, "a", True, False)], {"a": 0}),  # as many of each: the newest
+        ([(DOWN, "a", True, False), (UP, "a", True, False)], {"a": 1}),
+        ([(UP, "a", True, False), (DOWN, "b", True, False)], {"a": 1, "b": 0}),
+    ],
+)
+def test_what_most_ratings_say_is_the_grade(ratings, grades):
+    made = [
+        rating(number, passages=(RatedPassage(name, cited, useful),), **fields)
+        for number, (fields, name, cited, useful) in enumerate(ratings)
+    ]
+    judgements = judge(*made)
+    assert list(judgements.qrels.values()) == ([] if grades is None else [grades])
+    assert judgements.gone == 0
+
+
+def test_one_question_in_several_writings_is_one():
+    passages = (RatedPassage("a", True, False),)
+    judgements = judge(
+        rating(1, question="VPN 怎么连？", passages=passages), rating(2, question=" ｖｐｎ怎么连? ", passages=passages)
+    )
+    assert judgements.queries == {query_id("vpn怎么连?"): "VPN 怎么连？"}
+
+
+def test_an_export_is_a_beir_folder_of_what_was_rated(rated, exported):
+    store, _, texts = rated
+    dataset = load_beir(exported)
+    assert dict(dataset.corpus) == texts
+    assert len(dataset.queries) == 61
+    assert dataset.qrels[query_id("没有答案的问题")] == {"p99": 0}
+    assert sorted(name for grades in dataset.qrels.values() for name, grade in grades.items() if grade) == sorted(
+        f"p{number}" for number in range(60)
+    )
+    before = (exported / "corpus.jsonl").read_bytes()
+    assert run(["feedback", "export", str(store), str(exported)]) == 2  # it is not replaced unasked
+    assert run(["feedback", "export", str(store), str(exported), "--overwrite"]) == 3
+    assert (exported / "corpus.jsonl").read_bytes() == before
+
+
+def test_nothing_to_export_is_said(tmp_path, rated, capsys):
+    with PEGIndex(tmp_path / "kb") as index:
+        index.upsert(["a"], ["一"], np.ones((1, 2), np.float32))
+    assert run(["feedback", "export", str(tmp_path / "kb"), str(tmp_path / "set")]) == 1
+    assert "nothing to export" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+def test_an_export_is_scored_and_trained_on(rated, exported, tmp_path, capsys):
+    _, model, _ = rated
+    assert run(["evaluate", str(exported), "--model", str(model), "--systems", "dense,hybrid"]) == 0
+    assert "nDCG@10" in capsys.readouterr().out
+    out = tmp_path / "adapted"
+    assert run(["adapt", str(exported), "-m", str(model), "-o", str(out), "--steps", "10", "--force"]) == 0
+    assert "held-out queries" in capsys.readouterr().out
+    assert run(["evaluate", str(exported), "-m", str(model), "-m", str(out), "-s", "dense"]) == 0
+
+
+def test_the_judged_questions_are_taught_or_asked_and_never_both(exported):
+    texts = read_documents(exported)
+    assert len(texts.judged) == 60
+    lesson, *exams = split(texts.documents, 0.2, 0, texts.judged)
+    taught = {pair.query for pairs in lesson.pairs.values() for pair in pairs}
+    asked = {query for exam in exams for query in exam.task.queries.values()}
+    judged = {pair.query for pair in texts.judged}
+    assert judged & taught
+    assert judged & asked
+    assert not judged & taught & asked
+    assert judged == judged & (taught | asked)
+    for exam in exams:
+        for query, question in exam.task.queries.items():
+            if question in judged:
+                [passage] = exam.task.qrels[query]
+                assert any(
+                    pair.positive == exam.task.corpus[passage] for pair in texts.judged if pair.query == question
+                )
+    for name, pairs in lesson.pairs.items():
+        positives = [pair.positive for pair in pairs]
+        assert len(positives) == len(set(positives)), name  # no passage twice in a batch
+
+
+def test_a_report_shows_the_thumbs_and_the_scores(rated, tmp_path, capsys):
+    store, model, _ = rated
+    page = tmp_path / "report.html"
+    arguments = ["feedback", "report", str(store), str(page), "-m", str(model), "--against", "peg-mini"]
+    assert run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "62 ratings, 61 useful; 60 questions" in out
+    assert "store kb  nDCG@10" in out
+    assert "model peg-mini  nDCG@10" in out
+    html = page.read_text(encoding="utf-8")
+    assert html.count("<svg") == 2
+    assert "<script" not in html
+    assert "store kb" in html
+
+
+def test_a_report_of_a_store_without_ratings(tmp_path, served_model, capsys):
+    store = make_store(tmp_path, served_model)
+    assert run(["feedback", "report", str(store), str(tmp_path / "r.html")]) == 0
+    assert "There are no ratings yet" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_weeks_begin_on_monday_and_leave_none_out():
+    day = 86_400_000
+    ratings = [
+        rating(n, created_ms=4 * day + days * day, vote=vote)
+        for n, (days, vote) in enumerate([(0, "up"), (6, "down"), (7, "up"), (28, "up"), (28, "down")])
+    ]
+    weeks = count_weeks(ratings)  # 5 January 1970 was a Monday
+    assert [f"{week.monday:%m-%d}" for week in weeks] == ["01-05", "01-12", "01-19", "01-26", "02-02"]
+    assert [(week.up, week.down) for week in weeks] == [(1, 1), (1, 0), (0, 0), (0, 0), (1, 1)]
+
+
+def test_what_readers_wrote_is_shown_and_never_run(tmp_path):
+    judgements = judge()
+    page = tmp_path / "r.html"
+    write_report(page, [rating(1, vote="down", question="<script>1</script>", reason="<img src=x>")], judgements, [])
+    assert "&lt;script&gt;" in page.read_text(encoding="utf-8")
+    assert "<img" not in page.read_text(encoding="utf-8")

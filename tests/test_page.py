@@ -770,6 +770,33 @@ def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, sto
 
 @needs_browser
 @pytest.mark.slow
+def test_a_follow_up_is_asked_with_the_turns_before_it(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with chatting() as chat:
+        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": MODEL_KEY}
+        with running(copied, **model) as server:
+            page = visit(server.url)
+            sent = []
+            page.on("request", lambda request: request.url.endswith("/ask") and sent.append(request.post_data_json))
+            ask(page, "八达岭长城的门票多少钱？")
+            page.get_by_text("接着前面 1 个问题往下问。").wait_for()
+            ask(page, "几点开门？")
+            page.get_by_text("理解为：八达岭长城的门票多少钱？ 几点开门？").wait_for()
+            assert "history" not in sent[0]
+            assert [turn["question"] for turn in sent[1]["history"]] == ["八达岭长城的门票多少钱？"]
+            assert sent[1]["history"][0]["answer"]
+            page.get_by_text("接着前面 2 个问题往下问。").wait_for()
+            picture(page, "follow-up")
+            page.get_by_role("button", name="另起话题").click()
+            ask(page, "动物园几点开门？")
+            assert "history" not in sent[2]
+            page.get_by_role("radio", name="摘录原文").check(force=True)
+            page.locator(".answer[aria-busy=false]").wait_for()
+            assert "history" not in sent[3]  # what is only quoted sends nothing to a language model
+
+
+@needs_browser
+@pytest.mark.slow
 def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:

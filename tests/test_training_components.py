@@ -51,7 +51,7 @@ def make_pairs(seed: int, queries: int = 5, negatives: int = 2) -> tuple[Tensor,
     generator = torch.Generator().manual_seed(seed)
     plain = Pairs.regular(queries, negatives)
     n = len(plain.owners)
-    pairs = replace(plain, query_texts=torch.arange(queries), document_texts=queries + torch.arange(n))
+    pairs = replace(plain, query_text_ids=torch.arange(queries), document_text_ids=queries + torch.arange(n))
     q, d = (torch.randn(k, DIM, generator=generator, dtype=torch.float64) for k in (queries, n))
     return q, d, pairs
 
@@ -98,7 +98,8 @@ def test_owned_candidates_are_met_by_their_query_alone(
 
 def test_mixtures_are_made_of_negatives_and_lie_between_them() -> None:
     queries, documents, pairs = make_pairs(4, queries=6)
-    pairs = replace(pairs, known_texts=torch.tensor([[0, int(pairs.document_texts[4])]]))
+    assert pairs.document_text_ids is not None
+    pairs = replace(pairs, known_texts=torch.tensor([[0, int(pairs.document_text_ids[4])]]))
     options = MixingOptions(kind="mixing", nearest=4, pairs=3, with_query=2, warmup=0.0)
     mixtures = Mixing(options, steps=10, seed=1).candidates(queries, documents, pairs)
     assert mixtures.vectors.shape == (6 * 5, DIM)
@@ -139,6 +140,8 @@ def test_gradients_flow_back_through_mixtures(keep: bool) -> None:
     )
     result = objective(queries, documents, pairs, 0.0)
     assert abs(result.loss - loss) < 1e-9
+    assert q.grad is not None
+    assert d.grad is not None
     assert (result.query_gradient - q.grad).abs().max() < 1e-9
     assert (result.document_gradient - d.grad).abs().max() < 1e-9
 
@@ -175,7 +178,7 @@ def test_pairs_are_weighed_once_it_is_time() -> None:
         result = ContrastiveObjective(options)(queries, documents, pairs, progress)
         assert abs(result.loss - dense_loss(queries, documents, expected, options)) < 1e-9
     same = queries[:1].expand(4, DIM)
-    alike = replace(Pairs.regular(4, 0), query_texts=torch.arange(4), document_texts=4 + torch.arange(4))
+    alike = replace(Pairs.regular(4, 0), query_text_ids=torch.arange(4), document_text_ids=4 + torch.arange(4))
     assert torch.isfinite(ContrastiveObjective(options)(same, same, alike, 1.0).loss)
 
 
@@ -426,7 +429,7 @@ def test_soft_augmentation_changes_the_share_it_is_told_to(pair_file: tuple[Pair
     mask = tokenizer.token_to_id("[MASK]")
     assert abs((inner != 40).mean() - 0.2) < 0.01
     assert abs((inner == mask).sum() / (inner != 40).sum() - 0.75) < 0.02
-    special = [tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")]
+    special = np.array([tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")])
     assert not np.isin(inner, special).any()
     assert np.array_equal(augment(batch, 7).documents.tokens, changed.documents.tokens)
     assert not np.array_equal(augment(batch, 8).documents.tokens, changed.documents.tokens)

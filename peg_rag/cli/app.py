@@ -28,6 +28,7 @@ VERBS = (
     "embed",
     "info",
     "evaluate",
+    "feedback",
     "adapt",
     "clean",
     "mine",
@@ -68,7 +69,11 @@ def options(
 
 for _verb in VERBS:
     if importlib.util.find_spec(f"peg_rag.cli.{_verb}") is not None:
-        app.command(_verb)(getattr(importlib.import_module(f"peg_rag.cli.{_verb}"), _verb))
+        _command = getattr(importlib.import_module(f"peg_rag.cli.{_verb}"), _verb)
+        if isinstance(_command, typer.Typer):  # a verb with verbs of its own
+            app.add_typer(_command, name=_verb)
+        else:
+            app.command(_verb)(_command)
 
 
 def run(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from peg_rag.cli.messages import translate
-from peg_rag.readers.kinds import KINDS, cure_of
+from peg_rag.readers.kinds import KINDS, hint_for_suffix
 
 if TYPE_CHECKING:
     from peg_rag.ingest import SyncReport
@@ -117,7 +117,7 @@ def _print_report(report: "SyncReport", total: int, store: Path) -> None:
 
 
 def _describe_unsupported(sources: Sequence[str]) -> Iterator[str]:
-    """A line for each unsupported file type: the number of files, some of their names, and the cure if there is one."""
+    """A line for each unsupported file type: the number of files, some of their names, and what to do with it."""
     kinds: dict[str, list[str]] = {}
     for source in sources:
         kinds.setdefault(Path(source).suffix.lower(), []).append(source)
@@ -126,8 +126,8 @@ def _describe_unsupported(sources: Sequence[str]) -> Iterator[str]:
         if len(names) > _MAX_NAMES:
             examples += ", …"
         line = f"{_count_files(len(names))} named *{suffix} ({examples})"
-        cure = cure_of(suffix)
-        yield f"{line}; {cure}" if cure else line
+        hint = hint_for_suffix(suffix)
+        yield f"{line}; {hint}" if hint else line
 
 
 def _count_files(number: int) -> str:

@@ -16,7 +16,7 @@ from peg_rag.hits import Hit
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
-    from peg_rag.retriever import Mode, RerankChoice
+    from peg_rag.retriever import Mode
 
 MODES = ("hybrid", "dense", "lexical")
 
@@ -51,7 +51,7 @@ def find(
         raise InvalidInput(f"--rerank {rerank}: one of {', '.join(RERANK_CHOICES)} is expected")
     if rerank == "mini" and mode != "hybrid":
         raise InvalidInput(f"--rerank mini needs --mode hybrid, not {mode}")
-    retriever = Retriever(index, encoder, cast("RerankChoice", rerank), k=k, mode=cast("Mode", mode))
+    retriever = Retriever(index, encoder, rerank, k=k, mode=cast("Mode", mode))
     return retriever.retrieve_batch(queries)
 
 

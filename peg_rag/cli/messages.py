@@ -9,10 +9,7 @@ import json
 import os
 from functools import cache, wraps
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import click
+from typing import Any
 
 _LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")  # the first that is set counts, as in POSIX
 
@@ -48,7 +45,7 @@ def load_catalogue() -> dict[str, Any]:
     return catalogue
 
 
-def translate_help(command: "click.Command") -> None:
+def translate_help(command: Any) -> None:
     """Translate the help of a command, of its parameters and of its subcommands."""
     if not is_chinese():
         return
@@ -57,13 +54,13 @@ def translate_help(command: "click.Command") -> None:
 
 
 def _translate_command(command: Any) -> None:
-    import click
+    import typer
 
     for name in ("help", "short_help", "epilog"):
         if text := getattr(command, name, None):
             setattr(command, name, translate(text))
-    context = click.Context(command, help_option_names=["-h", "--help"])
-    for parameter in command.get_params(context):  # with the option --help, which click makes and keeps
+    context = typer.Context(command, help_option_names=["-h", "--help"])
+    for parameter in command.get_params(context):  # with the option --help, which typer makes and keeps
         if getattr(parameter, "help", None):
             parameter.help = translate(parameter.help)
     for subcommand in getattr(command, "commands", {}).values():
@@ -84,14 +81,15 @@ def _translate_panels() -> None:
         "REQUIRED_LONG_STRING",
         "RICH_HELP",
     ):
-        setattr(rich_utils, name, translate(getattr(rich_utils, name)))
+        if hasattr(rich_utils, name):  # typer may rename them
+            setattr(rich_utils, name, translate(getattr(rich_utils, name)))
     _fold_lines(rich_utils)
 
 
 def _fold_lines(rich_utils: Any) -> None:
     """Break lines at any character: rich breaks at spaces only, and cuts off the rest of a Chinese sentence."""
-    make_text = rich_utils._make_rich_text
-    if getattr(make_text, "folds", False):
+    make_text = getattr(rich_utils, "_make_rich_text", None)
+    if make_text is None or getattr(make_text, "folds", False):
         return
 
     @wraps(make_text)

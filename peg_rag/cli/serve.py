@@ -87,7 +87,7 @@ def serve(
         require(module, "serve")
     from peg_rag.serving.app import create_app
     from peg_rag.serving.language_model import LanguageModel
-    from peg_rag.serving.run import serve as run_server
+    from peg_rag.serving.launch import serve as run_server
     from peg_rag.serving.settings import MIB, ServerSettings
 
     keys = _load_keys(key_file, private)

@@ -11,7 +11,7 @@ from peg_rag.evaluation.datasets import (
     with_candidates,
 )
 from peg_rag.evaluation.metrics import METRICS, score_run
-from peg_rag.evaluation.run import Evaluation, evaluate, evaluate_all, sts_spearman
+from peg_rag.evaluation.scoring import Evaluation, evaluate, evaluate_all, sts_spearman
 from peg_rag.evaluation.significance import Comparison, compare
 from peg_rag.evaluation.systems import BM25s, Candidates, Dense, Indexed, Reranked, RerankedHybrid, System
 from peg_rag.index.exact import exact_search

@@ -407,10 +407,10 @@ class PEGIndex:
 
     def _check_settings(self, stored: Mapping[str, str], options: Mapping[str, str]) -> None:
         expected = {"metric": _METRIC, **options}
-        for name, cure in _CURES.items():
+        for name, hint in _HINTS.items():
             if name in stored and name in expected and stored[name] != expected[name]:
                 raise IndexMismatch(
-                    f"{self._db.name} was made with {name} {stored[name]!r}, not {expected[name]!r}; {cure}"
+                    f"{self._db.name} was made with {name} {stored[name]!r}, not {expected[name]!r}; {hint}"
                 )
 
     def _confirm_settings(self, connection: Connection, dimension: int) -> None:
@@ -427,7 +427,7 @@ class PEGIndex:
         self._compactor.stored_kind = settings["kind"]
 
 
-_CURES = {
+_HINTS = {
     "metric": "index the documents again in another folder",
     "identity": "open it with the model that made it, or index the documents again in another folder",
     "dimension": "use the model that made it, or index the documents again in another folder",

@@ -107,11 +107,11 @@ def _log_ranks(scores: Array) -> Array:
 
 def _stands_out(scores: Array) -> float:
     """How far the best stands above the next ones, in their standard deviations: 0 to 10; 1 for fewer than three."""
-    ordered = np.sort(scores)[::-1]
-    followers = ordered[1 : 1 + FOLLOWERS]
+    best_first = np.sort(scores)[::-1]
+    followers = best_first[1 : 1 + FOLLOWERS]
     if len(followers) < 2:
         return 1.0
-    above = float(ordered[0] - followers.mean())
+    above = float(best_first[0] - followers.mean())
     deviation = float(followers.std())
     return min(above / deviation, 10.0) if deviation > above / 10 else 10.0 if above > 0 else 0.0
 

@@ -28,6 +28,7 @@ from peg_rag.serving.settings import LanguageModelSettings
 
 NOT_FOUND_MARK = "NOT_FOUND"
 MAX_PASSAGE_CHARACTERS = 4_000  # of one passage; ingestion makes them much shorter
+MAX_PLACE_CHARACTERS = 500
 MAX_ANSWER_CHARACTERS = 20_000  # an endpoint that never stops is cut off at this length
 MAX_TURNS = 4  # of a conversation that a follow-up question is understood by
 MAX_TURN_CHARACTERS = 1_000  # of an earlier question, and of its answer
@@ -210,7 +211,7 @@ def build_messages(question: str, passages: Sequence[Hit]) -> Messages:
 
 def _describe_passage(number: int, hit: Hit) -> dict[str, str | int]:
     """A passage with the file, headings, sheet, page or row where it stands, as far as they are known."""
-    place = place_of(hit.metadata)
+    place = place_of(hit.metadata)[:MAX_PLACE_CHARACTERS]
     text = hit.text[:MAX_PASSAGE_CHARACTERS]
     return {"number": number, "place": place, "text": text} if place else {"number": number, "text": text}
 

@@ -90,7 +90,7 @@ class CandidateOptions(Protocol):
         """The name in recipes; a `Literal` with one value, by which the union is told apart."""
 
     @property
-    def columns(self) -> int:
+    def max_candidates(self) -> int:
         """Candidates that the source adds for every query, at most: for estimates of memory and time."""
 
     def build(self, stage: "StageContext") -> "CandidateSource":

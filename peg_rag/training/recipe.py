@@ -305,7 +305,7 @@ class StageOptions(Options):
         With hard negatives of its own only, a query meets the batch's positives and its own negatives. Candidates from
         outside the batch count as when their source is full.
         """
-        further = sum(source.columns for source in self.loss.candidates)
+        further = sum(source.max_candidates for source in self.loss.candidates)
         if self.loss.hard_negatives == "own":
             return self.batch.queries + self.batch.negatives + further
         return self.batch.documents + further

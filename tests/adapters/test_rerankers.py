@@ -59,3 +59,26 @@ def test_settings_are_checked() -> None:
             kind(top_n=0)
     with pytest.raises(InvalidInput, match="blank"):
         langchain.PEGReranker().compress_documents([Document("长城")], " ")
+
+
+def test_llama_indexs_retriever_hands_its_choice_to_the_store() -> None:
+    embedding = llama_index.PEGEmbedding("peg-mini")
+    store = llama_index.PEGVectorStore(embed_model=embedding)
+    store.add([TextNode(text=text, embedding=embedding.get_text_embedding(text)) for text in TEXTS])
+
+    def scores(**settings: str) -> list[float | None]:
+        return [node.score for node in llama_index.PEGRetriever(store, embedding, **settings).retrieve(QUERY)]
+
+    by_default = scores(mode="hybrid")
+    fused = [hit.score for hit in store.client.search(embedding.get_query_embedding(QUERY), QUERY, k=2)]
+    assert scores(mode="hybrid", rerank="none") == pytest.approx(fused)
+    assert scores(mode="hybrid", rerank="mini") == by_default != fused
+    assert len(scores(rerank="auto")) == 2
+    with pytest.raises(InvalidInput, match="hybrid"):
+        scores(rerank="mini")
+    with pytest.raises(InvalidInput, match="'maxi'"):
+        scores(mode="hybrid", rerank="maxi")
+    plain = llama_index.PEGVectorStore(embed_model=embedding, rerank="none")
+    plain.add([TextNode(text=text, embedding=embedding.get_text_embedding(text)) for text in TEXTS])
+    nodes = llama_index.PEGRetriever(plain, embedding, mode="hybrid").retrieve(QUERY)
+    assert [node.score for node in nodes] == pytest.approx(fused)

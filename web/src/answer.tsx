@@ -29,6 +29,9 @@ export function Answer({ asked, onOpen, onRetry, onQuote, rating }: Props) {
         {strings.answer}
       </h2>
       <p class="asked">{asked.question.question}</p>
+      {opening?.question && opening.question !== asked.question.question && (
+        <p class="muted fine">{strings.understood(opening.question)}</p>
+      )}
       {(begun || end?.found) && <Label asked={asked} generated={generated} />}
       {generated ? <Written asked={asked} onOpen={onOpen} /> : <Quoted asked={asked} onOpen={onOpen} />}
       {(phase === "searching" || (phase === "answering" && !begun)) && <p class="waiting">{waitingFor(asked, strings)}</p>}

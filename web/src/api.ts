@@ -18,7 +18,7 @@ export interface Info {
   answers: Kind[];
   language_model: { name: string; host: string; local: boolean } | null;
   feedback: boolean;
-  /** Whether `/ask` takes earlier turns; of a server that does not say so, it does not. */
+  /** Whether `/ask` reads a follow-up by the turns before it. */
   history?: boolean;
 }
 
@@ -60,6 +60,8 @@ export interface Citation {
 
 export interface Opening {
   hits: Hit[];
+  /** What was searched for: the question, or a follow-up as the language model put it. */
+  question?: string;
   kind: Kind;
   model: string | null;
 }

@@ -90,6 +90,7 @@ const zh = {
   forgetHistory: "清除问过的问题",
   follows: (turns: number) => `接着前面 ${turns} 个问题往下问。`,
   newTopic: "另起话题",
+  understood: (question: string) => `理解为：${question}`,
 
   feedback: "评价",
   feedbackQuestion: "这个回答有用吗？",
@@ -258,6 +259,7 @@ const en: Strings = {
   forgetHistory: "Clear earlier questions",
   follows: (turns) => `Follows on from ${turns === 1 ? "the last question" : `the last ${turns} questions`}.`,
   newTopic: "New topic",
+  understood: (question) => `Understood as: ${question}`,
 
   feedback: "Rating",
   feedbackQuestion: "Was this answer useful?",

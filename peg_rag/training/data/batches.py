@@ -54,8 +54,8 @@ class RankBatch:
         return Pairs(
             positives=torch.arange(len(self.queries), device=device),
             owners=_to_tensor(self.owners, device),
-            query_texts=_to_tensor(self.query_keys, device),
-            document_texts=_to_tensor(self.document_keys, device),
+            query_text_ids=_to_tensor(self.query_keys, device),
+            document_text_ids=_to_tensor(self.document_keys, device),
             known_positives=_to_tensor(self.known_positives, device) if len(self.known_positives) else None,
             known_texts=None if self.known_texts is None else _to_tensor(self.known_texts, device),
             query_weights=None if self.weights is None else _to_tensor(self.weights, device),

@@ -35,7 +35,7 @@ class Pairs:
 
     positives: (b,) int64, the row among the documents of each query's positive.
     owners: (n,) int64, the query that brought a document; −1 for a document that every query shares and none owns.
-    query_texts, document_texts: (b,) and (n,) int64 ids of the texts, one space for both: equal ids mean equal texts.
+    query_text_ids, document_text_ids: (b,) and (n,) int64; one space for both: equal ids mean equal texts.
     known_positives: (k, 2) int64 rows (query, document) that are answers too, and so no negatives.
     known_texts: (k, 2) int64, a query's row and the id of a text that answers it, in the batch or not.
     query_weights: (b,) weights of the queries, scaled to mean 1 over the batch by the loss; None: all alike.
@@ -43,8 +43,8 @@ class Pairs:
 
     positives: Tensor
     owners: Tensor
-    query_texts: Tensor | None = None
-    document_texts: Tensor | None = None
+    query_text_ids: Tensor | None = None
+    document_text_ids: Tensor | None = None
     known_positives: Tensor | None = None
     known_texts: Tensor | None = None
     query_weights: Tensor | None = None
@@ -187,7 +187,7 @@ def _check_shapes(
             )
         if extra.owners is not None and extra.owners.shape != extra.texts.shape:
             raise InvalidInput(f"owners of candidates {tuple(extra.owners.shape)} must be ({len(extra.texts)},)")
-    if candidates and not (options.mask_same_text and pairs.query_texts is not None):
+    if candidates and not (options.mask_same_text and pairs.query_text_ids is not None):
         raise InvalidInput(
             "further candidates can contain a query's own positive, which only text ids reveal; "
             "give the text ids of queries and documents, and leave mask_same_text on"
@@ -272,11 +272,11 @@ class _Step:
     def _number_texts(self) -> None:
         """Give texts ids such that the answers of all ranks are pairs of ids; without texts, each row is its own."""
         pairs, ranks = self.pairs, self.ranks
-        if not self.options.mask_same_text or pairs.query_texts is None or pairs.document_texts is None:
+        if not self.options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
             self.query_ids, self.document_ids = -1 - ranks.number(pairs.positives), ranks.number(pairs.owners)
             answers = []
         else:
-            self.query_ids, self.document_ids = pairs.query_texts, pairs.document_texts  # (b,), (n,)
+            self.query_ids, self.document_ids = pairs.query_text_ids, pairs.document_text_ids  # (b,), (n,)
             answers = [self.query_ids[:, None].expand(-1, 2)]
             if pairs.known_texts is not None:
                 query, text = pairs.known_texts.unbind(1)

@@ -46,7 +46,7 @@ class MixingOptions(Options):
         return self
 
     @property
-    def columns(self) -> int:
+    def max_candidates(self) -> int:
         """Candidates that this adds for every query."""
         return self.pairs + self.with_query
 
@@ -80,7 +80,7 @@ class Mixing:
         draws = self._draw_numbers(len(queries))[:, rows.cpu()].to(queries)  # (3, m, count)
         left, right = _choose_pairs(nearest[rows], counts[rows], draws[0], draws[1])
         vectors = self._mix_vectors(units[0][rows], units[1][left], units[1][right], draws[2])
-        owners = rows.repeat_interleave(self._options.columns)
+        owners = rows.repeat_interleave(self._options.max_candidates)
         texts = torch.full_like(owners, torch.iinfo(torch.int64).min)  # of no text
         return Candidates(vectors.flatten(0, 1), texts, owners)
 
@@ -91,13 +91,13 @@ class Mixing:
 
         seed = np.random.SeedSequence([self._seed, self._rank, self._steps, _SALT]).generate_state(1)[0]
         generator = torch.Generator().manual_seed(int(seed))
-        return torch.rand(3, rows, self._options.columns, generator=generator, dtype=torch.float64)
+        return torch.rand(3, rows, self._options.max_candidates, generator=generator, dtype=torch.float64)
 
     def _mix_vectors(self, queries: "Tensor", left: "Tensor", right: "Tensor", shares: "Tensor") -> "Tensor":
         """Mixtures (m, count, d) of queries (m, d) and two negatives of each mixture (m, count, d)."""
         import torch
 
-        with_query = torch.arange(self._options.columns, device=shares.device) >= self._options.pairs  # (count,)
+        with_query = torch.arange(self._options.max_candidates, device=shares.device) >= self._options.pairs  # (count,)
         shares = torch.where(with_query, 0.5 * shares, shares).unsqueeze(2)  # (m, count, 1)
         first = torch.where(with_query[:, None], queries[:, None], left)
         return shares * first + (1 - shares) * right
@@ -121,17 +121,17 @@ def _find_nearest(queries: "Tensor", documents: "Tensor", pairs: "Pairs", width:
 
     from peg_rag.training.loss.masks import AnswerMask, TileColumns, TileRows
 
-    if pairs.query_texts is None or pairs.document_texts is None:
+    if pairs.query_text_ids is None or pairs.document_text_ids is None:
         raise InvalidInput("mixing needs text ids to leave known answers out; give those of queries and documents")
-    mask = AnswerMask(pairs.query_texts, pairs.document_texts, _list_answers(pairs))
+    mask = AnswerMask(pairs.query_text_ids, pairs.document_text_ids, _list_answers(pairs))
     nearest = []
     counts = []
     for start in range(0, len(queries), ROWS_AT_ONCE):
         part = slice(start, min(start + ROWS_AT_ONCE, len(queries)))
         scores = queries[part] @ documents.T  # (r, n)
-        texts = pairs.query_texts[part]
+        texts = pairs.query_text_ids[part]
         rows = TileRows(part, texts, texts, scores[:, 0])
-        columns = TileColumns(slice(0, len(documents)), pairs.document_texts[None], scores, 1.0)
+        columns = TileColumns(slice(0, len(documents)), pairs.document_text_ids[None], scores, 1.0)
         cells = mask.hidden(rows, columns).coalesce().indices()
         scores[cells[0], cells[1]] = -torch.inf
         best = scores.topk(width, dim=1)
@@ -152,16 +152,16 @@ def _list_answers(pairs: "Pairs") -> "Tensor":
     """(query id, document id) of all that answers, (k, 2)."""
     import torch
 
-    assert pairs.query_texts is not None
-    assert pairs.document_texts is not None
+    assert pairs.query_text_ids is not None
+    assert pairs.document_text_ids is not None
     answers = [
-        pairs.query_texts[:, None].expand(-1, 2),
-        torch.stack([pairs.query_texts, pairs.document_texts[pairs.positives]], 1),
+        pairs.query_text_ids[:, None].expand(-1, 2),
+        torch.stack([pairs.query_text_ids, pairs.document_text_ids[pairs.positives]], 1),
     ]
     if pairs.known_positives is not None:
         query, document = pairs.known_positives.unbind(1)
-        answers.append(torch.stack([pairs.query_texts[query], pairs.document_texts[document]], 1))
+        answers.append(torch.stack([pairs.query_text_ids[query], pairs.document_text_ids[document]], 1))
     if pairs.known_texts is not None:
         query, text = pairs.known_texts.unbind(1)
-        answers.append(torch.stack([pairs.query_texts[query], text], 1))
+        answers.append(torch.stack([pairs.query_text_ids[query], text], 1))
     return torch.cat(answers)

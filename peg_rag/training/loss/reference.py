@@ -89,16 +89,16 @@ def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Cand
     known[torch.arange(b), pairs.positives] = True
     if pairs.known_positives is not None:
         known[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
-    if not options.mask_same_text or pairs.query_texts is None or pairs.document_texts is None:
+    if not options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
         return known
-    texts = torch.cat([pairs.document_texts, *(extra.texts for extra in candidates)])  # (n + m,)
-    same_query = (pairs.query_texts[:, None] == pairs.query_texts[None, :]).double()  # (b, b)
-    same_text = (pairs.document_texts[:, None] == texts[None, :]).double()  # (n, n + m)
+    texts = torch.cat([pairs.document_text_ids, *(extra.texts for extra in candidates)])  # (n + m,)
+    same_query = (pairs.query_text_ids[:, None] == pairs.query_text_ids[None, :]).double()  # (b, b)
+    same_text = (pairs.document_text_ids[:, None] == texts[None, :]).double()  # (n, n + m)
     answers = same_query @ known.double() @ same_text  # (b, n + m)
     if pairs.known_texts is not None:
         query, text = pairs.known_texts.unbind(1)
         answers = answers + same_query[:, query] @ (text[:, None] == texts[None, :]).double()
-    return (answers > 0) | (pairs.query_texts[:, None] == texts[None, :])
+    return (answers > 0) | (pairs.query_text_ids[:, None] == texts[None, :])
 
 
 def _apply_masks(
@@ -108,12 +108,12 @@ def _apply_masks(
     hidden = torch.zeros_like(cosines, dtype=torch.bool)
     if not masks:
         return hidden
-    assert pairs.query_texts is not None
-    assert pairs.document_texts is not None
-    texts = torch.cat([pairs.document_texts, *(extra.texts for extra in candidates)])
+    assert pairs.query_text_ids is not None
+    assert pairs.document_text_ids is not None
+    texts = torch.cat([pairs.document_text_ids, *(extra.texts for extra in candidates)])
     positives = cosines.detach().gather(1, pairs.positives[:, None]).squeeze(1)
-    positive_texts = pairs.document_texts[pairs.positives]
-    rows = TileRows(slice(0, len(cosines)), pairs.query_texts, positive_texts, positives)
+    positive_texts = pairs.document_text_ids[pairs.positives]
+    rows = TileRows(slice(0, len(cosines)), pairs.query_text_ids, positive_texts, positives)
     columns = TileColumns(slice(0, len(texts)), texts[None, :], cosines.detach(), 1.0)
     for mask in masks:
         cells = mask.hidden(rows, columns)
