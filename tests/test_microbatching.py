@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import pytest
 from conftest import CHARACTERS, LetterEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.cache import CachedEncoder
@@ -52,6 +54,16 @@ class HeldFunction:
 
 def make_batcher() -> MicroBatcher[Any]:
     return MicroBatcher(np.concatenate, batch_seconds=0.1, name="batcher under test")
+
+
+def wait_for(go: threading.Event) -> Callable[[list[str]], NDArray[np.float32]]:
+    """A batch function that occupies the thread until it may go."""
+
+    def work(texts: list[str]) -> NDArray[np.float32]:
+        assert go.wait(30)
+        return np.zeros((len(texts), 1), dtype=np.float32)
+
+    return work
 
 
 def count_threads() -> int:
@@ -264,7 +276,7 @@ async def test_concurrent_queries_cost_few_batches(tiny_bert: Path, monkeypatch:
     alone = np.concatenate([encoder.encode_queries([query]) for query in QUERIES])
     sizes = count_batches(encoder, monkeypatch)
     go = threading.Event()
-    encoder._batcher.submit(lambda texts: go.wait(30) and np.zeros((1, 1)), ["busy"])
+    encoder._batcher.submit(wait_for(go), ["busy"])
     tasks = [asyncio.create_task(encoder.aencode_queries([query])) for query in QUERIES]
     await asyncio.sleep(0)
     go.set()
@@ -302,7 +314,7 @@ def test_several_loops_at_once_get_sequential_results(request: pytest.FixtureReq
 async def test_bad_calls_fail_alone_and_at_once() -> None:
     with PEGEncoder("peg-mini") as encoder:
         bad: list[Any] = [[" "], [None], "bare", ["好", ""]]
-        outcomes = await asyncio.gather(
+        outcomes: list[Any] = await asyncio.gather(
             *(encoder.aencode_queries(texts) for texts in [["花呗"], *bad, ["故宫"]]), return_exceptions=True
         )
         assert [type(outcome) for outcome in outcomes[1:-1]] == [InvalidInput] * 4
@@ -315,7 +327,7 @@ async def test_bad_calls_fail_alone_and_at_once() -> None:
 async def test_close_while_calls_wait_answers_all_of_them(tiny_bert: Path) -> None:
     encoder = PEGEncoder(tiny_bert, dtype="float32")
     go = threading.Event()
-    encoder._batcher.submit(lambda texts: go.wait(30) and np.zeros((1, 1)), ["busy"])
+    encoder._batcher.submit(wait_for(go), ["busy"])
     tasks = [asyncio.create_task(encoder.aencode_queries([query])) for query in QUERIES]
     await asyncio.sleep(0)
     closing = asyncio.create_task(asyncio.to_thread(encoder.close))
@@ -379,7 +391,7 @@ class BusyEncoder(LetterEncoder):
         super().__init__()
         self.batcher = make_batcher()
         self.go = threading.Event()
-        self.batcher.submit(lambda texts: self.go.wait(30) and np.zeros((1, 1)), ["busy"])
+        self.batcher.submit(wait_for(self.go), ["busy"])
 
     async def aencode_queries(self, texts: list[str]) -> Any:
         return await self.batcher.run(self.encode_queries, texts)
