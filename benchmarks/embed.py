@@ -103,7 +103,7 @@ def systems(folder: Path) -> list[System]:
             "pooling": encoder.spec.pooling,
             "backend": encoder.backend_name,
         }
-        shown |= {"batch_tokens": encoder._loaded()[1].batch_tokens, "normalize": encoder.normalize}
+        shown |= {"batch_tokens": encoder._get_model()[1].batch_tokens, "normalize": encoder.normalize}
         return System(name, shown, encoder.encode_documents, encoder.dtype)
 
     return [

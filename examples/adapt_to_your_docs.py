@@ -18,7 +18,7 @@ from peg_rag import PEGEncoder
 from peg_rag.evaluation import RetrievalDataset, compare, evaluate
 from peg_rag.training.adapt import AdaptOptions, adapt
 
-HANDBOOK = Path(__file__).parent / "data" / "handbook" / "sections.jsonl.gz"
+HANDBOOK = Path(__file__).parent / "handbook" / "sections.jsonl.gz"
 
 
 def load_handbook() -> RetrievalDataset:

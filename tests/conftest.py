@@ -34,7 +34,8 @@ class LetterEncoder:
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         counts = np.array([[t.lower().count(c) for c in ALPHABET] for t in texts], dtype=np.float32)
         counts = counts.reshape(len(texts), self.dimension) + 1e-3
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+        vectors: np.ndarray = counts / np.linalg.norm(counts, axis=1, keepdims=True)
+        return vectors
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
         self.calls.append(("query", len(texts)))
@@ -70,7 +71,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT in PEG's hub layout: config, vocabulary and weights, and no `modules.json`."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     folder = tmp_path_factory.mktemp("tiny-bert")
     words = [

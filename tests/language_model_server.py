@@ -85,7 +85,9 @@ def pieces_of(model: str, body: dict[str, Any]) -> list[str]:
     follow_up = re.search(r"(?s)Conversation:\n(\[.*\])\n\nLast question: (.*)", body["messages"][-1]["content"])
     if follow_up:
         return cut(model, rewrite(model, json.loads(follow_up[1]), follow_up[2]))
-    passages = json.loads(re.search(r"(?s)Passages:\n(\[.*\])\n\nQuestion:", body["messages"][-1]["content"])[1])
+    match = re.search(r"(?s)Passages:\n(\[.*\])\n\nQuestion:", body["messages"][-1]["content"])
+    assert match
+    passages = json.loads(match[1])
     quoted = [f"{re.split('(?<=。)', p['text'].splitlines()[-1])[0]}[{p['number']}]" for p in passages[:2]]
     text = {
         "unknowing": "NOT_FOUND",

@@ -89,7 +89,8 @@ class HashEncoder:
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         vectors = np.stack([np.random.default_rng(ord(text[0])).normal(size=16) for text in texts])
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        unit: NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        return unit
 
 
 def test_ranks_are_those_among_the_pool() -> None:
@@ -186,10 +187,10 @@ def test_what_cannot_be_cleaned_is_an_error(tmp_path: Path) -> None:
         clean_pairs(empty, tmp_path / "out.csv")
     for wrong in ({"top": 0}, {"similarity": 0.0}, {"pool": 0}):
         with pytest.raises(InvalidInput):
-            CleaningOptions(**wrong)  # type: ignore[arg-type]
+            CleaningOptions(**wrong)
     for limits in ({"query_characters": (5, 2)}, {"minimum_chinese": 2.0}):
         with pytest.raises(InvalidInput):
-            RuleOptions(**limits)  # type: ignore[arg-type]
+            RuleOptions(**limits)
 
 
 def test_the_command_prints_what_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,10 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Evaluation sets, exact search and metrics: against hand-worked values, trec_eval's own code and brute force."""
 
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ QUERIES = [{"_id": "q0", "text": "ab"}, {"_id": "q1", "text": "花"}, {"_id": "u
 QRELS = "query-id\tcorpus-id\tscore\nq0\td0\t2\nq0\td1\t1\nq1\td3\t1\nq1\td0\t0\n"
 
 
-def write_lines(path: Path, rows: list[dict]) -> None:
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     pack = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)
     path.write_bytes(pack(data))
@@ -126,7 +128,7 @@ def test_unknown_metric() -> None:
         score_run({}, {"q": {"d": 1}}, ["F1"])
 
 
-def random_run(rng: np.random.Generator, queries: int, documents: int) -> tuple[dict, dict]:
+def random_run(rng: np.random.Generator, queries: int, documents: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores with many ties, several grades, and judgements for documents nobody returned."""
     run = {
         f"q{i}": {f"d{j}": float(rng.integers(0, 30)) / 8 for j in rng.choice(documents, 120, replace=False)}

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """What an evaluation leaves behind, and the command that does it all."""
 
 import json

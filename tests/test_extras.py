@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Each extra alone is enough for what it promises: everything installed beyond it is hidden from the import system."""
 
 import importlib.metadata as metadata

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Ratings of answers: kept, refused, exported, scored, trained on and reported."""
 
 import json
@@ -70,6 +71,7 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path):
         "    store.put(Rating(f'{n:032x}', '问题', 'up', created_ms=n)); print(n, flush=True)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
     acknowledged = [int(process.stdout.readline()) for _ in range(20)]
     process.send_signal(signal.SIGKILL)
     acknowledged += [int(line) for line in process.stdout.read().split()]

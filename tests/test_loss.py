@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The tiled loss is held to its dense definition, and the definition to values worked out by hand."""
 
 import copy
@@ -66,6 +67,8 @@ def assert_equal(
     expected.backward()
     result = tiled_loss(queries, documents, pairs, options, progressive, tile=tile)
     assert abs(result.loss.item() - expected.item()) < TOLERANCE
+    assert queries.grad is not None
+    assert documents.grad is not None
     assert (result.query_gradient - queries.grad).abs().max() < TOLERANCE
     assert (result.document_gradient - documents.grad).abs().max() < TOLERANCE
     return result
@@ -204,6 +207,7 @@ def test_metrics_against_brute_force() -> None:
     rows = torch.arange(5)
     positives = cosines[rows, pairs.positives]
     answer = torch.zeros(5, len(documents), dtype=torch.bool)
+    assert pairs.known_positives is not None
     answer[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
     answer[rows, pairs.positives] = True
     negatives = cosines.masked_fill(answer, -9)
@@ -243,7 +247,7 @@ class LargestTensor(TorchDispatchMode):
 
     largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.largest = max([self.largest, *sizes])
@@ -351,7 +355,7 @@ def test_low_temperatures_multiply_no_denormal_numbers(monkeypatch: pytest.Monke
         with DenormalFactors() as factors:
             tiled_loss(queries, documents, pairs, options, tile=Tile(rows=256, columns=2304, keep=keep))
         assert factors.products >= 3
-        return factors.denormals
+        return int(factors.denormals)
 
     for keep in (True, False):
         assert count(keep) == 0

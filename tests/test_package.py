@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The package itself: light to import, honest about missing extras, whole when installed from its wheel."""
 
 import os
@@ -76,7 +77,7 @@ def wheel(tmp_path_factory) -> Path:
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where the build tool lies
     subprocess.run([*command, str(REPO)], check=True, capture_output=True, env={**os.environ, "PATH": path})
-    return next(folder.glob("*.whl"))
+    return next(Path(folder).glob("*.whl"))
 
 
 ANSWERS = (

@@ -691,10 +691,12 @@ def test_langchains_retriever_reranks_by_the_same_rule(index: PEGIndex, letters:
 
     class Letters(Embeddings):
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            return letters.encode_documents(texts).tolist()
+            vectors: list[list[float]] = letters.encode_documents(texts).tolist()
+            return vectors
 
         def embed_query(self, text: str) -> list[float]:
-            return letters.encode_queries([text])[0].tolist()
+            vector: list[float] = letters.encode_queries([text])[0].tolist()
+            return vector
 
     nameless = PEGVectorStore.from_texts(PASSAGES, Letters())
     assert not any("rerank" in scores for scores in scores_of(nameless, search_type="hybrid"))
@@ -735,7 +737,9 @@ def test_llama_indexs_store_reranks_by_the_same_rule(letters: LetterEncoder, tin
     assert store.query(query).ids == [
         hit.id for hit in store.client.search(query.query_embedding, "花呗逾期", k=3, weights=mixed)
     ]
-    assert store.query(query, rerank="mini").ids[0] == expected[0].id
+    ids = store.query(query, rerank="mini").ids
+    assert ids
+    assert ids[0] == expected[0].id
 
 
 # -- the bundled one --------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def test_candidates_have_the_scores_of_both_sides() -> None:
 def test_bad_arguments(tiny_bert: str) -> None:
     reranker = load_reranker("mini")
     with pytest.raises(InvalidInput, match="list of strings"):
-        reranker.rank("长城", "长城门票")  # type: ignore[arg-type]
+        reranker.rank("长城", "长城门票")
     with pytest.raises(InvalidInput, match="blank"):
         reranker.rank(" ", PASSAGES)
     with PEGEncoder(tiny_bert) as other, pytest.raises(InvalidInput, match="peg-mini's vectors"):

@@ -120,6 +120,7 @@ def kill_after(process: subprocess.Popen[bytes], checkpoint: Path) -> None:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert process.stderr
     process.stderr.close()
 
 

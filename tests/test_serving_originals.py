@@ -1,8 +1,10 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """`GET /documents/{id}/original`: the file as it was indexed, and nothing else."""
 
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -146,7 +148,12 @@ def test_a_changed_time_costs_one_reading(served, monkeypatch):
     os.utime(file, ns=(7, 7))
     readings = []
     opened = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, *args, **kw: (readings.append(self), opened(self, *args, **kw))[1])
+
+    def open_noted(path: Path, *args: Any, **options: Any) -> Any:
+        readings.append(path)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Path, "open", open_noted)
     originals = OriginalFiles(store)
     for _ in range(3):
         assert originals.find("docs/script.txt").path == file

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """`/v1/rerank` as clients meet it: a real server process, LangChain's Jina client, and what is refused."""
 
 import httpx
@@ -76,7 +77,7 @@ def test_langchains_jina_client(client: httpx.Client, server, monkeypatch: pytes
         ({"threshold": 0.5}, 400, "threshold"),
     ],
 )
-def test_what_is_refused(client: httpx.Client, change: dict, status: int, param: str) -> None:
+def test_what_is_refused(client: httpx.Client, change: dict[str, object], status: int, param: str) -> None:
     answer = client.post("/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS} | change)
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]

@@ -98,6 +98,7 @@ def test_owned_candidates_are_met_by_their_query_alone(
 
 def test_mixtures_are_made_of_negatives_and_lie_between_them() -> None:
     queries, documents, pairs = make_pairs(4, queries=6)
+    assert pairs.document_text_ids is not None
     pairs = replace(pairs, known_texts=torch.tensor([[0, int(pairs.document_text_ids[4])]]))
     options = MixingOptions(kind="mixing", nearest=4, pairs=3, with_query=2, warmup=0.0)
     mixtures = Mixing(options, steps=10, seed=1).candidates(queries, documents, pairs)
@@ -139,6 +140,8 @@ def test_gradients_flow_back_through_mixtures(keep: bool) -> None:
     )
     result = objective(queries, documents, pairs, 0.0)
     assert abs(result.loss - loss) < 1e-9
+    assert q.grad is not None
+    assert d.grad is not None
     assert (result.query_gradient - q.grad).abs().max() < 1e-9
     assert (result.document_gradient - d.grad).abs().max() < 1e-9
 
@@ -426,7 +429,7 @@ def test_soft_augmentation_changes_the_share_it_is_told_to(pair_file: tuple[Pair
     mask = tokenizer.token_to_id("[MASK]")
     assert abs((inner != 40).mean() - 0.2) < 0.01
     assert abs((inner == mask).sum() / (inner != 40).sum() - 0.75) < 0.02
-    special = [tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")]
+    special = np.array([tokenizer.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")])
     assert not np.isin(inner, special).any()
     assert np.array_equal(augment(batch, 7).documents.tokens, changed.documents.tokens)
     assert not np.array_equal(augment(batch, 8).documents.tokens, changed.documents.tokens)

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The queue of stale document vectors is held to a slow one of Python lists, and to the dense loss."""
 
 import copy
@@ -36,12 +37,14 @@ class SlowQueue:
         self.entries: list[tuple[int, Tensor]] = []
 
     def candidates(self, pairs: Pairs) -> list[Candidates]:
+        assert pairs.document_text_ids is not None
         entries = [entry for entry in self.entries if entry[0] not in pairs.document_text_ids.tolist()]
         if self.steps < self.first_step or not entries:
             return []
         return [Candidates(torch.stack([vector for _, vector in entries]), torch.tensor([text for text, _ in entries]))]
 
     def update(self, documents: Tensor, pairs: Pairs) -> None:
+        assert pairs.document_text_ids is not None
         newest = list(zip(pairs.document_text_ids.tolist(), documents.unbind(), strict=True))[: self.size]
         texts = {text for text, _ in newest}
         self.entries = [entry for entry in self.entries if entry[0] not in texts] + newest
@@ -95,6 +98,8 @@ def test_losses_and_gradients_are_those_of_a_slow_queue(
         loss.backward()
         slow.update(documents, pairs)
         assert abs(result.loss.item() - loss.item()) < 1e-9
+        assert q.grad is not None
+        assert d.grad is not None
         assert (result.query_gradient - q.grad).abs().max() < 1e-9
         assert (result.document_gradient - d.grad).abs().max() < 1e-9
 
@@ -190,6 +195,8 @@ def run_steps(rank: int | None) -> list[dict[str, Any]]:
             rows, columns = slice(2 * rank, 2 * rank + 2), slice(4 * rank, 4 * rank + 4)
             queries, documents = queries[rows], documents[columns]
             plain = Pairs.regular(2, 1)
+            assert pairs.query_text_ids is not None
+            assert pairs.document_text_ids is not None
             pairs = Pairs(plain.positives, plain.owners, pairs.query_text_ids[rows], pairs.document_text_ids[columns])
         result = objective(queries, documents, pairs, step / 3)
         outcomes.append({"q": result.query_gradient, "d": result.document_gradient, "loss": result.loss})
@@ -198,7 +205,7 @@ def run_steps(rank: int | None) -> list[dict[str, Any]]:
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     expected = run_steps(None)
-    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)
+    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]  # missing from torch's __all__
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for one, left, right in zip(expected[:-1], first, second, strict=False):
         for name in ("q", "d"):

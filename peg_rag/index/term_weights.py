@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -23,7 +24,6 @@ import numpy as np
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.index.encodings import Array
 from peg_rag.index.tokenizers import Tokenizer
-from peg_rag.models import bundled_path
 
 BundledTermWeights = Literal["mini"]
 SIZE = 1 << 18
@@ -132,4 +132,4 @@ def load_term_weights(name: str) -> TermWeights:
     """
     if name not in get_args(BundledTermWeights):
         raise InvalidInput(f"term weights {name!r} are unknown; there are 'mini'")
-    return TermWeights.load(bundled_path(f"term-weights-{name}"))
+    return TermWeights.load(Path(str(files("peg_rag") / "assets" / f"term-weights-{name}")))

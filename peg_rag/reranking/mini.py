@@ -6,7 +6,7 @@ together, and how near its words come to each word of the query. How they were t
 is in `train/reranker.py` and `train/LOG.md`.
 
 Cost: 4 to 6 ms a query for fifty candidates of up to 100 characters, 11 to 15 ms for those of 400, on one core; a
-quarter of a second and some 40 MB once, at the first query.
+quarter of a second and some 75 MB once, at the first query.
 """
 
 import json

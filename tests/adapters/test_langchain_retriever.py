@@ -71,7 +71,8 @@ class Standard(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return self.params
+        params: dict[str, Any] = self.params
+        return params
 
 
 class TestDense(Standard):
@@ -133,9 +134,9 @@ async def test_settings_can_change_in_a_call(store: PEGVectorStore) -> None:
 
 def test_mistakes_are_refused(store: PEGVectorStore) -> None:
     with pytest.raises(ValueError, match="search_kwargs"):
-        PEGRetriever(vectorstore=store, search_kwargs={"k": 3})  # type: ignore[call-arg]
+        PEGRetriever(vectorstore=store, search_kwargs={"k": 3})
     with pytest.raises(ValueError, match="search_type"):
-        PEGRetriever(vectorstore=store, search_type="sideways")  # type: ignore[arg-type]
+        PEGRetriever(vectorstore=store, search_type="sideways")
     with pytest.raises(InvalidInput, match="sideways"):
         PEGRetriever(vectorstore=store).invoke("花呗", search_type="sideways")
     with pytest.raises(TypeError, match="fliter"):

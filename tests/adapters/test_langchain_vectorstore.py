@@ -175,7 +175,7 @@ def test_bad_input_loses_nothing(store: PEGVectorStore) -> None:
         {"texts": ["a"], "ids": [""]},
     ):
         with pytest.raises(InvalidInput):
-            store.add_texts(**bad)  # type: ignore[arg-type]
+            store.add_texts(**bad)
     with pytest.raises(InvalidInput, match="JSON"):
         store.add_texts(["a"], [{"when": object()}])
     with pytest.raises(InvalidInput, match="dimension"):

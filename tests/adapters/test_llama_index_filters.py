@@ -24,8 +24,9 @@ _NEEDS_TEXT = (FilterOperator.TEXT_MATCH, FilterOperator.TEXT_MATCH_INSENSITIVE)
 def one_filter(draw: st.DrawFn) -> MetadataFilter:
     operator = draw(st.sampled_from(FilterOperator))
     if operator in _NEEDS_LIST:  # an empty one means something else to LlamaIndex on a missing field
-        several = {"min_size": 1, "max_size": 3}
-        value: Any = draw(st.lists(WORDS, **several) | st.lists(st.integers(-2, 2), **several))
+        value: Any = draw(
+            st.lists(WORDS, min_size=1, max_size=3) | st.lists(st.integers(-2, 2), min_size=1, max_size=3)
+        )
     elif operator is FilterOperator.IS_EMPTY:
         value = None
     else:
@@ -42,7 +43,7 @@ def one_filter(draw: st.DrawFn) -> MetadataFilter:
 def test_filters_mean_what_llama_index_means(
     metadatas: list[dict[str, Any]], parts: list[MetadataFilter], condition: FilterCondition
 ) -> None:
-    filters = MetadataFilters(filters=parts, condition=condition)
+    filters = MetadataFilters(filters=[*parts], condition=condition)
     names = [f"n{number}" for number in range(len(metadatas))]
     matches = build_metadata_filter_fn(lambda name: metadatas[names.index(name)], filters)
     looked_up = {part.key for part in parts if part.operator in (FilterOperator.IN, FilterOperator.NIN)}

@@ -17,7 +17,7 @@ from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import ImageNode, IndexNode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index.core.vector_stores import FilterCondition, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
@@ -61,7 +61,7 @@ def ask(embedding: PEGEmbedding, text: str, top_k: int = 4, **settings: Any) -> 
 
 
 def only(key: str, value: Any, operator: str = "==") -> MetadataFilters:
-    return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=operator)])
+    return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=FilterOperator(operator))])
 
 
 async def test_query_in_every_mode(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
@@ -82,7 +82,9 @@ async def test_query_in_every_mode(store: PEGVectorStore, embedding: PEGEmbeddin
 def test_similarity_is_the_cosine(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
     result = store.query(ask(embedding, "花呗还款"))
     nodes = dict(zip(TEXTS, make_nodes(embedding), strict=True))
-    expected = [embedding.similarity(embedding.get_query_embedding("花呗还款"), nodes[t].embedding) for t in TEXTS]
+    expected = [
+        embedding.similarity(embedding.get_query_embedding("花呗还款"), nodes[t].get_embedding()) for t in TEXTS
+    ]
     assert result.similarities == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 

@@ -265,7 +265,7 @@ def _choose_negatives(
             negatives = [text for text in pairs.negatives[i] if text_key(text) not in own_answers]
         excluded = own_answers | {text_key(text) for text in negatives}
         lists = [_rank_candidates(ranking, i, corpus, excluded, limit, options, report) for ranking in rankings]
-        rows = _interleave(lists)
+        rows = _interleave_rankings(lists)
         if options.random:
             rows = _shuffle_rows(rows, options.seed, i)
         count = max(options.negatives, len(negatives))
@@ -302,7 +302,7 @@ def _rank_candidates(
     return rows
 
 
-def _interleave(lists: Sequence[list[int]]) -> list[int]:
+def _interleave_rankings(lists: Sequence[list[int]]) -> list[int]:
     """The first of each list, then the second of each, …; every row once."""
     rows = [row for turn in zip_longest(*lists) for row in turn if row is not None]
     return list(dict.fromkeys(rows))

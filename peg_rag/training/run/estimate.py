@@ -236,16 +236,16 @@ def _time_call(work: Callable[[], object], device: torch.device, least: float = 
     spent = 0.0
     work()
     while spent < least:
-        _synchronise(device)
+        _synchronise_device(device)
         start = time.perf_counter()
         work()
-        _synchronise(device)
+        _synchronise_device(device)
         seconds = time.perf_counter() - start
         fastest = min(fastest, seconds)
         spent += seconds
     return fastest
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronise_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
