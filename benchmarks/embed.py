@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class System:
 def build_model(folder: Path, layers: int, width: int) -> None:
     """A BERT of random weights over 21,128 pieces (as bert-base-chinese has), in PEG's hub layout: no modules.json."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     words = [*special, *(chr(0x4E00 + i) for i in range(20_000))]
@@ -95,10 +96,14 @@ def systems(folder: Path) -> list[System]:
         shown |= {"pooling": inner[1].pooling_mode, "dtype": str(next(inner.parameters()).dtype)}
         return System(name, shown, embeddings.embed_documents, str(shown["dtype"]).removeprefix("torch."))
 
-    def ours(name: str, **options: object) -> System:
+    def ours(name: str, **options: Any) -> System:
         encoder = PEGEncoder(folder, **options)
-        shown = {"dtype": encoder.dtype, "pooling": encoder.spec.pooling, "backend": encoder.backend_name}
-        shown |= {"batch_tokens": encoder._loaded()[1].batch_tokens, "normalize": encoder.normalize}
+        shown: dict[str, object] = {
+            "dtype": encoder.dtype,
+            "pooling": encoder.spec.pooling,
+            "backend": encoder.backend_name,
+        }
+        shown |= {"batch_tokens": encoder._get_model()[1].batch_tokens, "normalize": encoder.normalize}
         return System(name, shown, encoder.encode_documents, encoder.dtype)
 
     return [

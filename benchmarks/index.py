@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,8 @@ SOURCES = 100  # a filter on one of them passes 1 % of the documents
 SLICE = 5_000  # documents per call: Chroma refuses more than 5,461
 BULK = 100_000  # documents per call when there is a million of them
 K = 10
+COUNT = 100_000
+DIMENSION = 384
 
 
 class Data:
@@ -54,7 +57,8 @@ class Data:
     def _near(self, rng: np.random.Generator, count: int) -> np.ndarray:
         chosen = rng.integers(0, len(self.centers), count)
         vectors = self.centers[chosen] + rng.standard_normal((count, self.dimension)).astype(np.float32)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
 
     def vectors(self, start: int, stop: int) -> np.ndarray:
         return self._near(np.random.default_rng((1, start)), stop - start)
@@ -149,8 +153,8 @@ class LangChainFaiss:
 
     def search(self, vector: np.ndarray, source: str | None) -> list[str]:
         where = None if source is None else {"source": source}
-        found = self.store.similarity_search_with_score_by_vector(vector, K, where, self.fetch_k)
-        return [document.id for document, _ in found]
+        hits = self.store.similarity_search_with_score_by_vector(vector, K, where, self.fetch_k)  # type: ignore[arg-type]
+        return [str(document.id) for document, _ in hits]
 
     def delete(self, ids: list[str]) -> None:
         self.store.delete(ids)
@@ -172,7 +176,7 @@ class LangChainChroma:
 
     def search(self, vector: np.ndarray, source: str | None) -> list[str]:
         where = None if source is None else {"source": source}
-        return [document.id for document in self.store.similarity_search_by_vector(vector.tolist(), K, where)]
+        return [str(document.id) for document in self.store.similarity_search_by_vector(vector.tolist(), K, where)]
 
     def delete(self, ids: list[str]) -> None:
         self.store.delete(ids)
@@ -198,8 +202,8 @@ class LangChainInMemory:
 
     def search(self, vector: np.ndarray, source: str | None) -> list[str]:
         passes = None if source is None else lambda document: document.metadata["source"] == source
-        found = self.store.similarity_search_with_score_by_vector(vector.tolist(), K, passes)
-        return [document.id for document, _ in found]
+        hits = self.store.similarity_search_with_score_by_vector(vector.tolist(), K, passes)
+        return [str(document.id) for document, _ in hits]
 
     def delete(self, ids: list[str]) -> None:
         self.store.delete(ids)
@@ -236,7 +240,6 @@ NOT_MEASURED = {  # the same as another row, or not there at all
     "LangChain FAISS (all)": ("add", "search", "delete", "open"),
     "FAISS IndexFlatIP alone": ("add", "filtered", "repeated", "delete", "open"),
 }
-COUNT, DIMENSION = 100_000, 384
 
 
 # -- measuring, in processes of their own -----------------------------------------------------------------------------
@@ -270,7 +273,7 @@ def right(found: list[list[str]], expected: list[list[str]]) -> float:
 
 def measure(name: str, path: Path, data: Data) -> dict[str, float]:
     store = SYSTEMS[name](path)
-    adding = sum(timed(lambda part=part: store.add(*part)) for part in data.slices())
+    adding = sum(timed(partial(store.add, *part)) for part in data.slices())
     result = {"add": adding + timed(store.finish)}
     store.search(data.queries[0], None)
     seconds, found = answers(store, data.queries, [None] * len(data.queries), 30)

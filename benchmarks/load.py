@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import psutil
@@ -81,7 +81,7 @@ class Tally:
         return sum(count for kind, count in self.refused.items() if kind not in WRITES)
 
 
-Requests = Iterator[tuple[str, str, str, dict]]
+Requests = Iterator[tuple[str, str, str, dict[str, Any]]]
 
 
 def requests_of(client_number: int, model: str, only: str) -> Requests:
@@ -101,7 +101,7 @@ def reads_of(client_number: int, model: str) -> Requests:
         question = f"{chance.choice(QUESTIONS)}（{client_number}-{number}）"
         yield "search", "POST", "/search", {"json": {"query": question, "k": 10}}
         yield "ask", "POST", "/ask", {"json": {"question": question}}
-        body = {"model": model, "input": question, "input_type": "query"}
+        body: dict[str, Any] = {"model": model, "input": question, "input_type": "query"}
         yield "embed 1", "POST", "/v1/embeddings", {"json": body}
         batch = [f"{chance.choice(PASSAGES)}{number}" for _ in range(32)]
         body = {"model": model, "input": batch, "encoding_format": "base64"}
@@ -120,7 +120,7 @@ def writes_of(client_number: int) -> Requests:
         yield "delete", "DELETE", f"/documents/{document_id(f'uploads/{client_number}-a.txt')}", {"headers": AUTH}
 
 
-def upload_of(name: str, content: str) -> dict:
+def upload_of(name: str, content: str) -> dict[str, Any]:
     return {"files": {"files": (name, content.encode())}, "headers": AUTH}
 
 
@@ -141,7 +141,8 @@ async def load(
     url: str, clients: int, seconds: float, process: psutil.Process, model: str, only: str
 ) -> tuple[Tally, list[int]]:
     """The answers to that many clients, a connection each, and the server's resident memory as time went by."""
-    tally, memory = Tally(), []
+    tally = Tally()
+    memory: list[int] = []
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
 
     async def sample() -> None:

@@ -138,7 +138,7 @@ def peer_model(folder: Path) -> Any:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from tokenizers import Tokenizer, models
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     torch.manual_seed(0)
     ids = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
@@ -165,6 +165,12 @@ def peer_chunks(vectors: torch.Tensor, lengths: np.ndarray, rows: int, tokens: i
     return [part.clone().requires_grad_() for part in vectors.tensor_split(cuts.tolist())]
 
 
+def gradient_of(leaf: torch.Tensor) -> torch.Tensor:
+    if leaf.grad is None:
+        raise RuntimeError("the peer left a vector without a gradient")
+    return leaf.grad
+
+
 def peer_stage(
     loss: Any, queries: torch.Tensor, documents: torch.Tensor, rows: int, tokens: int | None
 ) -> tuple[Callable[[], float], Callable[[], tuple[torch.Tensor, torch.Tensor]]]:
@@ -179,8 +185,8 @@ def peer_stage(
         return float(loss.calculate_loss(leaves, with_backward=True))
 
     def gradients() -> tuple[torch.Tensor, torch.Tensor]:
-        found = [torch.cat([leaf.grad for leaf in column]) for column in leaves]
-        return found[0], torch.stack(found[1:], 1).flatten(0, 1)
+        query_gradient, *columns = (torch.cat([gradient_of(leaf) for leaf in column]) for column in leaves)
+        return query_gradient, torch.stack(columns, 1).flatten(0, 1)
 
     return run, gradients
 
@@ -394,7 +400,7 @@ def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
         Pairs.regular(b, NEGATIVES),
     )
     ours = {
-        graphs: CachedStep(encode, ContrastiveObjective(OPTIONS), graphs=graphs, batch_tokens=4096)  # type: ignore[arg-type]
+        graphs: CachedStep(encode, ContrastiveObjective(OPTIONS), graphs=graphs, batch_tokens=4096)
         for graphs in ("replay", "keep")
     }
     theirs = {f"mini_batch_size={size}": peer_loss(model, mini_batch_size=size) for size in (32, 256)}

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from langchain_huggingface import HuggingFaceEmbeddings
+from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging
 
@@ -35,16 +36,18 @@ def random_bert(folder: Path) -> None:
     BertModel(config).save_pretrained(folder)
 
 
-def right_vectors(folder: str) -> np.ndarray:
+def right_vectors(folder: str) -> NDArray[np.float32]:
     """CLS of the last layer, by hand: (texts, dimension)."""
     tokens = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.inference_mode():
         states = AutoModel.from_pretrained(folder)(**tokens).last_hidden_state  # (texts, tokens, dimension)
-    return states[:, 0].float().numpy()
+    vectors: NDArray[np.float32] = states[:, 0].float().numpy()
+    return vectors
 
 
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+def cosines(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    cosine: NDArray[np.floating] = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return cosine
 
 
 def compare(folder: str) -> None:

@@ -41,7 +41,7 @@ class CachedEncoder:
         self.hits = 0
         self.misses = 0
         self._lock = threading.Lock()
-        self._connection = self._open()
+        self._connection = self._open_file()
 
     @property
     def identity(self) -> str:
@@ -53,11 +53,11 @@ class CachedEncoder:
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """As `PEGEncoder.encode_queries`: (n, dimension)."""
-        return self._encode(check_texts(texts, what="queries"), "query", show_progress)
+        return self._encode_texts(check_texts(texts, what="queries"), "query", show_progress)
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """As `PEGEncoder.encode_documents`: (n, dimension)."""
-        return self._encode(check_texts(texts, what="documents"), "document", show_progress)
+        return self._encode_texts(check_texts(texts, what="documents"), "document", show_progress)
 
     def close(self) -> None:
         """Close the file and the encoder."""
@@ -77,7 +77,7 @@ class CachedEncoder:
     def __setstate__(self, state: dict[str, Any]) -> None:
         CachedEncoder.__init__(self, **state)
 
-    def _open(self) -> sqlite3.Connection:
+    def _open_file(self) -> sqlite3.Connection:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
         try:
@@ -90,36 +90,36 @@ class CachedEncoder:
             raise DamagedIndex(f"{self.path} is no vector cache ({error}); remove it or name another file") from error
         return connection
 
-    def _encode(self, texts: list[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
+    def _encode_texts(self, texts: list[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
         salt = f"{self.encoder.fingerprint}\0{role}\0".encode()
         keys = [hashlib.sha256(salt + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
-        found = self._read(set(keys))
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in found}
+        vectors_by_key = self._read_vectors(set(keys))
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors_by_key}
         self.hits, self.misses = self.hits + len(texts) - len(missing), self.misses + len(missing)
         encode = self.encoder.encode_queries if role == "query" else self.encoder.encode_documents
         new_keys, new_texts = list(missing), list(missing.values())
         for start in range(0, len(new_keys), _WRITE_AT_ONCE):
             part = slice(start, start + _WRITE_AT_ONCE)
             vectors = encode(new_texts[part], show_progress=show_progress)  # (part, dimension)
-            self._write(zip(new_keys[part], vectors, strict=True))
-            found.update(zip(new_keys[part], vectors, strict=True))
+            self._write_vectors(zip(new_keys[part], vectors, strict=True))
+            vectors_by_key.update(zip(new_keys[part], vectors, strict=True))
         out = np.empty((len(texts), self.dimension), dtype=np.float32)
         for row, key in enumerate(keys):
-            out[row] = found[key]
+            out[row] = vectors_by_key[key]
         return out
 
-    def _read(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        wanted = list(keys)
-        found: dict[bytes, NDArray[np.float32]] = {}
+    def _read_vectors(self, keys: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        key_list = list(keys)
+        vectors_by_key: dict[bytes, NDArray[np.float32]] = {}
         with self._lock:
-            for start in range(0, len(wanted), _READ_AT_ONCE):
-                part = wanted[start : start + _READ_AT_ONCE]
+            for start in range(0, len(key_list), _READ_AT_ONCE):
+                part = key_list[start : start + _READ_AT_ONCE]
                 marks = ",".join("?" * len(part))
                 rows = self._connection.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part)
-                found.update((key, np.frombuffer(blob, dtype="<f4")) for key, blob in rows)
-        return found
+                vectors_by_key.update((key, np.frombuffer(blob, dtype="<f4")) for key, blob in rows)
+        return vectors_by_key
 
-    def _write(self, rows: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
+    def _write_vectors(self, rows: Iterable[tuple[bytes, NDArray[np.float32]]]) -> None:
         blobs = [(key, vector.astype("<f4").tobytes()) for key, vector in rows]
         with self._lock, self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", blobs)

@@ -76,7 +76,8 @@ class Chunking:
             )
 
     @property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
+        """The settings as text; a file whose entry in the ledger has another one is read again."""
         return f"{_FORMAT}/{self.characters}/{self.overlap}/{self.text_column or ''}"
 
 

@@ -109,7 +109,7 @@ class PEGEncoder:
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._closed = False
-        self._loaded()
+        self._get_model()
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Vectors (n, dimension) of queries, the query prompt before each. A blank query is an error.
@@ -117,7 +117,7 @@ class PEGEncoder:
         Raises:
             InvalidInput: not a list of strings, or a blank query; the message names the index.
         """
-        return self._encode(texts, "query", show_progress)
+        return self._encode_texts(texts, "query", show_progress)
 
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         """Vectors (n, dimension) of documents, the document prompt before each.
@@ -127,7 +127,7 @@ class PEGEncoder:
         Raises:
             InvalidInput: not a list of strings; the message names the index.
         """
-        return self._encode(texts, "document", show_progress)
+        return self._encode_texts(texts, "document", show_progress)
 
     @property
     def dimension(self) -> int:
@@ -153,16 +153,16 @@ class PEGEncoder:
 
     @property
     def device(self) -> str:
-        return self._loaded()[1].device
+        return self._get_model()[1].device
 
     @property
     def dtype(self) -> str:
-        return self._loaded()[1].dtype
+        return self._get_model()[1].dtype
 
     @property
     def backend_name(self) -> str:
         """`torch`, `static` (what `backend="numpy"` opens), `openvino` or `onnx`."""
-        return type(self._loaded()[1]).__name__.removesuffix("Backend").lower()
+        return type(self._get_model()[1]).__name__.removesuffix("Backend").lower()
 
     def close(self) -> None:
         """Free the model's memory. A closed encoder refuses to encode."""
@@ -189,7 +189,7 @@ class PEGEncoder:
         self.__dict__.update(state)
         self._model, self._lock, self._warned = None, threading.RLock(), set()
 
-    def _loaded(self) -> "tuple[Tokenizer, Backend]":
+    def _get_model(self) -> "tuple[Tokenizer, Backend]":
         """Tokenizer and backend, loaded now if this encoder came out of a pickle."""
         with self._lock:
             if self._closed:
@@ -204,42 +204,42 @@ class PEGEncoder:
                 self._model = tokenizer, backend
             return self._model
 
-    def _encode(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
+    def _encode_texts(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
         checked = check_texts(texts, what="queries" if role == "query" else "documents")
-        self._note_blank(checked, role)
+        self._check_blank(checked, role)
         started = time.perf_counter()
         prompt = self.spec.query_prompt if role == "query" else self.spec.document_prompt
         places: dict[str, int] = {}  # text → row of its vector: equal texts are encoded once
         rows = np.array([places.setdefault(text, len(places)) for text in checked], dtype=np.intp)
         distinct = np.empty((len(places), self.dimension), dtype=np.float32)
-        with _progress_bar(len(places), f"embed {role}s", show_progress) as advance:
-            self._encode_distinct([self._prepare(text, prompt) for text in places], distinct, advance)
+        with _show_progress(len(places), f"embed {role}s", show_progress) as advance:
+            self._encode_distinct([self._prepare_text(text, prompt) for text in places], distinct, advance)
         with self._lock:
             self.stats.seconds += time.perf_counter() - started
         return distinct if len(distinct) == len(rows) else distinct[rows]
 
     def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], advance: Callable[[int], object]) -> None:
         """Encode window by window into `out` (n, dimension); `advance` is told how many texts are done."""
-        tokenizer, backend = self._loaded()
+        tokenizer, backend = self._get_model()
         for start in range(0, len(texts), WINDOW_TEXTS):
             window = texts[start : start + WINDOW_TEXTS]
-            tokens = self._tokenize(tokenizer, window)
+            tokens = self._tokenize_texts(tokenizer, window)
             budget = self._batch_tokens or backend.batch_tokens
             for batch in plan_batches([len(row) for row in tokens], budget):
                 vectors = backend.embed([tokens[i] for i in batch])  # (rows, model dimension)
-                out[start + batch] = self._finish(vectors)
+                out[start + batch] = self._finish_vectors(vectors)
                 advance(len(batch))
 
-    def _prepare(self, text: str, prompt: str) -> str:
+    def _prepare_text(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
         limit = self.spec.max_length * CHARACTERS_PER_TOKEN
         head = text[: limit + 1]
         clean = replace_unencodable(head)
         if clean != head:
-            self._note("replaced", "a text holds lone surrogates or NUL, which are replaced by U+FFFD")
+            self._count_event("replaced", "a text holds lone surrogates or NUL, which are replaced by U+FFFD")
         return prompt + clean
 
-    def _tokenize(self, tokenizer: "Tokenizer", texts: list[str]) -> list[list[int]]:
+    def _tokenize_texts(self, tokenizer: "Tokenizer", texts: list[str]) -> list[list[int]]:
         limit = self.spec.max_length * CHARACTERS_PER_TOKEN
         transformer = self.spec.kind == "transformer"
         encodings: list[Encoding] = tokenizer.encode_batch_fast(texts, add_special_tokens=transformer)
@@ -249,19 +249,19 @@ class PEGEncoder:
             for text, row, encoding in zip(texts, rows, encodings, strict=True)
         )
         if long:
-            self._note(
+            self._count_event(
                 "truncated",
                 f"a text is longer than max_length={self.spec.max_length} tokens; the rest of it is not embedded "
                 "(encoder.stats.truncated counts them). Split long documents into chunks first",
                 long,
             )
-        blank = [0] if transformer else [_blank_id(tokenizer)]
+        blank = [0] if transformer else [_find_blank_id(tokenizer)]
         with self._lock:
             self.stats.texts += len(rows)
             self.stats.tokens += sum(map(len, rows))
         return [row or blank for row in rows]
 
-    def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _finish_vectors(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cut to truncate_dim and normalise, (rows, dimension)."""
         vectors = vectors[:, : self.dimension]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)  # (rows, 1)
@@ -274,15 +274,15 @@ class PEGEncoder:
             raise DamagedModel(f"{self.spec.name} gave a zero vector; its weights are damaged, download them again")
         return vectors / np.maximum(norms, 1e-12) if self.normalize else vectors
 
-    def _note_blank(self, texts: Iterable[str], role: Role) -> None:
+    def _check_blank(self, texts: Iterable[str], role: Role) -> None:
         blank = [i for i, text in enumerate(texts) if not text.strip()]
         if not blank:
             return
         if role == "query":
             raise InvalidInput(f"queries[{blank[0]}] is blank; a query must say something")
-        self._note("blank", f"documents[{blank[0]}] is blank; it gets the vector of an empty text", len(blank))
+        self._count_event("blank", f"documents[{blank[0]}] is blank; it gets the vector of an empty text", len(blank))
 
-    def _note(self, counter: str, message: str, count: int = 1) -> None:
+    def _count_event(self, counter: str, message: str, count: int = 1) -> None:
         """Count it in the stats, and warn the first time."""
         with self._lock:
             setattr(self.stats, counter, getattr(self.stats, counter) + count)
@@ -293,7 +293,7 @@ class PEGEncoder:
 
 
 @contextmanager
-def _progress_bar(total: int, description: str, show: bool) -> Iterator[Callable[[int], object]]:
+def _show_progress(total: int, description: str, show: bool) -> Iterator[Callable[[int], object]]:
     """A function to call with the number of texts done; tqdm, which takes a while to import, only draws when shown."""
     if not show:
         yield lambda _: None
@@ -341,10 +341,10 @@ def _check_token_ids(tokenizer: "Tokenizer", backend: Backend, spec: ModelSpec) 
         )
 
 
-def _blank_id(tokenizer: "Tokenizer") -> int:
+def _find_blank_id(tokenizer: "Tokenizer") -> int:
     """The token that stands for an empty text in a static model: the unknown token, else the first."""
     for name in ("<unk>", "[UNK]"):
-        found = tokenizer.token_to_id(name)
-        if found is not None:
-            return int(found)
+        token = tokenizer.token_to_id(name)
+        if token is not None:
+            return int(token)
     return 0

@@ -13,7 +13,8 @@ class Hit:
         id: the document's id in its store.
         text: the document's text.
         score: what the hits are ordered by, larger is better: a cosine (dense), a BM25 score (lexical), a fused
-            score (hybrid) or a reranker's score.
+            score (hybrid) or a reranker's score. The bundled reranker's is between 0 and 1, an average candidate has
+            0.5, and it compares with other hits of the same query only.
         scores: the component scores that are known, by name: `dense`, `lexical`, `fused`, `rerank`.
         metadata: the document's metadata.
     """

@@ -116,7 +116,7 @@ def resolve(
         DamagedModel: a file of the folder is missing, truncated or of an unknown form.
         InvalidInput: an override is out of range.
     """
-    name, path, commit = _locate(model, revision)
+    name, path, commit = _locate_folder(model, revision)
     own = _own_config(path)
     if isinstance(own.get("name"), str):
         name = own["name"]  # an exported model keeps the name of the one that it was made from
@@ -134,9 +134,9 @@ def resolve(
         name=name,
         path=path,
         kind=kind,
-        pooling=_pooling(name, kind, pooling, own, modules, known, path),
+        pooling=_choose_pooling(name, kind, pooling, own, modules, known, path),
         max_length=max_length or limit,
-        dimension=_dimension(path, kind),
+        dimension=_read_dimension(path, kind),
         query_prompt=_first_given(query_prompt, prompts.get("query"), known.query_prompt if known else None),
         document_prompt=_first_given(
             document_prompt,
@@ -145,7 +145,7 @@ def resolve(
             known.document_prompt if known else None,
         ),
         revision=commit,
-        fingerprint=_fingerprint(weights),
+        fingerprint=_hash_weights(weights),
     )
 
 
@@ -214,7 +214,7 @@ def bundled_path(name: str) -> Path:
     return Path(str(files("peg_rag") / "assets" / name))
 
 
-def _locate(model: str | Path | None, revision: str | None) -> tuple[str, Path, str | None]:
+def _locate_folder(model: str | Path | None, revision: str | None) -> tuple[str, Path, str | None]:
     """→ (name, folder, revision on the hub)."""
     name = str(model) if model is not None else os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL
     if name in BUNDLED:
@@ -287,7 +287,7 @@ def _read_kind(path: Path, modules: list[dict[str, Any]] | None) -> Kind:
     raise DamagedModel(f"{path} is no model folder: it has neither config.json nor modules.json")
 
 
-def _pooling(
+def _choose_pooling(
     name: str,
     kind: Kind,
     asked: str | None,
@@ -374,7 +374,7 @@ def _count_positions(path: Path) -> int | None:
     return positions
 
 
-def _dimension(path: Path, kind: Kind) -> int:
+def _read_dimension(path: Path, kind: Kind) -> int:
     if kind == "static":
         file = weight_files(path)[0]
         shape = safetensors_shapes(file).get("embedding.weight")
@@ -405,7 +405,7 @@ def _check_layers(path: Path, weights: list[Path]) -> None:
             raise DamagedModel(f"{file} has {key}={count}, but {path} holds weights of {max(layers)} layers")
 
 
-def _fingerprint(weights: list[Path], samples: int = 64, sample_bytes: int = 4096) -> str:
+def _hash_weights(weights: list[Path], samples: int = 64, sample_bytes: int = 4096) -> str:
     """Eight hex digits from sizes and evenly spread samples: changed weights are noticed without reading gigabytes."""
     digest = hashlib.sha256()
     for file in weights:

@@ -3,11 +3,15 @@
 Anything that makes vectors (an `Encoder`: two methods) and anything that searches (a `Searcher`: one method) can stand
 behind it, so evaluation, the command line and both frameworks' retrievers share one path from a query to its hits.
 Many queries are encoded together, searched together and reranked together; one query is a list of one.
+
+What a hybrid search finds is ordered anew by the bundled reranker where it was trained for the model (`peg-mini`):
+2.9 points of nDCG@10 for 4 to 14 ms a query (`train/results/reranker.md`).
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import InitVar, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +25,9 @@ if TYPE_CHECKING:
 
 Mode = Literal["dense", "lexical", "hybrid", "mmr"]
 MODES: tuple[Mode, ...] = ("dense", "lexical", "hybrid", "mmr")
-BundledReranker = Literal["mini"]
-BUNDLED_RERANKERS: tuple[BundledReranker, ...] = ("mini",)
-RERANKED = 50  # candidates that a bundled reranker looks at
+RerankChoice = Literal["auto", "mini", "none"]
+RERANK_CHOICES: tuple[RerankChoice, ...] = get_args(RerankChoice)
+RERANKED = 50  # candidates that the bundled reranker looks at
 UNKNOWN = "unknown"  # the identity of vectors whose model cannot be named
 
 
@@ -78,12 +82,60 @@ def check_same_model(searcher: Any, encoder: Any) -> None:
     Raises:
         IndexMismatch: they are not the same.
     """
-    made_by, asked_by = identity_of(searcher), identity_of(encoder)
-    if made_by != asked_by and UNKNOWN not in (made_by, asked_by):
+    document_model = identity_of(searcher)
+    query_model = identity_of(encoder)
+    if document_model != query_model and UNKNOWN not in (document_model, query_model):
         raise IndexMismatch(
-            f"the documents' vectors were made by {made_by}, but queries would be encoded by {asked_by}; "
+            f"the documents' vectors were made by {document_model}, but queries would be encoded by {query_model}; "
             "open the index with the model that filled it, or index the documents again"
         )
+
+
+def choose_bundled(
+    rerank: RerankChoice | None, identity: str, *, weights: Any = None, fusion: str | None = None
+) -> "MiniReranker | None":
+    """The bundled reranker for a hybrid search; None where it is not wanted or, for `auto`, was not measured.
+
+    It was trained and measured on `peg-mini`'s vectors and the index's own mix of both sides.
+
+    Args:
+        identity: names the vector space that is searched; `unknown` passes for `mini` and not for `auto`.
+        weights, fusion: of the search; None for the index's own.
+
+    Raises:
+        InvalidInput: an unknown choice, or `mini` for vectors of another model.
+    """
+    is_wanted = _wants_bundled(rerank, identity, weights, fusion)
+    return _load_reranker() if is_wanted else None
+
+
+def check_rerank(rerank: RerankChoice | None, mode: Mode, identity: str) -> None:
+    """Refuse what `choose_bundled` would, and `mini` where the search is not hybrid; loads nothing.
+
+    Raises:
+        InvalidInput: see above.
+    """
+    if rerank != "auto":
+        _wants_bundled(rerank, identity)
+    if rerank == "mini" and mode != "hybrid":
+        raise InvalidInput(f"rerank='mini' orders the hits of a hybrid search, not of mode {mode!r}")
+
+
+def _wants_bundled(rerank: str | None, identity: str, weights: Any = None, fusion: str | None = None) -> bool:
+    if rerank is not None and rerank not in RERANK_CHOICES:
+        raise InvalidInput(f"rerank={rerank!r} is unknown; there are {', '.join(map(repr, RERANK_CHOICES))} and None")
+    if rerank is None or rerank == "none":
+        return False
+    model = _model_of_reranker()
+    is_its_model = identity.partition("/")[0] == model
+    if rerank == "auto":
+        return is_its_model and weights is None and fusion in (None, "convex")
+    if not is_its_model and identity != UNKNOWN:
+        raise InvalidInput(
+            f"rerank='mini' was trained on the scores of {model}, and the vectors are of {identity}; leave rerank out, "
+            "or give a reranker of your own, such as a cross-encoder"
+        )
+    return True
 
 
 @dataclass(frozen=True)
@@ -93,25 +145,29 @@ class Retriever:
     Args:
         searcher: where the documents are; `PEGIndex`, or anything with its `search_batch` (and `mmr`, for that mode).
         encoder: makes the query vectors; `PEGEncoder`, or anything with its two methods.
-        reranker: scores the candidates again, for example a cross-encoder; its score is then what hits are ordered by.
+        rerank: what orders the candidates anew. `auto`: the bundled reranker, where it was measured: hybrid search by
+            the index's own mix, with `peg-mini`. `mini`: the same, or an error where it does not apply. `none` or None:
+            nothing. Or an object with `score`, such as a cross-encoder, in any mode.
         k: hits for a query.
         mode: `dense`, `lexical`, `hybrid`, or `mmr` (dense, traded off against likeness among the hits).
         where: metadata filter, applied before the search.
-        threshold: hits scoring less are left out, before any reranking.
+        threshold: hits that score less in the search itself (in `hybrid`: whose `fused` score is less) are left out,
+            whatever a reranker makes of them.
         weights: how much `dense` and `lexical` count in hybrid mode; None for the searcher's own choice.
         fusion: `rrf` or `convex`, for hybrid mode; None for the searcher's own choice.
-        fetch_k: candidates for each ranking, for MMR and for the reranker; None for four times k, 20 at least.
+        fetch_k: candidates for each ranking, for MMR and for the reranker; None for 50 for the bundled reranker, four
+            times k, 20 at least, for another.
         diversity: for MMR, from 0 (only relevance counts) to 1 (only difference counts).
-        rerank: `mini` for the bundled reranker, in mode `hybrid`; it looks at `fetch_k` candidates, 50 if None.
+        reranker: deprecated; an object for `rerank`.
 
     Raises:
         IndexMismatch: the documents' vectors were made by another model than the encoder's.
-        InvalidInput: an unknown mode or bundled reranker, two rerankers, or `rerank` in another mode than hybrid.
+        InvalidInput: an unknown mode or reranker, or `mini` in another mode than hybrid or for another model.
     """
 
     searcher: Searcher
     encoder: Encoder
-    reranker: Reranker | None = None
+    rerank: Reranker | RerankChoice | None = "auto"
     k: int = 10
     mode: Mode = "dense"
     where: Any = None
@@ -120,14 +176,15 @@ class Retriever:
     fusion: str | None = None
     fetch_k: int | None = None
     diversity: float = 0.5
-    rerank: BundledReranker | None = None
+    reranker: InitVar[Reranker | None] = None
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, reranker: Reranker | None) -> None:
+        if reranker is not None:
+            self._adopt_reranker(reranker)
         if self.mode not in MODES:
             raise InvalidInput(f"mode {self.mode!r} is unknown; there are {', '.join(MODES)}")
-        if self.rerank is not None:
-            self._check_rerank(self.rerank)
         check_same_model(self.searcher, self.encoder)
+        self._check_rerank()
 
     def retrieve(self, query: str, *, k: int | None = None, mode: Mode | None = None, where: Any = None) -> list[Hit]:
         """Hits for one query, best first. What is not given is as the retriever was made; `where={}` drops its filter.
@@ -145,69 +202,96 @@ class Retriever:
         changes: dict[str, Any] = {
             name: value for name, value in (("k", k), ("mode", mode), ("where", where)) if value is not None
         }
-        asked = replace(self, **changes)
+        search = replace(self, **changes)
         texts = check_texts(queries, what="queries")
         if not texts:
             return []
-        found = asked._candidates(texts)
-        if asked.rerank is not None:
-            return asked._reranked_by_features(texts, found)
-        return found if asked.reranker is None else asked._reranked(asked.reranker, texts, found)
+        bundled = search._choose_bundled()
+        if bundled is not None:
+            return search._search_with_bundled(bundled, texts)
+        if search.rerank is None or isinstance(search.rerank, str):
+            return search._search(texts, search.k, search.threshold)
+        return search._search_with_scorer(search.rerank, texts)
 
-    def _candidates(self, texts: list[str]) -> list[list[Hit]]:
+    def _search(self, texts: list[str], k: int, threshold: float | None) -> list[list[Hit]]:
+        """k hits for each text as the searcher orders them."""
         vectors = None if self.mode == "lexical" else self.encoder.encode_queries(texts)  # (queries, dimension)
-        shared: dict[str, Any] = {"k": self._wanted(), "where": self.where or None, "threshold": self.threshold}
+        arguments: dict[str, Any] = {"k": k, "where": self.where or None, "threshold": threshold}
         if self.mode == "mmr":
             search = getattr(self.searcher, "mmr", None)
             if search is None or vectors is None:
                 raise UnsupportedSearch(f"{type(self.searcher).__name__} cannot search for diverse hits (mode 'mmr')")
-            fetch_k = self.fetch_k or _candidates_for(self._wanted())
-            return [search(vector, **shared, fetch_k=fetch_k, diversity=self.diversity) for vector in vectors]
-        own = {"weights": self.weights, "fusion": self.fusion, "fetch_k": self.fetch_k}
-        given = {name: value for name, value in own.items() if value is not None}
-        asked_by_text = None if self.mode == "dense" else texts
-        return self.searcher.search_batch(vectors, asked_by_text, mode=self.mode, **shared, **given)
+            fetch_k = self.fetch_k or _count_candidates(k)
+            return [search(vector, **arguments, fetch_k=fetch_k, diversity=self.diversity) for vector in vectors]
+        settings = {"weights": self.weights, "fusion": self.fusion, "fetch_k": self.fetch_k}
+        options = {name: value for name, value in settings.items() if value is not None}
+        query_texts = None if self.mode == "dense" else texts
+        return self.searcher.search_batch(vectors, query_texts, mode=self.mode, **arguments, **options)
 
-    def _wanted(self) -> int:
-        """Hits to ask the searcher for: the reranker needs more to choose from."""
-        if self.rerank is not None and self.k > 0:
-            return max(self.k, self.fetch_k or RERANKED)
-        return self.k if self.reranker is None or self.k == 0 else max(self.k, self.fetch_k or _candidates_for(self.k))
+    def _search_with_bundled(self, bundled: "MiniReranker", texts: list[str]) -> list[list[Hit]]:
+        """The bundled reranker compares a hit with the other candidates, so it sees those below the threshold too."""
+        candidates = self.fetch_k or RERANKED
+        hit_lists = self._search(texts, max(self.k, candidates) if self.k > 0 else self.k, None)
+        return [
+            self._apply_bundled(bundled, text, hits, candidates) for text, hits in zip(texts, hit_lists, strict=True)
+        ]
 
-    def _reranked(self, reranker: Reranker, texts: list[str], found: list[list[Hit]]) -> list[list[Hit]]:
-        pairs = [(text, hit.text) for text, hits in zip(texts, found, strict=True) for hit in hits]
-        scores = [float(score) for score in reranker.score(pairs)] if pairs else []
+    def _apply_bundled(self, bundled: "MiniReranker", text: str, hits: list[Hit], candidates: int) -> list[Hit]:
+        if self.rerank == "auto" and not _has_hybrid_scores(hits):  # a searcher of another make may keep them to itself
+            return [hit for hit in hits if self.threshold is None or hit.score >= self.threshold][: self.k]
+        return bundled.rerank_hits(text, hits, candidates=candidates, threshold=self.threshold)[: self.k]
+
+    def _search_with_scorer(self, scorer: Reranker, texts: list[str]) -> list[list[Hit]]:
+        k = max(self.k, self.fetch_k or _count_candidates(self.k)) if self.k > 0 else self.k
+        hit_lists = self._search(texts, k, self.threshold)
+        pairs = [(text, hit.text) for text, hits in zip(texts, hit_lists, strict=True) for hit in hits]
+        scores = [float(score) for score in scorer.score(pairs)] if pairs else []
         if len(scores) != len(pairs):
             raise InvalidInput(f"the reranker gave {len(scores)} scores for {len(pairs)} pairs of query and document")
-        following = iter(scores)
-        return [self._best([_rescored(hit, next(following)) for hit in hits]) for hits in found]
+        remaining_scores = iter(scores)
+        new_lists = [[_rescore(hit, next(remaining_scores)) for hit in hits] for hits in hit_lists]
+        return [sorted(hits, key=lambda hit: -hit.score)[: self.k] for hits in new_lists]
 
-    def _reranked_by_features(self, texts: list[str], found: list[list[Hit]]) -> list[list[Hit]]:
-        reranker = _load_reranker(str(self.rerank))
-        scores = [reranker.score_hits(text, hits).tolist() for text, hits in zip(texts, found, strict=True)]
-        return [self._best(list(map(_rescored, hits, row))) for hits, row in zip(found, scores, strict=True)]
+    def _choose_bundled(self) -> "MiniReranker | None":
+        if self.mode != "hybrid" or not (self.rerank is None or isinstance(self.rerank, str)):
+            return None
+        return choose_bundled(self.rerank, identity_of(self.encoder), weights=self.weights, fusion=self.fusion)
 
-    def _check_rerank(self, name: str) -> None:
-        if name not in BUNDLED_RERANKERS:
-            raise InvalidInput(f"rerank={name!r} is unknown; there is {', '.join(map(repr, BUNDLED_RERANKERS))}")
-        if self.reranker is not None:
-            raise InvalidInput(f"rerank={name!r} and a reranker of your own were both given; leave one out")
-        if self.mode != "hybrid":
-            raise InvalidInput(f"rerank={name!r} orders the hits of a hybrid search, not of mode {self.mode!r}")
+    def _check_rerank(self) -> None:
+        if self.rerank is None or isinstance(self.rerank, str):
+            check_rerank(self.rerank, self.mode, identity_of(self.encoder))
+        elif not hasattr(self.rerank, "score"):
+            kind = type(self.rerank).__name__
+            raise InvalidInput(f"rerank is of type {kind}; an object with `score`, a name or None is expected")
 
-    def _best(self, hits: list[Hit]) -> list[Hit]:
-        return sorted(hits, key=lambda hit: -hit.score)[: self.k]
+    def _adopt_reranker(self, reranker: Reranker) -> None:
+        warnings.warn("Retriever(reranker=…) is deprecated; write rerank=…", DeprecationWarning, stacklevel=4)
+        if self.rerank != "auto":
+            raise InvalidInput(f"reranker= and rerank={self.rerank!r} were both given; leave reranker= out")
+        object.__setattr__(self, "rerank", reranker)
 
 
-def _load_reranker(name: str) -> "MiniReranker":
+def _load_reranker() -> "MiniReranker":
     from peg_rag.reranking import load_reranker  # imported when first needed
 
-    return load_reranker(name)
+    return load_reranker("mini")
 
 
-def _candidates_for(k: int) -> int:
+def _model_of_reranker() -> str:
+    from peg_rag.reranking import model_of_reranker
+
+    return model_of_reranker("mini")
+
+
+def _has_hybrid_scores(hits: Sequence[Hit]) -> bool:
+    from peg_rag.reranking import has_hybrid_scores
+
+    return has_hybrid_scores(hits)
+
+
+def _count_candidates(k: int) -> int:
     return max(4 * k, 20)
 
 
-def _rescored(hit: Hit, score: float) -> Hit:
+def _rescore(hit: Hit, score: float) -> Hit:
     return replace(hit, score=score, scores={**hit.scores, "rerank": score})

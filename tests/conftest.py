@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+os.environ["LC_ALL"] = "C.UTF-8"  # the command line speaks the reader's language
 
 # What depends on the clock fails on a busy machine.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -33,7 +34,8 @@ class LetterEncoder:
     def _encode(self, texts: Sequence[str]) -> np.ndarray:
         counts = np.array([[t.lower().count(c) for c in ALPHABET] for t in texts], dtype=np.float32)
         counts = counts.reshape(len(texts), self.dimension) + 1e-3
-        return counts / np.linalg.norm(counts, axis=1, keepdims=True)
+        vectors: np.ndarray = counts / np.linalg.norm(counts, axis=1, keepdims=True)
+        return vectors
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
         self.calls.append(("query", len(texts)))
@@ -69,7 +71,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer BERT in PEG's hub layout: config, vocabulary and weights, and no `modules.json`."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # type: ignore[attr-defined]
 
     folder = tmp_path_factory.mktemp("tiny-bert")
     words = [

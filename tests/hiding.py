@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Hide installed packages from the import system of a fresh process, as if they had never been installed."""
 
 import os

@@ -10,7 +10,7 @@ import json
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -65,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
         path = unquote(parts.path)
-        routes = [
+        routes: list[tuple[str, Callable[..., None]]] = [
             (r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", self.describe_model),
             (r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", self.list_tree),
             (r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.resolve_file),
@@ -124,7 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         headers = {} if self.hub.without_commit else {"X-Repo-Commit": commit}
         if len(content) >= LARGE_BYTES:
-            port = self.server.server_address[1]
+            address = self.server.server_address
+            assert isinstance(address, tuple)
+            port = address[1]
             headers["Location"] = f"http://localhost:{port}/store/{model}/{commit}/{name}?Signature=a%2Bb"
             headers["X-Linked-Size"] = str(len(content))
             headers["X-Linked-ETag"] = f'"{etag_of(content)}"'

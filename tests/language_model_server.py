@@ -1,6 +1,7 @@
 """A small OpenAI-compatible chat server for the tests, on 127.0.0.1, in the real wire format.
 
-It answers with the first sentences of the passages it was given, cited. The model's name says how it misbehaves.
+It answers with the first sentences of the passages it was given, cited, and puts the question before it in front of a
+follow-up question. The model's name says how it misbehaves.
 """
 
 import asyncio
@@ -81,7 +82,12 @@ def chunk(model: str, delta: dict[str, str], finish: str | None = None) -> str:
 
 def pieces_of(model: str, body: dict[str, Any]) -> list[str]:
     """The answer in pieces of three characters, as a tokenizer might cut it."""
-    passages = json.loads(re.search(r"(?s)Passages:\n(\[.*\])\n\nQuestion:", body["messages"][-1]["content"])[1])
+    follow_up = re.search(r"(?s)Conversation:\n(\[.*\])\n\nLast question: (.*)", body["messages"][-1]["content"])
+    if follow_up:
+        return cut(model, rewrite(model, json.loads(follow_up[1]), follow_up[2]))
+    match = re.search(r"(?s)Passages:\n(\[.*\])\n\nQuestion:", body["messages"][-1]["content"])
+    assert match
+    passages = json.loads(match[1])
     quoted = [f"{re.split('(?<=。)', p['text'].splitlines()[-1])[0]}[{p['number']}]" for p in passages[:2]]
     text = {
         "unknowing": "NOT_FOUND",
@@ -94,6 +100,20 @@ def pieces_of(model: str, body: dict[str, Any]) -> list[str]:
     }.get(model, "".join(quoted))
     if model == "thinks":
         text = f"<think>\nNOT_FOUND? 让我想想。</think>\n\n{text}"
+    return cut(model, text)
+
+
+def rewrite(model: str, turns: list[dict[str, str]], question: str) -> str:
+    """A follow-up question that can be understood on its own."""
+    return {
+        "thinks": f"<think>什么意思？</think>\n“{turns[-1]['question']} {question}”",
+        "rambling": "好的，" * 1_000,
+        "silent": "",
+        "unknowing": "NOT_FOUND",
+    }.get(model, f"{turns[-1]['question']} {question}")
+
+
+def cut(model: str, text: str) -> list[str]:
     size = 1000 if model == "endless" else 3
     return [text[start : start + size] for start in range(0, len(text), size)]
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -76,11 +76,14 @@ class RunningServer:
     """A server's process, its address and its log lines."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self.process, self.lines, self.url = process, [], ""
+        self.process = process
+        self.lines: list[str] = []
+        self.url = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
+        assert self.process.stderr
         for line in self.process.stderr:
             found = re.search(r"running on (http://[\d.]+:\d+)", line)
             if found:
@@ -104,7 +107,7 @@ class RunningServer:
 
         return psutil.Process(self.process.pid).memory_info().rss
 
-    def entries(self) -> list[dict]:
+    def entries(self) -> list[dict[str, Any]]:
         """The log lines that are JSON."""
         return [json.loads(line) for line in self.lines if line.startswith("{")]
 
@@ -165,7 +168,7 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
 @contextmanager
 def threaded(app: "FastAPI", settings: "ServerSettings") -> Iterator[tuple[str, "uvicorn.Server"]]:
     """The application behind the real protocol, in a thread: (address, server)."""
-    from peg_rag.serving.run import create_server
+    from peg_rag.serving.launch import create_server
 
     server = create_server(app, settings, host="127.0.0.1", port=0)
     thread = threading.Thread(target=server.run, daemon=True)

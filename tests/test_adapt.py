@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """`adapt`: what is read, what is held out, and a model that is better on text it never saw or is not saved."""
 
 import gzip
@@ -8,6 +9,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -346,7 +348,7 @@ def test_few_minutes_have_a_warm_up_of_their_own(
         {"seed": -1},
     ],
 )
-def test_contradictory_options(options: dict) -> None:
+def test_contradictory_options(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=r"expected|one says"):
         AdaptOptions(**options)
 

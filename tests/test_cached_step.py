@@ -72,8 +72,8 @@ def make_batch(queries: int = 7, negatives: int = 5, seed: int = 0, texts: bool 
         n = len(pairs.owners)
         pairs = replace(
             pairs,
-            query_texts=torch.from_numpy(rng.integers(0, queries, queries)),
-            document_texts=torch.from_numpy(rng.integers(0, 2 * n, n)),
+            query_text_ids=torch.from_numpy(rng.integers(0, queries, queries)),
+            document_text_ids=torch.from_numpy(rng.integers(0, 2 * n, n)),
             query_weights=torch.from_numpy(rng.random(queries) + 0.1),
         )
     return StepBatch(make_rows(queries, rng), make_rows(len(pairs.owners), rng), pairs)
@@ -271,8 +271,8 @@ def part_of(batch: StepBatch, start: int, stop: int, negatives: int) -> StepBatc
     pairs = batch.labels
     mine = replace(
         Pairs.regular(stop - start, negatives),
-        query_texts=pairs.query_texts[start:stop],
-        document_texts=pairs.document_texts[documents],
+        query_text_ids=pairs.query_text_ids[start:stop],
+        document_text_ids=pairs.document_text_ids[documents],
         query_weights=pairs.query_weights[start:stop],
     )
     sides = (token_lists(batch.queries)[start:stop], token_lists(batch.documents)[documents])

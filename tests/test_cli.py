@@ -182,11 +182,21 @@ def test_search_reranks(docs: Path, model: str, tmp_path: Path, capsys: pytest.C
     assert run(["index", str(docs), "--store", store, "--model", model]) == 0
     capsys.readouterr()
     assert run(["search", store, "报销", "--rerank", "maxi"]) == 2
-    assert "mini is expected" in capsys.readouterr().err
+    assert "auto, mini, none" in capsys.readouterr().err
     assert run(["search", store, "报销", "--mode", "dense", "--rerank", "mini"]) == 2
     assert "needs --mode hybrid" in capsys.readouterr().err
-    assert run(["search", store, "报销需要哪些材料", "--rerank", "mini", "--json"]) == 0
-    assert "rerank" in json.loads(capsys.readouterr().out.splitlines()[0])["scores"]
+    assert run(["search", store, "报销", "--rerank", "mini"]) == 2
+    assert "trained on the scores of peg-mini" in capsys.readouterr().err
+    assert run(["search", store, "报销", "--json"]) == 0
+    assert "rerank" not in json.loads(capsys.readouterr().out.splitlines()[0])["scores"]
+    bundled = str(tmp_path / "bundled")
+    assert run(["index", str(docs), "--store", bundled, "--model", "peg-mini"]) == 0
+    capsys.readouterr()
+    for options, is_reranked in (([], True), (["--rerank", "none"], False), (["--mode", "lexical"], False)):
+        assert run(["search", bundled, "报销需要哪些材料", "--json", *options]) == 0
+        assert ("rerank" in json.loads(capsys.readouterr().out.splitlines()[0])["scores"]) is is_reranked
+    assert run(["ask", bundled, "报销需要哪些材料", "--json"]) in (0, 3)
+    assert run(["ask", bundled, "报销需要哪些材料", "--rerank", "maxi"]) == 2
 
 
 def test_text_of_documents_cannot_paint_the_terminal(

@@ -223,8 +223,10 @@ def test_lone_surrogates_and_nul_are_replaced_and_warned_once(static_model, capl
 def test_a_huge_text_costs_no_more_than_a_long_one_and_truncation_is_visible(minilm, caplog, monkeypatch):
     encoder = PEGEncoder(minilm, dtype="float32")
     characters: list[int] = []
-    tokenize = encoder._tokenize
-    monkeypatch.setattr(encoder, "_tokenize", lambda t, texts: characters.extend(map(len, texts)) or tokenize(t, texts))
+    tokenize = encoder._tokenize_texts
+    monkeypatch.setattr(
+        encoder, "_tokenize_texts", lambda t, texts: characters.extend(map(len, texts)) or tokenize(t, texts)
+    )
     for length in (10_000, 1_000_000):
         encoder.encode_documents(["retrieval 检索 " * (length // 13)])
     assert characters[0] == characters[1] == 256 * CHARACTERS_PER_TOKEN + 1
@@ -293,7 +295,7 @@ def test_close_frees_and_refuses(tiny_bert):
     import weakref
 
     with PEGEncoder(tiny_bert) as encoder:
-        weights = weakref.ref(encoder._loaded()[1]._model)
+        weights = weakref.ref(encoder._get_model()[1]._model)
     gc.collect()
     assert weights() is None
     with pytest.raises(PegRagError, match="closed"):
@@ -400,8 +402,8 @@ def test_progress_is_shown_only_when_asked(static_model, capsys):
 
 def test_out_of_memory_halves_the_batch(tiny_bert, monkeypatch, caplog):
     encoder = PEGEncoder(tiny_bert, dtype="float32")
-    backend = encoder._loaded()[1]
-    forward = backend._forward
+    backend = encoder._get_model()[1]
+    forward = backend._run_model
     expected = encoder.encode_documents(CHINESE)
 
     def cramped(token_ids):
@@ -409,7 +411,7 @@ def test_out_of_memory_halves_the_batch(tiny_bert, monkeypatch, caplog):
             raise torch.OutOfMemoryError("no room")
         return forward(token_ids)
 
-    monkeypatch.setattr(backend, "_forward", cramped)
+    monkeypatch.setattr(backend, "_run_model", cramped)
     with caplog.at_level(logging.WARNING):
         np.testing.assert_allclose(encoder.encode_documents(CHINESE), expected, atol=1e-5)
     assert "halved" in caplog.text

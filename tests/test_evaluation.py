@@ -1,8 +1,10 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Evaluation sets, exact search and metrics: against hand-worked values, trec_eval's own code and brute force."""
 
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.evaluation import METRICS, evaluate, exact_search, load_beir, load_sts, score_run
 from peg_rag.extras import require_zstd
+from peg_rag.index.exact import Neighbours, update_neighbours
 
 zstd = require_zstd("train")
 
@@ -21,7 +24,7 @@ QUERIES = [{"_id": "q0", "text": "ab"}, {"_id": "q1", "text": "花"}, {"_id": "u
 QRELS = "query-id\tcorpus-id\tscore\nq0\td0\t2\nq0\td1\t1\nq1\td3\t1\nq1\td0\t0\n"
 
 
-def write_lines(path: Path, rows: list[dict]) -> None:
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     data = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     pack = {".gz": gzip.compress, ".zst": zstd.compress}.get(path.suffix, bytes)
     path.write_bytes(pack(data))
@@ -53,9 +56,9 @@ def test_titles_stand_before_the_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": "d1"\n', r"corpus\.jsonl, line 2: not JSON"),
+        ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n{"_id": "d1"\n', r"corpus\.jsonl, line 2 is not JSON"),
         ("corpus.jsonl", '{"_id": "d0", "text": 3}\n', r"corpus\.jsonl, line 1: expected strings"),
-        ("corpus.jsonl", "[1]\n", r"corpus\.jsonl, line 1: expected a JSON object, got list"),
+        ("corpus.jsonl", "[1]\n", r"corpus\.jsonl, line 1 is a JSON list; an object"),
         ("corpus.jsonl", '{"_id": "d0", "text": "a"}\n' * 2, r"line 2: the id 'd0' was already used"),
         ("corpus.jsonl", "", r"corpus\.jsonl is empty"),
         ("queries.jsonl", '{"_id": "q0", "text": "a"}\n', r"test\.tsv: 1 queries are not in queries\.jsonl.*'q1'"),
@@ -125,7 +128,7 @@ def test_unknown_metric() -> None:
         score_run({}, {"q": {"d": 1}}, ["F1"])
 
 
-def random_run(rng: np.random.Generator, queries: int, documents: int) -> tuple[dict, dict]:
+def random_run(rng: np.random.Generator, queries: int, documents: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores with many ties, several grades, and judgements for documents nobody returned."""
     run = {
         f"q{i}": {f"d{j}": float(rng.integers(0, 30)) / 8 for j in rng.choice(documents, 120, replace=False)}
@@ -167,6 +170,22 @@ def test_exact_search_over_many_query_blocks() -> None:
     queries, documents = rng.normal(size=(1200, 8)), rng.normal(size=(50, 8))
     expected = np.argmax(queries @ documents.T, axis=1)
     assert exact_search(queries, documents, 1).indices[:, 0].tolist() == expected.tolist()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12), st.integers(1, 5), st.integers(0, 99))
+def test_shards_of_documents_give_the_neighbours_of_all(shards: list[int], k: int, block: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    documents = rng.integers(-1, 2, (sum(shards), 3)).astype(np.float32)  # few values: many ties
+    queries = rng.integers(-1, 2, (5, 3)).astype(np.float32)
+    k = min(k, len(documents))
+    best = Neighbours(np.full((5, k), -1, dtype=np.int32), np.full((5, k), -np.inf, dtype=np.float32))
+    first = 0
+    for shard in shards:
+        update_neighbours(best, queries, documents[first : first + shard], first=first, block=block)
+        first += shard
+    expected = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :k]
+    assert best.indices.tolist() == expected.tolist()  # ties in order of position
 
 
 def test_exact_search_refuses_shapes_that_do_not_fit() -> None:

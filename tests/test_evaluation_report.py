@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """What an evaluation leaves behind, and the command that does it all."""
 
 import json
@@ -93,6 +94,18 @@ def test_command(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == shown  # from the cache: the same numbers
 
 
+def test_the_default_systems_have_the_reranker_where_it_was_measured(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = str(write_set(tmp_path / "toy"))
+    assert run(["evaluate", toy]) == 0
+    assert "reranked" in capsys.readouterr().out
+    assert run(["evaluate", toy, "-m", model]) == 0
+    assert "reranked" not in capsys.readouterr().out
+    assert run(["evaluate", toy, "-m", model, "-s", "reranked"]) == 2
+    assert "trained on the scores of peg-mini" in " ".join(capsys.readouterr().err.split())
+
+
 def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     graded = tmp_path / "graded.tsv"
     graded.write_text("sentence1\tsentence2\tlabel\n花呗\t花呗\t1\n花呗\t理财\t0\n", encoding="utf-8")
@@ -101,17 +114,17 @@ def test_command_for_reranking(tmp_path: Path, model: str, capsys: pytest.Captur
     for word in ("MAP@100", "MRR@10", "toy (reranking)", "graded (reranking)", "small"):
         assert word in shown
     assert "bm25" not in shown
-    assert run(["evaluate", str(graded), "-m", model, "--reranking", "--metric", "nDCG@10"]) == 0
+    assert run(["evaluate", str(graded), "-m", model, "--candidates", "--metric", "nDCG@10"]) == 0
     assert "MAP@100" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["-s", "magic"], "unknown system 'magic' in --systems; choose from dense, bm25, bm25s, hybrid"),
+        (["-s", "magic"], "unknown system 'magic' in --systems; choose from dense, bm25, bm25s, hybrid, reranked"),
         (["-s", ","], "--systems is empty"),
         (["--metric", "F1"], "unknown metric 'F1' in --metric; choose from nDCG@10"),
-        (["--reranking", "-s", "bm25"], "--reranking ranks the candidates with the models only"),
+        (["--reranking", "-s", "bm25"], "--candidates ranks with the models only"),
     ],
 )
 def test_wrong_options(tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

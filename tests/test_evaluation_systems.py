@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.evaluation import (
     BM25s,
@@ -15,6 +16,7 @@ from peg_rag.evaluation import (
     Evaluation,
     Indexed,
     Reranked,
+    RerankedHybrid,
     RetrievalDataset,
     SentencePairs,
     System,
@@ -61,6 +63,18 @@ def test_hybrid_equals_the_fusion_of_its_sides(letters) -> None:
         for place, document in enumerate(sorted(side, key=lambda d: -side[d]), start=1):
             expected[document] = expected.get(document, 0.0) + 1 / (60 + place)
     assert hybrid == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_reranked_hybrid_is_what_a_retriever_finds_by_default(letters) -> None:
+    with PEGEncoder("peg-mini") as encoder, PEGIndex(identity=encoder.identity) as index:
+        run = RerankedHybrid(encoder).run(TOY, 3)
+        index.upsert(list(TEXTS), list(TEXTS.values()), encoder.encode_documents(list(TEXTS.values())))
+        for query, text in TOY.queries.items():
+            hits = Retriever(index, encoder, k=3, mode="hybrid").retrieve(text)
+            assert all("rerank" in hit.scores for hit in hits)
+            assert run[query] == pytest.approx({hit.id: hit.score for hit in hits})
+    with pytest.raises(InvalidInput, match="peg-mini"):
+        RerankedHybrid(letters).run(TOY, 3)
 
 
 def test_reranked_orders_the_head_and_keeps_the_tail(letters) -> None:

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Each extra alone is enough for what it promises: everything installed beyond it is hidden from the import system."""
 
 import importlib.metadata as metadata
@@ -5,9 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from functools import cache
 
 import pytest
+import yaml
+from conftest import REPO
 from hiding import hiding_env
 from packaging.requirements import Requirement
 
@@ -81,17 +85,38 @@ PROMISES = {
         "assert index.search(np.eye(1, 8)[0], k=1)[0].id == 'a'"
     ),
     "ingest": (
-        "import pathlib, tempfile; from peg_rag.ingest import read_file\n"
+        "import pathlib, tempfile; from peg_rag.readers import read_sections\n"
         "folder = pathlib.Path(tempfile.mkdtemp()); (folder / 'a.html').write_text('<p>报销需要发票</p>')\n"
-        "assert list(read_file(folder / 'a.html', root=folder))"
+        "assert list(read_sections(folder / 'a.html'))"
     ),
     "eval": "from peg_rag.evaluation import score_run\nscore_run({'q': {'d': 1.0}}, {'q': {'d': 1}}, ['nDCG@10'])",
     "train": "from peg_rag.training import Recipe, train, mine_hard_negatives; print(Recipe)",
     "onnx": EXPORT.format("onnx"),
     "openvino": EXPORT.format("openvino"),
+    "regex": "from peg_rag.index.filters import compile_filter\ncompile_filter({'a': {'$regex': '^x'}})",
+    "jieba": (
+        "from peg_rag import PEGIndex\n"
+        "PEGIndex(None, dimension=8, tokenizer='jieba').upsert(['a'], ['花呗'], np.eye(1, 8))"
+    ),
+    "serve": (
+        "from peg_rag import PEGEncoder; from peg_rag.serving.app import create_app\n"
+        "assert create_app(PEGEncoder('peg-mini')).openapi()['paths']"
+    ),
+    "mcp": "from peg_rag.mcp_server import KnowledgeReader, create_server, create_http_app, serve_http",
+    "ocr": "from rapidocr import RapidOCR; import onnxruntime, pypdfium2",
+    "chroma": "import chromadb",
+    "mteb": "from peg_rag.evaluation.mteb import MTEBModel; import mteb; MTEBModel('peg-mini')",
     "modelscope": "from peg_rag.extras import require\nrequire('modelscope_hub', 'modelscope')",
     "cli": "import sys; sys.argv = ['peg-rag', 'info', '--model', 'peg-mini']; from peg_rag.cli import main; main()",
 }
+
+
+def test_the_workflow_tries_every_extra() -> None:
+    workflow = yaml.safe_load((REPO / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    project = tomllib.loads((REPO / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = set(project["optional-dependencies"]) - {"all", "ray"}  # the package itself does not use Ray
+    assert set(workflow["jobs"]["extras"]["strategy"]["matrix"]["extra"]) == extras
+    assert set(PROMISES) == extras | {""}
 
 
 @pytest.mark.parametrize("extra", PROMISES)

@@ -1,4 +1,7 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Fusion by hand, and its laws."""
+
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -31,7 +34,7 @@ def test_equal_scores_share_a_rank() -> None:
 
 
 @pytest.mark.parametrize("method", ["convex", "rrf"])
-def test_a_weight_of_zero_leaves_the_other_ranking(method: str) -> None:
+def test_a_weight_of_zero_leaves_the_other_ranking(method: Literal["convex", "rrf"]) -> None:
     fused = fuse(BOTH, {"lexical": 0}, method=method)
     assert [key for key in fused if key in DENSE] == list(DENSE)
 
@@ -68,7 +71,9 @@ def test_lexical_weighs_more_at_equal_confidence() -> None:
 
 
 def test_confidence_of_short_and_constant_rankings() -> None:
-    nothing, alone, equal = {}, {"a": 3.0}, dict.fromkeys("abcd", 2.0)
+    nothing: dict[str, float] = {}
+    alone = {"a": 3.0}
+    equal = dict.fromkeys("abcd", 2.0)
     one_match = {"a": 2.0} | dict.fromkeys("bcd", 0.0)
     assert by_confidence({"n": nothing, "a": alone, "e": equal, "o": one_match}) == {"n": 1, "a": 1, "e": 0, "o": 10}
 

@@ -153,6 +153,7 @@ def kill_repeatedly(path: Path, kills: int, longest_s: float, kind: str = "flat"
         while (left := alive_until - time.monotonic()) > 0:
             if receiver.poll(left):
                 messages.append(receiver.recv())
+        assert child.pid
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         with suppress(EOFError):

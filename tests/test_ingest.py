@@ -18,7 +18,7 @@ from sample_files import docx, pdf
 
 from peg_rag.errors import DamagedIndex, IndexBusy, InvalidInput
 from peg_rag.index import PEGIndex
-from peg_rag.ingest import LEDGER_FILE, Chunking, Progress, find_files, model_of, read_file, split, sync
+from peg_rag.ingest import LEDGER_FILE, Chunking, Progress, find_files, model_of, split, sync
 from peg_rag.readers import Place, Section
 
 
@@ -131,15 +131,6 @@ def test_a_file_name_that_is_no_utf8_can_be_stored(docs: Path, store: Path, inde
     Path(os.fsdecode(os.fsencode(docs) + b"/\xff.txt")).write_text("甲乙丙")
     sync(docs, index, letters, store)
     assert index.count({"source": "docs/\\xff.txt"}) == 1
-
-
-def test_one_file_gives_the_chunks_that_sync_stores(docs: Path, store: Path, index: PEGIndex, letters: Any) -> None:
-    sync(docs, index, letters, store)
-    chunks = read_file(docs / "a.md", root=docs.parent)
-    assert {chunk.id: (chunk.text, chunk.metadata) for chunk in chunks}.items() <= contents(index).items()
-    assert read_file(docs / "a.md")[0].metadata["source"] == "a.md"
-    with pytest.raises(InvalidInput, match="does not lie in"):
-        read_file(docs / "sub" / ".." / "a.md", root=docs / "sub")
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path, store: Path, index: PEGIndex, letters: Any) -> None:
@@ -304,7 +295,7 @@ def test_a_second_sync_waits_its_turn_or_says_so(
 ) -> None:
     from filelock import FileLock
 
-    monkeypatch.setattr("peg_rag.ingest._LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("peg_rag.ledger.LOCK_TIMEOUT_S", 0.05)
     with FileLock(store / f".{LEDGER_FILE}.lock"), pytest.raises(IndexBusy, match="another process"):
         sync(docs, index, letters, store)
 

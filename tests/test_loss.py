@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The tiled loss is held to its dense definition, and the definition to values worked out by hand."""
 
 import copy
@@ -43,8 +44,8 @@ def make_batch(seed: int, negatives: list[int], spare: int, texts: bool) -> tupl
     if texts:
         pairs = replace(
             pairs,
-            query_texts=integers(2 * b, b) - b,
-            document_texts=integers(2 * n, n) - b,
+            query_text_ids=integers(2 * b, b) - b,
+            document_text_ids=integers(2 * n, n) - b,
             known_positives=torch.stack([integers(b, 2), integers(n, 2)], 1),
             known_texts=torch.stack([integers(b, 3), integers(2 * n, 3) - b], 1),
             query_weights=torch.rand(b, generator=generator) + 0.1,
@@ -66,6 +67,8 @@ def assert_equal(
     expected.backward()
     result = tiled_loss(queries, documents, pairs, options, progressive, tile=tile)
     assert abs(result.loss.item() - expected.item()) < TOLERANCE
+    assert queries.grad is not None
+    assert documents.grad is not None
     assert (result.query_gradient - queries.grad).abs().max() < TOLERANCE
     assert (result.document_gradient - documents.grad).abs().max() < TOLERANCE
     return result
@@ -162,7 +165,7 @@ def test_own_negatives_are_seen_by_their_query_alone() -> None:
 def test_same_text_is_no_negative(texts: tuple[list[int], list[int]]) -> None:
     queries, documents, _ = make_batch(5, [0, 0, 0], 0, False)
     pairs = Pairs.regular(3, 0)
-    named = replace(pairs, query_texts=torch.tensor(texts[0]), document_texts=torch.tensor(texts[1]))
+    named = replace(pairs, query_text_ids=torch.tensor(texts[0]), document_text_ids=torch.tensor(texts[1]))
     weights = torch.tensor([1.0, 0.0, 0.0])  # look at the first query alone, against documents 1 and 2
     named, options = replace(named, query_weights=weights), LossOptions(temperature=1.0)
     result = tiled_loss(queries, documents, named, options)
@@ -184,7 +187,7 @@ def test_known_answers_are_hidden_in_every_tile(seed: int, b: int, m: int, width
     expected = torch.tensor([[(i, j) in known for j in columns.tolist()] for i in rows.tolist()])
     for start in range(0, b, 5):
         part = slice(start, min(start + 5, b))
-        tile_rows = TileRows(part, rows[part], torch.ones(part.stop - part.start))
+        tile_rows = TileRows(part, rows[part], rows[part], torch.ones(part.stop - part.start))
         for first in range(0, m, width):
             place = slice(first, min(first + width, m))
             scores = torch.zeros(part.stop - part.start, place.stop - place.start)
@@ -198,12 +201,13 @@ def test_known_answers_are_hidden_in_every_tile(seed: int, b: int, m: int, width
 def test_metrics_against_brute_force() -> None:
     queries, documents, pairs = make_batch(11, [3, 1, 2, 4, 0], 2, True)
     state = ProgressiveState(ProgressiveOptions(margin=0.3))
-    pairs = replace(pairs, query_texts=None, document_texts=None)
+    pairs = replace(pairs, query_text_ids=None, document_text_ids=None)
     metrics = tiled_loss(queries, documents, pairs, LossOptions(), state).metrics  # in one tile
     cosines = functional.normalize(queries) @ functional.normalize(documents).T
     rows = torch.arange(5)
     positives = cosines[rows, pairs.positives]
     answer = torch.zeros(5, len(documents), dtype=torch.bool)
+    assert pairs.known_positives is not None
     answer[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
     answer[rows, pairs.positives] = True
     negatives = cosines.masked_fill(answer, -9)
@@ -243,7 +247,7 @@ class LargestTensor(TorchDispatchMode):
 
     largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.largest = max([self.largest, *sizes])
@@ -253,7 +257,8 @@ class LargestTensor(TorchDispatchMode):
 def test_never_holds_the_score_matrix() -> None:
     b, h, d = 120, 5, 8
     queries, documents = torch.randn(b, d), torch.randn(b * (1 + h), d)
-    pairs = replace(Pairs.regular(b, h), query_texts=torch.arange(b), document_texts=torch.arange(len(documents)) + b)
+    texts = torch.arange(b + len(documents))
+    pairs = replace(Pairs.regular(b, h), query_text_ids=texts[:b], document_text_ids=texts[b:])
     options = LossOptions(symmetric=True, false_negative_margin=0.0)
     state = ProgressiveState(ProgressiveOptions(strategy="curricular"))
     for keep, limit in ((False, len(documents) * d), (True, 10 * len(documents))):
@@ -261,7 +266,7 @@ def test_never_holds_the_score_matrix() -> None:
             tiled_loss(queries, documents, pairs, options, state, tile=Tile(rows=10, columns=200, keep=keep))
         assert watch.largest <= limit < b * len(documents) / 10
     with LargestTensor() as watch:
-        dense_loss(queries, documents, replace(pairs, query_texts=None), options, state)
+        dense_loss(queries, documents, replace(pairs, query_text_ids=None), options, state)
     assert watch.largest >= b * len(documents)  # the watch sees what it is there to see
 
 
@@ -350,7 +355,7 @@ def test_low_temperatures_multiply_no_denormal_numbers(monkeypatch: pytest.Monke
         with DenormalFactors() as factors:
             tiled_loss(queries, documents, pairs, options, tile=Tile(rows=256, columns=2304, keep=keep))
         assert factors.products >= 3
-        return factors.denormals
+        return int(factors.denormals)
 
     for keep in (True, False):
         assert count(keep) == 0

@@ -98,8 +98,9 @@ async def call(client: Client, tool: str, **arguments: str) -> dict[str, Any]:
     assert not result.is_error, result.content
     (content,) = result.content
     assert content.type == "text"
-    assert json.loads(content.text) == result.structured_content
-    return json.loads(content.text)
+    structured: dict[str, Any] = json.loads(content.text)
+    assert structured == result.structured_content
+    return structured
 
 
 async def refusal(client: Client, tool: str, **arguments: str) -> str:

@@ -9,15 +9,18 @@ import os
 import shutil
 import socket
 import time
+import unicodedata
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from language_model_server import KEY as MODEL_KEY
 from language_model_server import chatting
+from sample_files import pdf
 from serving_fixtures import KEY, running
 
 from peg_rag import PEGEncoder, PEGIndex
+from peg_rag.feedback import FeedbackStore
 from peg_rag.ingest import sync
 
 REPO = Path(__file__).resolve().parent.parent
@@ -167,7 +170,8 @@ def test_upload_ask_open_the_citation_delete_and_not_found(visit, server):
     dialog.get_by_role("textbox", name="密钥").press("Enter")
     page.get_by_text("已添加，2 个段落").wait_for()
     picture(page, "uploaded")
-    assert page.evaluate("[Object.keys(localStorage), Object.keys(sessionStorage)]") == [[], ["peg-rag-key"]]
+    assert page.evaluate("Object.keys(localStorage)") == []
+    assert page.evaluate("Object.keys(sessionStorage).sort()") == ["peg-rag-history", "peg-rag-key"]
 
     ask(page, QUESTION)
     answer = page.get_by_role("region", name="回答", exact=True)
@@ -347,6 +351,264 @@ def test_a_phone_needs_no_scrolling_sideways(visit, server):
     delete(page, page.locator(".card .name").first.inner_text())
 
 
+# -- the original page ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory):
+    """A writable server over PDFs, a scan, a table and a text: (server, folder of the documents)."""
+    folder = tmp_path_factory.mktemp("office")
+    documents = folder / "docs"
+    documents.mkdir()
+    for name in ("员工手册.pdf", "差旅报销制度-2025版.pdf", "设备验收单-扫描件.pdf", "门店信息.csv", "IT服务台手册.md"):
+        shutil.copy(REPO / "tests" / "data" / "documents" / "files" / name, documents)
+    with PEGEncoder("peg-mini") as encoder, PEGIndex(folder / "kb", identity=encoder.identity) as index:
+        report = sync(documents, index, encoder, folder / "kb", model="peg-mini")
+    assert not report.failed
+    with running(folder / "kb") as server:
+        yield server, documents
+
+
+def open_citation(page, question):
+    ask(page, question)
+    page.locator(".quotes button.cite").first.click()
+    return page.get_by_role("dialog")
+
+
+def wait_until_drawn(page):
+    """Until the page of the PDF is drawn, over which its text is then laid."""
+    page.locator(".pdf-text span").nth(5).wait_for(state="attached")
+
+
+def marked_text(page):
+    """The text of the original page that lies under the marks, as a reader sees it."""
+    return page.evaluate(
+        """() => {
+            const quotes = [...document.querySelectorAll(".pdf-quote")].map((mark) => mark.getBoundingClientRect());
+            const inside = ({left, right, top, bottom}) => quotes.some((quote) =>
+                (left + right) / 2 > quote.left && (left + right) / 2 < quote.right &&
+                (top + bottom) / 2 > quote.top && (top + bottom) / 2 < quote.bottom);
+            let text = "";
+            for (const span of document.querySelectorAll(".pdf-text span")) {
+                for (const node of span.childNodes) {
+                    if (node.nodeType !== Node.TEXT_NODE) continue;
+                    for (let at = 0; at < node.length; at++) {
+                        const range = document.createRange();
+                        range.setStart(node, at);
+                        range.setEnd(node, at + 1);
+                        if (inside(range.getBoundingClientRect())) text += node.data[at];
+                    }
+                }
+            }
+            return text;
+        }"""
+    )
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("question", "quote"),
+    [
+        ("年假怎么休？", "年休假由法定年假和公司福利假两部分组成，按累计工龄计算。"),
+        ("一线城市指哪些城市？", "一线城市指北京、上海、广州、深圳、杭州。"),
+    ],
+)
+def test_a_citation_opens_the_original_page_with_the_sentence_marked(visit, office, question, quote):
+    server, _ = office
+    page = visit(server.url)
+    scripts = []
+    page.on("request", lambda request: scripts.append(request.url.rpartition("/")[2]))
+    ask(page, question)
+    assert "pdf.js" not in scripts  # it is loaded only when a PDF is opened
+    dialog = open_citation(page, question)
+    wait_until_drawn(page)
+    assert "pdf.js" in scripts
+    assert "worker.js" in scripts
+    assert unicodedata.normalize("NFKC", marked_text(page)).replace(" ", "") == unicodedata.normalize("NFKC", quote)
+    box = dialog.locator(".pdf-box").first.bounding_box()
+    mark = dialog.locator(".pdf-quote").first.bounding_box()
+    assert box["x"] < mark["x"] + 5
+    assert box["y"] < mark["y"] + mark["height"] / 2 < box["y"] + box["height"]
+    assert 0 < mark["y"] < DESK["height"]  # it was scrolled to
+    dark = page.locator(".pdf-page canvas").evaluate(
+        """canvas => {
+            const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            let dark = 0;
+            for (let at = 0; at < data.length; at += 4) dark += data[at] < 100 && data[at + 3] > 200;
+            return dark;
+        }"""
+    )
+    assert dark > 5000  # there is ink on the paper
+    if "年假" in question:
+        picture(page, "original")
+    dialog.get_by_role("button", name="下一页").click()
+    dialog.get_by_text("第 2 页，共").wait_for()
+    dialog.locator(".pdf-quote").first.wait_for(state="detached")
+    dialog.get_by_role("button", name="放大").click()
+    dialog.get_by_role("button", name="文字").click()
+    assert quote in "".join(dialog.locator("mark.quoted").all_inner_texts())
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_scan_is_outlined_where_its_words_were_read(visit, office):
+    server, _ = office
+    page = visit(server.url)
+    ask(page, "设备验收单的验收结论")
+    page.locator(".hit", has_text="设备验收单").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.locator(".pdf-box").first.wait_for()
+    page.wait_for_timeout(1500)
+    assert dialog.locator(".pdf-box").first.bounding_box()["width"] > 20
+    picture(page, "original-scan")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_other_kinds_are_opened_as_text_at_the_place(visit, office):
+    server, documents = office
+    page = visit(server.url)
+    dialog = open_citation(page, "忘记密码怎么办？")
+    dialog.locator("mark.quoted").first.wait_for()
+    dialog.locator(".around").first.wait_for()
+    shown = dialog.locator(".sheet-text").inner_text()
+    lines = [line for line in shown.split("\n") if len(line) > 12]
+    assert len(lines) == len(set(lines))  # what neighbouring passages repeat is shown once
+    mark = dialog.locator("mark.quoted").first.bounding_box()
+    assert 0 < mark["y"] < DESK["height"]
+    picture(page, "original-text")
+    with page.expect_download() as download:
+        dialog.get_by_role("button", name="保存原件").click()
+    assert download.value.suggested_filename == "IT服务台手册.md"
+    assert Path(download.value.path()).read_bytes() == (documents / "IT服务台手册.md").read_bytes()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_an_original_that_changed_or_went_is_said_and_the_text_shown(visit, office):
+    server, documents = office
+    file = documents / "员工手册.pdf"
+    kept = file.with_suffix(".kept")
+    shutil.copy2(file, kept)
+    try:
+        file.write_bytes(file.read_bytes() + b"\n")
+        page = visit(server.url, failing=True)
+        dialog = open_citation(page, "年假怎么休？")
+        dialog.get_by_text("原文件在索引之后改动过").wait_for()
+        dialog.locator("mark.quoted").first.wait_for()
+        picture(page, "original-changed")
+        page.keyboard.press("Escape")
+        file.unlink()
+        dialog = open_citation(page, "年假怎么休？")
+        dialog.get_by_text("原文件已经不在了").wait_for()
+        dialog.locator("mark.quoted").first.wait_for()
+    finally:
+        kept.replace(file)
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_original_page_on_a_phone(visit, office):
+    server, _ = office
+    page = visit(server.url, viewport=PHONE)
+    dialog = open_citation(page, "年假怎么休？")
+    wait_until_drawn(page)
+    assert dialog.evaluate("d => d.scrollWidth <= d.clientWidth && d.offsetWidth <= innerWidth")
+    mark = dialog.locator(".pdf-quote").first.bounding_box()
+    assert 0 <= mark["x"] < PHONE["width"]
+    assert 0 < mark["y"] < PHONE["height"]
+    picture(page, "phone-original")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_private_server_gives_the_original_to_a_reader_with_the_key(visit, office, tmp_path):
+    _, documents = office
+    copied = shutil.copytree(documents.parent / "kb", tmp_path / "kb")
+    with running(copied, "--private") as server:
+        page = visit(server.url, key=KEY)
+        open_citation(page, "年假怎么休？")
+        wait_until_drawn(page)
+        assert "年休假" in marked_text(page)
+
+
+# -- ratings and earlier questions ------------------------------------------------------------------------------------
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_rating_is_asked_for_kept_and_can_be_changed(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with running(copied) as server:
+        page = visit(server.url, failing=True)
+        ask(page, "八达岭长城的门票多少钱？")
+        page.get_by_role("button", name="有用", exact=True).click()
+        dialog = page.get_by_role("dialog", name="需要密钥")
+        dialog.get_by_role("button", name="取消").click()  # without a key nothing is kept
+        assert page.get_by_role("button", name="有用", exact=True).get_attribute("aria-pressed") == "false"
+        page.get_by_role("button", name="有用", exact=True).click()
+        dialog.get_by_role("textbox", name="密钥").fill(KEY)
+        page.keyboard.press("Enter")
+        page.get_by_text("已记下，谢谢。").wait_for()
+        [first] = FeedbackStore(copied).read()
+        assert (first.question, first.vote, first.reason) == ("八达岭长城的门票多少钱？", "up", "")
+        assert any(passage.cited for passage in first.passages)
+        assert not any(passage.useful for passage in first.passages)
+
+        page.get_by_role("button", name="没用").click()
+        page.get_by_text("其实哪一段才对？").wait_for()
+        picture(page, "feedback")
+        page.locator(".candidate input").nth(1).check()
+        page.get_by_role("textbox", name="原因").fill("答的是旧票价")
+        page.get_by_role("button", name="补充到评价里").click()
+        page.locator(".feedback-more").wait_for(state="detached")
+        page.get_by_text("已记下，谢谢。").wait_for()
+        [second] = FeedbackStore(copied).read()
+        assert (second.id, second.vote, second.reason) == (first.id, "down", "答的是旧票价")
+        assert [passage.useful for passage in second.passages].count(True) == 1
+        page.reload()
+        page.get_by_role("button", name="八达岭长城的门票多少钱？").click()  # from the tab's history
+        assert page.get_by_role("button", name="没用").get_attribute("aria-pressed") == "true"
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_server_without_keys_asks_for_no_rating(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with running(copied, keys="") as server:
+        page = visit(server.url)
+        ask(page, "八达岭长城的门票多少钱？")
+        page.locator(".sources").wait_for()
+        assert page.locator(".feedback").count() == 0
+
+
+@needs_browser
+@pytest.mark.slow
+def test_earlier_questions_are_shown_again_and_forgotten(visit, server):
+    page = visit(server.url)
+    ask(page, "八达岭长城的门票多少钱？")
+    first = page.locator(".quotes").inner_text()
+    ask(page, "动物园几点开门？")
+    page.reload()
+    requests = []
+    page.on("request", lambda request: requests.append(request.url))
+    earlier = page.get_by_role("region", name="问过的问题")
+    earlier.locator("li").nth(1).wait_for()
+    assert earlier.locator("li").count() == 2
+    earlier.get_by_role("button", name="八达岭长城的门票多少钱？").click()
+    assert page.locator(".quotes").inner_text() == first
+    assert page.locator("#question").input_value() == "八达岭长城的门票多少钱？"
+    assert not any("/ask" in url for url in requests)
+    page.locator(".quotes button.cite").first.click()
+    page.locator("mark.quoted").first.wait_for()
+    page.keyboard.press("Escape")
+    picture(page, "history")
+    earlier.get_by_role("button", name="清除问过的问题").click()
+    earlier.wait_for(state="detached")
+    assert page.evaluate("sessionStorage.length") == 0
+
+
 # -- uploads ----------------------------------------------------------------------------------------------------------
 
 
@@ -369,6 +631,25 @@ def test_an_upload_shows_its_progress(visit, server):
     assert any(0 < share < 1 for share in seen)
     assert seen[-1] == -1  # all is sent, and how long the rest takes is not known
     delete(page, "慢.txt")
+
+
+@needs_browser
+@pytest.mark.slow
+def test_an_upload_counts_its_pages_and_can_be_cancelled(visit, server):
+    page = visit(server.url, key=KEY, failing=True)
+    page.locator("input[type=file]").wait_for(state="attached")
+    pages = pdf([[f"第{number}页的内容。"] * 10 for number in range(1, 300)])
+    send(page, "很长.pdf", pages)
+    uploads = page.get_by_role("region", name="上传")
+    uploads.get_by_text("正在读取：第").wait_for()
+    picture(page, "upload-pages")
+    assert 0 < page.locator("progress").evaluate("bar => bar.position") < 1
+    uploads.get_by_role("button", name="取消上传《很长.pdf》").click()
+    uploads.get_by_text("已取消").wait_for()
+    send(page, "短.txt", "短短的一份。")
+    uploads.get_by_text("已添加").wait_for()
+    assert page.get_by_role("button", name="只问它：《很长.pdf》").count() == 0
+    delete(page, "短.txt")
 
 
 @needs_browser
@@ -489,6 +770,33 @@ def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, sto
 
 @needs_browser
 @pytest.mark.slow
+def test_a_follow_up_is_asked_with_the_turns_before_it(visit, store, tmp_path):
+    copied = shutil.copytree(store, tmp_path / "kb")
+    with chatting() as chat:
+        model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": MODEL_KEY}
+        with running(copied, **model) as server:
+            page = visit(server.url)
+            sent = []
+            page.on("request", lambda request: request.url.endswith("/ask") and sent.append(request.post_data_json))
+            ask(page, "八达岭长城的门票多少钱？")
+            page.get_by_text("接着前面 1 个问题往下问。").wait_for()
+            ask(page, "几点开门？")
+            page.get_by_text("理解为：八达岭长城的门票多少钱？ 几点开门？").wait_for()
+            assert "history" not in sent[0]
+            assert [turn["question"] for turn in sent[1]["history"]] == ["八达岭长城的门票多少钱？"]
+            assert sent[1]["history"][0]["answer"]
+            page.get_by_text("接着前面 2 个问题往下问。").wait_for()
+            picture(page, "follow-up")
+            page.get_by_role("button", name="另起话题").click()
+            ask(page, "动物园几点开门？")
+            assert "history" not in sent[2]
+            page.get_by_role("radio", name="摘录原文").check(force=True)
+            page.locator(".answer[aria-busy=false]").wait_for()
+            assert "history" not in sent[3]  # what is only quoted sends nothing to a language model
+
+
+@needs_browser
+@pytest.mark.slow
 def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store, tmp_path):
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
@@ -534,6 +842,7 @@ def test_axe_finds_no_violation_in_any_state(visit, server, scheme, viewport):
     if (scheme, viewport) == ("dark", DESK):
         picture(page, "passage-dark")
     page.keyboard.press("Escape")
+    states["history"] = violations(page)
     send(page, "差旅报销制度.md", RULES)
     page.get_by_role("dialog").get_by_role("textbox", name="密钥").fill("a-wrong-key-0123456789")
     page.keyboard.press("Enter")
@@ -542,6 +851,9 @@ def test_axe_finds_no_violation_in_any_state(visit, server, scheme, viewport):
     page.get_by_role("textbox", name="密钥").fill(KEY)
     page.keyboard.press("Enter")
     page.get_by_text("已添加").wait_for()
+    page.get_by_role("button", name="没用").click()
+    page.get_by_text("已记下，谢谢。").wait_for()
+    states["rating"] = violations(page)
     send(page, "坏的.pdf", "not a pdf")
     page.get_by_text("读不出").wait_for()
     states["uploads"] = violations(page)
@@ -551,4 +863,23 @@ def test_axe_finds_no_violation_in_any_state(visit, server, scheme, viewport):
     page.get_by_role("dialog").wait_for(state="detached")
     ask(page, "量子计算机怎么做饭？")
     states["not found"] = violations(page)
+    assert not any(states.values()), states
+
+
+@needs_browser
+@pytest.mark.slow
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; run: npm ci --prefix web")
+@pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_violation_on_an_original_page(visit, office, scheme, viewport):
+    server, _ = office
+    page = visit(server.url, scheme=scheme, viewport=viewport)
+    dialog = open_citation(page, "年假怎么休？")
+    wait_until_drawn(page)
+    states = {"original": violations(page)}
+    if (scheme, viewport) == ("dark", DESK):
+        picture(page, "original-dark")
+    dialog.get_by_role("button", name="文字").click()
+    dialog.locator("mark.quoted").first.wait_for()
+    states["text"] = violations(page)
     assert not any(states.values()), states

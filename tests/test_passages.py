@@ -4,13 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.answer import Answer, CitedSentence
-from peg_rag.passages import (
-    NO_PASSAGES,
-    cited_sentences,
-    numbered_passages,
-    paragraphs,
-    write_numbered_passages,
-)
+from peg_rag.extractive import cited_sentences, numbered_passages, paragraphs
+from peg_rag.passages import NO_PASSAGES, write_numbered_passages
 
 TEXT = st.text(alphabet="花呗银行卡。\n [1]3", min_size=1).map(str.strip).filter(bool)
 

@@ -55,6 +55,8 @@ def recipe() -> Recipe:
 def script(name: str) -> Any:
     """A script of `train/` as a module."""
     spec = importlib.util.spec_from_file_location(name, REPO / "train" / f"{name}.py")
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -78,6 +80,7 @@ def test_only_permitted_sources(recipe: Recipe, tmp_path: Path) -> None:
     assert trained_on(recipe, tmp_path) == {"law-statutes", "news-xwlb"}
     paths = {source.path for stage in recipe.stages for source in stage.data.sources}
     assert paths == {"$PEG_DATA/pairs/*.jsonl.zst", "$PEG_TEXT_PAIRS/*-sentences.jsonl"}
+    assert recipe.model.static
     assert not recipe.model.static.vocabulary.texts  # the words come from the same sources
 
 
@@ -86,6 +89,7 @@ def test_the_sources_and_the_excluded_are_all_there_is(recipe: Recipe, data_dir:
     assert files == RESEARCH_ONLY | trained_on(recipe, data_dir / "pairs")
     rules = (data_dir / "README.md").read_text(encoding="utf-8")
     left_out = re.search(r"research-only, academic or non-commercial: leave out (.*?)\. Ablations", rules)
+    assert left_out
     assert set(re.findall(r"`([\w-]+)`", left_out[1])) == RESEARCH_ONLY
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert all(source in card for source in trained_on(recipe, data_dir / "pairs"))
@@ -118,6 +122,7 @@ def test_size_and_files(recipe: Recipe) -> None:
     tokenizer = json.loads((FOLDER / "tokenizer.json").read_text(encoding="utf-8"))
     assert described["max_length"] == tokenizer["truncation"]["max_length"] == 512
     assert recipe.model.max_length == 512
+    assert recipe.model.static
     assert recipe.model.static.vocabulary.size == len(tokenizer["model"]["vocab"])
 
 

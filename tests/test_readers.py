@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Files of every kind, honest and broken ones, become clean text in sections or an error that names the file."""
 
 import contextlib

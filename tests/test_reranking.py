@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -265,6 +266,15 @@ def test_score_features_equal_their_slow_twins(scores: list[float]) -> None:
     assert columns["agreement"].tolist() == pytest.approx([agreement] * len(scores))
 
 
+def test_scores_that_hardly_differ_give_finite_features() -> None:
+    for scores in ([0.1, 0.1, 0.1], [0.0, 5e-324], [0.0, 1e-200], [1.0, 1.0 + 1e-16]):
+        values = np.array(scores)
+        columns = module.score_features(Candidates([""] * len(scores), values, values, values))
+        assert all(np.isfinite(column).all() for column in columns.values())
+        assert np.isfinite(module.standardize(values)).all()
+    assert module.standardize(np.array([0.1, 0.1, 0.1])).tolist() == [0, 0, 0]
+
+
 @twins
 @given(queries, documents, st.randoms(use_true_random=False))
 def test_features_are_finite_and_go_with_their_document(query: str, texts: list[str], random: Any) -> None:
@@ -438,18 +448,32 @@ def index(letters: LetterEncoder) -> PEGIndex:
 
 
 @pytest.fixture
+def many(letters: LetterEncoder) -> PEGIndex:
+    """80 passages, more than the reranker looks at."""
+    alphabet = "花呗银行卡绑定借款理财还逾期"
+    random = np.random.default_rng(0)
+    texts = ["".join(random.choice(list(alphabet), 12)) for _ in range(80)]
+    index = PEGIndex(identity=letters.identity)
+    metadatas = [{"number": number} for number in range(len(texts))]
+    index.upsert([f"id{n}" for n in range(len(texts))], texts, letters.encode_documents(texts), metadatas)
+    return index
+
+
+@pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> MiniReranker:
-    """Stands where the bundled reranker does."""
+    """Stands where the bundled reranker does, and is for the letters' vectors."""
     reranker = make_reranker()
-    monkeypatch.setattr("peg_rag.retriever._load_reranker", lambda name: reranker)
+    monkeypatch.setattr("peg_rag.retriever._load_reranker", lambda: reranker)
+    monkeypatch.setattr("peg_rag.retriever._model_of_reranker", lambda: "letters")
     return reranker
 
 
 def test_reranked_hits_are_the_hybrids_in_the_rerankers_order(
     index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker
 ) -> None:
-    plain = Retriever(index, letters, k=50, mode="hybrid").retrieve("花呗逾期")
-    hits = Retriever(index, letters, k=50, mode="hybrid", rerank="mini").retrieve("花呗逾期")
+    plain = Retriever(index, letters, rerank=None, k=50, mode="hybrid").retrieve("花呗逾期")
+    hits = Retriever(index, letters, k=50, mode="hybrid").retrieve("花呗逾期")
+    assert Retriever(index, letters, rerank="mini", k=50, mode="hybrid").retrieve("花呗逾期") == hits
     scores = dict(zip([hit.id for hit in plain], tiny.score_hits("花呗逾期", plain), strict=True))
     assert [hit.id for hit in hits] == sorted(scores, key=lambda name: -scores[name])
     before = {hit.id: hit for hit in plain}
@@ -490,44 +514,232 @@ def test_candidates_that_the_reranker_looks_at(index: PEGIndex, letters: LetterE
     assert Retriever(PEGIndex(), letters, mode="hybrid", rerank="mini").retrieve("花呗") == []
 
 
-def test_rerank_is_refused_where_it_cannot_work(index: PEGIndex, letters: LetterEncoder) -> None:
+def test_rerank_is_refused_where_it_cannot_work(index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker) -> None:
     with pytest.raises(InvalidInput, match="'mini'"):
         Retriever(index, letters, mode="hybrid", rerank="maxi")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="hybrid search"):
         Retriever(index, letters, mode="dense", rerank="mini")
-    with pytest.raises(InvalidInput, match="leave one out"):
-        Retriever(index, letters, object(), mode="hybrid", rerank="mini")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="type object"):
+        Retriever(index, letters, object(), mode="hybrid")  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match="hybrid search"):
         Retriever(index, letters, mode="hybrid", rerank="mini").retrieve("花呗", mode="lexical")
 
 
-def test_langchains_retriever_reranks_only_when_told(
-    index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker, tmp_path: Path
+def test_another_models_hits_are_reranked_by_no_default_and_refused_by_name(
+    index: PEGIndex, letters: LetterEncoder
 ) -> None:
+    hits = Retriever(index, letters, mode="hybrid").retrieve("花呗逾期")
+    assert hits == Retriever(index, letters, None, mode="hybrid").retrieve("花呗逾期")
+    assert hits == Retriever(index, letters, "none", mode="hybrid").retrieve("花呗逾期")
+    assert all("rerank" not in hit.scores for hit in hits)
+    with pytest.raises(InvalidInput, match=r"trained on the scores of peg-mini@\w{8}, and the vectors are of letters"):
+        Retriever(index, letters, "mini", mode="hybrid")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "dense"},
+        {"mode": "lexical"},
+        {"mode": "mmr"},
+        {"weights": {"dense": 0.7, "lexical": 0.3}},
+        {"fusion": "rrf"},
+        {"rerank": "none"},
+        {"rerank": None},
+    ],
+)
+def test_by_default_only_the_indexs_own_mix_is_reranked(
+    index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker, options: dict[str, Any]
+) -> None:
+    hits = Retriever(index, letters, **({"mode": "hybrid"} | options)).retrieve("花呗逾期")
+    assert hits
+    assert all("rerank" not in hit.scores for hit in hits)
+    by_name = Retriever(index, letters, "mini", mode="hybrid", fusion="rrf").retrieve("花呗逾期")
+    assert all("rerank" in hit.scores for hit in by_name)
+
+
+def test_scores_fall_between_one_and_zero_and_k_cuts_the_same_list(
+    letters: LetterEncoder, tiny: MiniReranker, many: PEGIndex
+) -> None:
+    whole = Retriever(many, letters, k=len(many), mode="hybrid").retrieve("花呗逾期还款")
+    assert len(whole) == len(many)
+    scores = [hit.score for hit in whole]
+    assert scores == sorted(scores, reverse=True)
+    assert 0 <= scores[-1] <= scores[0] < 1
+    for k in (1, 3, 49, 50):
+        hits = Retriever(many, letters, k=k, mode="hybrid").retrieve("花呗逾期还款")
+        assert [(hit.id, hit.score) for hit in hits] == [(hit.id, hit.score) for hit in whole[:k]]
+
+
+def test_hits_beyond_the_candidates_keep_their_order_behind_them(
+    letters: LetterEncoder, tiny: MiniReranker, many: PEGIndex
+) -> None:
+    plain = Retriever(many, letters, None, k=len(many), mode="hybrid").retrieve("花呗还款")
+    hits = Retriever(many, letters, k=len(many), mode="hybrid").retrieve("花呗还款")
+    assert {hit.id for hit in hits[:50]} == {hit.id for hit in plain[:50]}
+    assert [hit.id for hit in hits[50:]] == [hit.id for hit in plain[50:]]
+    assert ["rerank" in hit.scores for hit in hits] == [True] * 50 + [False] * (len(many) - 50)
+    few = Retriever(many, letters, k=10, mode="hybrid", fetch_k=20).retrieve("花呗还款")
+    assert len(few) == 10
+    assert all("rerank" in hit.scores for hit in few)
+
+
+@given(threshold=st.floats(-0.1, 1.1))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_threshold_leaves_the_same_hits_in_the_rerankers_order(
+    letters: LetterEncoder, tiny: MiniReranker, many: PEGIndex, threshold: float
+) -> None:
+    plain = Retriever(many, letters, None, k=50, mode="hybrid", threshold=threshold).retrieve("花呗逾期")
+    hits = Retriever(many, letters, k=50, mode="hybrid", threshold=threshold).retrieve("花呗逾期")
+    whole = Retriever(many, letters, k=50, mode="hybrid").retrieve("花呗逾期")
+    assert {hit.id for hit in hits} == {hit.id for hit in plain}
+    assert hits == [hit for hit in whole if hit.scores["fused"] >= threshold]
+
+
+def test_deleted_documents_and_filters(letters: LetterEncoder, tiny: MiniReranker, many: PEGIndex) -> None:
+    retriever = Retriever(many, letters, k=5, mode="hybrid")
+    best = retriever.retrieve("花呗逾期")[0]
+    many.delete([best.id])
+    assert best.id not in {hit.id for hit in retriever.retrieve("花呗逾期", k=200)}
+    some = retriever.retrieve("花呗逾期", k=200, where={"number": {"$lt": 7}})
+    assert 0 < len(some) <= 7
+    assert all(hit.metadata["number"] < 7 and "rerank" in hit.scores for hit in some)
+    many.delete([hit.id for hit in some])
+    assert retriever.retrieve("花呗逾期", where={"number": {"$lt": 7}}) == []
+    many.clear()
+    assert retriever.retrieve("花呗逾期") == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_handful_of_documents(letters: LetterEncoder, tiny: MiniReranker, count: int) -> None:
+    with PEGIndex(identity=letters.identity) as few:
+        few.upsert(PASSAGES[:count], PASSAGES[:count], letters.encode_documents(PASSAGES[:count]))
+        hits = Retriever(few, letters, mode="hybrid").retrieve("银行卡")
+    assert len(hits) == count
+    assert all(0 < hit.score < 1 for hit in hits)
+
+
+def test_a_query_without_any_unit(index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker) -> None:
+    assert len(Retriever(index, letters, mode="hybrid").retrieve("？！")) == len(PASSAGES)
+
+
+class Silent:
+    """A searcher whose hits have one score only."""
+
+    def search_batch(self, vectors: Any = None, texts: Any = None, *, k: int = 10, **settings: Any) -> Any:
+        return [[Hit(str(n), "花呗", 1 - n / 10) for n in range(4)][:k] for _ in texts]
+
+
+def test_a_searcher_that_gives_one_score_only(letters: LetterEncoder, tiny: MiniReranker) -> None:
+    hits = Retriever(Silent(), letters, k=3, mode="hybrid").retrieve("花呗")
+    assert [hit.id for hit in hits] == ["0", "1", "2"]
+    assert len(Retriever(Silent(), letters, k=3, mode="hybrid", threshold=0.85).retrieve("花呗")) == 2
+    with pytest.raises(UnsupportedSearch, match="scores dense"):
+        Retriever(Silent(), letters, "mini", mode="hybrid").retrieve("花呗")
+
+
+def test_the_old_name_of_the_argument_still_works(index: PEGIndex, letters: LetterEncoder, tiny: MiniReranker) -> None:
+    class Lengths:
+        def score(self, text_pairs: list[tuple[str, str]]) -> list[float]:
+            return [float(len(text)) for _, text in text_pairs]
+
+    with pytest.warns(DeprecationWarning, match="rerank="):
+        old = Retriever(index, letters, reranker=Lengths(), k=2)
+    assert old.retrieve("花呗") == Retriever(index, letters, Lengths(), k=2).retrieve("花呗")
+    with pytest.warns(DeprecationWarning, match="rerank="), pytest.raises(InvalidInput, match="leave reranker="):
+        Retriever(index, letters, "none", reranker=Lengths())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_reranks_with_an_index_of_its_own(tmp_path: Path) -> None:
+    code = f"""
+import os, sys
+from peg_rag import PEGEncoder, PEGIndex, Retriever
+path, passages = {str(tmp_path / "kb")!r}, {PASSAGES!r}
+with PEGEncoder("peg-mini") as encoder:
+    with PEGIndex(path, identity=encoder.identity) as index:
+        index.upsert(passages, passages, encoder.encode_documents(passages))
+        before = Retriever(index, encoder, mode="hybrid").retrieve("花呗逾期")
+        sys.stdout.flush()
+        child = os.fork()
+        if not child:
+            with PEGIndex(path, identity=encoder.identity, read_only=True) as own:
+                os._exit(0 if Retriever(own, encoder, mode="hybrid").retrieve("花呗逾期") == before else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert all("rerank" in hit.scores for hit in before)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_langchains_retriever_reranks_by_the_same_rule(index: PEGIndex, letters: LetterEncoder) -> None:
     from langchain_core.embeddings import Embeddings
 
-    from peg_rag.langchain import PEGRetriever, PEGVectorStore
+    from peg_rag.langchain import PEGEmbeddings, PEGRetriever, PEGVectorStore
+
+    def scores_of(store: PEGVectorStore, **fields: Any) -> list[dict[str, float]]:
+        retriever = PEGRetriever(vectorstore=store, k=3, with_scores=True, **fields)
+        documents = retriever.invoke("花呗逾期")
+        assert [document.metadata["score"] for document in documents] == sorted(
+            (document.metadata["score"] for document in documents), reverse=True
+        )
+        return [document.metadata["scores"] for document in documents]
+
+    store = PEGVectorStore.from_texts(PASSAGES, PEGEmbeddings(model="peg-mini"))
+    assert all("rerank" in scores for scores in scores_of(store, search_type="hybrid"))
+    assert not any("rerank" in scores for scores in scores_of(store, search_type="hybrid", rerank="none"))
+    assert not any("rerank" in scores for scores in scores_of(store))
 
     class Letters(Embeddings):
-        identity = letters.identity
-
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
-            return letters.encode_documents(texts).tolist()
+            vectors: list[list[float]] = letters.encode_documents(texts).tolist()
+            return vectors
 
         def embed_query(self, text: str) -> list[float]:
-            return letters.encode_queries([text])[0].tolist()
+            vector: list[float] = letters.encode_queries([text])[0].tolist()
+            return vector
 
-    store = PEGVectorStore(Letters())
-    store.add_texts(PASSAGES, [{"number": number} for number in range(len(PASSAGES))])
-    plain = PEGRetriever(vectorstore=store, search_type="hybrid", k=3, with_scores=True).invoke("花呗逾期")
-    assert all("rerank" not in document.metadata["scores"] for document in plain)
-    hits = PEGRetriever(vectorstore=store, search_type="hybrid", k=3, with_scores=True, rerank="mini").invoke(
-        "花呗逾期"
-    )
-    assert all("rerank" in document.metadata["scores"] for document in hits)
-    assert all(PASSAGES[document.metadata["number"]] == document.page_content for document in hits)
+    nameless = PEGVectorStore.from_texts(PASSAGES, Letters())
+    assert not any("rerank" in scores for scores in scores_of(nameless, search_type="hybrid"))
+    assert all("rerank" in scores for scores in scores_of(nameless, search_type="hybrid", rerank="mini"))
     with pytest.raises(ValueError, match="rerank"):
         PEGRetriever(vectorstore=store, search_type="hybrid", rerank="maxi")
+    with pytest.raises(InvalidInput, match="hybrid"):
+        PEGRetriever(vectorstore=store, rerank="mini")
+
+
+def test_llama_indexs_store_reranks_by_the_same_rule(letters: LetterEncoder, tiny: MiniReranker) -> None:
+    from llama_index.core.schema import TextNode
+    from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+
+    from peg_rag.llama_index import PEGVectorStore
+
+    store = PEGVectorStore(identity=letters.identity)
+    vectors = letters.encode_documents(PASSAGES)
+    store.add(
+        [TextNode(id_=text, text=text, embedding=row.tolist()) for text, row in zip(PASSAGES, vectors, strict=True)]
+    )
+    query = VectorStoreQuery(
+        query_embedding=letters.encode_queries(["花呗逾期"])[0].tolist(),
+        query_str="花呗逾期",
+        similarity_top_k=3,
+        mode=VectorStoreQueryMode.HYBRID,
+    )
+    expected = Retriever(store.client, letters, k=3, mode="hybrid").retrieve("花呗逾期")
+    result = store.query(query)
+    assert result.ids == [hit.id for hit in expected]
+    assert result.similarities == pytest.approx([hit.score for hit in expected])
+    limited = Retriever(store.client, letters, k=3, mode="hybrid", threshold=0.4).retrieve("花呗逾期")
+    assert store.query(query, threshold=0.4).ids == [hit.id for hit in limited]
+    fused = store.query(query, rerank="none")
+    assert fused.similarities == [hit.score for hit in store.client.search(query.query_embedding, "花呗逾期", k=3)]
+    query.alpha = 0.5
+    mixed = {"dense": 0.5, "lexical": 0.5}
+    assert store.query(query).ids == [
+        hit.id for hit in store.client.search(query.query_embedding, "花呗逾期", k=3, weights=mixed)
+    ]
+    ids = store.query(query, rerank="mini").ids
+    assert ids
+    assert ids[0] == expected[0].id
 
 
 # -- the bundled one --------------------------------------------------------------------------------------------------
@@ -544,10 +756,13 @@ def test_the_bundled_reranker_prefers_the_passage_with_the_name(letters: LetterE
     ]
     with PEGEncoder("peg-mini") as encoder, PEGIndex(identity=encoder.identity) as index:
         index.upsert(list("abcd"), passages, encoder.encode_documents(passages))
-        retriever = Retriever(index, encoder, mode="hybrid", rerank="mini")
+        retriever = Retriever(index, encoder, mode="hybrid")
         first = retriever.retrieve("慕田峪长城门票多少钱")
         assert first[0].id == "b"
         assert len(first) == 4
+        assert all("rerank" in hit.scores for hit in first)
+        with pytest.raises(InvalidInput, match="blank"):
+            retriever.retrieve(" ")
         assert retriever.retrieve("慕田峪长城门票多少钱") == first
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,9 +41,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(tmp_path: Path, pairs: Path, model: Path, output: str) -> Path:
+def recipe(tmp_path: Path, pairs: Path, model: Path, output: str, components: bool = False) -> Path:
     """Dropout, curricular t, a queue, momentum of AdamW: everything that has to survive."""
-    tree = {
+    tree: dict[str, Any] = {
         "output_dir": str(tmp_path / output),
         "cache_dir": str(tmp_path / "cache"),
         "seed": 3,
@@ -68,9 +69,30 @@ def recipe(tmp_path: Path, pairs: Path, model: Path, output: str) -> Path:
         "checkpoints": {"every_steps": 10, "keep": 3},
         "logging": {"every_steps": 2},
     }
+    if components:
+        add_components(tree["stages"][0])
     file = tmp_path / f"{output}.yaml"
     file.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return file
+
+
+def add_components(stage: dict[str, Any]) -> None:
+    """All that a recipe can name besides; the second round begins at the step of the first checkpoint."""
+    stage["rounds"] = 2
+    stage["data"] |= {
+        "mixing": "one_source",
+        "mining": {"negatives": 2, "relative_margin": None},
+        "order": {"kind": "neighbours", "nearest": 2, "random": 2, "among": 8},
+        "transforms": [{"kind": "shared_documents", "documents": 6}, {"kind": "soft_augmentation"}],
+    }
+    stage["loss"] |= {
+        "trust": {"start": 0.2},
+        "masks": [{"kind": "guide", "model": "peg-mini"}],
+        "candidates": [
+            {"kind": "queue", "size": 40},
+            {"kind": "mixing", "nearest": 4, "pairs": 2, "with_query": 2, "warmup": 0.2},
+        ],
+    }
 
 
 def launch(ranks: int, *arguments: str) -> subprocess.Popen[bytes]:
@@ -98,14 +120,20 @@ def kill_after(process: subprocess.Popen[bytes], checkpoint: Path) -> None:
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    assert process.stderr
     process.stderr.close()
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_and_resumed_run_has_the_same_bits(ranks: int, tmp_path: Path, pairs: Path, tiny_bert: Path) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "components"),
+    [(1, False), (1, True), *(pytest.param(2, each, marks=pytest.mark.slow) for each in (False, True))],
+)
+def test_killed_and_resumed_run_has_the_same_bits(
+    ranks: int, components: bool, tmp_path: Path, pairs: Path, tiny_bert: Path
+) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    finish(launch(ranks, str(recipe(tmp_path, pairs, tiny_bert, "straight"))))
-    file = str(recipe(tmp_path, pairs, tiny_bert, "broken"))
+    finish(launch(ranks, str(recipe(tmp_path, pairs, tiny_bert, "straight", components))))
+    file = str(recipe(tmp_path, pairs, tiny_bert, "broken", components))
     kill_after(launch(ranks, file), broken / "stages" / "1-main" / "checkpoint-10")
     assert not (broken / "model.safetensors").exists(), "it was meant to be killed half-way"
     finish(launch(ranks, file, "--resume"))

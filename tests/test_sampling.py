@@ -1,6 +1,7 @@
 """Batches as a function of the step: shuffles, shares, no repeats, shards, seeking."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,7 +98,7 @@ def test_mixed_batches_use_every_row_equally_often(sizes: list[int], batch: int,
 @given(sizes=SIZES, batch=st.integers(1, 20), steps=st.integers(1, 40), seed=SEEDS)
 def test_batches_of_one_source_have_its_share_of_steps(sizes: list[int], batch: int, steps: int, seed: int) -> None:
     plan = BatchPlan(distinct_sources(sizes), batch=batch, steps=steps, alpha=0.5, seed=seed)
-    used = Counter()
+    used: Counter[int] = Counter()
     for step in range(steps):
         made = plan.batch(step)
         assert len(set(made.sources.tolist())) == 1
@@ -144,14 +145,19 @@ def test_seeking_a_far_step_costs_no_replay_and_gives_the_same_batch(monkeypatch
     """Step 100,000 of a plan looks at as many slots as step 0."""
     slots: list[int] = []
     locate = BatchPlan._locate_slots
-    monkeypatch.setattr(BatchPlan, "_locate_slots", lambda plan, rows: slots.append(len(rows)) or locate(plan, rows))
+
+    def count_slots(plan: BatchPlan, rows: Any) -> Any:
+        slots.append(len(rows))
+        return locate(plan, rows)
+
+    monkeypatch.setattr(BatchPlan, "_locate_slots", count_slots)
     sources = distinct_sources([200_000, 50_000, 300])
     for mixing in ("one_source", "mixed"):
-        plan = BatchPlan(sources, batch=512, steps=200_000, alpha=0.7, mixing=mixing, seed=5)  # type: ignore[arg-type]
+        plan = BatchPlan(sources, batch=512, steps=200_000, alpha=0.7, mixing=mixing, seed=5)
         slots.clear()
         far = plan.batch(100_000)
         assert slots == [1 if mixing == "one_source" else 512]
-        again = BatchPlan(sources, batch=512, steps=200_000, alpha=0.7, mixing=mixing, seed=5)  # type: ignore[arg-type]
+        again = BatchPlan(sources, batch=512, steps=200_000, alpha=0.7, mixing=mixing, seed=5)
         assert drawn(again.batch(100_000)) == drawn(far)
 
 

@@ -166,7 +166,8 @@ def test_usage_counts_what_the_encoder_encoded(client, name, served_model):
 
 
 @pytest.mark.parametrize(
-    ("mode", "scores"), [("hybrid", {"dense", "lexical", "fused"}), ("dense", {"dense"}), ("lexical", {"lexical"})]
+    ("mode", "scores"),
+    [("hybrid", {"dense", "lexical", "fused", "rerank"}), ("dense", {"dense"}), ("lexical", {"lexical"})],
 )
 def test_search_gives_passages_with_their_component_scores(client, mode, scores):
     answer = client.post("/search", json={"query": "花呗怎么绑定银行卡", "k": 2, "mode": mode}).json()

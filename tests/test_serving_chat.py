@@ -111,9 +111,26 @@ async def test_langchain_gets_whole_and_streamed_answers(openai):
     assert "".join(chunk.content for chunk in chat.stream(QUESTION)) == expected
 
 
+def test_the_turns_before_a_follow_up_question_say_what_it_means(generating, chat):
+    messages = [
+        {"role": "user", "content": "故宫周一开门吗"},
+        {"role": "assistant", "content": "周一闭馆。[1]\n\n[1] 故宫.txt"},
+        {"role": "user", "content": "没有答复的问题"},
+        {"role": "user", "content": "那门票呢"},
+    ]
+    with generating("good") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
+        whole = client.chat.completions.create(model="peg-rag", messages=messages)
+        asked = chat.requests[-1]["messages"][-1]["content"]
+        chunks = list(client.chat.completions.create(model="peg-rag", messages=messages, stream=True))
+        quoted = client.chat.completions.create(model="peg-rag-extractive", messages=messages[:1])
+    assert asked.endswith("Question: 故宫周一开门吗 那门票呢")
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
+    assert quoted.choices[0].message.content
+
+
 def test_generated_answers_are_streamed_with_their_sources(generating):
     with generating("good") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
-        answer = ask(url)
+        answer = ask(url, history=[{"question": "你好", "answer": "你好！"}])
         chunks = list(client.chat.completions.create(model="peg-rag-generated", messages=MESSAGES, stream=True))
         quotes = client.chat.completions.create(model="peg-rag-extractive", messages=MESSAGES)
         extractive = ask(url, answers="extractive")

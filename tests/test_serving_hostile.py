@@ -357,7 +357,7 @@ def test_too_many_or_too_long_texts_are_refused(guarded, texts):
 JSON = {"Content-Type": "application/json"}
 
 
-@pytest.mark.parametrize("path", ["/v1/embeddings", "/search", "/ask", "/documents/text"])
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank", "/search", "/ask", "/documents/text"])
 @pytest.mark.parametrize(
     "body",
     [
@@ -395,6 +395,12 @@ def test_malformed_json_is_refused(guarded, path, body):
         ("/v1/embeddings", '{"model": "tiny-static", "input": "a", "dimensions": true}'),
         ("/v1/embeddings", '{"model": "tiny-static", "input": " ", "input_type": "query"}'),
         ("/v1/embeddings", '{"model": "tiny-static", "input": "a", "unknown": 1}'),
+        ("/v1/rerank", '{"query": "\\udfff", "documents": ["a"]}'),
+        ("/v1/rerank", '{"query": "a", "documents": ["\\ud800"]}'),
+        ("/v1/rerank", '{"query": "a", "documents": [{"text": "\\ud800"}]}'),
+        ("/v1/rerank", '{"query": "a", "documents": [["a"]]}'),
+        ("/v1/rerank", '{"query": "a", "documents": {"a": "b"}}'),
+        ("/v1/rerank", '{"query": "a", "documents": ["a"], "top_n": NaN}'),
         ("/search", '{"query": "\\udfff"}'),
         ("/search", '{"query": "   "}'),
         ("/search", '{"query": "\\u001c"}'),
@@ -596,6 +602,7 @@ WRITES = [
     ("POST", "/documents", {"files": {"files": ("a.txt", b"a")}}),
     ("POST", "/documents/text", {"json": {"name": "a", "text": "a"}}),
     ("DELETE", "/documents/ZG9jcy_oirHlkZcubWQ", {}),
+    ("POST", "/feedback", {"json": {"question": "花呗如何还款", "vote": "up"}}),
 ]
 
 

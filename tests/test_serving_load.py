@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The published load benchmark, run whole: 64 clients for a minute, then twice what the server takes on."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Where a question's words stand in a text, against a slow search by every pair of neighbours."""
 
 from itertools import pairwise

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import io
+import json
 import os
 import random
 import shutil
@@ -18,9 +19,10 @@ import pytest
 from filelock import FileLock
 from serving_fixtures import AUTH, KEY, make_store, running, served_model, threaded
 
-from peg_rag import PEGEncoder, PEGIndex, ingest
+from peg_rag import PEGEncoder, PEGIndex, ledger
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
-from peg_rag.ingest import LEDGER_FILE, model_of, sync
+from peg_rag.ingest import model_of, sync
+from peg_rag.ledger import LEDGER_FILE
 from peg_rag.serving import uploads
 from peg_rag.serving.app import create_app
 from peg_rag.serving.errors import ApiError
@@ -171,7 +173,7 @@ def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
 @pytest.mark.parametrize("hold", [held_ledger, held_index])
 @pytest.mark.parametrize("action", ["add", "replace", "delete"])
 def test_a_write_refused_while_another_process_writes_changes_nothing(store, encoder, hold, action, monkeypatch):
-    monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ledger, "LOCK_TIMEOUT_S", 0.1)
     with opened(store, encoder) as knowledge:
         document_id = id_of(knowledge, "old.txt")
         add(knowledge, "first.txt", "第一个。")  # the folder is known to the ledger now
@@ -184,7 +186,7 @@ def test_a_write_refused_while_another_process_writes_changes_nothing(store, enc
 
 
 def test_writes_are_answered_429_while_another_process_holds_the_ledger(store, encoder, monkeypatch):
-    monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ledger, "LOCK_TIMEOUT_S", 0.1)
     with opened(store, encoder) as knowledge:
         app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
         document_id = id_of(knowledge, "old.txt")
@@ -293,8 +295,8 @@ def kill_at(monkeypatch, step):
 
     for owner, name in (
         (uploads, "_write_file"), (uploads, "write_atomically"), (uploads, "sync_folder"),
-        (uploads, "_remove_folder"), (PEGIndex, "upsert"), (PEGIndex, "delete"), (ingest._Ledger, "put"),
-        (ingest._Ledger, "forget"), (Path, "replace"), (Path, "unlink"),
+        (uploads, "_remove_folder"), (PEGIndex, "upsert"), (PEGIndex, "delete"), (ledger.Ledger, "put"),
+        (ledger.Ledger, "remove"), (Path, "replace"), (Path, "unlink"),
     ):  # fmt: skip
         before(owner, name)
     return left
@@ -322,6 +324,12 @@ def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_document(tmp_pat
     pytest.fail("more steps than were looked at")
 
 
+def test_the_note_of_an_earlier_version_is_read(tmp_path):
+    entry = {"size": 3, "mtime_ns": 7, "sha256": "ab", "mark": "3/400/80/", "chunks": 1}
+    (tmp_path / ".note.json").write_text(json.dumps({"root": UPLOADS, "name": "a.txt", "entry": entry}))
+    assert uploads._Note.read(tmp_path).entry == ledger.FileEntry(3, 7, "ab", "3/400/80/", 1)
+
+
 def text_of(knowledge, name):
     """The text of an uploaded document, None where it is not there."""
     records = knowledge.index.get(where={"source": f"{UPLOADS}/{name}"})
@@ -344,7 +352,7 @@ def in_step(store, knowledge):
 def test_an_unfinished_write_is_committed_and_finished_by_the_next(store, encoder, monkeypatch):
     with opened(store, encoder) as knowledge:
         with monkeypatch.context() as patch:
-            patch.setattr(ingest._Ledger, "put", failing)
+            patch.setattr(ledger.Ledger, "put", failing)
             assert add(knowledge, "old.txt", "新的内容。").replaced
         assert text_of(knowledge, "old.txt") == "新的内容。"
         assert (store / UPLOADS / "old.txt").read_text() == "新的内容。"
@@ -355,7 +363,7 @@ def test_an_unfinished_write_is_committed_and_finished_by_the_next(store, encode
 def test_a_file_with_an_unfinished_write_is_not_changed_again(store, encoder, monkeypatch):
     with opened(store, encoder) as knowledge:
         with monkeypatch.context() as patch:
-            patch.setattr(ingest._Ledger, "put", failing)
+            patch.setattr(ledger.Ledger, "put", failing)
             add(knowledge, "old.txt", "第二版。")
             with pytest.raises(IndexBusy, match="not finished"):
                 add(knowledge, "old.txt", "第三版。")
@@ -478,7 +486,7 @@ def test_uploads_are_indexed_again_after_the_index_was_deleted(store, encoder):
 
 
 def test_a_server_starts_while_another_process_indexes(store, encoder, monkeypatch):
-    monkeypatch.setattr(ingest, "_LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(ledger, "LOCK_TIMEOUT_S", 0.1)
     with held_ledger(store), opened(store, encoder) as knowledge:
         assert {d.name for d in knowledge.list_documents() if d.uploaded} == {"old.txt", "kept.md"}
 
@@ -643,3 +651,91 @@ def check_files(server, store, known, writers):
     assert on_disk == {*expected, "old.txt", "kept.md"}
     for name, text in expected.items():
         assert (store / UPLOADS / name).read_text() == text
+
+
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def read_events(answer):
+    """(event, data) of every server-sent event."""
+    from httpx_sse import EventSource
+
+    return [(event.event, event.json()) for event in EventSource(answer).iter_sse()]
+
+
+def test_an_upload_tells_how_far_it_is(tmp_path, served_model):
+    from sample_files import pdf
+
+    pages = pdf([[f"第{number}页的内容。"] for number in range(1, 4)])
+    store = make_store(tmp_path, served_model)
+    with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
+        headers = AUTH | {"Accept": "text/event-stream"}
+        with client.stream("POST", "/documents", headers=headers, files={"files": ("三页.pdf", pages)}) as answer:
+            assert answer.status_code == 200
+            assert answer.headers["content-type"].startswith("text/event-stream")
+            events = read_events(answer)
+        steps = [(data["step"], data["done"], data["total"]) for name, data in events if name == "step"]
+        assert steps[:4] == [("reading", 0, 0), ("reading", 1, 3), ("reading", 2, 3), ("reading", 3, 3)]
+        assert [step for step, _, _ in steps[4:]] == ["indexing", "indexing"]
+        assert {data["name"] for name, data in events if name == "step"} == {"三页.pdf"}
+        assert events[-1][0] == "done"
+        assert events[-1][1]["added"][0]["name"] == "三页.pdf"
+        with client.stream("POST", "/documents", headers=headers, files={"files": ("坏.pdf", b"no")}) as answer:
+            events = read_events(answer)
+        assert events[-1][0] == "error"
+        assert events[-1][1]["error"]["code"] == "unreadable_document"
+
+
+def test_an_upload_whose_client_left_is_not_added(tmp_path, served_model):
+    """What is raised at a step, by the thread that reads, leaves nothing behind, and the next file is read."""
+    import io
+
+    from sample_files import pdf
+
+    from peg_rag.serving.knowledge import KnowledgeBase
+
+    class LeftError(Exception):
+        pass
+
+    def leave_at(step, page):
+        def report(*at):
+            if at[:2] == (step, page):
+                raise LeftError
+
+        return report
+
+    store = make_store(tmp_path, served_model)
+    pages = pdf([[f"第{number}页的内容。"] for number in range(1, 30)])
+    with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
+        knowledge = KnowledgeBase(store, index, encoder)
+        before = index.ids()
+        for step, page in (("reading", 0), ("reading", 1), ("reading", 29), ("indexing", 0)):
+            with pytest.raises(LeftError):
+                knowledge.add("走.pdf", io.BytesIO(pages), leave_at(step, page))
+            assert index.ids() == before
+            assert not list((store / "uploads").iterdir())
+            assert knowledge.add("短.txt", io.BytesIO("下一份。".encode())).passages == 1
+            knowledge.delete(knowledge.list_documents()[0].id)
+        knowledge.close()
+
+
+def test_a_client_that_leaves_stops_its_upload(tmp_path, served_model):
+    from sample_files import pdf
+
+    store = make_store(tmp_path, served_model)
+    pages = pdf([[f"第{number}页的内容。" * 20] for number in range(1, 400)])
+    with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
+        before = client.get("/documents").json()
+        headers = AUTH | {"Accept": "text/event-stream"}
+        with client.stream("POST", "/documents", headers=headers, files={"files": ("长.pdf", pages)}) as answer:
+            for line in answer.iter_lines():
+                if '"done":2' in line:
+                    break
+        client.post("/documents/text", headers=AUTH, json={"name": "别的", "text": "别的一份。"}).raise_for_status()
+        while "peg_rag_pending_conversions 0.0" not in client.get("/metrics").text:
+            pass
+        names = [document["name"] for document in client.get("/documents").json()["documents"]]
+        assert "长.pdf" not in names
+        assert len(names) == before["total"] + 1
+        assert sorted(file.name for file in (store / "uploads").iterdir()) == ["别的.txt"]
+    assert "unexpected error" not in "".join(started.lines)

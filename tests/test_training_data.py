@@ -196,7 +196,7 @@ def test_packed_files_that_are_not_whole_are_named(
 def test_patterns_leave_out_what_is_excluded(tmp_path: Path, characters: Tokenizer) -> None:
     for name in ("a", "b", "c"):
         write_jsonl(tmp_path / f"{name}.jsonl", ROWS)
-    source = SourceOptions(path=str(tmp_path / "*.jsonl"), exclude=["b.*"])
+    source = SourceOptions(path=str(tmp_path / "*.jsonl"), exclude=("b.*",))
     assert [file.name for file in load_pairs([source], characters, tmp_path / "cache")] == ["a", "c"]
 
 

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """What sources and masks of candidates promise: gradients pass through, products are skipped, masks hide."""
 
 from dataclasses import replace
@@ -24,7 +25,7 @@ def make_batch(seed: int, queries: int = 5, negatives: int = 2) -> tuple[Tensor,
     generator = torch.Generator().manual_seed(seed)
     plain = Pairs.regular(queries, negatives)
     n = len(plain.owners)
-    pairs = replace(plain, query_texts=torch.arange(queries), document_texts=queries + torch.arange(n))
+    pairs = replace(plain, query_text_ids=torch.arange(queries), document_text_ids=queries + torch.arange(n))
     q, d = (torch.randn(k, DIM, generator=generator, dtype=torch.float64) for k in (queries, n))
     return q, d, pairs
 
@@ -74,7 +75,7 @@ class Products(TorchDispatchMode):
         self.rows = rows
         self.count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
             self.count += len(out) == self.rows
@@ -121,6 +122,8 @@ def test_masks_hide_the_same_cells_in_tiles_and_whole_matrices(
     tile = Tile(rows=2, columns=4, keep=keep)
     result = tiled_loss(queries, documents, pairs, options, candidates=candidates, masks=masks, tile=tile)
     assert abs(result.loss.item() - loss.item()) < 1e-9
+    assert q.grad is not None
+    assert d.grad is not None
     assert (result.query_gradient - q.grad).abs().max() < 1e-9
     assert (result.document_gradient - d.grad).abs().max() < 1e-9
     assert result.metrics.masked_share > 0
@@ -130,7 +133,7 @@ def test_further_candidates_need_texts_to_be_told_from_answers() -> None:
     queries, documents, pairs = make_batch(0)
     candidates = [Candidates(torch.randn(2, DIM), torch.arange(2))]
     for wrong, options in [
-        (replace(pairs, query_texts=None), LossOptions()),
+        (replace(pairs, query_text_ids=None), LossOptions()),
         (pairs, LossOptions(mask_same_text=False)),
     ]:
         with pytest.raises(InvalidInput, match="which only text ids reveal"):

@@ -1,3 +1,4 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The queue of stale document vectors is held to a slow one of Python lists, and to the dense loss."""
 
 import copy
@@ -36,13 +37,15 @@ class SlowQueue:
         self.entries: list[tuple[int, Tensor]] = []
 
     def candidates(self, pairs: Pairs) -> list[Candidates]:
-        entries = [entry for entry in self.entries if entry[0] not in pairs.document_texts.tolist()]
+        assert pairs.document_text_ids is not None
+        entries = [entry for entry in self.entries if entry[0] not in pairs.document_text_ids.tolist()]
         if self.steps < self.first_step or not entries:
             return []
         return [Candidates(torch.stack([vector for _, vector in entries]), torch.tensor([text for text, _ in entries]))]
 
     def update(self, documents: Tensor, pairs: Pairs) -> None:
-        newest = list(zip(pairs.document_texts.tolist(), documents.unbind(), strict=True))[: self.size]
+        assert pairs.document_text_ids is not None
+        newest = list(zip(pairs.document_text_ids.tolist(), documents.unbind(), strict=True))[: self.size]
         texts = {text for text, _ in newest}
         self.entries = [entry for entry in self.entries if entry[0] not in texts] + newest
         self.entries = self.entries[-self.size :]
@@ -95,6 +98,8 @@ def test_losses_and_gradients_are_those_of_a_slow_queue(
         loss.backward()
         slow.update(documents, pairs)
         assert abs(result.loss.item() - loss.item()) < 1e-9
+        assert q.grad is not None
+        assert d.grad is not None
         assert (result.query_gradient - q.grad).abs().max() < 1e-9
         assert (result.document_gradient - d.grad).abs().max() < 1e-9
 
@@ -156,7 +161,7 @@ def test_recipes_name_it_by_kind() -> None:
     tree: dict[str, Any] = {"output_dir": "out", "model": {"path": "peg-mini"}, "stages": [stage]}
     recipe = Recipe.parse(tree, ["stages.0.loss.candidates=[{kind: queue, size: 64}]"])
     assert recipe.stages[0].candidates_per_query == 16 + 64
-    assert isinstance(recipe.stages[0].loss.candidates[0].build(steps=10), DocumentQueue)
+    assert isinstance(recipe.stages[0].loss.candidates[0], QueueOptions)
     for override, message in [
         (
             "stages.0.loss={mask_same_text: false, candidates: [{kind: queue, size: 4}]}",
@@ -185,12 +190,14 @@ def run_steps(rank: int | None) -> list[dict[str, Any]]:
     outcomes = []
     for step in range(3):
         queries, documents, pairs = make_step(step)
-        pairs = Pairs(pairs.positives, pairs.owners, pairs.query_texts, pairs.document_texts)
+        pairs = Pairs(pairs.positives, pairs.owners, pairs.query_text_ids, pairs.document_text_ids)
         if rank is not None:
             rows, columns = slice(2 * rank, 2 * rank + 2), slice(4 * rank, 4 * rank + 4)
             queries, documents = queries[rows], documents[columns]
             plain = Pairs.regular(2, 1)
-            pairs = Pairs(plain.positives, plain.owners, pairs.query_texts[rows], pairs.document_texts[columns])
+            assert pairs.query_text_ids is not None
+            assert pairs.document_text_ids is not None
+            pairs = Pairs(plain.positives, plain.owners, pairs.query_text_ids[rows], pairs.document_text_ids[columns])
         result = objective(queries, documents, pairs, step / 3)
         outcomes.append({"q": result.query_gradient, "d": result.document_gradient, "loss": result.loss})
     return [*outcomes, objective.sources[0].state_dict()]
@@ -198,7 +205,7 @@ def run_steps(rank: int | None) -> list[dict[str, Any]]:
 
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     expected = run_steps(None)
-    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)
+    mp.spawn(run_rank, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]  # missing from torch's __all__
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for one, left, right in zip(expected[:-1], first, second, strict=False):
         for name in ("q", "d"):

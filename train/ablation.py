@@ -148,8 +148,11 @@ def draw(summary: dict[str, Summary], file: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True, layout="constrained")
     places = np.arange(len(summary))
-    for axis, column, title in zip(axes, (1, 2), ("validation split", "ten evaluation sets"), strict=True):
-        values = [one[column] for one in summary.values()]  # type: ignore[index]
+    columns = {
+        "validation split": [validation for _, validation, _, _ in summary.values()],
+        "ten evaluation sets": [evaluation for _, _, evaluation, _ in summary.values()],
+    }
+    for axis, (title, values) in zip(axes, columns.items(), strict=True):
         means, spreads = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
         axis.errorbar(means, places, xerr=spreads, fmt="o", capsize=3)
         for place, some in zip(places, values, strict=True):

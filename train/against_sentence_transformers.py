@@ -108,7 +108,8 @@ def theirs(task: Task, out: Path, queries: int, rate: float, steps: int, seed: i
 
     torch.manual_seed(seed)
     encoder = build_encoder(task.recipe.model, [], out)
-    body = StaticEmbedding(encoder.tokenizer, embedding_weights=encoder.body.weight.detach().numpy())
+    weight = encoder.body.get_parameter("weight").detach()
+    body = StaticEmbedding(encoder.tokenizer, embedding_weights=weight.numpy())
     model = SentenceTransformer(modules=[body], device="cpu")
     columns = {name: Dataset.from_list(their_rows(rows)) for name, rows in task.rows.items() if len(rows) >= 16}
     arguments = SentenceTransformerTrainingArguments(

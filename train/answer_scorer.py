@@ -21,7 +21,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
@@ -309,12 +309,12 @@ def _holds(hit: Hit, answers: Sequence[str], file: str) -> bool:
 
 def fit_logistic(groups: list[Group]) -> NDArray[np.float64]:
     """(1 + features,) bias first."""
-    weights = None
+    score: Callable[[NDArray[np.float32]], NDArray[np.float64]] | None = None
     for _ in range(ROUNDS):
-        x, y, w = rows_of(groups, None if weights is None else lambda f, k=weights: k[0] + f @ k[1:])
+        x, y, w = rows_of(groups, score)
         model = LogisticRegression(C=1.0, max_iter=2000).fit(x, y, sample_weight=w)
-        weights = np.concatenate([model.intercept_, model.coef_[0]])
-    return weights
+        score = model.decision_function
+    return np.concatenate([model.intercept_, model.coef_[0]])
 
 
 def fit_boosted(groups: list[Group], linear: NDArray[np.float64]) -> HistGradientBoostingClassifier:

@@ -10,6 +10,7 @@ new field looks like. Every choice (the trees' size, the share of the hybrid's s
     python train/reranker.py choose --out runs/reranker          # domains left out in turn: results/reranker.md
     python train/reranker.py fit --out runs/reranker             # writes the bundled file
     python train/reranker.py report --out runs/reranker          # the evaluation sets, once, to report
+    python train/reranker.py texts --out runs/reranker           # texts without an index: results/reranker_texts.md
 
 Each step goes on where it was stopped. Needs the `train` and `eval` extras and LightGBM.
 """
@@ -17,6 +18,7 @@ Each step goes on where it was stopped. Needs the `train` and `eval` extras and 
 import argparse
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +35,16 @@ from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.evaluation import Evaluation, RetrievalDataset, compare, load_beir, score_run
 from peg_rag.evaluation.metrics import Run
 from peg_rag.evaluation.systems import query_texts
+from peg_rag.index.lexical import K1, B
+from peg_rag.index.tokenizers import get_tokenizer
 from peg_rag.models import bundled_path, resolve
 from peg_rag.reranking import MiniReranker, blend, load_reranker
 from peg_rag.reranking.features import FEATURES, Candidates, FeatureMaker
 from peg_rag.reranking.mini import CANDIDATES, RERANKERS
 from peg_rag.reranking.rarity import Rarity, count_documents
+from peg_rag.reranking.texts import fuse_candidates, score_terms
 from peg_rag.reranking.trees import Trees
-from peg_rag.reranking.units import split_units
+from peg_rag.reranking.units import split_units, unit_code, unit_strings
 from peg_rag.reranking.vectors import TokenVectors
 from peg_rag.training import Recipe, train
 from peg_rag.training.data.files import read_lines
@@ -82,6 +87,8 @@ DOCUMENTS = 20_000  # of a source, at most
 QUERIES = 1_000
 COUNTED = 5_000  # documents of a source in the table of rarity
 CUTOFF = 10
+TEXTS = 10_000  # of a source, where texts are ranked without an index
+TEXT_QUERIES = 40
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PARAMETERS: dict[str, Any] = {
     "objective": "lambdarank",
@@ -192,16 +199,16 @@ def permitted_files(data: Path) -> list[Path]:
     return [file for file in files if file.name.removesuffix(".jsonl.zst") not in RESEARCH_ONLY]
 
 
-def read_source(file: Path) -> Source:
+def read_source(file: Path, most_documents: int = DOCUMENTS, most_queries: int = QUERIES) -> Source:
     """The first texts of a file, and queries drawn by the hash of their text."""
     documents: dict[str, int] = {}
     relevant: dict[str, set[int]] = {}
     for line in read_lines(file):
         row = json.loads(line)
-        if row["query"] == row["positive"] or (row["positive"] not in documents and len(documents) >= DOCUMENTS):
+        if row["query"] == row["positive"] or (row["positive"] not in documents and len(documents) >= most_documents):
             continue
         relevant.setdefault(row["query"], set()).add(documents.setdefault(row["positive"], len(documents)))
-    queries = sorted(relevant, key=text_key)[:QUERIES]
+    queries = sorted(relevant, key=text_key)[:most_queries]
     return Source(file.name.removesuffix(".jsonl.zst"), list(documents), queries, [relevant[q] for q in queries])
 
 
@@ -276,8 +283,10 @@ def load_counts(out: Path, sources: Sequence[Source] = ()) -> dict[str, tuple[Ar
     file = out / "rarity.npz"
     if not file.is_file():
         counts = rarity_counts(sources)
-        arrays = {f"{domain} {part}": array for domain, count in counts.items() for part, array in enumerate(count)}
-        np.savez_compressed(file, **arrays)
+        parts: dict[str, Any] = {
+            f"{domain} {part}": array for domain, count in counts.items() for part, array in enumerate(count)
+        }
+        np.savez_compressed(file, **parts)
     with np.load(file) as arrays:
         domains = {name.split()[0] for name in arrays}
         return {d: (arrays[f"{d} 0"], arrays[f"{d} 1"], int(arrays[f"{d} 2"])) for d in sorted(domains)}
@@ -461,9 +470,136 @@ def report_row(row: Mapping[str, Any]) -> str:
     )
 
 
+# -- texts that stand in no index -------------------------------------------------------------------------------------
+
+
+def rank_texts(out: Path, data: Path) -> None:
+    """BM25's first 50 in the order of each form of the reranker, on the largest source of each domain, left out."""
+    runs = Runs(RESULTS / "reranker_texts.jsonl")
+    files: dict[str, Path] = {}
+    for file in sorted(permitted_files(data), key=lambda file: file.stat().st_size):
+        files[domain_of(file.name)] = file
+    for domain, file in sorted(files.items()):
+        if not runs.has({"domain": domain}):
+            source = read_source(file, TEXTS, TEXT_QUERIES)
+            folder = blind_half(out, domain)
+            (fold,) = [fold for fold in FOLDS if domain in fold]
+            runs.add({"domain": domain, "source": source.name, **compare_forms(source, folder, fit(out, folder, fold))})
+    for folder in sorted((data / "eval").iterdir()):
+        if folder.name not in NOT_CHINESE and not runs.has({"set": folder.name}):
+            source = evaluation_source(load_beir(folder))
+            runs.add({"set": folder.name, **compare_forms(source, resolve("peg-mini").path, load_reranker("mini"))})
+    write_texts_report(runs)
+
+
+def evaluation_source(dataset: RetrievalDataset) -> Source:
+    """The first queries of a set, over their judged passages and others, `TEXTS` in all."""
+    judged = list(dataset.qrels.items())[:TEXT_QUERIES]
+    names = dict.fromkeys(name for _, judgements in judged for name in judgements) | dict.fromkeys(dataset.corpus)
+    numbers = {name: number for number, name in enumerate(list(names)[:TEXTS])}
+    relevant = [{numbers[name] for name, grade in judgements.items() if grade > 0} for _, judgements in judged]
+    queries = [dataset.queries[query] for query, _ in judged]
+    return Source(dataset.name, [dataset.corpus[name] for name in numbers], queries, relevant)
+
+
+def compare_forms(source: Source, folder: Path, reranker: MiniReranker) -> dict[str, Any]:
+    """The mean nDCG@10 of BM25's candidates by each score, with the vectors of the model in the folder."""
+    values: dict[str, list[float]] = {}
+    with PEGEncoder(folder) as encoder, PEGIndex() as index:
+        ids = [str(number) for number in range(len(source.texts))]
+        index.upsert(ids, source.texts, np.ones((len(ids), 1), np.float32))  # BM25 looks at no vectors
+        hit_lists = index.search_batch(None, source.queries, k=CANDIDATES, mode="lexical")
+        vectors = encoder.encode_queries(source.queries)
+        for query, vector, relevant, hits in zip(source.queries, vectors, source.relevant, hit_lists, strict=True):
+            if hits:
+                texts = [hit.text for hit in hits]
+                dense = (encoder.encode_documents(texts) @ vector).astype(np.float64)
+                lexical = np.array([hit.scores["lexical"] for hit in hits])
+                labels = np.array([int(hit.id) in relevant for hit in hits])
+                for form, scores in score_forms(reranker, query, texts, dense, lexical).items():
+                    values.setdefault(form, []).append(ndcg(labels, scores, len(relevant)))
+    return {"queries": len(values["bm25"])} | {form: float(np.mean(some)) for form, some in values.items()}
+
+
+def score_forms(
+    reranker: MiniReranker, query: str, texts: Sequence[str], dense: Array, lexical: Array
+) -> dict[str, Array]:
+    """By form, (texts,) scores; `lexical` are BM25's with the counts of the whole collection."""
+    scores = {"bm25": lexical, "cosine": dense}
+    sides = {
+        "index": lexical,
+        "texts": score_terms(query, texts),
+        "table": score_terms_by_rarity(query, texts, reranker.maker.rarity),
+    }
+    for name, side in sides.items():
+        candidates = fuse_candidates(texts, dense, side)
+        scores[f"fused, {name}"] = candidates.fused
+        scores[f"reranked, {name}"] = reranker.score(query, candidates)
+    return scores
+
+
+def score_terms_by_rarity(query: str, texts: Sequence[str], rarity: Rarity) -> Array:
+    """(texts,) BM25 scores with the table of rarity in place of inverse document frequencies."""
+    tokenizer = get_tokenizer("bigram")
+    terms = sorted(set(tokenizer.terms(query)))
+    counted = [Counter(tokenizer.terms(text)) for text in texts]
+    counts = np.array([[counter[term] for term in terms] for counter in counted], dtype=np.float64)
+    counts = counts.reshape(len(texts), len(terms))
+    lengths = np.array([counter.total() for counter in counted])
+    norm = K1 * (1 - B + B * lengths / max(float(lengths.mean()), 1.0))[:, None]
+    weights = np.array([rarity_of_term(term, rarity) for term in terms])
+    return np.asarray((counts * (K1 + 1) / (counts + norm)) @ weights)
+
+
+def rarity_of_term(term: str, rarity: Rarity) -> float:
+    units = unit_strings(term)
+    codes = np.array([unit_code(unit) for unit in units])
+    weights = rarity.of_units(codes) if len(units) == 1 else rarity.of_pairs(codes[None, :2])
+    return float(weights[0])
+
+
+def ndcg(labels: Array, scores: Array, relevant: int) -> float:
+    """nDCG@10 of one query's candidates, of which so many are relevant in the collection."""
+    gains = labels[np.argsort(-scores, kind="stable")][:CUTOFF]
+    ideal = np.sum(1 / np.log2(np.arange(2, 2 + min(relevant, CUTOFF))))
+    return float(np.sum(gains / np.log2(np.arange(2, 2 + len(gains)))) / ideal)
+
+
+def write_texts_report(runs: Runs) -> None:
+    lines = [
+        "# Texts without an index",
+        "",
+        "Made by `train/reranker.py texts`. nDCG@10 of BM25's first 50 passages in the order of each score, on the",
+        f"largest permitted source of each domain ({TEXTS:,} passages at most), with a model, trees and a table of",
+        "rarity that never saw the domain. How often a term occurs is counted in the whole collection (*index*) or in",
+        "the 50 texts alone (*texts*), or taken from the table of rarity (*table*).",
+        "",
+        *forms_table("domain", [row for row in runs if "domain" in row]),
+        "",
+        f"The evaluation sets with `peg-mini` and the bundled file, the first {TEXT_QUERIES} queries of each over",
+        f"{TEXTS:,} passages at most, scored once, after the choice:",
+        "",
+        *forms_table("set", [row for row in runs if "set" in row]),
+    ]
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "reranker_texts.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def forms_table(key: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    forms = [name for name in rows[0] if name not in ("domain", "set", "source", "queries")]
+    means = " | ".join(f"**{np.mean([row[form] for row in rows]):.3f}**" for form in forms)
+    return [
+        f"| {key} | queries | {' | '.join(forms)} |",
+        "|---|" + "---:|" * (1 + len(forms)),
+        *(f"| {row[key]} | {row['queries']} | {' | '.join(f'{row[form]:.3f}' for form in forms)} |" for row in rows),
+        f"| **mean** | | {means} |",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=["halves", "candidates", "choose", "fit", "report"])
+    parser.add_argument("step", choices=["halves", "candidates", "choose", "fit", "report", "texts"])
     parser.add_argument("--out", type=Path, required=True, help="where models, candidates and features go")
     parser.add_argument("--text-pairs", type=Path, default=Path("runs/text-pairs"), help="made by make_text_pairs.py")
     arguments = parser.parse_args()
@@ -479,8 +615,10 @@ def main() -> None:
         model = resolve("peg-mini")
         reranker = fit(arguments.out, model.path)
         reranker.save(bundled_path(RERANKERS["mini"]), model=f"{model.name}@{model.fingerprint}")
-    else:
+    elif arguments.step == "report":
         report(arguments.out, data)
+    else:
+        rank_texts(arguments.out, data)
 
 
 if __name__ == "__main__":

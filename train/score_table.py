@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from peg_rag import PEGEncoder
-from peg_rag.evaluation import BM25s, Dense, Evaluation, Indexed, evaluate_all, load_beir
+from peg_rag.evaluation import BM25s, Dense, Evaluation, Indexed, RerankedHybrid, System, evaluate_all, load_beir
 
 NOT_CHINESE = ("english-xquad", "crosslingual-xquad_zh_en")
 BEGIN, END = "<!-- scores: made by train/score_table.py -->", "<!-- end of scores -->"
@@ -52,7 +52,9 @@ def main() -> None:
     with PEGEncoder(arguments.model) as encoder:
         name = Path(arguments.model).name
         fused = Indexed("hybrid", encoder, "hybrid")
-        systems = [Dense(encoder, name), *others, BM25s(), Indexed("lexical", name="bm25"), fused]
+        systems: list[System] = [Dense(encoder, name), *others, BM25s(), Indexed("lexical", name="bm25"), fused]
+        if name == "peg-mini":  # the reranker was trained for it
+            systems.append(RerankedHybrid(encoder))
         results = []
         for result in evaluate_all(systems, sets):
             print(

@@ -94,14 +94,14 @@ class ExportedBackend:
         with self._lock:
             if self._model is None:
                 raise InvalidInput("this backend is closed")
-            states = self._run(ids, mask)
+            states = self._compute_states(ids, mask)
         return pool_states(np.asarray(states, dtype=np.float32), mask, self._pooling)
 
     def close(self) -> None:
         with self._lock:
             self._model = None
 
-    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _compute_states(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Token ids and their mask (rows, tokens) → states of the last layer (rows, tokens, d)."""
         raise NotImplementedError
 
@@ -112,10 +112,10 @@ def pool_states(states: NDArray[np.float32], mask: NDArray[np.int64], pooling: s
         return states[:, 0].copy()
     if pooling == "lasttoken":
         return np.asarray(states[np.arange(len(states)), mask.sum(axis=1) - 1], dtype=np.float32)
-    kept = mask[:, :, None].astype(bool)
+    is_token = mask[:, :, None].astype(bool)
     if pooling == "max":
-        return np.asarray(np.where(kept, states, -np.inf).max(axis=1), dtype=np.float32)
-    summed = np.where(kept, states, 0.0).sum(axis=1)
+        return np.asarray(np.where(is_token, states, -np.inf).max(axis=1), dtype=np.float32)
+    summed = np.where(is_token, states, 0.0).sum(axis=1)
     return np.asarray(summed / mask.sum(axis=1, keepdims=True), dtype=np.float32)
 
 

@@ -33,6 +33,6 @@ class OnnxBackend(ExportedBackend):
         except Exception as error:  # the runtime has an error of its own for every kind of damage
             raise DamagedModel(f"{file} cannot be opened ({str(error)[:200]}); export the model again") from error
 
-    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _compute_states(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         [states] = self._model.run(None, {"input_ids": ids, "attention_mask": mask})
         return np.asarray(states, dtype=np.float32)

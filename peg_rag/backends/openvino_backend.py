@@ -41,6 +41,6 @@ class OpenvinoBackend(ExportedBackend):
         except Exception as error:  # the runtime has one error for every kind of damage, with a trace of its own code
             raise DamagedModel(f"{file} cannot be opened ({str(error)[:200]}); export the model again") from error
 
-    def _run(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _compute_states(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         states = self._model({"input_ids": ids, "attention_mask": mask})[0]
         return np.asarray(states, dtype=np.float32)

@@ -44,7 +44,7 @@ class TorchBackend:
             raise InvalidInput("this backend is closed")
         try:
             with self._lock:
-                return self._forward(token_ids)
+                return self._run_model(token_ids)
         except torch.OutOfMemoryError:
             if len(token_ids) == 1:
                 raise
@@ -61,7 +61,7 @@ class TorchBackend:
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
-    def _forward(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def _run_model(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         longest = max(map(len, token_ids))
         ids = torch.full((len(token_ids), longest), self._pad, dtype=torch.long)  # (rows, tokens)
         mask = torch.zeros_like(ids)
@@ -81,10 +81,10 @@ def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor
     if pooling == "lasttoken":
         last = mask.sum(dim=1) - 1  # (rows,)
         return states[torch.arange(len(states), device=states.device), last]
-    kept = mask[:, :, None].bool()
+    is_token = mask[:, :, None].bool()
     if pooling == "max":
-        return states.masked_fill(~kept, float("-inf")).amax(dim=1)
-    summed = states.float().masked_fill(~kept, 0.0).sum(dim=1)
+        return states.masked_fill(~is_token, float("-inf")).amax(dim=1)
+    summed = states.float().masked_fill(~is_token, 0.0).sum(dim=1)
     return summed / mask.sum(dim=1, keepdim=True)
 
 
@@ -169,11 +169,11 @@ def _quiet_transformers() -> Iterator[None]:
     from transformers.utils import logging as noise
 
     level, bars = noise.get_verbosity(), noise.is_progress_bar_enabled()
-    noise.set_verbosity_error()  # type: ignore[no-untyped-call]
-    noise.disable_progress_bar()  # type: ignore[no-untyped-call]
+    noise.set_verbosity_error()
+    noise.disable_progress_bar()
     try:
         yield
     finally:
         noise.set_verbosity(level)
         if bars:
-            noise.enable_progress_bar()  # type: ignore[no-untyped-call]
+            noise.enable_progress_bar()

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 def adapt(
     documents: Annotated[
         Path,
-        typer.Argument(help="A folder of documents (txt, md, html, pdf, docx, csv, jsonl), or a .txt of passages."),
+        typer.Argument(
+            help="A folder of documents (txt, md, html, pdf, docx, csv, jsonl), a .txt of passages, or what "
+            "`peg-rag feedback export` wrote."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Where the model goes.")],
     model: Annotated[

@@ -14,6 +14,7 @@ import typer
 
 from peg_rag import __version__
 from peg_rag.cli import console
+from peg_rag.cli.messages import describe_error, translate_help
 from peg_rag.errors import InvalidInput, PegRagError
 
 # In the order in which a new user needs them. A verb without a module in this installation is left out.
@@ -27,7 +28,9 @@ VERBS = (
     "embed",
     "info",
     "evaluate",
+    "feedback",
     "adapt",
+    "clean",
     "mine",
     "train",
     "export",
@@ -66,7 +69,11 @@ def options(
 
 for _verb in VERBS:
     if importlib.util.find_spec(f"peg_rag.cli.{_verb}") is not None:
-        app.command(_verb)(getattr(importlib.import_module(f"peg_rag.cli.{_verb}"), _verb))
+        _command = getattr(importlib.import_module(f"peg_rag.cli.{_verb}"), _verb)
+        if isinstance(_command, typer.Typer):  # a verb with verbs of its own
+            app.add_typer(_command, name=_verb)
+        else:
+            app.command(_verb)(_command)
 
 
 def run(arguments: list[str] | None = None) -> int:
@@ -75,14 +82,19 @@ def run(arguments: list[str] | None = None) -> int:
     A `PegRagError` or `OSError` is printed as one short message on stderr; with `--debug`, as a traceback.
     """
     console.make_streams_lenient()
+    command = typer.main.get_command(app)
+    translate_help(command)
     try:
-        app(arguments, prog_name="peg-rag")
+        command(arguments, prog_name="peg-rag")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (PegRagError, OSError) as error:
         if logging.getLogger("peg_rag").isEnabledFor(logging.DEBUG):
             raise
         console.error(_format_error(error))
+        if description := describe_error(error):
+            kind, cure = description
+            console.note(f"{kind}。{cure}")
         return 2 if isinstance(error, InvalidInput) else 1
     return 0
 

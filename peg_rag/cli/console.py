@@ -7,6 +7,7 @@ the terminal.
 import io
 import re
 import sys
+from contextlib import suppress
 from itertools import accumulate
 
 from rich.cells import cell_len, chop_cells
@@ -23,6 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from peg_rag.cli.messages import translate
+
 stdout = Console(highlight=False, emoji=False)
 stderr = Console(highlight=False, emoji=False, stderr=True)
 
@@ -38,11 +41,11 @@ def make_streams_lenient() -> None:
 
 
 def error(message: str) -> None:
-    stderr.print(Text.assemble(("Error: ", "bold red"), message), soft_wrap=not stderr.is_terminal)
+    stderr.print(Text.assemble((translate("Error: "), "bold red"), message), soft_wrap=not stderr.is_terminal)
 
 
 def warn(message: str) -> None:
-    stderr.print(Text.assemble(("Warning: ", "bold yellow"), message), soft_wrap=not stderr.is_terminal)
+    stderr.print(Text.assemble((translate("Warning: "), "bold yellow"), message), soft_wrap=not stderr.is_terminal)
 
 
 def note(message: str) -> None:
@@ -58,6 +61,23 @@ def printable(text: str) -> str:
 def show(content: RenderableType) -> None:
     """Print on stdout, wrapped to the terminal's width; piped output is not wrapped."""
     stdout.print(content, soft_wrap=not stdout.is_terminal)
+
+
+def show_piece(text: str) -> None:
+    """Print a piece of a text that comes bit by bit, with its line breaks and without other control characters."""
+    stdout.print(Text(_CONTROL.sub(" ", text)), end="", soft_wrap=True)
+
+
+def prompt(mark: str) -> str:
+    """Ask for a line of text, with the mark on stderr.
+
+    Raises:
+        EOFError: there are no more lines.
+    """
+    with suppress(ImportError):
+        import readline  # noqa: F401  makes `input` delete and move by whole characters, which Chinese needs
+    stderr.print(Text(mark, "bold cyan"), end="")
+    return input()
 
 
 def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:

@@ -1,7 +1,7 @@
 """`peg-rag demo`: embeds and indexes a few thousand Chinese passages, then answers twelve questions, all offline.
 
-It does what `index` and `search` do, on the corpus in `peg_rag/assets/demo` (its README lists sources and licences). A
-tick marks the passages that were labelled as relevant beforehand.
+It does what `index` and `ask` do, on the corpus in `peg_rag/assets/demo` (its README lists sources and licences).
+Answers are the passages' own words with their sources; a tick marks passages labelled as relevant beforehand.
 """
 
 import gzip
@@ -13,21 +13,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from peg_rag.cli.messages import translate
 from peg_rag.hits import Hit
 
 if TYPE_CHECKING:
+    from peg_rag.answer import Answer
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
 
 _SLICE_TEXTS = 256
+_PASSAGES = 20  # read for an answer
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and the ids of its relevant passages."""
+    """A question, the ids of its relevant passages, and words that a right answer contains."""
 
     text: str
     relevant: frozenset[str]
+    answer: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +42,21 @@ class Timing:
     embed_s: float
     index_s: float
     search_s: float
+    answer_s: float
 
 
 def demo(
     model: Annotated[str, typer.Option("--model", "-m", help="Hub id, folder or peg-mini.")] = "peg-mini",
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
-    k: Annotated[int, typer.Option("-k", min=1, help="Hits to show for each question.")] = 3,
+    k: Annotated[int, typer.Option("-k", min=0, help="Hits to show under each answer.")] = 0,
 ) -> None:
     """Embed the bundled Chinese passages and answer twelve questions (offline, seconds)."""
     from rich.rule import Rule
     from rich.text import Text
 
-    from peg_rag.cli.console import progress, show, stdout
-    from peg_rag.cli.knowledge import find, render_hit
+    from peg_rag.answer import extract_answer
+    from peg_rag.cli.console import progress, show
+    from peg_rag.cli.knowledge import find
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
 
@@ -59,22 +65,26 @@ def demo(
     with PEGEncoder(model) as encoder, PEGIndex(identity=encoder.identity) as index:
         load_s = time.perf_counter() - started
         spec = encoder.spec
-        description = (
-            f"{spec.name} ({spec.kind}, {spec.pooling} pooling, {encoder.dimension} dimensions) on {encoder.device}"
+        description = translate("{name} ({kind}, {pooling} pooling, {dimension} dimensions) on {device}").format(
+            name=spec.name, kind=spec.kind, pooling=spec.pooling, dimension=encoder.dimension, device=encoder.device
         )
-        show(Text.assemble(("peg-rag demo  ", "bold cyan"), f"{len(passages):,} Chinese passages · {description}"))
+        heading = translate("{passages:,} Chinese passages · {model}").format(passages=len(passages), model=description)
+        show(Text.assemble(("peg-rag demo  ", "bold cyan"), heading))
         with progress() as bars:
             embed_s, index_s = _fill_index(index, encoder, passages, bars)
         started = time.perf_counter()
-        results = find(index, encoder, [question.text for question in questions], max(k, 3), mode)
+        results = find(index, encoder, [question.text for question in questions], max(k, _PASSAGES), mode)
         search_s = time.perf_counter() - started
-    for question, hits in zip(questions, results, strict=True):
-        stdout.print()
-        show(Text(question.text, style="bold green"))
-        for rank, hit in enumerate(hits[:k], start=1):
-            show(render_hit(rank, hit, question.text, marked=hit.id in question.relevant))
+        answers = []
+        answer_s = 0.0
+        for number, (question, hits) in enumerate(zip(questions, results, strict=True), start=1):
+            started = time.perf_counter()
+            answers.append(extract_answer(question.text, hits, encoder))
+            answer_s += time.perf_counter() - started
+            _print_answer(number, question, answers[-1], hits[:k])
     show(Rule(style="dim"))
-    show(format_summary(questions, results, len(passages), mode, Timing(load_s, embed_s, index_s, search_s)))
+    timing = Timing(load_s, embed_s, index_s, search_s, answer_s)
+    show(format_summary(questions, answers, results, len(passages), mode, timing))
 
 
 def load_passages() -> list[dict[str, str]]:
@@ -86,7 +96,8 @@ def load_passages() -> list[dict[str, str]]:
 def load_questions() -> list[Question]:
     """The demo's questions."""
     lines = (files("peg_rag") / "assets" / "demo" / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Question(row["question"], frozenset(row["relevant"])) for row in map(json.loads, lines)]
+    rows = map(json.loads, lines)
+    return [Question(row["question"], frozenset(row["relevant"]), row["answer"]) for row in rows]
 
 
 def _fill_index(
@@ -100,7 +111,7 @@ def _fill_index(
     import numpy as np
 
     texts = [passage["text"] for passage in passages]
-    task = bars.add_task("embed", total=len(texts), unit="texts")
+    task = bars.add_task(translate("embed"), total=len(texts), unit="texts")
     started = time.perf_counter()
     batches = []
     for start in range(0, len(texts), _SLICE_TEXTS):
@@ -109,7 +120,7 @@ def _fill_index(
     vectors = np.concatenate(batches)  # (passages, dimension)
     embed_s = time.perf_counter() - started
     started = time.perf_counter()
-    task = bars.add_task("index", total=len(texts), unit="texts")
+    task = bars.add_task(translate("index"), total=len(texts), unit="texts")
     metadatas = [{"source": f"{p['topic']}/{p['id']}", "title": p.get("title", "")} for p in passages]
     ids = [p["id"] for p in passages]
     for start in range(0, len(texts), 4 * _SLICE_TEXTS):
@@ -125,20 +136,72 @@ def count_successes(k: int, questions: list[Question], results: list[list[Hit]])
     return sum(any(hit.id in question.relevant for hit in hits[:k]) for question, hits in pairs)
 
 
+def count_right_answers(questions: list[Question], answers: "list[Answer]") -> int:
+    """The number of questions whose answer is quoted from a relevant passage, first of all."""
+    pairs = zip(questions, answers, strict=True)
+    return sum(answer.found and answer.sources[0].id in question.relevant for question, answer in pairs)
+
+
+def _print_answer(number: int, question: Question, answer: "Answer", hits: list[Hit]) -> None:
+    """A question, its answer, and where that stands; then the hits."""
+    from rich.text import Text
+
+    from peg_rag.answer import NOT_FOUND
+    from peg_rag.cli.console import fold, printable, show, stdout
+    from peg_rag.cli.knowledge import format_location, render_hit
+
+    def show_indented(line: Text) -> None:
+        lines = fold(line, stdout.width - len(margin)).split("\n") if stdout.is_terminal else [line]
+        for part in lines:
+            show(Text(margin) + part)
+
+    margin = " " * 4
+    stdout.print()
+    show(Text(f"{number:>2}. {question.text}", style="bold green"))
+    if not answer.found:
+        show_indented(Text(NOT_FOUND, "yellow"))
+    for sentence in answer.sentences:
+        show_indented(Text.assemble(printable(sentence.text), (f" [{sentence.citation}]", "bold cyan")))
+    for citation, hit in enumerate(answer.sources, start=1):
+        tick = " ✓" if hit.id in question.relevant else ""
+        show_indented(Text.assemble((f"[{citation}] ", "bold cyan"), (format_location(hit), "dim"), (tick, "green")))
+    for rank, hit in enumerate(hits, start=1):
+        show(render_hit(rank, hit, question.text, marked=hit.id in question.relevant))
+
+
 def format_summary(
-    questions: list[Question], results: list[list[Hit]], passages: int, mode: str, timing: Timing
+    questions: list[Question],
+    answers: "list[Answer]",
+    results: list[list[Hit]],
+    passages: int,
+    mode: str,
+    timing: Timing,
 ) -> Any:
     """The last lines: how many questions were answered, and the time it took."""
     from rich.text import Text
 
-    first = count_successes(1, questions, results)
-    third = count_successes(3, questions, results)
-    per_query_ms = 1000 * timing.search_s / len(questions)
+    right = translate("✓ {right} of {questions} questions answered from a passage labelled as right beforehand\n")
+    ranks = translate("a relevant passage came first for {first}, among the first three for {third}\n")
+    times = translate(
+        "model loaded in {load_s:.1f} s · {passages:,} passages embedded in {embed_s:.1f} s ({rate:,.0f}/s), indexed "
+        "in {index_s:.1f} s · {mode} search {search_ms:.1f} ms and answer {answer_ms:.0f} ms a question\n"
+    )
+    hint = translate('Your own documents: peg-rag index docs/ --store kb --model peg-mini && peg-rag ask kb "…"')
     return Text.assemble(
-        (f"✓ a relevant passage came first for {first} of {len(questions)} questions, ", "bold"),
-        (f"among the first three for {third}\n", "bold"),
-        f"model loaded in {timing.load_s:.1f} s · {passages:,} passages embedded in {timing.embed_s:.1f} s "
-        f"({passages / timing.embed_s:,.0f}/s), indexed in {timing.index_s:.1f} s · "
-        f"{mode} search {per_query_ms:.1f} ms a question\n",
-        ('Your own documents: peg-rag index docs/ --store kb --model peg-mini && peg-rag ask kb "…"', "dim"),
+        (right.format(right=count_right_answers(questions, answers), questions=len(questions)), "bold"),
+        ranks.format(
+            first=count_successes(1, questions, results),
+            third=count_successes(3, questions, results),
+        ),
+        times.format(
+            load_s=timing.load_s,
+            passages=passages,
+            embed_s=timing.embed_s,
+            rate=passages / timing.embed_s,
+            index_s=timing.index_s,
+            mode=mode,
+            search_ms=1000 * timing.search_s / len(questions),
+            answer_ms=1000 * timing.answer_s / len(questions),
+        ),
+        (hint, "dim"),
     )

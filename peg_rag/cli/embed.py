@@ -4,7 +4,6 @@ During the run the folder OUT.parts holds a description of the job and one Parqu
 atomically, and the same command run again resumes after the last one. OUT itself is written by rename at the end.
 """
 
-import csv
 import hashlib
 import json
 import shutil
@@ -21,6 +20,7 @@ import typer
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.extras import require
 from peg_rag.files import sync_file, write_atomically
+from peg_rag.records import parse_csv, parse_json_lines, read_parquet
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
@@ -256,7 +256,7 @@ def _read_texts(file: Path, column: str | None) -> Iterator[tuple[int, str]]:
     reader = readers.get(file.suffix.lower())
     if reader is None:
         raise InvalidInput(f"{file}: expected a file named {', '.join('*' + suffix for suffix in readers)}")
-    for row, text in enumerate(reader(file, column)):
+    for row, text in reader(file, column):
         if not isinstance(text, str):
             raise DataError(f"{file}, row {row}: the text is {type(text).__name__} ({text!r}); a string is expected")
         if text.strip():
@@ -275,50 +275,45 @@ def _open_text(file: Path) -> Iterator[str]:
         raise DataError(f"{file} is not valid {encoding} text ({error.reason}); save it as UTF-8") from error
 
 
-def _read_lines(file: Path, column: str | None) -> Iterator[Any]:
+def _read_lines(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
     if column is not None:
         raise InvalidInput(f"--column {column}: a txt file has no columns")
-    return (line.rstrip("\r\n") for line in _open_text(file))
+    return enumerate(line.rstrip("\r\n") for line in _open_text(file))
 
 
-def _read_jsonl(file: Path, column: str | None) -> Iterator[Any]:
-    for number, line in enumerate(_open_text(file), start=1):
-        try:
-            row = json.loads(line) if line.strip() else ""
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{file}, line {number} is not JSON: {error}") from error
-        if isinstance(row, dict):
-            column = column or _choose_column(file, list(row))
-            if column not in row:
-                raise DataError(f"{file}, line {number} has no {column!r}; it has {', '.join(row) or 'nothing'}")
-            row = row[column]
-        yield row
+def _read_jsonl(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
+    for row in parse_json_lines(_open_text(file), file, bad_rows="raise", strings=True):
+        text = row.value
+        if isinstance(text, dict):
+            column = column or _choose_column(file, list(text))
+            if column not in text:
+                raise DataError(f"{file}, line {row.line} has no {column!r}; it has {', '.join(text) or 'nothing'}")
+            text = text[column]
+        yield row.number - 1, text
 
 
-def _read_csv(file: Path, column: str | None) -> Iterator[Any]:
-    csv.field_size_limit(1 << 27)
-    rows = csv.DictReader(_open_text(file), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-    column = _choose_column(file, list(rows.fieldnames or []), column)
-    try:
-        for row in rows:
-            yield row[column]
-    except csv.Error as error:
-        raise DataError(f"{file}, line {rows.line_num}: {error}") from error
+def _read_csv(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    text_column = None
+    for row in parse_csv(_open_text(file), file, bad_rows="raise", fields="any", delimiter=delimiter):
+        text_column = text_column or _choose_column(file, list(row.value), column)
+        yield row.number - 1, row.value[text_column]
 
 
-def _read_parquet(file: Path, column: str | None) -> Iterator[Any]:
+def _read_parquet(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
+    column = _choose_column(file, _list_text_columns(file), column)
+    for row in read_parquet(file, "cli", columns=[column]):
+        yield row.number - 1, row.value[column]
+
+
+def _list_text_columns(file: Path) -> list[str]:
     pa = require("pyarrow", "cli")
     pq = require("pyarrow.parquet", "cli")
     try:
-        source = pq.ParquetFile(file)
-        text_columns = [
-            f.name for f in source.schema_arrow if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
-        ]
-        column = _choose_column(file, text_columns, column)
-        for batch in source.iter_batches(batch_size=1024, columns=[column]):
-            yield from batch.column(0).to_pylist()
+        schema = pq.read_schema(file)
     except pa.ArrowInvalid as error:
         raise DataError(f"{file} is not a complete Parquet file: {error}") from error
+    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
 
 
 def _choose_column(file: Path, columns: list[str], column: str | None = None) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Encoders = dict[str, PEGEncoder | CachedEncoder]
 
-SYSTEMS = ("dense", "bm25", "bm25s", "hybrid")
+SYSTEMS = ("dense", "bm25", "bm25s", "hybrid", "reranked")
 
 
 def evaluate(
@@ -32,15 +32,18 @@ def evaluate(
         typer.Option(
             "--systems",
             "-s",
-            help=f"Some of {', '.join(SYSTEMS)}; the first is the baseline. Default: dense, bm25 and hybrid.",
+            help=f"Some of {', '.join(SYSTEMS)}; the first is the baseline. `reranked` is the hybrid and the bundled "
+            "reranker, for peg-mini. Default: dense, bm25, hybrid and, with peg-mini, reranked.",
         ),
     ] = None,
     reranker: Annotated[
-        str | None, typer.Option(help="A cross-encoder that reranks the first 50 hits of each system.")
+        str | None,
+        typer.Option("--rerank", "--reranker", help="A cross-encoder that reranks the first 50 hits of each system."),
     ] = None,
-    reranking: Annotated[
+    candidates: Annotated[
         bool,
         typer.Option(
+            "--candidates",
             "--reranking",
             help="Rank candidates instead of searching: for a folder, BM25's first 50 and the judged documents; for a "
             ".tsv file, the second sentences that are paired with a first one.",
@@ -48,7 +51,7 @@ def evaluate(
     ] = False,
     metric: Annotated[
         str | None,
-        typer.Option(help="The metric to show and to test. Default: nDCG@10; MAP and MRR for reranking."),
+        typer.Option(help="The metric to show and to test. Default: nDCG@10; MAP and MRR with --candidates."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A folder for per_query.parquet and report.html.")
@@ -63,16 +66,18 @@ def evaluate(
     from peg_rag.evaluation import METRICS, load_dataset, load_sts
     from peg_rag.evaluation.report import summarise, write_per_query, write_report
 
-    names = _parse_systems(systems, reranking)
-    metrics = _choose_metrics(metric, reranking, METRICS)
+    names = _parse_systems(systems, candidates)
+    metrics = _choose_metrics(metric, candidates, METRICS)
     datasets = [load_dataset(path) for path in sets if not path.is_file()]
     pairs = [load_sts(path) for path in sets if path.is_file()]
-    if reranking:
+    if candidates:
         datasets = _build_reranking_sets(datasets, pairs)
         pairs = []
     encoders = _load_encoders(model or ["peg-mini"], cache, device)
+    if systems is None and not candidates and all(map(_has_bundled_reranker, encoders.values())):
+        names.append("reranked")
     try:
-        retrieval_systems = _create_systems(names, encoders, reranker, reranking)
+        retrieval_systems = _create_systems(names, encoders, reranker, candidates)
         results, correlations = _score_all(retrieval_systems, encoders, datasets, pairs)
     finally:
         for encoder in encoders.values():
@@ -114,22 +119,20 @@ def _score_all(
     return results, correlations
 
 
-def _parse_systems(systems: str | None, reranking: bool) -> list[str]:
-    if reranking and systems not in (None, "dense"):
-        raise InvalidInput(
-            f"--systems {systems}: --reranking ranks the candidates with the models only; omit --systems"
-        )
+def _parse_systems(systems: str | None, candidates_only: bool) -> list[str]:
+    if candidates_only and systems not in (None, "dense"):
+        raise InvalidInput(f"--systems {systems}: --candidates ranks with the models only; omit --systems")
     names = [name.strip() for name in (systems or "dense,bm25,hybrid").split(",") if name.strip()]
     if unknown := [name for name in names if name not in SYSTEMS]:
         raise InvalidInput(f"unknown system {unknown[0]!r} in --systems; choose from {', '.join(SYSTEMS)}")
     if not names:
         raise InvalidInput(f"--systems is empty; choose from {', '.join(SYSTEMS)}")
-    return ["dense"] if reranking else names
+    return ["dense"] if candidates_only else names
 
 
-def _choose_metrics(metric: str | None, reranking: bool, metrics: tuple[str, ...]) -> list[str]:
+def _choose_metrics(metric: str | None, candidates_only: bool, metrics: tuple[str, ...]) -> list[str]:
     if metric is None:
-        return ["MAP@100", "MRR@10"] if reranking else ["nDCG@10"]
+        return ["MAP@100", "MRR@10"] if candidates_only else ["nDCG@10"]
     if metric not in metrics:
         raise InvalidInput(f"unknown metric {metric!r} in --metric; choose from {', '.join(metrics)}")
     return [metric]
@@ -153,9 +156,11 @@ def _load_encoders(models: list[str], cache: Path | None, device: str | None) ->
     return encoders
 
 
-def _create_systems(names: list[str], encoders: "Encoders", reranker: str | None, reranking: bool) -> "list[System]":
+def _create_systems(
+    names: list[str], encoders: "Encoders", reranker: str | None, candidates_only: bool
+) -> "list[System]":
     """The systems by name; those that need vectors once per model."""
-    from peg_rag.evaluation import BM25s, Candidates, Dense, Indexed, Reranked
+    from peg_rag.evaluation import BM25s, Candidates, Dense, Indexed, Reranked, RerankedHybrid
 
     systems: list[System] = []
     for name in names:
@@ -165,14 +170,23 @@ def _create_systems(names: list[str], encoders: "Encoders", reranker: str | None
             systems.append(BM25s())
         for model, encoder in encoders.items():
             if name == "dense":
-                systems.append(Candidates(encoder, model) if reranking else Dense(encoder, model))
+                systems.append(Candidates(encoder, model) if candidates_only else Dense(encoder, model))
             elif name == "hybrid":
                 label = "hybrid" if len(encoders) == 1 else f"hybrid {model}"
                 systems.append(Indexed("hybrid", encoder, label))
+            elif name == "reranked":
+                systems.append(RerankedHybrid(encoder))
     if reranker is None:
         return systems
     scorer = _CrossEncoder(reranker)
-    return [*systems, *(Reranked(system, scorer) for system in systems)]
+    first_stages = [system for system in systems if not isinstance(system, RerankedHybrid)]
+    return [*systems, *(Reranked(system, scorer) for system in first_stages)]
+
+
+def _has_bundled_reranker(encoder: "PEGEncoder | CachedEncoder") -> bool:
+    from peg_rag.reranking import model_of_reranker
+
+    return encoder.identity.partition("/")[0] == model_of_reranker("mini")
 
 
 class _CrossEncoder:
@@ -183,7 +197,7 @@ class _CrossEncoder:
             from sentence_transformers import CrossEncoder
         except ModuleNotFoundError as error:  # no extra has it, since nothing else needs it
             raise MissingExtra(
-                f"--reranker {name} needs sentence-transformers. Install it with: pip install sentence-transformers"
+                f"--rerank {name} needs sentence-transformers. Install it with: pip install sentence-transformers"
             ) from error
         self._model = CrossEncoder(name)
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from peg_rag.readers.kinds import KINDS, cure_of
+from peg_rag.cli.messages import translate
+from peg_rag.readers.kinds import KINDS, hint_for_suffix
 
 if TYPE_CHECKING:
     from peg_rag.ingest import SyncReport
@@ -52,9 +53,9 @@ def index(
         PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension) as target,
         progress() as bars,
     ):
-        reading = bars.add_task("read", total=len(files), unit="files")
-        paging = bars.add_task("pages", total=None, visible=False, unit="pages")
-        embedding = bars.add_task("embed", total=None, unit="chunks")
+        reading = bars.add_task(translate("read"), total=len(files), unit="files")
+        paging = bars.add_task(translate("pages"), total=None, visible=False, unit="pages")
+        embedding = bars.add_task(translate("embed"), total=None, unit="chunks")
 
         def show(state: Progress) -> None:
             bars.update(reading, completed=state.done)
@@ -85,35 +86,38 @@ def _print_report(report: "SyncReport", total: int, store: Path) -> None:
     from peg_rag.cli.console import printable, show, stdout, warn
 
     for failure in report.failed[:_MAX_FAILURES]:
-        warn(f"skipped: {printable(failure.reason)}")
+        warn(translate("skipped: {reason}").format(reason=printable(failure.reason)))
     if len(report.failed) > _MAX_FAILURES:
-        warn(f"… and {len(report.failed) - _MAX_FAILURES} more files were skipped")
+        number = len(report.failed) - _MAX_FAILURES
+        warn(translate("… and {number} more files were skipped").format(number=number))
     for partial in report.incomplete[:_MAX_FAILURES]:
-        warn(f"read in part: {printable(partial.reason)}")
+        warn(translate("read in part: {reason}").format(reason=printable(partial.reason)))
     for line in _describe_unsupported(report.other_kinds):
-        warn(f"not read: {printable(line)}")
+        warn(translate("not read: {reason}").format(reason=printable(line)))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold cyan")
     table.add_column(justify="right")
+    added = translate("added")
     rows = {
-        "added": len(report.added),
-        "changed": len(report.changed),
-        "unchanged": len(report.unchanged),
-        "removed": len(report.removed),
-        "skipped": len(report.failed),
-        "unsupported type": report.ignored,
+        added: len(report.added),
+        translate("changed"): len(report.changed),
+        translate("unchanged"): len(report.unchanged),
+        translate("removed"): len(report.removed),
+        translate("skipped"): len(report.failed),
+        translate("unsupported type"): report.ignored,
     }
     for label, number in rows.items():
-        if number or label == "added":
-            table.add_row(label, _format_count(number, "file"))
-    table.add_row("embedded", _format_count(report.chunks, "chunk"))
-    table.add_row("in the store", _format_count(total, "chunk"))
+        if number or label == added:
+            table.add_row(label, _count_files(number))
+    table.add_row(translate("embedded"), _count_chunks(report.chunks))
+    table.add_row(translate("in the store"), _count_chunks(total))
     stdout.print(table)
-    show(Text(f'{store} is ready ({report.seconds:.1f} s). Try: peg-rag ask {store} "…"', style="dim"))
+    hint = translate('{store} is ready ({seconds:.1f} s). Try: peg-rag ask {store} "…"')
+    show(Text(hint.format(store=store, seconds=report.seconds), style="dim"))
 
 
 def _describe_unsupported(sources: Sequence[str]) -> Iterator[str]:
-    """A line for each unsupported file type: the number of files, some of their names, and the cure if there is one."""
+    """A line for each unsupported file type: the number of files, some of their names, and what to do with it."""
     kinds: dict[str, list[str]] = {}
     for source in sources:
         kinds.setdefault(Path(source).suffix.lower(), []).append(source)
@@ -121,10 +125,14 @@ def _describe_unsupported(sources: Sequence[str]) -> Iterator[str]:
         examples = ", ".join(names[:_MAX_NAMES])
         if len(names) > _MAX_NAMES:
             examples += ", …"
-        line = f"{_format_count(len(names), 'file')} named *{suffix} ({examples})"
-        cure = cure_of(suffix)
-        yield f"{line}; {cure}" if cure else line
+        line = f"{_count_files(len(names))} named *{suffix} ({examples})"
+        hint = hint_for_suffix(suffix)
+        yield f"{line}; {hint}" if hint else line
 
 
-def _format_count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def _count_files(number: int) -> str:
+    return (translate("{number:,} file") if number == 1 else translate("{number:,} files")).format(number=number)
+
+
+def _count_chunks(number: int) -> str:
+    return (translate("{number:,} chunk") if number == 1 else translate("{number:,} chunks")).format(number=number)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from peg_rag.answer import subject_of
 from peg_rag.cli.console import excerpt, fold, printable, stdout
+from peg_rag.cli.messages import translate
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 
@@ -28,7 +29,8 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
     from peg_rag.ingest import model_of
 
     if not store.is_dir():
-        raise InvalidInput(f"{store}: there is no store; create one with: peg-rag index DOCUMENTS --store {store}")
+        message = translate("{store}: there is no store; create one with: peg-rag index DOCUMENTS --store {store}")
+        raise InvalidInput(message.format(store=store))
     with (
         PEGEncoder(model or model_of(store)) as encoder,
         PEGIndex(store, identity=encoder.identity, read_only=True) as index,
@@ -37,18 +39,19 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
 
 
 def find(
-    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str | None = None
+    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str = "auto"
 ) -> list[list[Hit]]:
     """The k best hits of each query."""
-    from peg_rag.retriever import BUNDLED_RERANKERS, Retriever
+    from peg_rag.retriever import RERANK_CHOICES, Retriever
 
     if mode not in MODES:
-        raise InvalidInput(f"--mode {mode}: one of {', '.join(MODES)} is expected")
-    if rerank is not None and rerank not in BUNDLED_RERANKERS:
-        raise InvalidInput(f"--rerank {rerank}: {' or '.join(BUNDLED_RERANKERS)} is expected")
-    if rerank is not None and mode != "hybrid":
-        raise InvalidInput(f"--rerank {rerank} needs --mode hybrid, not {mode}")
-    retriever = Retriever(index, encoder, k=k, mode=cast("Mode", mode), rerank=rerank)
+        message = translate("--mode {mode}: one of {modes} is expected")
+        raise InvalidInput(message.format(mode=mode, modes=", ".join(MODES)))
+    if rerank not in RERANK_CHOICES:
+        raise InvalidInput(f"--rerank {rerank}: one of {', '.join(RERANK_CHOICES)} is expected")
+    if rerank == "mini" and mode != "hybrid":
+        raise InvalidInput(f"--rerank mini needs --mode hybrid, not {mode}")
+    retriever = Retriever(index, encoder, rerank, k=k, mode=cast("Mode", mode))
     return retriever.retrieve_batch(queries)
 
 
@@ -65,9 +68,9 @@ def format_location(hit: Hit) -> str:
     metadata = hit.metadata
     parts = [str(metadata.get("source") or hit.id), str(metadata.get("title") or "")]
     if metadata.get("page"):
-        parts.append(f"p. {metadata['page']}")
+        parts.append(translate("p. {page}").format(page=metadata["page"]))
     if metadata.get("row"):
-        parts.append(f"row {metadata['row']}")
+        parts.append(translate("row {row}").format(row=metadata["row"]))
     return printable(" · ".join(part for part in parts if part))
 
 

@@ -60,7 +60,7 @@ def mcp(
 
     if mode not in knowledge.MODES:
         raise InvalidInput(f"--mode {mode}: one of {', '.join(knowledge.MODES)} is expected")
-    keys = _keys(key_file) if private else None
+    keys = _load_keys(key_file) if private else None
     links = Links(None if http else store, base_url)
     with knowledge.open_store(store, model) as (index, encoder):
         reader = KnowledgeReader(index, encoder, links, k=k, mode=cast("Mode", mode), threshold=threshold)
@@ -70,7 +70,7 @@ def mcp(
             create_server(reader).run("stdio")
 
 
-def _keys(file: Path | None) -> "ApiKeys":
+def _load_keys(file: Path | None) -> "ApiKeys":
     from peg_rag.errors import InvalidInput
     from peg_rag.serving.keys import KEYS_VARIABLE, ApiKeys
 
@@ -93,10 +93,10 @@ def _serve_http(
         stderr.print(f"Serving {store} at {address}", style="bold", markup=False, soft_wrap=True)
         if host not in _LOOPBACK and keys is None:
             warn("everybody who reaches this address can read; ask for a key with --private")
-        signal.signal(signal.SIGTERM, _leave)  # uvicorn drains on the signal, then hands it on to this
+        signal.signal(signal.SIGTERM, _exit_cleanly)  # uvicorn drains on the signal, then hands it on to this
         serve_http(app, listening)
 
 
-def _leave(*_: object) -> NoReturn:
+def _exit_cleanly(*_: object) -> NoReturn:
     """Unwind, so that the store is closed, and say that all is well."""
     sys.exit(0)

@@ -17,8 +17,8 @@ def search(
         str | None, typer.Option("--model", "-m", help="Default: the model the store was made with.")
     ] = None,
     rerank: Annotated[
-        str | None, typer.Option(help="mini: the bundled reranker looks again at 50 hybrid hits.")
-    ] = None,
+        str, typer.Option(help="A second look at 50 hybrid hits: auto (with peg-mini), mini (or an error) or none.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each hit, in a line.")] = False,
 ) -> None:
     """Search a store."""
@@ -36,5 +36,6 @@ def search(
         return
     for rank, hit in enumerate(hits, start=1):
         show(knowledge.render_hit(rank, hit, query, lines=3))
-    method = mode if rerank is None else f"{mode}, reranked by {rerank}"
+    is_reranked = any("rerank" in hit.scores for hit in hits)
+    method = f"{mode}, reranked" if is_reranked else mode
     note(f"{len(hits)} of {documents:,} chunks, {method}, {elapsed_ms:.0f} ms")

@@ -87,7 +87,7 @@ def serve(
         require(module, "serve")
     from peg_rag.serving.app import create_app
     from peg_rag.serving.language_model import LanguageModel
-    from peg_rag.serving.run import serve as run_server
+    from peg_rag.serving.launch import serve as run_server
     from peg_rag.serving.settings import MIB, ServerSettings
 
     keys = _load_keys(key_file, private)
@@ -129,10 +129,8 @@ def _read_llm_settings(
 
     An answer times out before its request, with time left for the search, so that the client learns what took too long.
     """
-    from pydantic import ValidationError
-
+    from peg_rag.cli.language_model import check_settings
     from peg_rag.errors import InvalidInput
-    from peg_rag.serving.settings import LanguageModelSettings
 
     if not url:
         return None
@@ -141,20 +139,14 @@ def _read_llm_settings(
             f"a language model's endpoint is given ({url}) but no model; set OPENAI_MODEL or pass --llm-model, "
             "or pass --llm-url '' to have answers quoted from the documents"
         )
-    try:
-        return LanguageModelSettings.model_validate(
-            {
-                "base_url": url,
-                "model": model,
-                "api_key": os.environ.get("OPENAI_API_KEY", ""),
-                "silence_timeout_s": timeout_s,
-                "answer_timeout_s": min(max(300.0, 2 * timeout_s), 0.9 * request_timeout_s),
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        raise InvalidInput(f"{_OPTION_NAMES[str(first['loc'][0])]}: {message}") from error
+    values = {
+        "base_url": url,
+        "model": model,
+        "api_key": os.environ.get("OPENAI_API_KEY", ""),
+        "silence_timeout_s": timeout_s,
+        "answer_timeout_s": min(max(300.0, 2 * timeout_s), 0.9 * request_timeout_s),
+    }
+    return check_settings(values, _OPTION_NAMES)
 
 
 def _check_store(store: Path | None, keys: "ApiKeys") -> None:

@@ -11,10 +11,10 @@ from peg_rag.evaluation.datasets import (
     with_candidates,
 )
 from peg_rag.evaluation.metrics import METRICS, score_run
-from peg_rag.evaluation.run import Evaluation, evaluate, evaluate_all, sts_spearman
-from peg_rag.evaluation.search import exact_search
+from peg_rag.evaluation.scoring import Evaluation, evaluate, evaluate_all, sts_spearman
 from peg_rag.evaluation.significance import Comparison, compare
-from peg_rag.evaluation.systems import BM25s, Candidates, Dense, Indexed, Reranked, System
+from peg_rag.evaluation.systems import BM25s, Candidates, Dense, Indexed, Reranked, RerankedHybrid, System
+from peg_rag.index.exact import exact_search
 
 __all__ = [
     "METRICS",
@@ -25,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Indexed",
     "Reranked",
+    "RerankedHybrid",
     "RetrievalDataset",
     "SentencePairs",
     "System",

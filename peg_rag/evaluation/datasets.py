@@ -16,6 +16,7 @@ import numpy as np
 
 from peg_rag.errors import DataError
 from peg_rag.files import open_packed, unreadable
+from peg_rag.records import parse_json_lines
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def load_dureader(folder: str | Path, split: str = "dev") -> RetrievalDataset:
     queries: dict[str, str] = {}
     qrels: Qrels = {}
     questions = _find_packed(folder / split / f"{split}.json")
-    for number, row in json_rows(questions):
+    for number, row in _read_json_rows(questions):
         try:
             query, text = str(row["question_id"]), str(row["question"])
             qrels[query] = {str(answer["paragraph_id"]): 1 for answer in row["answer_paragraphs"]}
@@ -163,18 +164,10 @@ def _open_text(path: Path) -> IO[str]:
     return TextIOWrapper(open_packed(path, "eval"), encoding="utf-8", newline="\n")
 
 
-def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The line number (from 1) and the object of every line of a JSON-lines file; blank lines are skipped."""
-    for number, line in _read_lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}")
-        yield number, row
+def _read_json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The line number (from 1) and the object of every line of a JSON Lines file; blank lines are left out."""
+    for row in parse_json_lines((line for _, line in _read_lines(path)), path, bad_rows="raise"):
+        yield row.line, row.value
 
 
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -200,7 +193,7 @@ def _find_packed(path: Path) -> Path:
 
 def _read_texts(path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, row in json_rows(path):
+    for number, row in _read_json_rows(path):
         identifier, text, title = row.get("_id"), row.get("text"), row.get("title") or ""
         if not isinstance(identifier, str) or not isinstance(text, str) or not isinstance(title, str):
             raise DataError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from peg_rag.evaluation.datasets import RetrievalDataset
 from peg_rag.evaluation.metrics import METRICS
-from peg_rag.evaluation.run import Evaluation
+from peg_rag.evaluation.scoring import Evaluation
 from peg_rag.evaluation.significance import Comparison, compare
 from peg_rag.extras import require
 from peg_rag.files import write_atomically

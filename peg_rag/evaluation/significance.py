@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from peg_rag.errors import InvalidInput
-from peg_rag.evaluation.run import Evaluation
+from peg_rag.evaluation.scoring import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

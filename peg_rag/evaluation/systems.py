@@ -13,9 +13,9 @@ import numpy as np
 
 from peg_rag.evaluation.datasets import RetrievalDataset
 from peg_rag.evaluation.metrics import Run
-from peg_rag.evaluation.search import exact_search
 from peg_rag.extras import require
-from peg_rag.retriever import Encoder, Reranker
+from peg_rag.index.exact import exact_search
+from peg_rag.retriever import Encoder, Reranker, Retriever, identity_of
 
 BATCH = 256  # queries searched at a time
 
@@ -114,6 +114,34 @@ class Indexed:
                 hits = index.search_batch(batch, queries[rows], k=k, mode=self.mode, fetch_k=k, **self.options)
                 for query, query_hits in zip(list(dataset.qrels)[rows], hits, strict=True):
                     run[query] = {hit.id: hit.score for hit in query_hits}
+        return run
+
+
+@dataclass(frozen=True)
+class RerankedHybrid:
+    """Hybrid search as `Retriever` does it by default with `peg-mini`: the index's mix, then the bundled reranker.
+
+    Raises:
+        InvalidInput: from `run`: the encoder is of another model than the reranker was trained for.
+    """
+
+    encoder: Encoder
+    name: str = "reranked"
+
+    def run(self, dataset: RetrievalDataset, k: int, *, show_progress: bool = False) -> Run:
+        from peg_rag.index import PEGIndex
+
+        texts = list(dataset.corpus.values())
+        queries = query_texts(dataset)
+        run: Run = {}
+        with PEGIndex(identity=identity_of(self.encoder)) as index:
+            retriever = Retriever(index, self.encoder, "mini", k=k, mode="hybrid")
+            index.upsert(list(dataset.corpus), texts, self.encoder.encode_documents(texts, show_progress=show_progress))
+            for start in range(0, len(queries), BATCH):
+                rows = slice(start, start + BATCH)
+                hit_lists = retriever.retrieve_batch(queries[rows])
+                for query, hits in zip(list(dataset.qrels)[rows], hit_lists, strict=True):
+                    run[query] = {hit.id: hit.score for hit in hits}
         return run
 
 

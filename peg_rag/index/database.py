@@ -69,7 +69,7 @@ _REFUSED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PER
 _SHORT_READ = sqlite3.SQLITE_IOERR_SHORT_READ
 
 
-class BadRow(Exception):
+class DamagedRow(Exception):
     """A row that this library cannot have written; `Database` raises it as `DamagedIndex` with the name of the file."""
 
 
@@ -429,7 +429,7 @@ class Database:
             yield
         except sqlite3.DatabaseError as error:
             raise self._translate_error(error) from error
-        except BadRow as error:
+        except DamagedRow as error:
             raise self._describe_damage(error) from error
 
     def _translate_error(self, error: sqlite3.DatabaseError) -> Exception:

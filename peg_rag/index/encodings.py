@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.errors import InvalidInput
-from peg_rag.index.database import BadRow
+from peg_rag.index.database import DamagedRow
 
 Array = NDArray[Any]
 Storage = Literal["float32", "float16", "int8"]
-STORAGES = ("float32", "float16", "int8")
+STORAGES: tuple[Storage, ...] = ("float32", "float16", "int8")
 
 
 def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> Array:
@@ -66,11 +66,11 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Arra
     """Decode blobs to (n, dimension) float32 unit rows.
 
     Raises:
-        BadRow: a blob of the wrong length, or with NaN, infinity or only zeros.
+        DamagedRow: a blob of the wrong length, or with NaN, infinity or only zeros.
     """
     size = {"float32": 4 * dimension, "float16": 2 * dimension, "int8": 4 + dimension}[storage]
     if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
-        raise BadRow(f"a stored vector is not {size} bytes long")
+        raise DamagedRow(f"a stored vector is not {size} bytes long")
     raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), size)
     if storage == "float32":
         unit: Array = raw.view("<f4").astype(np.float32, copy=False)
@@ -79,5 +79,5 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Arra
         with np.errstate(invalid="ignore"):
             unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     if not np.isfinite(unit).all():
-        raise BadRow("a stored vector holds NaN or infinity")
+        raise DamagedRow("a stored vector holds NaN or infinity")
     return unit

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peg_rag.index.database import BLOCK, BadRow
+from peg_rag.index.database import BLOCK, DamagedRow
 from peg_rag.index.encodings import Array
+from peg_rag.index.term_weights import TermWeights
 from peg_rag.index.tokenizers import MAX_TAIL, Address, Tokenizer
 
 K1 = 1.2
@@ -93,10 +94,10 @@ class _HeadPostings:
             (head,),
         ).fetchall()
         if not all(isinstance(blob, bytes) and not len(blob) % ENTRY.itemsize for _, blob in rows):
-            raise BadRow(f"the postings of {head!r} are not whole")
+            raise DamagedRow(f"the postings of {head!r} are not whole")
         entries = np.frombuffer(b"".join(blob for _, blob in rows), dtype=ENTRY)
         if (entries["offset"] >= BLOCK).any():
-            raise BadRow(f"the postings of {head!r} point outside of their block")
+            raise DamagedRow(f"the postings of {head!r} point outside of their block")
         sizes = [len(blob) // ENTRY.itemsize for _, blob in rows]
         first = np.searchsorted(blocks, [block for block, _ in rows]) * BLOCK
         return cls(np.repeat(first, sizes) + entries["offset"], entries)
@@ -146,6 +147,9 @@ def term_weights(terms: Sequence[str]) -> dict[str, float]:
     return {term: float(count) for term, count in Counter(terms).items()}
 
 
-def query_weights(tokenizer: Tokenizer, text: str) -> dict[Address, float]:
-    """The weight of each term of a query, by address."""
-    return {tokenizer.address(term): weight for term, weight in term_weights(tokenizer.terms(text)).items()}
+def query_weights(tokenizer: Tokenizer, text: str, learned: TermWeights | None = None) -> dict[Address, float]:
+    """The weight of each term of a query, by address; multiplied by what was learned about it, if anything."""
+    weights = term_weights(tokenizer.terms(text))
+    if learned is not None:
+        weights = learned.weigh(weights)
+    return {tokenizer.address(term): weight for term, weight in weights.items()}

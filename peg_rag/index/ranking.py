@@ -11,6 +11,7 @@ from peg_rag.index.exact import RankedRows, select_best
 from peg_rag.index.fusion import Method, Weighting, fuse
 from peg_rag.index.lexical import bm25, query_weights
 from peg_rag.index.snapshot import Snapshot
+from peg_rag.index.term_weights import TermWeights
 from peg_rag.index.tokenizers import Tokenizer
 from peg_rag.index.validation import QueryBatch
 
@@ -38,6 +39,7 @@ class Ranking:
     Attributes:
         mask: (slots,) bool of the documents that pass the filter; None when all do.
         weights, method: how `fusion.fuse` combines the dense and the lexical scores.
+        learned: what the terms of queries are worth beyond their rarity; None: nothing is known.
     """
 
     snapshot: Snapshot
@@ -45,6 +47,7 @@ class Ranking:
     tokenizer: Tokenizer
     weights: Weights | None = None
     method: Method = "convex"
+    learned: TermWeights | None = None
 
     def rank(self, connection: Connection, queries: QueryBatch) -> Iterator[ScoredSlots]:
         """The k best documents of each query."""
@@ -78,7 +81,7 @@ class Ranking:
 
     def _score_terms(self, connection: Connection, text: str) -> Array:
         """(slots,) BM25 scores; 0 where no term of the text occurs."""
-        terms = query_weights(self.tokenizer, text)
+        terms = query_weights(self.tokenizer, text, self.learned)
         return bm25(connection, terms, self.snapshot.blocks.numbers, self.snapshot.blocks.lengths)
 
     def _select_matches(self, scores: Array, k: int) -> Array:

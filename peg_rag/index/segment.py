@@ -19,7 +19,7 @@ import numpy as np
 
 from peg_rag.extras import require
 from peg_rag.index.encodings import Array
-from peg_rag.index.exact import RankedRows, search_exact, search_rows
+from peg_rag.index.exact import RankedRows, search_matrix, search_rows
 
 Kind = Literal["flat", "hnsw", "ivfpq"]
 KINDS = ("flat", "hnsw", "ivfpq")
@@ -68,7 +68,7 @@ class Segment:
         if self.graph is not None and (allowed is None or np.count_nonzero(allowed) > self._exact_limit()):
             return self._search_graph(queries, k, allowed, fetch)
         if self.matrix is not None:
-            return search_exact(self.matrix, queries, k, allowed)
+            return search_matrix(self.matrix, queries, k, allowed)
         rows = np.flatnonzero(np.ones(len(self.keys)) if allowed is None else allowed)
         return search_rows(fetch(self.keys[rows]), rows, queries, k)
 

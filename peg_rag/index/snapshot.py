@@ -19,9 +19,9 @@ import numpy as np
 from peg_rag.errors import DamagedIndex, IndexBusy
 from peg_rag.index import tables
 from peg_rag.index.compaction import Compactor
-from peg_rag.index.database import BadRow, Database
+from peg_rag.index.database import DamagedRow, Database
 from peg_rag.index.encodings import Array, Storage
-from peg_rag.index.exact import RankedRows, search_exact
+from peg_rag.index.exact import RankedRows, search_matrix
 from peg_rag.index.filters import Condition
 from peg_rag.index.segment import Segment
 from peg_rag.index.tables import Blocks, IndexState
@@ -87,7 +87,7 @@ class Snapshot:
         with_length = int(np.count_nonzero(live))
         with_vector = len(keys) + int(np.count_nonzero(segment_live))
         if not with_length == with_vector == state.documents:
-            raise BadRow(f"of {state.documents} documents, {with_length} have a length and {with_vector} a vector")
+            raise DamagedRow(f"of {state.documents} documents, {with_length} have a length and {with_vector} a vector")
         return cls(
             state, dimension, storage, blocks, segment, segment_slots, None if segment_live.all() else segment_live,
             keys, delta, slots,
@@ -106,7 +106,7 @@ class Snapshot:
         keys = np.array(tables.find_keys(connection, condition), dtype=np.int64)
         slots = self.blocks.slots_of_keys(keys)
         if (slots < 0).any():
-            raise BadRow("the length of a document is missing")
+            raise DamagedRow("the length of a document is missing")
         mask = np.zeros(len(self.blocks.lengths), dtype=bool)
         mask[slots] = True
         with self._lock:
@@ -132,7 +132,7 @@ class Snapshot:
             in_segment = self.segment.search(
                 part, k, segment_allowed, lambda keys: self._read_vectors(connection, keys)
             )
-            in_delta = search_exact(self.delta, part, k, delta_allowed)
+            in_delta = search_matrix(self.delta, part, k, delta_allowed)
             rankings += [self._merge_rankings(a, b, k) for a, b in zip(in_segment, in_delta, strict=True)]
         return rankings
 

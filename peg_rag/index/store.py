@@ -32,6 +32,7 @@ from peg_rag.index.ranking import Ranking, ScoredSlots, Weights
 from peg_rag.index.segment import KINDS, Kind
 from peg_rag.index.snapshot import Snapshot, SnapshotCache
 from peg_rag.index.tables import EncodedDocuments, IndexState, Record
+from peg_rag.index.term_weights import BundledTermWeights, TermWeights, find_term_weights
 from peg_rag.index.tokenizers import get_tokenizer
 from peg_rag.index.validation import DocumentBatch, Mode, QueryBatch, validate_count, validate_ids
 
@@ -61,6 +62,7 @@ class PEGIndex:
         tokenizer: str | None = None,
         kind: Kind | None = None,
         storage: Storage | None = None,
+        term_weights: TermWeights | BundledTermWeights | None = None,
         read_only: bool = False,
         timeout_s: float = 10.0,
     ) -> None:
@@ -76,6 +78,8 @@ class PEGIndex:
                 FAISS). An existing index of another kind is converted by the next `persist()`.
             storage: the encoding of vectors in SQLite: `float32` (default for a new index), `float16` or `int8`. Scores
                 are cosines with the decoded vectors.
+            term_weights: learned weights for the terms of queries (`peg_rag.index.term_weights`): `mini`, the bundled
+                ones, or your own; for the `bigram` tokenizer. Nothing of it is stored: any index can be opened with it.
             read_only: refuse to write, and never create or repair a file; works on a read-only mount, too.
             timeout_s: how long to wait for another writer before `IndexBusy`.
 
@@ -83,7 +87,8 @@ class PEGIndex:
             IndexMismatch: identity, dimension, tokenizer or storage differ from those of the index.
             DamagedIndex: the SQLite file cannot be read.
             ForkedIndex: a thread of the parent was using the index when this process was forked.
-            InvalidInput: an unknown name, `path` is a file, or `read_only` without an existing index.
+            InvalidInput: an unknown name, `path` is a file, `read_only` without an existing index, or learned weights
+                for terms of another tokenizer.
             MissingExtra: FAISS or jieba is needed and not installed.
         """
         _check_options(kind, storage, dimension)
@@ -101,6 +106,7 @@ class PEGIndex:
                 {name: str(value) for name, value in options.items() if value is not None}
             )
             self._tokenizer = get_tokenizer(settings["tokenizer"])
+            self._term_weights = find_term_weights(term_weights, self._tokenizer)
         except BaseException:
             self._db.close()
             raise
@@ -350,7 +356,7 @@ class PEGIndex:
         condition = compile_filter(where or {})
         with self._snapshots.open() as (connection, snapshot):
             mask = snapshot.build_mask(connection, condition)
-            ranking = Ranking(snapshot, mask, self._tokenizer, weights, fusion)
+            ranking = Ranking(snapshot, mask, self._tokenizer, weights, fusion, self._term_weights)
             return [_build_hits(connection, snapshot, best, threshold) for best in ranking.rank(connection, queries)]
 
     def mmr(
@@ -401,10 +407,10 @@ class PEGIndex:
 
     def _check_settings(self, stored: Mapping[str, str], options: Mapping[str, str]) -> None:
         expected = {"metric": _METRIC, **options}
-        for name, cure in _CURES.items():
+        for name, hint in _HINTS.items():
             if name in stored and name in expected and stored[name] != expected[name]:
                 raise IndexMismatch(
-                    f"{self._db.name} was made with {name} {stored[name]!r}, not {expected[name]!r}; {cure}"
+                    f"{self._db.name} was made with {name} {stored[name]!r}, not {expected[name]!r}; {hint}"
                 )
 
     def _confirm_settings(self, connection: Connection, dimension: int) -> None:
@@ -421,7 +427,7 @@ class PEGIndex:
         self._compactor.stored_kind = settings["kind"]
 
 
-_CURES = {
+_HINTS = {
     "metric": "index the documents again in another folder",
     "identity": "open it with the model that made it, or index the documents again in another folder",
     "dimension": "use the model that made it, or index the documents again in another folder",

@@ -1,6 +1,6 @@
 """Reading and writing the tables of an index: every SQL statement except those on postings is here.
 
-All functions run inside the caller's transaction. They raise `BadRow` for content that this library cannot have
+All functions run inside the caller's transaction. They raise `DamagedRow` for content that this library cannot have
 written, since a file may be changed by a failing disk, or by hand.
 """
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from peg_rag.index.database import BLOCK, BadRow
+from peg_rag.index.database import BLOCK, DamagedRow
 from peg_rag.index.encodings import STORAGES, Array, Storage, from_blobs
 from peg_rag.index.filters import Condition
 from peg_rag.index.lexical import build_postings, write_postings
@@ -70,7 +70,7 @@ class IndexState:
         """The state that the transaction sees."""
         row = connection.execute("SELECT sequence, next_key, documents, generation FROM state").fetchone()
         if row is None or not _are_counts(row):
-            raise BadRow("the row of `state` is missing, or is not four whole numbers")
+            raise DamagedRow("the row of `state` is missing, or is not four whole numbers")
         return cls(*row)
 
     def advance(self, **values: int) -> "IndexState":
@@ -96,10 +96,10 @@ def read_settings(connection: Connection) -> dict[str, str]:
         value = settings.get(name)
         if not isinstance(value, str) or (choices and value not in choices):
             choices_text = f"; there are {', '.join(choices)}" if choices else ""
-            raise BadRow(f"the stored {name} {value!r} is missing or unknown in the settings{choices_text}")
+            raise DamagedRow(f"the stored {name} {value!r} is missing or unknown in the settings{choices_text}")
     dimension = settings.get("dimension", "1" if not state.next_key else None)
     if not isinstance(dimension, str) or not _DIMENSION.fullmatch(dimension):
-        raise BadRow(f"the stored dimension {str(dimension)[:20]!r} is not a whole number, 1 or more")
+        raise DamagedRow(f"the stored dimension {str(dimension)[:20]!r} is not a whole number, 1 or more")
     return settings
 
 
@@ -118,15 +118,15 @@ def read_manifest(connection: Connection) -> Manifest:
     """The manifest of the segment file."""
     row = connection.execute("SELECT kind, size, checksums, keys FROM base").fetchone()
     if row is None:
-        raise BadRow("the manifest of the vector file is missing")
+        raise DamagedRow("the manifest of the vector file is missing")
     kind, size, checksums, keys = row
     blobs_are_whole = isinstance(checksums, bytes) and isinstance(keys, bytes) and not len(keys) % 8
     if kind not in KINDS or not _are_counts([size]) or not blobs_are_whole:
-        raise BadRow("the manifest of the vector file is malformed")
+        raise DamagedRow("the manifest of the vector file is malformed")
     manifest = Manifest(kind, size, checksums, keys)
     document_keys = manifest.read_keys()
     if len(keys) and (document_keys[0] < 0 or (np.diff(document_keys) <= 0).any()):
-        raise BadRow("the keys in the manifest of the vector file do not ascend")
+        raise DamagedRow("the keys in the manifest of the vector file do not ascend")
     return manifest
 
 
@@ -158,7 +158,7 @@ class Backlog:
         row = connection.execute("SELECT length(keys) / 8, next_key, documents FROM base").fetchone()
         rows, next_key, documents = row or (0, 0, 0)
         if not _are_counts([rows, next_key, documents]):
-            raise BadRow("the manifest of the vector file is malformed")
+            raise DamagedRow("the manifest of the vector file is malformed")
         inserted = state.next_key - next_key
         deleted = documents + inserted - state.documents
         return cls(rows, inserted, deleted, tombstones=rows + inserted - state.documents)
@@ -223,13 +223,13 @@ def read_records(connection: Connection, keys: Sequence[int]) -> dict[int, Recor
 
 def _decode_record(key: int, name: Any, text: Any, metadata: Any) -> Record:
     if not isinstance(name, str) or not isinstance(text, str) or not isinstance(metadata, str):
-        raise BadRow(f"the id, text or metadata of the document with key {key} is not a string")
+        raise DamagedRow(f"the id, text or metadata of the document with key {key} is not a string")
     try:
         fields = json.loads(metadata)
     except (ValueError, RecursionError) as error:
-        raise BadRow(f"the metadata of document {name[:80]!r} cannot be read as JSON: {error}") from error
+        raise DamagedRow(f"the metadata of document {name[:80]!r} cannot be read as JSON: {error}") from error
     if not isinstance(fields, dict):
-        raise BadRow(f"the metadata of document {name[:80]!r} is not a JSON object")
+        raise DamagedRow(f"the metadata of document {name[:80]!r} is not a JSON object")
     return Record(name, text, fields)
 
 
@@ -243,7 +243,7 @@ def read_vectors(connection: Connection, keys: Array, dimension: int, storage: S
 def _check_complete(present: Collection[int], keys: Sequence[int]) -> None:
     missing = [key for key in keys if key not in present]
     if missing:
-        raise BadRow(f"the row of the document with key {missing[0]} is missing")
+        raise DamagedRow(f"the row of the document with key {missing[0]} is missing")
 
 
 def _select_rows(connection: Connection, columns: str, keys: Sequence[int]) -> Iterator[tuple[Any, ...]]:
@@ -291,7 +291,7 @@ def find_ids(connection: Connection, condition: Condition) -> list[str]:
     sql = f"SELECT id FROM documents WHERE {condition.sql} ORDER BY key"
     names = [name for (name,) in connection.execute(sql, condition.parameters)]
     if not all(isinstance(name, str) for name in names):
-        raise BadRow("the id of a document is not a string")
+        raise DamagedRow("the id of a document is not a string")
     return names
 
 
@@ -356,7 +356,7 @@ class Blocks:
 
 def _check_lengths(blob: Any) -> None:
     if not isinstance(blob, bytes) or len(blob) != 4 * BLOCK:
-        raise BadRow("a row of document lengths has the wrong size")
+        raise DamagedRow("a row of document lengths has the wrong size")
 
 
 def write_lengths(connection: Connection, block: int, offsets: Any, lengths: Any) -> None:

@@ -1,4 +1,4 @@
-"""PEG for LangChain: `PEGEmbeddings`, `PEGVectorStore` and `PEGRetriever`. Adapters only: the work is done below.
+"""PEG for LangChain: `PEGEmbeddings`, `PEGVectorStore`, `PEGRetriever` and `PEGReranker`. Adapters only.
 
 The names are resolved when first touched: whoever only embeds imports neither the index nor the framework's stores.
 """
@@ -10,6 +10,7 @@ from peg_rag.extras import require
 
 if TYPE_CHECKING:
     from peg_rag.langchain.embeddings import PEGEmbeddings as PEGEmbeddings
+    from peg_rag.langchain.reranker import PEGReranker as PEGReranker
     from peg_rag.langchain.retriever import PEGRetriever as PEGRetriever
     from peg_rag.langchain.vectorstore import PEGVectorStore as PEGVectorStore
 
@@ -17,10 +18,11 @@ require("langchain_core", "langchain")
 
 _HOMES = {
     "PEGEmbeddings": "peg_rag.langchain.embeddings",
+    "PEGReranker": "peg_rag.langchain.reranker",
     "PEGRetriever": "peg_rag.langchain.retriever",
     "PEGVectorStore": "peg_rag.langchain.vectorstore",
 }
-__all__ = ["PEGEmbeddings", "PEGRetriever", "PEGVectorStore"]
+__all__ = ["PEGEmbeddings", "PEGReranker", "PEGRetriever", "PEGVectorStore"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,11 +20,11 @@ from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_openai_tool
 from pydantic import ConfigDict, Field
 
-from peg_rag.answer import NOT_FOUND, THRESHOLD, extract_answer
+from peg_rag.answer import THRESHOLD
 from peg_rag.errors import InvalidInput
+from peg_rag.extractive import MODEL_NAME, numbered_passages, paragraphs, quote_passages
 from peg_rag.hits import Hit
 from peg_rag.langchain.bridges import encoder_of
-from peg_rag.passages import cited_sentences, numbered_passages, paragraphs
 from peg_rag.retriever import identity_of
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class ExtractiveChatModel(BaseChatModel):
 
     @property
     def _llm_type(self) -> str:
-        return "peg-rag-extractive"
+        return MODEL_NAME
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
@@ -114,12 +114,8 @@ class ExtractiveChatModel(BaseChatModel):
     def _answer_question(self, question: str, passages: list[Hit]) -> AIMessage:
         if not passages:
             logger.warning("no passages numbered [1], [2], … in the system messages and none from a tool")
-        encoder = encoder_of(self.embeddings)
-        answer = extract_answer(question, passages, encoder, threshold=self.threshold, max_hits=len(passages))
-        about = {"extractive": True, "found": answer.found, "confidence": answer.confidence}
-        return AIMessage(
-            "".join(cited_sentences(answer)) or NOT_FOUND, response_metadata={"model_name": self._llm_type, **about}
-        )
+        reply = quote_passages(question, passages, encoder_of(self.embeddings), self.threshold)
+        return AIMessage(reply.text, response_metadata={"model_name": MODEL_NAME, **reply.metadata})
 
 
 def _argument_name(schema: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ Callbacks always see the scores, in the metadata of the documents they are given
 """
 
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ from peg_rag.hits import Hit
 from peg_rag.langchain.bridges import StoreSearcher, encoder_of
 from peg_rag.langchain.vectorstore import PEGVectorStore, document_of
 from peg_rag.passages import write_numbered_passages
-from peg_rag.retriever import BundledReranker, Mode, Retriever, identity_of
+from peg_rag.retriever import Mode, RerankChoice, Retriever, identity_of
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -65,17 +66,22 @@ class PEGRetriever(BaseRetriever):
     k: int = Field(default=4, ge=0, description="Documents for a query.")
     search_type: SearchType = Field(default="similarity", description="similarity, lexical, hybrid or mmr.")
     filter: Any = Field(default=None, description="Metadata filter, in the store's language.")
-    score_threshold: float | None = Field(default=None, description="Documents scoring less are left out.")
+    score_threshold: float | None = Field(
+        default=None, description="Documents that score less in the search itself are left out, before any reranking."
+    )
     weights: dict[str, float] | None = Field(default=None, description="For hybrid: what dense and lexical count.")
     fusion: str | None = Field(default=None, description="For hybrid: rrf or convex.")
     fetch_k: int | None = Field(default=None, description="Candidates for fusion, MMR and the reranker.")
     lambda_mult: float = Field(default=0.5, ge=0, le=1, description="For mmr: 1 only relevance, 0 only difference.")
-    reranker: BaseCrossEncoder | None = Field(default=None, description="Scores the candidates again.")
-    rerank: BundledReranker | None = Field(default=None, description="`mini` reranks hybrid hits, without a model.")
+    rerank: BaseCrossEncoder | RerankChoice | None = Field(
+        default="auto",
+        description="What orders the candidates anew: a cross-encoder; `mini`, the bundled reranker, for hybrid search"
+        "; `none`; or `auto`, the bundled one where it was measured, with peg-mini. See `peg_rag.Retriever`.",
+    )
     with_scores: bool = Field(default=False, description="Put `score` and `scores` into the documents' metadata.")
 
     def __init__(self, **fields: Any) -> None:
-        super().__init__(**fields)
+        super().__init__(**_rename_reranker(fields))
         self._make_retriever()  # here and not in a validator, where pydantic would wrap the error
 
     def _make_retriever(self) -> Retriever:
@@ -84,7 +90,7 @@ class PEGRetriever(BaseRetriever):
         return Retriever(
             store.index if isinstance(store, PEGVectorStore) else StoreSearcher(store),
             encoder_of(store.embeddings),
-            self.reranker,
+            rerank=self.rerank,
             k=self.k,
             mode=_MODES[self.search_type],
             where=self.filter,
@@ -93,7 +99,6 @@ class PEGRetriever(BaseRetriever):
             fusion=self.fusion,
             fetch_k=self.fetch_k,
             diversity=1 - self.lambda_mult,
-            rerank=self.rerank,
         )
 
     def invoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
@@ -266,6 +271,18 @@ class PEGRetriever(BaseRetriever):
             ls_embedding_provider=type(embeddings).__name__,
             ls_embedding_model=identity_of(encoder_of(embeddings)) if model is None else str(model),
         )
+
+
+def _rename_reranker(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields with `rerank` in place of `reranker`, as it was called before 0.2."""
+    if fields.get("reranker") is None:
+        return {name: value for name, value in fields.items() if name != "reranker"}
+    warnings.warn("PEGRetriever(reranker=…) is deprecated; write rerank=…", DeprecationWarning, stacklevel=3)
+    if "rerank" in fields:
+        raise InvalidInput(f"reranker= and rerank={fields['rerank']!r} were both given; leave reranker= out")
+    renamed = dict(fields)
+    renamed["rerank"] = renamed.pop("reranker")
+    return renamed
 
 
 def _tool_output(documents: list[Document]) -> tuple[str, list[Document]]:

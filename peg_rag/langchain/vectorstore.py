@@ -1,17 +1,19 @@
 """`PEGVectorStore`: the embedded index as a LangChain `VectorStore`. It adds nothing to their cost."""
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+from langchain_core.callbacks import AsyncCallbackManagerForRetrieverRun, CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.embeddings import Embeddings
-from langchain_core.vectorstores import VectorStore
+from langchain_core.runnables.config import run_in_executor
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from numpy.typing import NDArray
 
-from peg_rag.errors import InvalidInput
+from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex
 from peg_rag.langchain.bridges import encoder_of
@@ -19,20 +21,24 @@ from peg_rag.retriever import Retriever, identity_of
 from peg_rag.texts import check_texts
 
 Filter = Mapping[str, Any]
+_OWN_SEARCH_TYPES = ("hybrid", "lexical")
 
 
 class PEGVectorStore(VectorStore):
     """A persistent, incremental store with metadata filters, and dense, lexical and hybrid search.
 
-    Scores are cosines, larger is better; relevance scores are cosines cut to 0-1. Adding a document whose id is there
-    replaces it, and what was added is on disk when the call returns. Filters are those of `peg_rag.index.filters`
-    and come before the search. The search methods take `filter`, `mode` (`dense`, `lexical`, `hybrid`),
-    `score_threshold`, `weights`, `fusion` and `fetch_k`. The async methods run in a thread.
+    Scores are cosines, larger is better. Relevance scores are cosines cut to 0-1, in hybrid search too: its fused score
+    compares the hits of one query with each other, so the best one scores about 1 however irrelevant it is.
+
+    Adding a document whose id is there replaces it, and what was added is on disk when the call returns. Filters are
+    those of `peg_rag.index.filters` and come before the search. The search methods take `filter`, `mode` (`dense`,
+    `lexical`, `hybrid`), `score_threshold`, `weights`, `fusion` and `fetch_k`. The async methods run in a thread.
 
     Args:
         embedding: turns texts into vectors; any LangChain `Embeddings`.
         path: the folder of the index; None for memory.
-        index_options: `kind`, `storage`, `tokenizer`, `read_only`, `timeout_s`; see `peg_rag.index.PEGIndex`.
+        index_options: `kind`, `storage`, `tokenizer`, `term_weights`, `read_only`, `timeout_s`; see
+            `peg_rag.index.PEGIndex`.
 
     Raises:
         IndexMismatch: the index was made by another model (an `Embeddings` of another make counts as "unknown").
@@ -112,6 +118,32 @@ class PEGVectorStore(VectorStore):
             Document(record.text, id=record.id, metadata=dict(record.metadata)) for record in self.index.get(list(ids))
         ]
 
+    def as_retriever(self, **kwargs: Any) -> "PEGVectorStoreRetriever":
+        """LangChain's own retriever over this store, which knows `search_type` `hybrid` and `lexical`, too.
+
+        `PEGRetriever` offers more: reranking, scores in the metadata, queries in batches.
+
+        Args:
+            kwargs: `search_type`: `similarity` (default), `mmr`, `similarity_score_threshold`, `hybrid` or `lexical`;
+                `search_kwargs`: arguments of the search. A `score_threshold` among them is a relevance score, 0 to 1,
+                for `similarity_score_threshold` and `hybrid`, and a BM25 score for `lexical`.
+        """
+        tags = kwargs.pop("tags", None) or self._get_retriever_tags()
+        return PEGVectorStoreRetriever(vectorstore=self, tags=tags, **kwargs)
+
+    def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """The documents for a query, by one of the search types of `as_retriever`."""
+        if search_type == "lexical":
+            return self.similarity_search(query, mode="lexical", **kwargs)
+        if search_type == "hybrid":
+            pairs = self.similarity_search_with_relevance_scores(query, mode="hybrid", **kwargs)
+            return [document for document, _ in pairs]
+        return super().search(query, search_type, **kwargs)
+
+    async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
+        """`search` in a thread."""
+        return await run_in_executor(None, self.search, query, search_type, **kwargs)
+
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The k documents nearest to the query; see the class for what else can be asked."""
         return [document_of(hit) for hit in self._retrieve(query, k, **kwargs)]
@@ -172,7 +204,47 @@ class PEGVectorStore(VectorStore):
         return [document_of(hit) for hit in hits]
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        return lambda cosine: min(1.0, max(0.0, cosine))
+        return _clip_cosine
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        if kwargs.get("mode") == "lexical":
+            raise UnsupportedSearch(
+                "BM25 scores have no upper end, so lexical search has no relevance score; use mode 'hybrid' or "
+                "'dense', or similarity_search(score_threshold=…) with a BM25 score"
+            )
+        return [(document_of(hit), _clip_cosine(hit.scores["dense"])) for hit in self._retrieve(query, k, **kwargs)]
+
+    async def _asimilarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        return await run_in_executor(None, self._similarity_search_with_relevance_scores, query, k, **kwargs)
+
+
+class PEGVectorStoreRetriever(VectorStoreRetriever):
+    """What `PEGVectorStore.as_retriever` returns: LangChain's retriever with `hybrid` and `lexical` search."""
+
+    vectorstore: VectorStore  # a PEGVectorStore
+    allowed_search_types: ClassVar[Collection[str]] = (*VectorStoreRetriever.allowed_search_types, *_OWN_SEARCH_TYPES)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        if self.search_type in _OWN_SEARCH_TYPES:
+            return self.vectorstore.search(query, self.search_type, **(self.search_kwargs | kwargs))
+        return super()._get_relevant_documents(query, run_manager=run_manager, **kwargs)
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **kwargs: Any
+    ) -> list[Document]:
+        if self.search_type in _OWN_SEARCH_TYPES:
+            return await self.vectorstore.asearch(query, self.search_type, **(self.search_kwargs | kwargs))
+        return await super()._aget_relevant_documents(query, run_manager=run_manager, **kwargs)
+
+
+def _clip_cosine(cosine: float) -> float:
+    return min(1.0, max(0.0, float(cosine)))
 
 
 def document_of(hit: Hit) -> Document:

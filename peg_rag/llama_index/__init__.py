@@ -1,4 +1,4 @@
-"""PEG for LlamaIndex: `PEGEmbedding`, `PEGVectorStore` and `PEGRetriever`. Adapters only: the work is done below.
+"""PEG for LlamaIndex: `PEGEmbedding`, `PEGVectorStore`, `PEGRetriever` and `PEGReranker`. Adapters only.
 
 The names are resolved when first touched: whoever only embeds imports neither the index nor the framework's stores.
 """
@@ -10,6 +10,7 @@ from peg_rag.extras import require
 
 if TYPE_CHECKING:
     from peg_rag.llama_index.embedding import PEGEmbedding as PEGEmbedding
+    from peg_rag.llama_index.reranker import PEGReranker as PEGReranker
     from peg_rag.llama_index.retriever import PEGRetriever as PEGRetriever
     from peg_rag.llama_index.vector_store import PEGVectorStore as PEGVectorStore
 
@@ -17,10 +18,11 @@ require("llama_index.core", "llama-index")
 
 _HOMES = {
     "PEGEmbedding": "peg_rag.llama_index.embedding",
+    "PEGReranker": "peg_rag.llama_index.reranker",
     "PEGRetriever": "peg_rag.llama_index.retriever",
     "PEGVectorStore": "peg_rag.llama_index.vector_store",
 }
-__all__ = ["PEGEmbedding", "PEGRetriever", "PEGVectorStore"]
+__all__ = ["PEGEmbedding", "PEGReranker", "PEGRetriever", "PEGVectorStore"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,6 @@
 """LlamaIndex's `MetadataFilters` in the index's own filter language."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ _SAME_MEANING = {
     FilterOperator.TEXT_MATCH: "$contains",
 }
 _COMPOSED: dict[FilterOperator, Callable[[str, Any], Where]] = {
+    FilterOperator.TEXT_MATCH_INSENSITIVE: lambda key, value: {key: {"$ilike": f"%{_escape_pattern(value)}%"}},
     FilterOperator.ANY: lambda key, values: any_of([{key: {"$contains": value}} for value in values]),
     FilterOperator.ALL: lambda key, values: all_of([{key: {"$contains": value}} for value in values]),
     FilterOperator.IS_EMPTY: lambda key, _: any_of([{key: None}, {key: ""}, {key: []}]),
@@ -31,7 +33,7 @@ def to_where(filters: MetadataFilters | None) -> Where:
     """The filter as a dict; {}, which matches everything, for none.
 
     Raises:
-        UnsupportedSearch: an operator the index does not have (case-insensitive text match).
+        UnsupportedSearch: an operator the index does not have.
     """
     if filters is None or not filters.filters:
         return {}
@@ -66,3 +68,8 @@ def _translate_filter(part: MetadataFilter) -> Where:
         f"the filter operator {part.operator.name} on {part.key!r} is not supported; there are "
         + ", ".join(operator.name for operator in (*_SAME_MEANING, *_COMPOSED))
     )
+
+
+def _escape_pattern(text: Any) -> str:
+    """A text as a `$like` pattern that matches only itself."""
+    return re.sub(r"([\\%_])", r"\\\1", str(text))

@@ -13,10 +13,10 @@ from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_completion_callback
 from pydantic import Field
 
-from peg_rag.answer import NOT_FOUND, THRESHOLD, extract_answer
+from peg_rag.answer import THRESHOLD
 from peg_rag.errors import InvalidInput
+from peg_rag.extractive import MODEL_NAME, numbered_passages, paragraphs, quote_passages
 from peg_rag.llama_index.embedding import PEGEmbedding
-from peg_rag.passages import cited_sentences, numbered_passages, paragraphs
 
 # What LlamaIndex's question templates have in common: the context between two rules, then the query.
 _PROMPT = re.compile(r"(?s)^.*?\n-{6,}\n(.*)\n-{6,}\n.*?Query:[ \t]*(.*?)\s*\nAnswer:\s*$")
@@ -49,7 +49,7 @@ class ExtractiveLLM(CustomLLM):
     @property
     def metadata(self) -> LLMMetadata:
         """A window so wide that all passages come in one prompt."""
-        return LLMMetadata(model_name="peg-rag-extractive", context_window=1_000_000, num_output=1024)
+        return LLMMetadata(model_name=MODEL_NAME, context_window=1_000_000, num_output=1024)
 
     @llm_completion_callback()
     def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponse:
@@ -61,12 +61,9 @@ class ExtractiveLLM(CustomLLM):
                 "and 'Answer:'), and ExtractiveLLM can only answer those; use a language model"
             )
         context = _METADATA.sub("", f"{match[1]}\n")
-        question = match[2]
         passages = numbered_passages(context) or paragraphs(context)
-        encoder = self.embed_model.encoder
-        answer = extract_answer(question, passages, encoder, threshold=self.threshold, max_hits=len(passages))
-        about = {"extractive": True, "found": answer.found, "confidence": answer.confidence}
-        return CompletionResponse(text="".join(cited_sentences(answer)) or NOT_FOUND, additional_kwargs=about)
+        reply = quote_passages(match[2], passages, self.embed_model.encoder, self.threshold)
+        return CompletionResponse(text=reply.text, additional_kwargs=reply.metadata)
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.llama_index.vector_store import MODES, PEGVectorStore
 from peg_rag.passages import write_numbered_passages
-from peg_rag.retriever import check_same_model
+from peg_rag.retriever import RerankChoice, check_rerank, check_same_model, identity_of
 
 _LEXICAL = (VectorStoreQueryMode.TEXT_SEARCH, VectorStoreQueryMode.SPARSE)
 
@@ -35,7 +35,8 @@ class PEGRetriever(BaseRetriever):
     """Retrieves in `default`, `hybrid`, `text_search` and `mmr` mode; hybrid and text search need a `PEGVectorStore`.
 
     A `QueryBundle` that has an embedding keeps it; one with `custom_embedding_strs` gets the mean of theirs. The async
-    methods never block the event loop. To rerank, put postprocessors into the query engine, as with any retriever.
+    methods never block the event loop. Hybrid hits of a `PEGVectorStore` are reranked as the store is set up
+    (`rerank`); any other reranker goes into the query engine as a postprocessor, as with any retriever.
 
     Args:
         vector_store: where the nodes are.
@@ -46,6 +47,7 @@ class PEGRetriever(BaseRetriever):
         alpha: for hybrid: from 0 (only BM25 counts) to 1 (only the vectors count); None for equal weights.
         mmr_threshold: for MMR: 1 looks only at relevance, 0 only at difference; None for a half.
         doc_ids: look only at nodes made from these documents.
+        rerank: `auto`, `mini` or `none`, for hybrid search; None for the store's own setting.
         vector_store_kwargs: further arguments of the store's `query`.
 
     Raises:
@@ -65,6 +67,7 @@ class PEGRetriever(BaseRetriever):
         alpha: float | None = None,
         mmr_threshold: float | None = None,
         doc_ids: list[str] | None = None,
+        rerank: RerankChoice | None = None,
         vector_store_kwargs: dict[str, Any] | None = None,
         callback_manager: CallbackManager | None = None,
         verbose: bool = False,
@@ -78,7 +81,9 @@ class PEGRetriever(BaseRetriever):
         self._alpha = alpha
         self._mmr_threshold = mmr_threshold
         self._doc_ids = doc_ids
-        self._kwargs = vector_store_kwargs or {}
+        self._kwargs = dict(vector_store_kwargs or {})
+        if rerank is not None:
+            self._kwargs |= _rerank_setting(rerank, self._mode, vector_store)
         super().__init__(callback_manager=callback_manager, verbose=verbose)
 
     def as_tool(self, *, name: str = "search_documents", description: str | None = None) -> FunctionTool:
@@ -150,9 +155,17 @@ def _checked_mode(mode: VectorStoreQueryMode | str, store: BasePydanticVectorSto
         raise InvalidInput(f"{name} keeps no text; use VectorStoreIndex.as_retriever(), which reads it from a docstore")
     if MODES[checked] in ("lexical", "hybrid") and not isinstance(store, PEGVectorStore):
         raise UnsupportedSearch(
-            f"{name} is not modes to have a lexical side for {checked.value} search; PEGVectorStore has"
+            f"{name} is not known to have a lexical side for {checked.value} search; PEGVectorStore has"
         )
     return checked
+
+
+def _rerank_setting(
+    rerank: RerankChoice, mode: VectorStoreQueryMode, store: BasePydanticVectorStore
+) -> dict[str, RerankChoice]:
+    """For the store's `query`; nothing where it does not search both sides."""
+    check_rerank(rerank, MODES[mode], identity_of(store))
+    return {"rerank": rerank} if mode == VectorStoreQueryMode.HYBRID else {}
 
 
 def _query_strings(bundle: QueryBundle) -> list[str]:

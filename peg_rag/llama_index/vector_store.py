@@ -20,8 +20,9 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex
+from peg_rag.index.filters import plain_metadata
 from peg_rag.llama_index.filters import Where, all_of, to_where
-from peg_rag.retriever import Mode, identity_of
+from peg_rag.retriever import RERANKED, Mode, RerankChoice, choose_bundled, identity_of
 
 MODES: dict[VectorStoreQueryMode, Mode] = {
     VectorStoreQueryMode.DEFAULT: "dense",
@@ -36,14 +37,17 @@ _NODE_ID = "_node_id"  # in the metadata, so that a search can be confined to no
 class PEGVectorStore(BasePydanticVectorStore):
     """A persistent, incremental store of nodes, with filters before the search, hybrid and MMR search.
 
-    Similarities are cosines (default and MMR), fused scores (hybrid) or BM25 scores (text search), larger is better.
-    A node whose id is there is replaced; what was added is on disk when the call returns. `query` takes, beside the
-    query's own fields, `threshold`, `weights`, `fusion` and `fetch_k`. The async methods run in a thread.
+    Similarities are cosines (default and MMR), fused scores or the reranker's (hybrid) or BM25 scores (text search),
+    larger is better. A node whose id is there is replaced; what was added is on disk when the call returns. `query`
+    takes, beside the query's own fields, `threshold`, `weights`, `fusion`, `fetch_k` and `rerank`. The async methods
+    run in a thread.
 
     Args:
         path: the folder of the index; None for memory.
         embed_model: the model whose vectors are stored, so that another's are refused; None takes any.
         identity: the name of the model's vectors, where the model itself is not at hand.
+        rerank: what orders hybrid hits anew: `auto` (the bundled reranker, where the vectors are of `peg-mini` and
+            neither `alpha` nor weights mix the sides), `mini` (the same, or an error) or `none`.
         settings: `kind`, `storage`, `tokenizer`, `read_only`, `timeout_s`; see `peg_rag.index.PEGIndex`.
 
     Raises:
@@ -59,6 +63,7 @@ class PEGVectorStore(BasePydanticVectorStore):
     tokenizer: str | None = Field(default=None, description="How texts become terms: bigram or jieba.")
     kind: Any = Field(default=None, description="How vectors are searched: flat, hnsw or ivfpq.")
     storage: Any = Field(default=None, description="How vectors are kept: float32, float16 or int8.")
+    rerank: RerankChoice = Field(default="auto", description="Whether hybrid hits are reranked: auto, mini or none.")
     read_only: bool = Field(default=False, description="Refuse to write.")
     timeout_s: float = Field(default=10.0, description="How long to wait for another writer.")
 
@@ -112,7 +117,7 @@ class PEGVectorStore(BasePydanticVectorStore):
                 raise InvalidInput(f"node {node.node_id!r} has no embedding; embed nodes before adding them")
         ids = [node.node_id for node in nodes]
         texts = [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]
-        metadatas = [{**node_to_metadata_dict(node, remove_text=True), _NODE_ID: node.node_id} for node in nodes]
+        metadatas = [_dump_node(node) for node in nodes]
         self._index.upsert(ids, texts, [node.get_embedding() for node in nodes], metadatas)
         return ids
 
@@ -191,6 +196,15 @@ class PEGVectorStore(BasePydanticVectorStore):
                 settings.setdefault("fetch_k", max(query.sparse_top_k, query.similarity_top_k))
         vector = None if mode == "lexical" else _require_embedding(query.query_embedding, mode)
         text = None if mode == "dense" else query.query_str
+        rerank = settings.pop("rerank", self.rerank)
+        if mode == "hybrid" and k > 0:
+            mix = {name: settings.get(name) for name in ("weights", "fusion")}
+            bundled = choose_bundled(rerank, identity_of(self), **mix)
+            if bundled is not None:
+                candidates = settings.get("fetch_k") or RERANKED
+                threshold = settings.pop("threshold", None)
+                hits = self._index.search(vector, text, k=max(k, candidates), mode=mode, where=where, **settings)
+                return bundled.rerank_hits(text or "", hits, candidates=candidates, threshold=threshold)[:k]
         return self._index.search(vector, text, k=k, mode=mode, where=where, **settings)
 
     # -- async twins, off the event loop ------------------------------------------------------------------------------
@@ -216,6 +230,12 @@ class PEGVectorStore(BasePydanticVectorStore):
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         return await asyncio.to_thread(self.query, query, **kwargs)
+
+
+def _dump_node(node: BaseNode) -> dict[str, Any]:
+    # LlamaIndex writes times in more than one form and refuses NumPy scalars, so both are replaced first.
+    plain = node.model_copy(update={"metadata": plain_metadata(node.metadata)})
+    return {**node_to_metadata_dict(plain, remove_text=True), _NODE_ID: node.node_id}
 
 
 def _restrict_to_nodes(

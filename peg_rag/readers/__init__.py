@@ -14,7 +14,7 @@ from pathlib import Path
 from peg_rag.errors import DataError
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Place, Record, Row, Section, document_text, sections_of
 from peg_rag.readers.files import MAX_FILE_BYTES, PartlyRead, decode, encoding_of, read_bytes
-from peg_rag.readers.kinds import SUFFIXES, cure_of
+from peg_rag.readers.kinds import SUFFIXES, hint_for_suffix
 from peg_rag.readers.normalize import clean
 
 OnPage = Callable[[int, int], None]  # pages read so far, pages of the document
@@ -45,8 +45,8 @@ def read_blocks(
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        cure = cure_of(suffix) or f"expected one of {', '.join(SUFFIXES)}"
-        raise DataError(f"{path}: unsupported file type {path.suffix}; {cure}")
+        hint = hint_for_suffix(suffix) or f"expected one of {', '.join(SUFFIXES)}"
+        raise DataError(f"{path}: unsupported file type {path.suffix}; {hint}")
     data = read_bytes(path, max_bytes)
     blocks = [block for block in _find_reader(suffix, on_page)(data, path, text_column) if not _is_blank(block)]
     if not any(block.text.strip() for block in blocks):
@@ -88,10 +88,10 @@ __all__ = [
     "Row",
     "Section",
     "clean",
-    "cure_of",
     "decode",
     "document_text",
     "encoding_of",
+    "hint_for_suffix",
     "read_blocks",
     "read_sections",
     "sections_of",

@@ -22,7 +22,7 @@ PLAIN_TEXT = (".txt", ".md", ".markdown", ".csv", ".tsv", ".jsonl")  # read with
 _SECOND_NAMES = (".markdown", ".htm")
 KINDS = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES if suffix not in _SECOND_NAMES)  # for help texts
 
-_CURES = {
+_HINTS = {
     ".doc": "save it as docx",
     ".wps": "save it as docx",
     ".rtf": "save it as docx",
@@ -42,6 +42,6 @@ _CURES = {
 }
 
 
-def cure_of(suffix: str) -> str:
+def hint_for_suffix(suffix: str) -> str:
     """What to do with files of a kind that is not read, such as `save it as docx`; empty where nothing is known."""
-    return _CURES.get(suffix.lower(), "")
+    return _HINTS.get(suffix.lower(), "")

@@ -77,7 +77,7 @@ def score_features(candidates: Candidates) -> dict[str, Array]:
     for name, scores in sides.items():
         scores = np.asarray(scores, dtype=np.float64)
         columns[f"{name}_scaled"] = _scale_scores(scores)
-        columns[f"{name}_standard"] = _standardize(scores)
+        columns[f"{name}_standard"] = standardize(scores)
         columns[f"{name}_place"] = _log_ranks(scores)
         columns[f"{name}_stands_out"] = np.full(len(scores), _stands_out(scores))
     best = candidates.lexical.max()
@@ -93,10 +93,11 @@ def _scale_scores(scores: Array) -> Array:
     return (scores - scores.min()) / spread if spread > 0 else np.zeros(len(scores))
 
 
-def _standardize(scores: Array) -> Array:
-    """In standard deviations from the mean; 0 for all where they are equal."""
+def standardize(scores: Array) -> Array:
+    """In standard deviations from the mean; 0 for all where they are equal, or differ by less than a float tells."""
     deviation = scores.std()
-    return (scores - scores.mean()) / deviation if scores.max() > scores.min() else np.zeros(len(scores))
+    differ = deviation > 0 and scores.max() > scores.min()
+    return (scores - scores.mean()) / deviation if differ else np.zeros(len(scores))
 
 
 def _log_ranks(scores: Array) -> Array:
@@ -106,11 +107,11 @@ def _log_ranks(scores: Array) -> Array:
 
 def _stands_out(scores: Array) -> float:
     """How far the best stands above the next ones, in their standard deviations: 0 to 10; 1 for fewer than three."""
-    ordered = np.sort(scores)[::-1]
-    followers = ordered[1 : 1 + FOLLOWERS]
+    best_first = np.sort(scores)[::-1]
+    followers = best_first[1 : 1 + FOLLOWERS]
     if len(followers) < 2:
         return 1.0
-    above = float(ordered[0] - followers.mean())
+    above = float(best_first[0] - followers.mean())
     deviation = float(followers.std())
     return min(above / deviation, 10.0) if deviation > above / 10 else 10.0 if above > 0 else 0.0
 

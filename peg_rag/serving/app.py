@@ -16,7 +16,7 @@ from peg_rag.serving.language_model import LanguageModel
 from peg_rag.serving.limits.middleware import AllowedHostsMiddleware, LimitsMiddleware, Load
 from peg_rag.serving.limits.queues import EmbeddingQueue, WorkerPool
 from peg_rag.serving.metrics import Metrics
-from peg_rag.serving.routes import ask, chat, documents, embeddings, search, server
+from peg_rag.serving.routes import ask, chat, documents, embeddings, feedback, rerank, search, server
 from peg_rag.serving.routes.pages import PAGE, add_docs, add_page
 from peg_rag.serving.routes.schemas import ErrorAnswer
 from peg_rag.serving.settings import ServerSettings
@@ -73,11 +73,13 @@ def create_app(
     app.add_middleware(LimitsMiddleware, settings=state.settings, metrics=state.metrics, load=state.load)
     add_exception_handlers(app)
     app.include_router(embeddings.router)
+    app.include_router(rerank.router)
     app.include_router(server.router)
     if knowledge is not None:
         app.include_router(ask.router)
         app.include_router(chat.router)
         app.include_router(search.router)
+        app.include_router(feedback.router)
         app.include_router(documents.read_router)
         app.include_router(documents.write_router, max_body_size=state.settings.max_upload_bytes)
     add_docs(app)

@@ -7,19 +7,21 @@ indexed from other folders are listed and searched, but must be deleted in their
 import base64
 import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from peg_rag.answer import THRESHOLD, Answer, extract_answer
 from peg_rag.encoder import PEGEncoder
+from peg_rag.feedback import FeedbackStore, Rating
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex, Record
 from peg_rag.readers.kinds import SUFFIXES
-from peg_rag.retriever import Mode, Retriever
+from peg_rag.retriever import Mode, RerankChoice, Retriever, check_same_model
 from peg_rag.serving.errors import ApiError
 from peg_rag.serving.filenames import sanitize_filename
-from peg_rag.serving.uploads import UPLOADS, UploadFolder
+from peg_rag.serving.originals import Original, OriginalFiles
+from peg_rag.serving.uploads import UPLOADS, OnStep, UploadFolder, ignore_step
 
 __all__ = ["UPLOADS", "Addition", "Document", "KnowledgeBase", "Passage"]
 
@@ -85,7 +87,9 @@ class KnowledgeBase:
         self.index = index
         self.encoder = encoder
         self._uploads = UploadFolder(store, index, encoder, model, conversion_timeout_s)
-        self._retriever = Retriever(index, encoder)
+        check_same_model(index, encoder)
+        self._originals = OriginalFiles(store)
+        self.feedback = FeedbackStore(store)
         if not index.read_only:
             self._uploads.recover()
 
@@ -95,9 +99,22 @@ class KnowledgeBase:
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
-    def search(self, query: str, *, k: int, mode: Mode, where: Mapping[str, Any] | None = None) -> list[Hit]:
-        """The k best passages."""
-        return self._retriever.retrieve(query, k=k, mode=mode, where=where or {})
+    def search(
+        self,
+        query: str,
+        *,
+        k: int,
+        mode: Mode,
+        where: Mapping[str, Any] | None = None,
+        rerank: RerankChoice = "auto",
+    ) -> list[Hit]:
+        """The k best passages.
+
+        Raises:
+            InvalidInput: `mini` in another mode than hybrid, or for another model than peg-mini.
+        """
+        retriever = Retriever(self.index, self.encoder, rerank, mode=mode)
+        return retriever.retrieve(query, k=k, where=where or {})
 
     def answer(self, question: str, hits: list[Hit], *, threshold: float | None, sentences: int) -> Answer:
         """Sentences of the hits that answer the question, cited; none if the documents do not answer it."""
@@ -141,6 +158,15 @@ class KnowledgeBase:
             self.get_document(document_id)  # raises if there is none; else the offset is past the end
         return sorted(records, key=lambda record: int(record.metadata["chunk"]))
 
+    def get_original(self, document_id: str) -> Original:
+        """The file that a document was read from.
+
+        Raises:
+            ApiError: 404, there is no such document, or its file is gone; 409, the file has changed since.
+        """
+        document, _ = self.get_document(document_id)
+        return self._originals.find(document.source, self._uploads.path_of(document.source))
+
     def get_passage(self, passage_id: str) -> Passage:
         """The passage that a citation refers to.
 
@@ -163,10 +189,13 @@ class KnowledgeBase:
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
-    def add(self, name: str, content: BinaryIO) -> Addition:
+    def add(self, name: str, content: BinaryIO, on_step: OnStep = ignore_step) -> Addition:
         """Store and index a file, in place of one of the same name. An error changes nothing.
 
         Concurrent calls read and embed their files in parallel, and write to the index one after the other.
+
+        Args:
+            on_step: told how far the work is; what it raises ends it.
 
         Raises:
             ApiError: 415, unsupported file type.
@@ -176,7 +205,7 @@ class KnowledgeBase:
         name = sanitize_filename(name)
         if Path(name).suffix.lower() not in SUFFIXES:
             raise ApiError(415, f"{name!r} is of an unsupported type; expected one of {', '.join(SUFFIXES)}")
-        upload = self._uploads.stage(name, content)
+        upload = self._uploads.stage(name, content, on_step)
         try:
             replaced = self._uploads.commit(upload)
         finally:
@@ -184,6 +213,28 @@ class KnowledgeBase:
         first = upload.chunks[0]
         document = self._create_document(upload.source, Record(first.id, first.text, first.metadata))
         return Addition(document, len(upload.chunks), replaced)
+
+    def rate(self, rating: Rating) -> bool:
+        """Keep a reader's rating of an answer, in place of an earlier one with its id.
+
+        Returns:
+            Whether there was an earlier one.
+
+        Raises:
+            ApiError: 400, one of its passages is not in the store; 409, the store is open for reading only.
+            IndexBusy: another process holds the ratings for long.
+        """
+        if self.index.read_only:
+            raise ApiError(409, "the store is open for reading only, so no rating can be kept", code="read_only")
+        sources = {
+            record.id: str(record.metadata.get("source") or "")
+            for record in self.index.get([passage.passage_id for passage in rating.passages])
+        }
+        unknown = [passage.passage_id for passage in rating.passages if passage.passage_id not in sources]
+        if unknown:
+            raise ApiError(400, f"there is no passage {unknown[0]!r}; it may have been deleted since", param="passages")
+        passages = tuple(replace(passage, source=sources[passage.passage_id]) for passage in rating.passages)
+        return self.feedback.put(replace(rating, passages=passages))
 
     def delete(self, document_id: str) -> Document:
         """Delete an uploaded document, its file and its passages. An error changes nothing.

@@ -19,7 +19,7 @@ class Metrics:
     """The metrics of one server, in a registry of its own, so that two servers in one process do not collide."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # would add a second series for each
+        disable_created_metrics()  # would add a second series for each
         self.registry = CollectorRegistry()
         self.requests = Counter(
             "peg_rag_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry

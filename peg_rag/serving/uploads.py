@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,23 +24,14 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from peg_rag.chunking import Chunk, Chunking, split
 from peg_rag.encoder import PEGEncoder
-from peg_rag.errors import DataError, IndexBusy, InvalidInput
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy, InvalidInput, PegRagError
 from peg_rag.files import sync_folder, sync_stream, write_atomically
 from peg_rag.index import PEGIndex
 from peg_rag.index.validation import check_unicode
-from peg_rag.ingest import (
-    LEDGER_FILE,
-    Chunk,
-    Chunking,
-    _Entry,
-    _file_digest,
-    _Ledger,
-    _ledger,
-    _read_ledger,
-    split,
-    sync,
-)
+from peg_rag.ingest import sync
+from peg_rag.ledger import FileEntry, Ledger, file_digest, list_sources, open_ledger
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import Section
 from peg_rag.serving.filenames import sanitize_filename
@@ -55,6 +45,12 @@ _NOTE_FILE = ".note.json"  # no upload has a name that starts with a dot
 
 logger = logging.getLogger(__name__)
 
+OnStep = Callable[[str, int, int], None]  # step (`reading` or `indexing`), done, of how many; 0 where not known
+
+
+def ignore_step(step: str, done: int, total: int) -> None:
+    """Report no progress."""
+
 
 @dataclass(frozen=True, slots=True)
 class StagedUpload:
@@ -63,7 +59,7 @@ class StagedUpload:
     folder: Path
     name: str
     root: str
-    entry: _Entry
+    entry: FileEntry
     chunks: list[Chunk]
     vectors: NDArray[np.float32]
 
@@ -78,7 +74,7 @@ class _Note:
 
     root: str
     name: str
-    entry: _Entry | None
+    entry: FileEntry | None
 
     @property
     def source(self) -> str:
@@ -97,7 +93,11 @@ class _Note:
         except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
             return None
         entry = fields["entry"]
-        return cls(fields["root"], fields["name"], _Entry(**entry) if entry else None)
+        if entry is None:
+            return cls(fields["root"], fields["name"], None)
+        if "mark" in entry:  # of a note that version 0.1 left
+            entry["fingerprint"] = entry.pop("mark")
+        return cls(fields["root"], fields["name"], FileEntry(**entry))
 
 
 class UploadFolder:
@@ -126,6 +126,11 @@ class UploadFolder:
         root, _, name = source.partition("/")
         return name if root == self.root and name == sanitize_filename(name) else None
 
+    def path_of(self, source: str) -> Path | None:
+        """Where an uploaded file lies; None for a file of another folder."""
+        name = self.name_of(source)
+        return self.folder / name if name else None
+
     def size_of(self, name: str) -> int | None:
         """The size of an uploaded file in bytes; None if it is missing."""
         try:
@@ -135,8 +140,11 @@ class UploadFolder:
 
     # -- adding -------------------------------------------------------------------------------------------------------
 
-    def stage(self, name: str, content: BinaryIO) -> StagedUpload:
+    def stage(self, name: str, content: BinaryIO, on_step: OnStep = ignore_step) -> StagedUpload:
         """Read and embed a file without changing the store. The caller must commit or discard it.
+
+        Args:
+            on_step: called from this thread; what it raises ends the work, and nothing remains of the file.
 
         Raises:
             DataError: the file cannot be read; nothing remains of it.
@@ -144,7 +152,7 @@ class UploadFolder:
         folder = self.folder / f"{_STAGING_PREFIX}{secrets.token_hex(8)}"
         folder.mkdir(parents=True)
         try:
-            return self._read_and_embed(folder, name, content)
+            return self._read_and_embed(folder, name, content, on_step)
         except DataError as error:
             _remove_folder(folder)
             raise DataError(_hide_folder(str(error), folder)) from error
@@ -232,37 +240,40 @@ class UploadFolder:
 
     # -- steps --------------------------------------------------------------------------------------------------------
 
-    def _read_and_embed(self, folder: Path, name: str, content: BinaryIO) -> StagedUpload:
+    def _read_and_embed(self, folder: Path, name: str, content: BinaryIO, on_step: OnStep) -> StagedUpload:
         file = folder / name
+        on_step("reading", 0, 0)
         _write_file(file, content)
-        sections = self._readers.read(file)
+        sections = self._readers.read(file, lambda page, pages: on_step("reading", page, pages))
         state = file.stat()
-        entry = _Entry(state.st_size, state.st_mtime_ns, _file_digest(file), Chunking().mark, 0)
+        entry = FileEntry(state.st_size, state.st_mtime_ns, file_digest(file), Chunking().fingerprint, 0)
         root = self.root
         chunks = list(split(sections, f"{root}/{name}", entry.version))
         entry.chunks = len(chunks)
+        on_step("indexing", 0, len(chunks))
         try:
             for number, chunk in enumerate(chunks):
                 check_unicode(chunk.text, f"passage {number}")
             vectors = self._encoder.encode_documents([chunk.text for chunk in chunks])  # (chunks, dimension)
         except InvalidInput as error:
             raise DataError(f"{name} holds what cannot be embedded: {error}") from error
+        on_step("indexing", len(chunks), len(chunks))
         return StagedUpload(folder, name, root, entry, chunks, vectors)
 
     @contextmanager
-    def _lock_ledger(self) -> Iterator[_Ledger]:
+    def _lock_ledger(self) -> Iterator[Ledger]:
         """Open the ledger, locked against other threads and processes, and retry unfinished writes first."""
         if not self._write_lock.acquire(timeout=LOCK_TIMEOUT_S):
             raise IndexBusy(f"another write to {self._store} is taking long; try again later")
         try:
-            with _ledger(self._store) as ledger:
+            with open_ledger(self._store) as ledger:
                 self._finish_writes(ledger)
                 self.root = self._find_root()
                 yield ledger
         finally:
             self._write_lock.release()
 
-    def _commit_change(self, ledger: _Ledger, folder: Path, note: _Note, change: Callable[[], object]) -> None:
+    def _commit_change(self, ledger: Ledger, folder: Path, note: _Note, change: Callable[[], object]) -> None:
         """Write the note, change the index, then finish. If the index did not change, remove the note's folder."""
         try:
             self._register_root(ledger)
@@ -281,14 +292,13 @@ class UploadFolder:
         self._unfinished.append(folder)
         self._finish_writes(ledger)
 
-    def _register_root(self, ledger: _Ledger) -> None:
+    def _register_root(self, ledger: Ledger) -> None:
         """Record in the ledger where the uploads are; in the copy of a store it names the original's folder."""
         if self._registered_root == self.root:
             return
-        with ledger._db:
-            ledger._db.execute("INSERT OR REPLACE INTO roots VALUES (?, ?)", (self.root, str(self.folder.resolve())))
+        ledger.set_root(self.root, self.folder.resolve())
         if self._model is not None:
-            ledger.remember("model", self._model)
+            ledger.set_model(self._model)
         self._registered_root = self.root
 
     def _is_committed(self, note: _Note) -> bool:
@@ -297,7 +307,7 @@ class UploadFolder:
             return not self._index.count({"source": note.source})
         return bool(self._index.count({"source": note.source, "version": note.entry.version}))
 
-    def _finish_writes(self, ledger: _Ledger) -> None:
+    def _finish_writes(self, ledger: Ledger) -> None:
         """Finish every committed write. One that cannot be finished now is retried by the next write."""
         for folder in list(self._unfinished):
             try:
@@ -313,13 +323,13 @@ class UploadFolder:
         if any(note is not None and note.source == source for note in notes):
             raise IndexBusy("an earlier change of this file is not finished; the log gives the reason")
 
-    def _finish_write(self, ledger: _Ledger, folder: Path) -> None:
+    def _finish_write(self, ledger: Ledger, folder: Path) -> None:
         """Complete a write that was committed, or discard it. Idempotent."""
         note = _Note.read(folder)
         if note is not None and self._is_committed(note):
             if note.entry is None:
                 (self.folder / note.name).unlink(missing_ok=True)
-                ledger.forget([note.source])
+                ledger.remove([note.source])
             else:
                 if (folder / note.name).exists():
                     (folder / note.name).replace(self.folder / note.name)
@@ -341,12 +351,9 @@ class UploadFolder:
 
     def _list_sources(self, root: str) -> list[str]:
         """The sources that the ledger lists under a root."""
-        file = self._store.resolve() / LEDGER_FILE
-        if not file.is_file():
-            return []
         try:
-            return _read_ledger(file, "SELECT source FROM files WHERE root = ?", root)
-        except sqlite3.DatabaseError as error:  # the next write raises a full error
+            return list_sources(self._store, root)
+        except DamagedIndex as error:  # the next write raises it
             log(logger, logging.WARNING, "the ledger could not be read", **describe_exception(error))
             return []
 
@@ -358,11 +365,18 @@ class _ThreadReaders:
         self._timeout_s = timeout_s
         self._by_thread: dict[int, ReaderProcess] = {}
 
-    def read(self, file: Path) -> list[Section]:
+    def read(self, file: Path, on_page: Callable[[int, int], None]) -> list[Section]:
         thread = threading.get_ident()
         if thread not in self._by_thread:
             self._by_thread[thread] = ReaderProcess(timeout_s=self._timeout_s)
-        return self._by_thread[thread].read(file)
+        reader = self._by_thread[thread]
+        try:
+            return reader.read(file, on_page=on_page)
+        except PegRagError:
+            raise
+        except BaseException:  # of `on_page`: the process still reads this file and would answer the next with it
+            reader.close()
+            raise
 
     def close(self) -> None:
         while self._by_thread:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from peg_rag.extras import require
 
 if TYPE_CHECKING:
+    from peg_rag.training.clean.clean import CleaningOptions as CleaningOptions
+    from peg_rag.training.clean.clean import CleaningReport as CleaningReport
+    from peg_rag.training.clean.clean import clean_pairs as clean_pairs
     from peg_rag.training.mining.mine import MiningOptions as MiningOptions
     from peg_rag.training.mining.mine import MiningReport as MiningReport
     from peg_rag.training.mining.mine import mine_hard_negatives as mine_hard_negatives
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
     from peg_rag.training.run.train import train as train
 
 _HOMES = {
+    "CleaningOptions": "peg_rag.training.clean.clean",
+    "CleaningReport": "peg_rag.training.clean.clean",
+    "clean_pairs": "peg_rag.training.clean.clean",
     "MiningOptions": "peg_rag.training.mining.mine",
     "MiningReport": "peg_rag.training.mining.mine",
     "mine_hard_negatives": "peg_rag.training.mining.mine",
@@ -24,7 +30,17 @@ _HOMES = {
     "TrainingResult": "peg_rag.training.run.train",
     "train": "peg_rag.training.run.train",
 }
-__all__ = ["MiningOptions", "MiningReport", "Recipe", "TrainingResult", "mine_hard_negatives", "train"]
+__all__ = [
+    "CleaningOptions",
+    "CleaningReport",
+    "MiningOptions",
+    "MiningReport",
+    "Recipe",
+    "TrainingResult",
+    "clean_pairs",
+    "mine_hard_negatives",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,23 +1,28 @@
-"""The four places where a component plugs into training, and the base of its options.
+"""Where components plug into training, and the base of their options.
 
-A component is one file with its options and its code, and the loss and the checkpoint know the protocols only. Recipes
-can name candidate sources so far: their options have the form of `CandidateOptions`, and one line in the union of
-`peg_rag.training.recipe` adds them. Samplers, transforms and masks need options of their own there, and a call in
-`peg_rag.training.run.train`.
+A component is one file with its options and its code; the loss, the loop and the checkpoint know the protocols only.
+Its options have a `kind` and a `build(stage)`, and one line in a union of `peg_rag.training.recipe` lets recipes name
+it: `data.order`, `data.transforms`, `loss.masks`, `loss.candidates`.
 
 A component is a pure function of the seed and the step, or it keeps its state in a `state_dict`. Either way a run that
 is killed and resumed repeats every bit. No torch is imported here, so a recipe can be checked without it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from tokenizers import Tokenizer
     from torch import Tensor
 
+    from peg_rag.retriever import Encoder
     from peg_rag.training.data.batches import RankBatch
+    from peg_rag.training.data.pairs import PairFile
     from peg_rag.training.data.sampler import PlannedBatch
     from peg_rag.training.loss.contrastive import Candidates, Pairs
     from peg_rag.training.loss.masks import TileColumns, TileRows
@@ -29,11 +34,45 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
 
 
+@dataclass(frozen=True)
+class StageContext:
+    """What a component is built from: a stage's data, and the model as it stands when the stage begins.
+
+    Attributes:
+        steps: of the stage.
+        seed: of the run.
+        rank, world: this process and how many there are.
+        files, rows: `rows[i]` are the rows of `files[i]` that are trained on, (n,) int64.
+        tokenizer: of the model that is trained.
+        encoder: that model, as an encoder of texts.
+        cache: a folder shared by runs, for what depends on the data and on a model that does not change.
+        folder: a folder of the stage, for what must be the same when the run is resumed.
+    """
+
+    steps: int
+    seed: int
+    rank: int
+    world: int
+    files: "Sequence[PairFile]"
+    rows: "Sequence[NDArray[Any]]"
+    tokenizer: "Tokenizer"
+    encoder: "Encoder"
+    cache: Path
+    folder: Path
+
+
 class BatchSampler(Protocol):
     """Which rows make up which batch."""
 
     def batch(self, step: int) -> "PlannedBatch":
         """The rows of batch `step`, over all ranks; the same for the same step, however often it is asked."""
+
+
+class RowOrder(Protocol):
+    """The order in which a source's rows are taken: rows that stand together share a batch."""
+
+    def rows(self, source: int, epoch: int) -> "NDArray[Any]":
+        """A permutation of 0…n−1 for a source of n rows, the same for the same epoch."""
 
 
 class BatchTransform(Protocol):
@@ -51,11 +90,11 @@ class CandidateOptions(Protocol):
         """The name in recipes; a `Literal` with one value, by which the union is told apart."""
 
     @property
-    def columns(self) -> int:
+    def max_candidates(self) -> int:
         """Candidates that the source adds for every query, at most: for estimates of memory and time."""
 
-    def build(self, steps: int) -> "CandidateSource":
-        """The source of a stage of so many steps."""
+    def build(self, stage: "StageContext") -> "CandidateSource":
+        """The source of a stage."""
 
 
 class CandidateSource(Protocol):

@@ -10,19 +10,27 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Discriminator, Field, ValidationError, field_validator, model_validator
 
 from peg_rag.errors import RecipeError
+from peg_rag.training.data.guide import GuideOptions
+from peg_rag.training.data.neighbours import ClusterOptions, NeighbourOptions
+from peg_rag.training.data.shared_documents import SharedDocumentOptions
+from peg_rag.training.data.soft_augmentation import SoftAugmentationOptions
 from peg_rag.training.extension import Options
+from peg_rag.training.loss.mixing import MixingOptions
 from peg_rag.training.loss.queue import QueueOptions
+from peg_rag.training.loss.trust import TrustOptions
 from peg_rag.training.recipe_file import apply_override, check_depth, explain_faults, parse_yaml
 
 ObjectiveName = Literal["contrastive", "cosent"]
-CandidateSourceOptions = QueueOptions
-"""A discriminated union over `kind`: `Annotated[QueueOptions | OtherOptions, Field(discriminator="kind")]`."""
+CandidateSourceOptions = Annotated[QueueOptions | MixingOptions, Discriminator("kind")]
+CandidateMaskOptions = GuideOptions
+BatchTransformOptions = Annotated[SharedDocumentOptions | SoftAugmentationOptions, Discriminator("kind")]
+RowOrderOptions = Annotated[NeighbourOptions | ClusterOptions, Discriminator("kind")]
 Strategy = Literal["none", "static", "linear", "cosine", "curricular"]
 
 
@@ -44,6 +52,8 @@ class Columns(Options):
     negatives: str | None = "negatives"
     """A list of strings (in CSV: as JSON). The column may be missing; None leaves it unread."""
     label: str | None = "label"
+    weight: str | None = None
+    """A number of 0 or more by which a pair counts in the contrastive loss, such as the trust of `peg-rag clean`."""
     label_is_grade: bool = False
     """Pairs graded by similarity: every row must have a number as its label, and both texts may be the same."""
 
@@ -62,6 +72,27 @@ class SourceOptions(Options):
     """Rows with a smaller numeric label are left out; rows without one stay."""
 
 
+class MiningRoundOptions(Options):
+    """Hard negatives mined by the model itself before each round; see `peg_rag.training.mining`."""
+
+    negatives: int = Field(default=5, ge=1, le=64)
+    first_rank: int = Field(default=1, ge=1)
+    last_rank: int = Field(default=100, ge=1)
+    margin: float | None = None
+    relative_margin: float | None = 0.95
+    random: bool = False
+    """Draw among the ranks instead of taking the best."""
+    bm25: bool = False
+    keep: bool = False
+    """Keep the negatives of the file before mined ones."""
+
+    @model_validator(mode="after")
+    def _check_ranks(self) -> "MiningRoundOptions":
+        if self.first_rank > self.last_rank:
+            raise ValueError(f"first_rank={self.first_rank} exceeds last_rank={self.last_rank}; lower it")
+        return self
+
+
 class DataOptions(Options):
     """The data mix of a stage."""
 
@@ -72,6 +103,18 @@ class DataOptions(Options):
     """Batches of one file at a time (harder negatives), or every row by itself."""
     maximum_bad_share: float = Field(default=0.01, ge=0, le=1)
     """A file with a larger share of unusable rows stops the run."""
+    mining: MiningRoundOptions | None = None
+    """Negatives that the model mines before each round of the stage; None takes those of the files."""
+    order: RowOrderOptions | None = None
+    """How rows are put into batches, by the model before each round; None draws them at random."""
+    transforms: tuple[BatchTransformOptions, ...] = ()
+    """What is changed in each batch, in this order; the `kind` of each says how."""
+
+    @model_validator(mode="after")
+    def _check_order(self) -> "DataOptions":
+        if self.order is not None and self.mixing != "one_source":
+            raise ValueError(f"order {self.order.kind} arranges the rows of one source; set mixing: one_source")
+        return self
 
 
 class ProgressiveOptions(Options):
@@ -130,6 +173,10 @@ class LossOptions(Options):
     matryoshka_dims: tuple[int, ...] = ()
     """The loss is summed over these prefixes of the vectors; name the full length too. Empty: the whole vectors."""
     progressive: ProgressiveOptions = ProgressiveOptions()
+    trust: TrustOptions | None = None
+    """Pairs with an improbable positive count less: for data with wrong labels."""
+    masks: tuple[CandidateMaskOptions, ...] = ()
+    """What tells likely answers among the candidates, which are then no negatives."""
     candidates: tuple[CandidateSourceOptions, ...] = ()
     """Candidates besides the documents of the batch; the `kind` of each says where they come from."""
 
@@ -147,10 +194,11 @@ class LossOptions(Options):
 
     @model_validator(mode="after")
     def _check_candidates(self) -> "LossOptions":
-        if self.candidates and not self.mask_same_text:
+        parts = [*self.candidates, *self.masks]
+        if parts and not self.mask_same_text:
             raise ValueError(
-                f"candidates of kind {self.candidates[0].kind} can contain a query's own positive; "
-                "set mask_same_text: true or remove candidates"
+                f"{parts[0].kind} needs to know which texts answer a query; set mask_same_text: true or remove "
+                f"{parts[0].kind}"
             )
         return self
 
@@ -199,6 +247,8 @@ class StageOptions(Options):
     name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
     objective: ObjectiveName = "contrastive"
     steps: int = Field(ge=1)
+    rounds: int = Field(default=1, ge=1)
+    """Equal parts of the stage; before each, negatives are mined and rows are ordered by the model as it then is."""
     batch: BatchOptions
     data: DataOptions
     loss: LossOptions = LossOptions()
@@ -214,7 +264,17 @@ class StageOptions(Options):
             )
         if self.objective == "cosent":
             self._check_cosent()
-        if self.batch.negatives and all(source.columns.negatives is None for source in self.data.sources):
+        if self.rounds > self.steps:
+            raise ValueError(f"rounds={self.rounds} exceed steps={self.steps}; a round has a step at least")
+        if self.rounds > 1 and self.data.mining is None and self.data.order is None:
+            raise ValueError(f"rounds={self.rounds}, but nothing is made anew; set data.mining or data.order")
+        if self.data.mining is not None and not self.batch.negatives:
+            raise ValueError("data.mining mines negatives that batch.negatives=0 leaves out; raise batch.negatives")
+        if (
+            self.batch.negatives
+            and self.data.mining is None
+            and all(source.columns.negatives is None for source in self.data.sources)
+        ):
             raise ValueError(
                 f"batch.negatives={self.batch.negatives}, but no source reads any (columns.negatives is null); "
                 "set batch.negatives to 0 or name the column"
@@ -229,6 +289,9 @@ class StageOptions(Options):
         changed = self.loss.model_dump(exclude_defaults=True, exclude={"temperature"})
         if changed:
             raise ValueError(f"objective cosent uses loss.temperature only; remove loss.{min(changed)}")
+        component = next((name for name in ("mining", "order", "transforms") if getattr(self.data, name)), None)
+        if component is not None:
+            raise ValueError(f"objective cosent takes graded pairs as they are; remove data.{component}")
         for i, source in enumerate(self.data.sources):
             if not source.columns.label_is_grade:
                 raise ValueError(
@@ -242,7 +305,7 @@ class StageOptions(Options):
         With hard negatives of its own only, a query meets the batch's positives and its own negatives. Candidates from
         outside the batch count as when their source is full.
         """
-        further = sum(source.columns for source in self.loss.candidates)
+        further = sum(source.max_candidates for source in self.loss.candidates)
         if self.loss.hard_negatives == "own":
             return self.batch.queries + self.batch.negatives + further
         return self.batch.documents + further

@@ -147,13 +147,13 @@ def test_lone_surrogates_and_nul_are_embedded(adapter: Adapter, embedding: Any) 
 def test_truncation_is_counted_and_cheap(adapter: Adapter, embedding: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokenizer gets as many characters of a book as of a long page."""
     lengths: list[int] = []
-    tokenize = PEGEncoder._tokenize
+    tokenize = PEGEncoder._tokenize_texts
 
     def count(self: PEGEncoder, tokenizer: Any, texts: list[str]) -> list[list[int]]:
         lengths.extend(map(len, texts))
         return tokenize(self, tokenizer, texts)
 
-    monkeypatch.setattr(PEGEncoder, "_tokenize", count)
+    monkeypatch.setattr(PEGEncoder, "_tokenize_texts", count)
     for length in (10_000, 1_000_000):
         adapter.embed_documents(embedding, ["花呗" * (length // 2)])
     assert lengths[1] == lengths[0] < 10_000

@@ -137,4 +137,4 @@ def test_refuses_schemas_unknown_settings_and_prompts_without_a_question(model: 
         model.invoke([SystemMessage(PASSAGES), HumanMessage(" ")])
     for settings in ({"threshold": 2}, {"temperature": 0}):
         with pytest.raises(ValidationError):
-            ExtractiveChatModel(embeddings=model.embeddings, **settings)
+            ExtractiveChatModel(embeddings=model.embeddings, **settings)  # type: ignore[arg-type]

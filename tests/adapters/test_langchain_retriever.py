@@ -71,7 +71,8 @@ class Standard(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        return self.params
+        params: dict[str, Any] = self.params
+        return params
 
 
 class TestDense(Standard):
@@ -133,9 +134,9 @@ async def test_settings_can_change_in_a_call(store: PEGVectorStore) -> None:
 
 def test_mistakes_are_refused(store: PEGVectorStore) -> None:
     with pytest.raises(ValueError, match="search_kwargs"):
-        PEGRetriever(vectorstore=store, search_kwargs={"k": 3})  # type: ignore[call-arg]
+        PEGRetriever(vectorstore=store, search_kwargs={"k": 3})
     with pytest.raises(ValueError, match="search_type"):
-        PEGRetriever(vectorstore=store, search_type="sideways")  # type: ignore[arg-type]
+        PEGRetriever(vectorstore=store, search_type="sideways")
     with pytest.raises(InvalidInput, match="sideways"):
         PEGRetriever(vectorstore=store).invoke("花呗", search_type="sideways")
     with pytest.raises(TypeError, match="fliter"):
@@ -221,7 +222,7 @@ class LengthEncoder(BaseCrossEncoder):
 
 
 def test_reranker(store: PEGVectorStore) -> None:
-    retriever = PEGRetriever(vectorstore=store, k=1, reranker=LengthEncoder(), with_scores=True)
+    retriever = PEGRetriever(vectorstore=store, k=1, rerank=LengthEncoder(), with_scores=True)
     (found,) = retriever.invoke("银行卡绑定")
     assert found.page_content == "花呗逾期还款"
     assert found.metadata["score"] == found.metadata["scores"]["rerank"] == 6
@@ -231,7 +232,7 @@ def test_a_real_cross_encoder(store: PEGVectorStore, tiny_bert: Path, tmp_path: 
     from langchain_community.cross_encoders import HuggingFaceCrossEncoder
 
     reranker = HuggingFaceCrossEncoder(model_name=tiny_cross_encoder.build(tiny_bert, tmp_path))
-    found = PEGRetriever(vectorstore=store, reranker=reranker, with_scores=True).invoke("花呗逾期")
+    found = PEGRetriever(vectorstore=store, rerank=reranker, with_scores=True).invoke("花呗逾期")
     scores = reranker.score([("花呗逾期", text) for text in TEXTS])
     expected = sorted(zip(scores, TEXTS, strict=True), reverse=True)[:4]
     assert [(document.metadata["score"], document.page_content) for document in found] == [
@@ -262,7 +263,7 @@ def test_other_stores_search_densely_and_say_so_when_they_cannot(embeddings: PEG
         assert first.page_content == "花呗逾期还款"
         assert first.metadata["score"] >= second.metadata["score"]
         assert texts(PEGRetriever(vectorstore=store, k=1, search_type="mmr").invoke("银行卡")) == ["银行卡绑定"]
-        assert len(PEGRetriever(vectorstore=store, k=3, reranker=LengthEncoder()).batch(["花呗", "银行"])) == 2
+        assert len(PEGRetriever(vectorstore=store, k=3, rerank=LengthEncoder()).batch(["花呗", "银行"])) == 2
         for search_type in ("hybrid", "lexical"):
             with pytest.raises(UnsupportedSearch, match=type(store).__name__):
                 PEGRetriever(vectorstore=store, search_type=search_type).invoke("花呗")

@@ -1,6 +1,7 @@
 """LangChain's vector store: the standard suite on disk and in memory, indexing, and the failures of other stores."""
 
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from conftest import LetterEncoder
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_core.indexing import InMemoryRecordManager, aindex, index
-from langchain_core.vectorstores import VectorStore
+from langchain_core.vectorstores import VectorStore, VectorStoreRetriever
 from langchain_tests.integration_tests import VectorStoreIntegrationTests
 
-from peg_rag.errors import IndexMismatch, InvalidInput
+from peg_rag.errors import IndexMismatch, InvalidInput, UnsupportedSearch
 from peg_rag.langchain import PEGEmbeddings, PEGVectorStore
 
 
@@ -174,7 +175,7 @@ def test_bad_input_loses_nothing(store: PEGVectorStore) -> None:
         {"texts": ["a"], "ids": [""]},
     ):
         with pytest.raises(InvalidInput):
-            store.add_texts(**bad)  # type: ignore[arg-type]
+            store.add_texts(**bad)
     with pytest.raises(InvalidInput, match="JSON"):
         store.add_texts(["a"], [{"when": object()}])
     with pytest.raises(InvalidInput, match="dimension"):
@@ -213,6 +214,53 @@ def test_standard_retriever(store: PEGVectorStore) -> None:
     assert texts(store.as_retriever(search_type="mmr", search_kwargs={"k": 1}).invoke("花呗逾期")) == ["花呗逾期"]
     threshold = store.as_retriever(search_type="similarity_score_threshold", search_kwargs={"score_threshold": 0.99})
     assert texts(threshold.invoke("花呗还款")) == ["花呗还款"]
+
+
+@pytest.mark.parametrize("search_type", ["hybrid", "lexical"])
+async def test_the_standard_retriever_searches_hybrid_and_lexical(store: PEGVectorStore, search_type: str) -> None:
+    retriever = store.as_retriever(search_type=search_type, search_kwargs={"k": 2})
+    assert isinstance(retriever, VectorStoreRetriever)
+    assert retriever.tags == ["PEGVectorStore", "PEGEmbeddings"]
+    expected = texts(store.similarity_search("逾期", k=2, mode=search_type))
+    assert expected[0] == "花呗逾期"
+    assert texts(retriever.invoke("逾期")) == texts(await retriever.ainvoke("逾期")) == expected
+    assert texts(store.search("逾期", search_type, k=2)) == texts(await store.asearch("逾期", search_type, k=2))
+    assert texts(retriever.invoke("逾期", k=1, filter={"year": 2023})) == ["花呗逾期"]
+    assert retriever.batch(["逾期"]) == [retriever.invoke("逾期")]
+
+
+def test_an_unknown_search_type_is_refused(store: PEGVectorStore) -> None:
+    for search_type in ("similarity", "mmr", "similarity_score_threshold"):
+        assert texts(store.search("花呗还款", search_type, k=1)) == ["花呗还款"]
+    with pytest.raises(ValueError, match="sideways"):
+        store.as_retriever(search_type="sideways")
+    with pytest.raises(ValueError, match="sideways"):
+        store.search("花呗", "sideways")
+
+
+async def test_relevance_is_the_cosine_in_dense_and_hybrid_search(store: PEGVectorStore) -> None:
+    """A fused score is about 1 for the best hit of any query, so a threshold on it would let everything pass."""
+    cosines = {document.id: score for document, score in store.similarity_search_with_score("银行", k=3)}
+    for mode in ("dense", "hybrid"):
+        pairs = store.similarity_search_with_relevance_scores("银行", k=3, mode=mode)
+        assert {document.id: score for document, score in pairs} == pytest.approx(cosines, abs=1e-6)
+        assert await store.asimilarity_search_with_relevance_scores("银行", k=3, mode=mode) == pairs
+    kwargs = {"k": 3, "score_threshold": 0.3}
+    for search_type in ("similarity_score_threshold", "hybrid"):
+        retriever = store.as_retriever(search_type=search_type, search_kwargs=kwargs)
+        assert texts(retriever.invoke("银行")) == ["银行卡绑定"]
+        assert retriever.invoke("XYZ") == []
+    with pytest.raises(UnsupportedSearch, match="BM25"):
+        store.similarity_search_with_relevance_scores("银行", mode="lexical")
+
+
+def test_dates_and_numpy_scalars_in_metadata_and_filters(embeddings: PEGEmbeddings) -> None:
+    metadatas = [{"day": date(2024, 5, day), "pages": np.int64(day), "tags": ["甲", "乙"][:day]} for day in (1, 2)]
+    store = PEGVectorStore.from_texts(["花呗", "理财"], embeddings, metadatas, ids=["1", "2"])
+    assert store.get_by_ids(["1"])[0].metadata == {"day": "2024-05-01", "pages": 1, "tags": ["甲"]}
+    for where in ({"day": {"$gt": date(2024, 5, 1)}}, {"pages": np.int32(2)}, {"tags": {"$in": ["乙"]}}):
+        assert texts(store.similarity_search("花呗", filter=where)) == ["理财"]
+    assert texts(store.similarity_search("花呗", filter={"day": {"$like": "2024-05-_1"}})) == ["花呗"]
 
 
 async def test_async_search(store: PEGVectorStore) -> None:

@@ -14,7 +14,7 @@ from llama_index.core import StorageContext, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.ingestion import IngestionCache, IngestionPipeline
 from llama_index.core.ingestion.pipeline import get_transformation_hash
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.node_parser import SentenceSplitter
@@ -162,7 +162,8 @@ def test_ingestion_workers_have_the_model(tiny_bert: Path) -> None:
     nodes = IngestionPipeline(transformations=[embedding], disable_cache=True).run(
         documents=[Document(text="花呗"), Document(text="银行卡")], num_workers=2
     )
-    assert np.allclose([node.embedding for node in nodes], embedding.get_text_embedding_batch(["花呗", "银行卡"]))
+    vectors = [node.get_embedding() for node in nodes]
+    assert np.allclose(vectors, embedding.get_text_embedding_batch(["花呗", "银行卡"]))
 
 
 def test_chroma_takes_more_than_its_batch_limit_in_one_call(embedding: PEGEmbedding, tmp_path: Path) -> None:

@@ -4,9 +4,11 @@ import asyncio
 import pickle
 import time
 from collections.abc import Iterator
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import LetterEncoder
 from llama_index.core import Document, StorageContext, VectorStoreIndex, load_index_from_storage
@@ -15,7 +17,7 @@ from llama_index.core.ingestion import DocstoreStrategy, IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import ImageNode, IndexNode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
-from llama_index.core.vector_stores import FilterCondition, MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
@@ -59,7 +61,7 @@ def ask(embedding: PEGEmbedding, text: str, top_k: int = 4, **settings: Any) -> 
 
 
 def only(key: str, value: Any, operator: str = "==") -> MetadataFilters:
-    return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=operator)])
+    return MetadataFilters(filters=[MetadataFilter(key=key, value=value, operator=FilterOperator(operator))])
 
 
 async def test_query_in_every_mode(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
@@ -80,7 +82,9 @@ async def test_query_in_every_mode(store: PEGVectorStore, embedding: PEGEmbeddin
 def test_similarity_is_the_cosine(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
     result = store.query(ask(embedding, "花呗还款"))
     nodes = dict(zip(TEXTS, make_nodes(embedding), strict=True))
-    expected = [embedding.similarity(embedding.get_query_embedding("花呗还款"), nodes[t].embedding) for t in TEXTS]
+    expected = [
+        embedding.similarity(embedding.get_query_embedding("花呗还款"), nodes[t].get_embedding()) for t in TEXTS
+    ]
     assert result.similarities == pytest.approx(sorted(expected, reverse=True), abs=1e-5)
 
 
@@ -167,8 +171,19 @@ def test_nested_filters(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
     )
     both = MetadataFilters(filters=[either, *only("city", "上海").filters])
     assert store.query(ask(embedding, "花呗", filters=both)).ids == ["n1"]
-    with pytest.raises(UnsupportedSearch, match="TEXT_MATCH_INSENSITIVE"):
-        store.query(ask(embedding, "花呗", filters=only("city", "a", "text_match_insensitive")))
+
+
+def test_times_and_numpy_scalars_in_metadata(embedding: PEGEmbedding) -> None:
+    china = timezone(timedelta(hours=8))
+    metadata = {"at": datetime(2024, 5, 1, 7, tzinfo=china), "pages": np.int64(3), "days": [date(2024, 5, 1)]}
+    node = TextNode(id_="n", text="花呗", metadata=metadata, embedding=embedding.get_text_embedding("花呗"))
+    store = PEGVectorStore()
+    store.add([node])
+    plain = {"at": "2024-04-30T23:00:00+00:00", "pages": 3, "days": ["2024-05-01"]}
+    assert store.get_nodes(["n"])[0].metadata == plain
+    assert node.metadata == metadata
+    for key, value, operator in (("at", "2024-05-01", "<"), ("pages", 3, "=="), ("days", ["2024-05-01"], "any")):
+        assert len(store.get_nodes(filters=only(key, value, operator))) == 1
 
 
 def test_searches_confined_to_nodes_and_documents(store: PEGVectorStore, embedding: PEGEmbedding) -> None:

@@ -55,13 +55,13 @@ def test_both_frameworks_find_the_same(
     mode: str,
 ) -> None:
     store = lc.PEGVectorStore(lc.PEGEmbeddings.from_encoder(encoder), folder)
-    retriever = lc.PEGRetriever(vectorstore=store, k=5, search_type=search_type)  # type: ignore[arg-type]
+    retriever = lc.PEGRetriever(vectorstore=store, k=5, search_type=search_type)
     ours = [[document.id for document in found] for found in retriever.batch(list(questions))]
 
     embedding = li.PEGEmbedding.from_encoder(encoder)
     nodes = [TextNode(id_=p["id"], text=p["text"]) for p in passages]
     theirs = li.PEGVectorStore(embed_model=embedding)
-    theirs.add(embedding(nodes))  # type: ignore[arg-type]
+    theirs.add(embedding(nodes))
     asked = li.PEGRetriever(theirs, embedding, similarity_top_k=5, mode=mode)
     assert [[hit.node.node_id for hit in asked.retrieve(question)] for question in questions] == ours
 

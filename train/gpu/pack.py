@@ -158,7 +158,9 @@ class Bm25:
     def search(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rows and scores of the best `k` documents of each query, (queries, k)."""
         terms = [self._tokenizer.terms(text) or [""] for text in queries]
-        return self._model.retrieve(terms, k=min(k, self._documents), show_progress=False, n_threads=1)
+        k = min(k, self._documents)
+        documents, scores = self._model.retrieve(terms, k=k, show_progress=False, n_threads=1)
+        return documents, scores
 
 
 def mine_source(source: Source, texts: list[str], held_out: set[int]) -> dict[str, Any]:
@@ -220,7 +222,7 @@ def choose_validation(sources: Sequence[Source]) -> set[int]:
 
 def write_xz(file: Path, arrays: dict[str, NDArray[Any]]) -> None:
     raw = io.BytesIO()
-    np.savez(raw, **arrays)
+    np.savez(raw, **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for `allow_pickle` too
     filters = [{"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 26, "lc": 0, "lp": 1, "pb": 1}]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(lzma.compress(raw.getvalue(), filters=filters))
@@ -257,7 +259,7 @@ def pack_training(data: Path, out: Path) -> Tokenizer:
         arrays |= {f"{source.name}/validation_{name}": value for name, value in validation.items()}
     for domain, numbers in passages.items():
         arrays[f"{domain}-text/passages"] = np.array(numbers, dtype=np.int32)
-    np.savez(out / "train.npz", **arrays)
+    np.savez(out / "train.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for `allow_pickle` too
     write_xz(out / "train.npz.xz", arrays)
     print(f"{len(corpus):,} texts, {len(tokens):,} tokens, {sum(len(s.queries) for s in sources):,} pairs")
     return tokenizer
@@ -282,7 +284,7 @@ def pack_evaluation(data: Path, out: Path, tokenizer: Tokenizer) -> None:
         arrays[f"{folder.name}/scores"] = scores.astype(np.float16)
         names[folder.name] = {"documents": list(dataset.corpus), "queries": query_ids}
     (out / "eval_ids.json").write_text(json.dumps(names), encoding="utf-8")
-    np.savez(out / "eval.npz", **arrays)
+    np.savez(out / "eval.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes the arrays for `allow_pickle` too
     write_xz(out / "eval.npz.xz", arrays)
 
 

@@ -64,7 +64,8 @@ class Layer(nn.Module):
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         attended = attended.transpose(1, 2).reshape(rows, length, width)
         hidden = self.attention_norm(hidden + self.attended(attended))
-        return self.output_norm(hidden + self.down(F.gelu(self.up(hidden))))
+        out: Tensor = self.output_norm(hidden + self.down(F.gelu(self.up(hidden))))
+        return out
 
 
 class Encoder(nn.Module):
@@ -91,7 +92,8 @@ class Encoder(nn.Module):
     def embed(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
         hidden = self.words(ids) + self.positions.weight[: ids.shape[1]]
         hidden = hidden + (self.types.weight[0] if types is None else self.types(types))
-        return self.norm(hidden)
+        normed: Tensor = self.norm(hidden)
+        return normed
 
     def forward(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
         """Hidden states of padded token ids, (rows, length) → (rows, length, width)."""
@@ -108,11 +110,13 @@ class Encoder(nn.Module):
     def scores(self, ids: Tensor, types: Tensor) -> Tensor:
         """Relevance of pairs, (rows, length) → (rows,) float32."""
         first = self(ids, types)[:, 0]
-        return self.relevance(torch.tanh(self.pooler(first))).float().squeeze(1)
+        relevance: Tensor = self.relevance(torch.tanh(self.pooler(first)))  # (rows, 1)
+        return relevance.float().squeeze(1)
 
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary, (tokens, width) → (tokens, vocabulary)."""
-        return self.head_norm(F.gelu(self.head(hidden))) @ self.words.weight.T
+        logits: Tensor = self.head_norm(F.gelu(self.head(hidden))) @ self.words.weight.T
+        return logits
 
 
 def mean_of_tokens(hidden: Tensor, ids: Tensor) -> Tensor:
@@ -538,11 +542,11 @@ class Trainer:
         file = self.out / "mined.npz"
         pair_sources = [source for source in self.sampler.sources if source.passages is None]
         if not file.is_file():
-            mined = {}
+            mined: dict[str, NDArray[Any]] = {}
             for source in pair_sources:
                 negatives, starts = mine_negatives(self, source)
                 mined |= {f"{source.name}/negatives": negatives, f"{source.name}/starts": starts}
-            np.savez(file, **mined)
+            np.savez(file, **mined)  # type: ignore[arg-type]  # numpy's stub takes the arrays for `allow_pickle` too
             self.log(f"mined in {time.monotonic() - begin:.1f} s")
         arrays = np.load(file, allow_pickle=False)
         for source in pair_sources:
@@ -756,7 +760,7 @@ def score_evaluation(arguments: argparse.Namespace) -> None:
             cross = scorer.score_pairs(numbers, rows.cpu().numpy().reshape(-1))
             out[f"{name}/cross"] = cross.view(-1, size).cpu().numpy().astype(np.float16)
         print(f"{name}: {len(queries)} queries in {time.monotonic() - begin:.1f} s", flush=True)
-    np.savez_compressed(arguments.out, **out)
+    np.savez_compressed(arguments.out, **out)  # type: ignore[arg-type]  # numpy's stub takes the arrays for `allow_pickle` too
 
 
 class Scorer(Trainer):

@@ -2,7 +2,9 @@
 
 import { useState } from "preact/hooks";
 import type { Hit } from "./api";
-import type { Asked } from "./ask";
+import type { Asked, Opinion } from "./ask";
+import { Feedback } from "./feedback";
+import type { WithKey } from "./key";
 import { placeOf } from "./passage";
 import { explain, useStrings, type Strings } from "./strings";
 import { excerpt, Marked } from "./text";
@@ -12,9 +14,11 @@ interface Props {
   onOpen: (hit: Hit) => void;
   onRetry: () => void;
   onQuote: () => void;
+  /** Keeps what the reader thinks of the answer; null where the server keeps nothing. */
+  rating: { withKey: WithKey; onOpinion: (id: string, opinion: Opinion) => void } | null;
 }
 
-export function Answer({ asked, onOpen, onRetry, onQuote }: Props) {
+export function Answer({ asked, onOpen, onRetry, onQuote, rating }: Props) {
   const strings = useStrings();
   const { phase, opening, end, problem } = asked;
   const generated = isGenerated(asked);
@@ -25,6 +29,9 @@ export function Answer({ asked, onOpen, onRetry, onQuote }: Props) {
         {strings.answer}
       </h2>
       <p class="asked">{asked.question.question}</p>
+      {opening?.question && opening.question !== asked.question.question && (
+        <p class="muted fine">{strings.understood(opening.question)}</p>
+      )}
       {(begun || end?.found) && <Label asked={asked} generated={generated} />}
       {generated ? <Written asked={asked} onOpen={onOpen} /> : <Quoted asked={asked} onOpen={onOpen} />}
       {(phase === "searching" || (phase === "answering" && !begun)) && <p class="waiting">{waitingFor(asked, strings)}</p>}
@@ -54,6 +61,7 @@ export function Answer({ asked, onOpen, onRetry, onQuote }: Props) {
         </div>
       )}
       {end?.found && <Sources asked={asked} onOpen={onOpen} />}
+      {end && rating && opening && opening.hits.length > 0 && <Feedback asked={asked} {...rating} />}
     </section>
   );
 }

@@ -1,5 +1,6 @@
 // The server, as the page sees it. Addresses are relative, so that the page works under a path of a reverse proxy too.
 
+import { createParser, type EventSourceMessage } from "eventsource-parser";
 import { EventSourceParserStream } from "eventsource-parser/stream";
 import type { Span } from "./text";
 
@@ -16,7 +17,13 @@ export interface Info {
   max_upload_bytes: number;
   answers: Kind[];
   language_model: { name: string; host: string; local: boolean } | null;
+  feedback: boolean;
+  /** Whether `/ask` reads a follow-up by the turns before it. */
+  history?: boolean;
 }
+
+/** Where a piece of a passage stands on a page: points from its top left corner. */
+export type Box = readonly [page: number, left: number, top: number, right: number, bottom: number];
 
 export interface Hit {
   id: string;
@@ -24,7 +31,18 @@ export interface Hit {
   score: number;
   scores: Partial<Record<"dense" | "lexical" | "fused", number>>;
   matches: Span[];
-  metadata: { source?: string; title?: string; page?: number; row?: number };
+  metadata: Metadata;
+}
+
+export interface Metadata {
+  source?: string;
+  title?: string;
+  page?: number;
+  row?: number;
+  sheet?: string;
+  chunk?: number;
+  start?: number;
+  boxes?: Box[];
 }
 
 export interface Sentence {
@@ -32,6 +50,7 @@ export interface Sentence {
   citation: number;
   passage_id: string;
   start: number;
+  spans: Span[];
 }
 
 export interface Citation {
@@ -41,6 +60,8 @@ export interface Citation {
 
 export interface Opening {
   hits: Hit[];
+  /** What was searched for: the question, or a follow-up as the language model put it. */
+  question?: string;
   kind: Kind;
   model: string | null;
 }
@@ -73,9 +94,13 @@ export interface AddedDocument extends DocumentCard {
   replaced: boolean;
 }
 
-export interface PassageDetail {
+export interface Passage {
   id: string;
   text: string;
+  metadata: Metadata;
+}
+
+export interface PassageDetail extends Passage {
   before: string;
   after: string;
   document: DocumentCard | null;
@@ -139,18 +164,47 @@ export const listDocuments = (offset: number, limit: number): Promise<{ document
 
 export const getPassage = (id: string): Promise<PassageDetail> => json(`passages/${encodeURIComponent(id)}`);
 
+export const listPassages = async (document: string, offset: number, limit: number): Promise<Passage[]> =>
+  (await json<{ passages: Passage[] }>(`documents/${document}/passages?offset=${offset}&limit=${limit}`)).passages;
+
+/** Where the file of a document is, and what a reader of it must send along. */
+export const originalOf = (document: string): { url: string; headers: Record<string, string> } => ({
+  url: `documents/${document}/original`,
+  headers: authorization(),
+});
+
+export const getOriginal = async (document: string): Promise<Blob> => (await request(originalOf(document).url)).blob();
+
+export interface Rating {
+  id: string;
+  question: string;
+  vote: "up" | "down";
+  reason: string;
+  passages: { passage_id: string; cited: boolean; useful: boolean }[];
+}
+
+export const rate = (rating: Rating): Promise<unknown> =>
+  json("feedback", { method: "POST", body: JSON.stringify(rating), headers: { "Content-Type": "application/json" } });
+
 export const deleteDocument = (id: string): Promise<unknown> => json(`documents/${id}`, { method: "DELETE" });
+
+/** An earlier question and its answer, for the server to read a follow-up by. */
+export interface Turn {
+  question: string;
+  answer: string;
+}
 
 export interface Question {
   question: string;
   mode: Mode;
   answers: Kind;
   source: string | null;
+  history: Turn[];
 }
 
 /** The answer's events as they come. Ends after `done`; anything else that ends it is a `Problem`. */
-export async function* ask({ question, mode, answers, source }: Question, signal: AbortSignal): AsyncGenerator<AskEvent> {
-  const body = JSON.stringify({ question, mode, answers, ...(source === null ? {} : { where: { source } }) });
+export async function* ask({ question, mode, answers, source, history }: Question, signal: AbortSignal): AsyncGenerator<AskEvent> {
+  const body = JSON.stringify({ question, mode, answers, ...(source === null ? {} : { where: { source } }), ...(history.length ? { history } : {}) });
   const response = await request("ask", {
     method: "POST",
     body,
@@ -170,21 +224,46 @@ export async function* ask({ question, mode, answers, source }: Question, signal
   }
 }
 
-/** Sends one file; `onProgress` gets the share sent, 0 to 1. (Of `fetch` no progress can be had.) */
-export function upload(file: File, onProgress: (share: number) => void): Promise<AddedDocument> {
+/** How far an upload is. `sending` counts bytes, `reading` pages, `indexing` passages; a total of 0 is not known. */
+export interface Step {
+  step: "sending" | "reading" | "indexing";
+  done: number;
+  total: number;
+}
+
+/** Sends one file, and tells how far it is. (`fetch` tells no progress of what it sends.) */
+export function upload(file: File, onStep: (step: Step) => void, signal: AbortSignal): Promise<AddedDocument> {
   return new Promise((resolve, reject) => {
     const sending = new XMLHttpRequest();
+    let taken = 0; // characters of the answer
+    const hear = (event: EventSourceMessage) => {
+      if (event.event === "step") onStep(JSON.parse(event.data) as Step);
+      if (event.event === "done") resolve((JSON.parse(event.data) as { added: [AddedDocument] }).added[0]);
+      if (event.event === "error") reject(problemOf(0, event.data, null));
+    };
+    const parser = createParser({ onEvent: hear });
+    const read = () => {
+      if (sending.status !== 200) return;
+      parser.feed(sending.responseText.slice(taken));
+      taken = sending.responseText.length;
+    };
     sending.open("POST", "documents");
+    sending.setRequestHeader("Accept", "text/event-stream");
     for (const [name, value] of Object.entries(authorization())) sending.setRequestHeader(name, value);
-    sending.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
+    sending.upload.onprogress = (event) =>
+      event.lengthComputable && onStep({ step: "sending", done: event.loaded, total: event.total });
+    sending.onprogress = read;
     sending.onerror = () => reject(new Problem("unreachable"));
+    sending.onabort = () => reject(new Problem("cancelled"));
     sending.onload = () => {
       if (sending.status !== 200) {
         reject(problemOf(sending.status, sending.responseText, sending.getResponseHeader("Retry-After")));
         return;
       }
-      resolve((JSON.parse(sending.responseText) as { added: [AddedDocument] }).added[0]);
+      read();
+      reject(new Problem("interrupted")); // does nothing where the last event said how it ended
     };
+    signal.addEventListener("abort", () => sending.abort());
     const form = new FormData();
     form.append("files", file);
     sending.send(form);

@@ -1,11 +1,12 @@
 // The whole page: the question and its answer on one side, the documents on the other.
 
 import { useCallback, useEffect, useLayoutEffect, useState } from "preact/hooks";
-import { getInfo, Problem, type Hit, type Info, type Question } from "./api";
+import { getInfo, Problem, type Hit, type Info, type Question, type Turn } from "./api";
 import { Announcement, Answer, Hits } from "./answer";
-import { useAsk } from "./ask";
+import { useAsk, type Asked } from "./ask";
 import { Documents, useLibrary, type Library } from "./documents";
 import { AskForm, type Draft } from "./form";
+import { History } from "./history-list";
 import { KeyDialog, useKey, type WithKey } from "./key";
 import { PassageDialog } from "./passage";
 import { explain, firstStrings, Language, otherStrings, useStrings } from "./strings";
@@ -92,10 +93,14 @@ interface Props {
 function Desk({ info, library, withKey, onChanged }: Props) {
   const strings = useStrings();
   const [draft, setDraft] = useState<Draft>({ question: "", mode: "hybrid", answers: info.answers[0]!, scope: null });
-  const { asked, busy, start, stop } = useAsk(withKey);
+  const { asked, busy, history, start, stop, show, setOpinion, forget } = useAsk(withKey);
   const [open, setOpen] = useState<Hit | null>(null);
+  const [topic, setTopic] = useState(0); // when the reader changed it, in milliseconds since 1970
 
-  const ask = (wanted: Draft) => start(questionOf(wanted));
+  // What is only quoted sends nothing to a language model.
+  const turnsFor = (wanted: Draft) => (info.history && wanted.answers === "generated" ? turnsOf(history, topic) : []);
+  const turns = turnsFor(draft);
+  const ask = (wanted: Draft) => start(questionOf(wanted, turnsFor(wanted)));
   const change = (wanted: Draft) => {
     setDraft(wanted);
     const other = wanted.mode !== draft.mode || wanted.answers !== draft.answers || wanted.scope !== draft.scope;
@@ -115,6 +120,14 @@ function Desk({ info, library, withKey, onChanged }: Props) {
         )}
         {asked && <h1 class="unseen">{strings.heading}</h1>}
         <AskForm info={info} draft={draft} busy={busy} onChange={change} onAsk={() => ask(draft)} onStop={stop} />
+        {turns.length > 0 && (
+          <p class="notice follow">
+            {strings.follows(turns.length)}
+            <button type="button" class="link" onClick={() => setTopic(Date.now())}>
+              {strings.newTopic}
+            </button>
+          </p>
+        )}
         {asked && (
           <Answer
             asked={asked}
@@ -122,11 +135,22 @@ function Desk({ info, library, withKey, onChanged }: Props) {
             onRetry={() => start(asked.question)}
             onQuote={() => {
               setDraft({ ...draft, answers: "extractive" });
-              start({ ...asked.question, answers: "extractive" });
+              start({ ...asked.question, answers: "extractive", history: [] });
             }}
+            rating={info.feedback ? { withKey, onOpinion: setOpinion } : null}
           />
         )}
         {asked && <Hits asked={asked} onOpen={setOpen} />}
+        <History
+          history={history}
+          current={asked?.id}
+          onShow={(earlier) => {
+            show(earlier);
+            setDraft({ ...draft, question: earlier.question.question });
+            document.querySelector(".answer")?.scrollIntoView({ block: "nearest" });
+          }}
+          onForget={forget}
+        />
         <Announcement asked={asked} />
       </main>
       <Documents
@@ -148,6 +172,15 @@ function Desk({ info, library, withKey, onChanged }: Props) {
   );
 }
 
-function questionOf(draft: Draft): Question {
-  return { question: draft.question.trim(), mode: draft.mode, answers: draft.answers, source: draft.scope?.source ?? null };
+function questionOf(draft: Draft, history: Turn[]): Question {
+  const { question, mode, answers, scope } = draft;
+  return { question: question.trim(), mode, answers, source: scope?.source ?? null, history };
+}
+
+const TURNS = 3; // earlier ones that a follow-up is read by
+
+/** The last turns since the reader changed the topic, the oldest first. */
+function turnsOf(history: readonly Asked[], topic: number): Turn[] {
+  const turns = history.filter((asked) => asked.end?.found && asked.askedAt >= topic).slice(0, TURNS);
+  return turns.reverse().map((asked) => ({ question: asked.question.question, answer: asked.end!.text.slice(0, 2000) }));
 }

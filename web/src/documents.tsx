@@ -1,7 +1,7 @@
 // The documents: listed, uploaded by button or by dropping them anywhere on the page, deleted once confirmed.
 
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
-import { deleteDocument, key, listDocuments, Problem, upload, type DocumentCard, type Info } from "./api";
+import { deleteDocument, key, listDocuments, Problem, upload, type DocumentCard, type Info, type Step } from "./api";
 import { Dialog } from "./dialog";
 import type { WithKey } from "./key";
 import { explain, useStrings, type Strings } from "./strings";
@@ -40,8 +40,8 @@ export function useLibrary(withKey: WithKey, present: boolean): Library | null {
 }
 
 type Sending =
-  | { state: "waiting" | "indexing" }
-  | { state: "sending"; share: number }
+  | { state: "waiting" | "cancelled" }
+  | ({ state: "working" } & Step)
   | { state: "done"; passages: number; replaced: boolean }
   | { state: "failed"; problem: Problem };
 
@@ -52,14 +52,17 @@ function useUploads(info: Info, withKey: WithKey, onAdded: () => Promise<void>) 
   const [items, setItems] = useState<Item[]>([]);
   const line = useRef<Promise<void>>(Promise.resolve());
   const next = useRef(0);
+  const running = useRef(new Map<number, AbortController>());
 
   const send = async (file: File, id: number) => {
     const tell = (sending: Sending) => setItems((all) => all.map((item) => (item.id === id ? { ...sending, id, name: item.name } : item)));
     try {
+      const { signal } = running.current.get(id)!;
+      signal.throwIfAborted();
       refuse(file, info);
       const added = await withKey(() => {
-        tell({ state: "sending", share: 0 });
-        return upload(file, (share) => tell(share < 1 ? { state: "sending", share } : { state: "indexing" }));
+        tell({ state: "working", step: "sending", done: 0, total: file.size });
+        return upload(file, (step) => tell({ state: "working", ...step }), signal);
       }, true);
       if (!added) {
         setItems((all) => all.filter((item) => item.id !== id));
@@ -68,13 +71,21 @@ function useUploads(info: Info, withKey: WithKey, onAdded: () => Promise<void>) 
       tell({ state: "done", passages: added.passages, replaced: added.replaced });
       await onAdded();
     } catch (error) {
-      tell({ state: "failed", problem: error instanceof Problem ? error : new Problem("unknown") });
+      if (running.current.get(id)?.signal.aborted) {
+        tell({ state: "cancelled" });
+        await onAdded(); // it may have been added at the very last moment
+      } else {
+        tell({ state: "failed", problem: error instanceof Problem ? error : new Problem("unknown") });
+      }
+    } finally {
+      running.current.delete(id);
     }
   };
 
   const add = (files: Iterable<File>) => {
     for (const file of files) {
       const id = next.current++;
+      running.current.set(id, new AbortController());
       setItems((all) => [...all, { id, name: file.name, state: "waiting" }]);
       line.current = line.current.then(() => send(file, id));
     }
@@ -83,10 +94,16 @@ function useUploads(info: Info, withKey: WithKey, onAdded: () => Promise<void>) 
   return {
     items,
     add,
-    clear: () => keep((item) => item.state !== "done" && item.state !== "failed"),
+    cancel: (id: number) => {
+      running.current.get(id)?.abort();
+      setItems((all) => all.map((item) => (item.id === id ? { id, name: item.name, state: "cancelled" } : item)));
+    },
+    clear: () => keep(isActive),
     forget: (name: string) => keep((item) => item.state !== "done" || item.name !== name),
   };
 }
+
+const isActive = (item: Sending): boolean => item.state === "waiting" || item.state === "working";
 
 /** What the server would refuse anyway is said before anything is sent. */
 function refuse(file: File, info: Info): void {
@@ -106,7 +123,7 @@ interface Props {
 
 export function Documents({ info, library, withKey, scope, onScope, onChanged }: Props) {
   const strings = useStrings();
-  const { items, add, clear, forget } = useUploads(info, withKey, onChanged);
+  const { items, add, cancel, clear, forget } = useUploads(info, withKey, onChanged);
   const [doomed, setDoomed] = useState<DocumentCard | null>(null);
   const [said, setSaid] = useState("");
   const [problem, setProblem] = useState<Problem | null>(null);
@@ -134,7 +151,7 @@ export function Documents({ info, library, withKey, scope, onScope, onChanged }:
         {strings.documents} <span class="muted">{strings.documentsCount(library.total, info.passages ?? 0)}</span>
       </h2>
       {info.writable ? <Chooser info={info} onFiles={add} /> : <p class="notice">{strings.readOnly}</p>}
-      {items.length > 0 && <Uploads items={items} onClear={clear} />}
+      {items.length > 0 && <Uploads items={items} onCancel={cancel} onClear={clear} />}
       {shown && (
         <p class="problem" role="alert">
           {explain(shown, strings)}
@@ -199,17 +216,20 @@ function Chooser({ info, onFiles }: { info: Info; onFiles: (files: Iterable<File
   );
 }
 
-function Uploads({ items, onClear }: { items: Item[]; onClear: () => void }) {
+function Uploads({ items, onCancel, onClear }: { items: Item[]; onCancel: (id: number) => void; onClear: () => void }) {
   const strings = useStrings();
-  const busy = items.some((item) => item.state !== "done" && item.state !== "failed");
+  const busy = items.some(isActive);
   return (
     <section class="uploads" aria-label={strings.uploads}>
       <ul>
         {items.map((item) => (
           <li key={item.id}>
             <span class="name">{item.name}</span>
-            {(item.state === "sending" || item.state === "indexing") && (
-              <progress aria-label={item.name} {...(item.state === "sending" ? { value: item.share } : {})} />
+            {item.state === "working" && <progress aria-label={item.name} {...shareOf(item)} />}
+            {isActive(item) && (
+              <button type="button" class="link" aria-label={strings.cancelUpload(item.name)} onClick={() => onCancel(item.id)}>
+                {strings.cancel}
+              </button>
             )}
             <span class={item.state === "failed" ? "problem" : "muted"} role="status">
               {stateOf(item, strings)}
@@ -226,19 +246,31 @@ function Uploads({ items, onClear }: { items: Item[]; onClear: () => void }) {
   );
 }
 
+/** The share that is done; nothing where it is not known how long the rest takes. */
+function shareOf({ step, done, total }: Step): { value?: number } {
+  const known = total > 0 && step !== "indexing" && !(step === "sending" && done >= total);
+  return known ? { value: done / total } : {};
+}
+
 function stateOf(item: Sending, strings: Strings): string {
   switch (item.state) {
     case "waiting":
       return strings.waiting;
-    case "sending":
-      return strings.uploading(Math.round(100 * item.share));
-    case "indexing":
-      return strings.indexing;
+    case "cancelled":
+      return strings.cancelled;
+    case "working":
+      return workOf(item, strings);
     case "done":
       return strings.added(item.passages, item.replaced);
     case "failed":
       return explain(item.problem, strings);
   }
+}
+
+function workOf({ step, done, total }: Step, strings: Strings): string {
+  if (step === "sending") return done < total ? strings.uploading(Math.round((100 * done) / total)) : strings.readingFile;
+  if (step === "reading") return total > 0 ? strings.readingPages(done, total) : strings.readingFile;
+  return strings.indexing;
 }
 
 interface CardProps {

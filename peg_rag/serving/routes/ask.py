@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import StreamingResponse
@@ -21,22 +21,45 @@ from peg_rag.hits import Hit
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.errors import ApiError, convert_exception, report_unexpected
 from peg_rag.serving.knowledge import KnowledgeBase
-from peg_rag.serving.language_model import LanguageModel, LanguageModelError, Piece, parse_citations
+from peg_rag.serving.language_model import (
+    MAX_ANSWER_CHARACTERS,
+    MAX_TURNS,
+    LanguageModel,
+    LanguageModelError,
+    Piece,
+    Turn,
+    parse_citations,
+)
 from peg_rag.serving.logs import log
-from peg_rag.serving.routes.schemas import AnswerKind, Filter, Query, RequestBody, SearchMode
+from peg_rag.serving.routes.schemas import AnswerKind, Filter, Query, RequestBody, SearchMode, Text
 from peg_rag.serving.routes.search import FoundPassage, SearchAnswer
 from peg_rag.serving.state import ServerState
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+MAX_HISTORY = 100
 router = APIRouter(tags=["search"], dependencies=[Depends(require_read_access)])
 
 
 # -- schemas ----------------------------------------------------------------------------------------------------------
 
 
+class HistoryTurn(RequestBody):
+    """An earlier question and its answer."""
+
+    question: Query
+    answer: Annotated[Text, Field(max_length=MAX_ANSWER_CHARACTERS)]
+
+
 class AskRequest(RequestBody):
     question: Query
+    history: list[HistoryTurn] = Field(
+        default=[],
+        max_length=MAX_HISTORY,
+        description="The conversation so far, oldest turn first. Where the server has a language model, it rewrites "
+        f"the question by the last {MAX_TURNS} turns, so that a follow-up question finds its passages; elsewhere it "
+        "is not used.",
+    )
     k: int = Field(5, ge=1, le=20, description="Passages to read.")
     mode: SearchMode = "hybrid"
     where: Filter | None = None
@@ -59,6 +82,9 @@ class AnswerSentence(BaseModel):
     citation: int
     passage_id: str
     start: int = Field(description="Offset in the passage's text, in characters.")
+    spans: list[tuple[int, int]] = Field(
+        description="The stretches of the passage's text that are quoted: [start, end), in characters."
+    )
     score: float
 
     @classmethod
@@ -68,6 +94,7 @@ class AnswerSentence(BaseModel):
             citation=sentence.citation,
             passage_id=sources[sentence.citation - 1].id,
             start=sentence.start,
+            spans=list(sentence.spans),
             score=sentence.score,
         )
 
@@ -94,6 +121,7 @@ class Citation(BaseModel):
 class AnswerOpening(SearchAnswer):
     """The first event: the passages that were retrieved, and the kind of answer that follows."""
 
+    question: str = Field(description="What was searched for and is answered: the question, or a rewritten follow-up.")
     kind: AnswerKind
     model: str | None = Field(description="The language model, of a generated answer.")
 
@@ -103,7 +131,7 @@ class AnswerOpening(SearchAnswer):
     ) -> "AnswerOpening":
         results = SearchAnswer.of(request.question, hits, request.mode)
         name = language_model.settings.model if language_model and kind == "generated" else None
-        return cls(hits=results.hits, mode=results.mode, kind=kind, model=name)
+        return cls(hits=results.hits, mode=results.mode, question=request.question, kind=kind, model=name)
 
 
 class AnswerDelta(BaseModel):
@@ -127,6 +155,7 @@ class AnswerEnd(BaseModel):
 
 
 class AskAnswer(AnswerEnd):
+    question: str = Field(description="What was searched for and is answered: the question, or a rewritten follow-up.")
     hits: list[FoundPassage]
     sentences: list[AnswerSentence] = Field(description="Of an extractive answer.")
 
@@ -155,6 +184,7 @@ the whole text); `error` if the answer cannot be completed."""
 async def ask(request: AskRequest, state: StateDep, knowledge: KnowledgeDep, http_request: Request) -> Response:
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
     kind = choose_kind(request.answers, state.language_model)
+    request = await run_while_connected(http_request, condense_history(request, state))
     hits = await state.searches.run(
         knowledge.search, request.question, k=request.k, mode=request.mode, where=request.where
     )
@@ -172,6 +202,19 @@ def choose_kind(requested: AnswerKind | None, language_model: LanguageModel | No
     if requested == "generated" and language_model is None:
         raise ApiError(400, "this server has no language model; ask for extractive answers", param="answers")
     return requested or ("generated" if language_model else "extractive")
+
+
+async def condense_history(request: AskRequest, state: ServerState) -> AskRequest:
+    """The request with a question that can be understood without its history, as the language model puts it."""
+    if not request.history or state.language_model is None:
+        return request
+    turns = [Turn(turn.question, turn.answer) for turn in request.history]
+    try:
+        question = await state.language_model.condense_question(request.question, turns)
+    except LanguageModelError as error:
+        _count_failure(error, state)
+        raise
+    return request.model_copy(update={"question": question, "history": []})
 
 
 def answer_question(
@@ -208,14 +251,13 @@ async def _generate_answer(request: AskRequest, hits: list[Hit], state: ServerSt
     piece = Piece("", "not_found")
     if hits:
         try:
-            async with aclosing(language_model.write(request.question, [hit.text for hit in hits])) as pieces:
+            async with aclosing(language_model.write(request.question, hits)) as pieces:
                 async for piece in pieces:
                     text += piece.text
                     if piece.text:
                         yield AnswerDelta(text=piece.text)
         except LanguageModelError as error:
-            state.metrics.generated.labels(error.code).inc()
-            log(logger, logging.WARNING, "language model failed", code=error.code)
+            _count_failure(error, state)
             raise
     state.metrics.generated.labels(piece.finish).inc()
     is_answered = piece.finish != "not_found"
@@ -229,6 +271,11 @@ async def _generate_answer(request: AskRequest, hits: list[Hit], state: ServerSt
         citations=[Citation.of(number, hits[number - 1]) for number in numbers],
         text=text if is_answered else NOT_FOUND,
     )
+
+
+def _count_failure(error: LanguageModelError, state: ServerState) -> None:
+    state.metrics.generated.labels(error.code).inc()
+    log(logger, logging.WARNING, "language model failed", code=error.code)
 
 
 # -- sending ----------------------------------------------------------------------------------------------------------
@@ -257,7 +304,7 @@ async def _collect_answer(opening: AnswerOpening, events: Events) -> AskAnswer:
     end = history[-1]
     assert isinstance(end, AnswerEnd)
     sentences = [event for event in history if isinstance(event, AnswerSentence)]
-    return AskAnswer(**end.model_dump(), hits=opening.hits, sentences=sentences)
+    return AskAnswer(**end.model_dump(), question=opening.question, hits=opening.hits, sentences=sentences)
 
 
 async def run_while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

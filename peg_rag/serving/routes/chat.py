@@ -1,6 +1,7 @@
 """`/v1/chat/completions`: the answers of `/ask` in the form of OpenAI's chat API, so that any chat client can ask.
 
-Only the last user message is answered, from the documents alone. The answer ends with a list of its sources, since most
+The last user message is answered, from the documents alone; where the server has a language model, the turns before it
+say what a follow-up question means. The answer ends with a list of its sources, since most
 chat clients show nothing but the text; programs find the same sources in the field `citations`.
 """
 
@@ -8,6 +9,7 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -18,6 +20,7 @@ from pydantic_core import PydanticCustomError
 
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.errors import ApiError, convert_exception, report_unexpected
+from peg_rag.serving.language_model import MAX_ANSWER_CHARACTERS, MAX_TURNS
 from peg_rag.serving.routes.ask import (
     AnswerDelta,
     AnswerEnd,
@@ -26,6 +29,7 @@ from peg_rag.serving.routes.ask import (
     Events,
     answer_question,
     choose_kind,
+    condense_history,
     run_while_connected,
 )
 from peg_rag.serving.routes.schemas import (
@@ -89,7 +93,8 @@ class ChatRequest(RequestBody):
     messages: list[ChatMessage] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
-        description="The last user message is the question; the other messages are not used.",
+        description="The last user message is the question. A language model reads a follow-up question by the turns "
+        "before it; system messages are not used.",
     )
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -118,9 +123,26 @@ class ChatRequest(RequestBody):
     def question(self) -> str:
         return next((message.text for message in reversed(self.messages) if message.role == "user"), "")
 
+    @property
+    def history(self) -> list[dict[str, str]]:
+        """The last turns before the question: each user message that an assistant message follows, and that answer."""
+        turns = []
+        for message, reply in pairwise(message for message in self.messages if message.role in ("user", "assistant")):
+            if (message.role, reply.role) == ("user", "assistant") and message.text.strip():
+                turns.append(
+                    {"question": message.text[:MAX_QUERY_CHARACTERS], "answer": reply.text[:MAX_ANSWER_CHARACTERS]}
+                )
+        return turns[-MAX_TURNS:]
+
     def to_ask_request(self) -> AskRequest:
         return AskRequest.model_validate(
-            {"question": self.question, "k": self.k, "mode": self.mode, "where": self.where}
+            {
+                "question": self.question,
+                "history": self.history,
+                "k": self.k,
+                "mode": self.mode,
+                "where": self.where,
+            }
         )
 
 
@@ -165,7 +187,7 @@ async def create_chat_completion(
 ) -> Response:
     """Answer the last user message from the documents, with citations."""
     kind = _choose_kind(request.model, state)
-    question = request.to_ask_request()
+    question = await run_while_connected(http_request, condense_history(request.to_ask_request(), state))
     hits = await state.searches.run(
         knowledge.search, question.question, k=request.k, mode=request.mode, where=request.where
     )

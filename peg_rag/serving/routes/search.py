@@ -7,6 +7,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from peg_rag.hits import Hit
+from peg_rag.retriever import RerankChoice
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.matches import Matcher
 from peg_rag.serving.routes.schemas import Filter, Query, RequestBody, SearchMode
@@ -21,6 +22,11 @@ class SearchRequest(RequestBody):
     k: int = Field(10, ge=1, le=MAX_K, description="Number of passages.")
     mode: SearchMode = "hybrid"
     where: Filter | None = Field(None, description='A filter on the metadata, such as `{"page": {"$gte": 3}}`.')
+    rerank: RerankChoice = Field(
+        "auto",
+        description="A second look at 50 hybrid hits by the bundled reranker: `auto` (where the model is peg-mini), "
+        "`mini` (the same, or an error) or `none`.",
+    )
 
 
 class FoundPassage(BaseModel):
@@ -61,6 +67,11 @@ class SearchAnswer(BaseModel):
 async def search(request: SearchRequest, state: StateDep, knowledge: KnowledgeDep) -> SearchAnswer:
     """The passages nearest to a query, best first, with their component scores."""
     hits = await state.searches.run(
-        knowledge.search, request.query, k=request.k, mode=request.mode, where=request.where
+        knowledge.search,
+        request.query,
+        k=request.k,
+        mode=request.mode,
+        where=request.where,
+        rerank=request.rerank,
     )
     return SearchAnswer.of(request.query, hits, request.mode)

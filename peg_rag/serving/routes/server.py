@@ -44,7 +44,9 @@ class ServerInfo(BaseModel):
     max_upload_files: int
     modes: list[str]
     answers: list[AnswerKind] = Field(description="Kinds of answers that /ask gives; the first is the default.")
+    history: bool = Field(description="Whether /ask reads a follow-up question by the turns before it.")
     language_model: LanguageModelCard | None
+    feedback: bool = Field(description="Whether ratings of answers are kept, from clients with a key.")
 
 
 class Health(BaseModel):
@@ -67,7 +69,9 @@ async def info(state: StateDep) -> ServerInfo:
         max_upload_files=state.settings.max_upload_files,
         modes=list(get_args(SearchMode)),
         answers=_list_answer_kinds(state),
+        history=knowledge is not None and state.language_model is not None,
         language_model=LanguageModelCard.of(state.language_model) if state.language_model else None,
+        feedback=knowledge is not None and bool(state.keys) and not knowledge.index.read_only,
     )
 
 

@@ -128,7 +128,8 @@ def adapt(
     model is saved.
 
     Args:
-        documents: a folder of txt, md, html, pdf, docx, csv, jsonl files, or one .txt (.gz, .zst) of a passage a line.
+        documents: a folder of txt, md, html, pdf, docx, csv, jsonl files, one .txt (.gz, .zst) of a passage a line, or
+            a folder in BEIR's form, whose judged questions are trained on, too.
         model: a hub id, a folder or a bundled name.
         out: may lie within the documents; it and the work are not read.
         force: save a model that got worse, too.
@@ -152,7 +153,7 @@ def adapt(
         work.undo_replacement()
         check_free(folder, overwrite)
         texts = read_documents(source, leave_out=(folder, work.path))
-        lesson, choosing, reporting = split(texts.documents, options.held_out, options.seed)
+        lesson, choosing, reporting = split(texts.documents, options.held_out, options.seed, texts.judged)
         with PEGEncoder(model, device=device) as encoder:
             work.prepare(encoder.identity, lesson, asdict(options))
             before = evaluate(encoder, reporting.task)

@@ -34,6 +34,7 @@ class RankBatch:
         known_positives: further (query, document) rows that are answers, (k, 2).
         known_texts: (query row, text key) of all answers in the files; None where nothing asks for them.
         grades: the labels as numbers, NaN where there is none, (b,).
+        weights: by which the queries count in the loss, (b,); None: all alike.
     """
 
     step: int
@@ -46,16 +47,18 @@ class RankBatch:
     known_positives: Ints
     grades: NDArray[np.float32]
     known_texts: Ints | None = None
+    weights: NDArray[np.float32] | None = None
 
     def pairs(self, device: torch.device) -> Pairs:
         """What the loss must know, as tensors."""
         return Pairs(
             positives=torch.arange(len(self.queries), device=device),
             owners=_to_tensor(self.owners, device),
-            query_texts=_to_tensor(self.query_keys, device),
-            document_texts=_to_tensor(self.document_keys, device),
+            query_text_ids=_to_tensor(self.query_keys, device),
+            document_text_ids=_to_tensor(self.document_keys, device),
             known_positives=_to_tensor(self.known_positives, device) if len(self.known_positives) else None,
             known_texts=None if self.known_texts is None else _to_tensor(self.known_texts, device),
+            query_weights=None if self.weights is None else _to_tensor(self.weights, device),
         )
 
     def pin_memory(self) -> "RankBatch":
@@ -133,6 +136,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         seed: of the choice among more negatives than that.
         transforms: change a batch once it is read, in this order.
         with_answers: list all known answers of the queries, for candidates that come from outside the batch.
+        known: the answers; None takes those of the files.
     """
 
     def __init__(
@@ -148,6 +152,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         seed: int = 0,
         transforms: Sequence[BatchTransform] = (),
         with_answers: bool = False,
+        known: KnownPositives | None = None,
     ) -> None:
         self._files = files
         self._rows = rows
@@ -159,7 +164,8 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         self._seed = seed
         self._transforms = transforms
         self._with_answers = with_answers
-        self._known = KnownPositives(files)
+        self._known = KnownPositives(files) if known is None else known
+        self._weighted = any((file.weights != 1).any() for file in files)
 
     def __len__(self) -> int:
         return self._steps
@@ -219,7 +225,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
 
     def _read_batch(self, step: int, planned: PlannedBatch, choices: list[list[int]]) -> RankBatch:
         queries, positives, negatives = [], [], []
-        query_keys, positive_keys, negative_keys, grades = [], [], [], []
+        query_keys, positive_keys, negative_keys, grades, weights = [], [], [], [], []
         start = 0
         for file, rows in self._group_by_file(planned):
             tokens = row_tokens(file, rows)
@@ -231,6 +237,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
             query_keys.append(file.query_keys[rows])
             positive_keys.append(file.positive_keys[rows])
             grades.append(file.grades[rows])
+            weights.append(file.weights[rows])
             start += len(rows)
         owners = np.repeat(np.arange(start), [len(choice) for choice in choices])
         all_query_keys = np.concatenate(query_keys)
@@ -246,6 +253,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
             known_positives=self._known.among(all_query_keys, document_keys),
             grades=np.concatenate(grades),
             known_texts=self._known.answers(all_query_keys) if self._with_answers else None,
+            weights=np.concatenate(weights) if self._weighted else None,
         )
 
 

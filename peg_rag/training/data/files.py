@@ -1,24 +1,18 @@
 """Files of training rows: which files a source names, and what each of their lines holds."""
 
-import csv
 import hashlib
 import io
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peg_rag.errors import DataError
-from peg_rag.extras import require
 from peg_rag.files import open_packed, unreadable
 from peg_rag.readers import encoding_of
+from peg_rag.records import BadRow, GoodRow, parse_csv, parse_json_lines, read_parquet
 from peg_rag.training.data.texts import clean_text
 from peg_rag.training.recipe import SourceOptions, expand_path
 
-if TYPE_CHECKING:
-    pass
-
-PARQUET_ROWS = 10_000  # read at a time
 SNIFFED_BYTES = 1 << 16  # that tell a text file's encoding
 
 
@@ -57,7 +51,7 @@ def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         ".jsonl": _read_json_rows,
         ".json": _read_json_rows,
         ".csv": _read_csv_rows,
-        ".tsv": _read_csv_rows,
+        ".tsv": _read_tsv_rows,
         ".parquet": _read_parquet_rows,
     }
     if form not in readers:
@@ -65,8 +59,9 @@ def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
             f"{file}: unknown kind of file; .jsonl, .csv, .tsv (also with .gz or .zst) or .parquet is expected"
         )
     try:
-        yield from readers[form](file)
-    except unreadable(UnicodeDecodeError, csv.Error) as error:
+        for row in readers[form](file):
+            yield row.line, row.value if isinstance(row, GoodRow) else row.problem
+    except unreadable(UnicodeDecodeError) as error:
         raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
 
 
@@ -96,36 +91,27 @@ def _guess_encoding(head: bytes, file: Path) -> str:
     return encoding_of(head, str(file))
 
 
-def _read_json_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+def _read_json_rows(file: Path) -> Iterator[GoodRow | BadRow]:
     with open_packed(file, "train") as stream:
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                yield number, "not JSON"
-                continue
-            yield number, row if isinstance(row, dict) else "not a JSON object"
+        yield from parse_json_lines(stream, file, bad_rows="yield")
 
 
-def _read_csv_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    tabs = ".tsv" in file.suffixes
-    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if tabs else {}
-    with io.TextIOWrapper(open_packed(file, "train"), encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, restkey="", **dialect)
-        for row in reader:
-            complete = "" not in row and None not in row.values()
-            yield reader.line_num, row if complete else "another number of fields than the header"
+def _read_csv_rows(file: Path) -> Iterator[GoodRow | BadRow]:
+    with _open_csv(file) as stream:
+        yield from parse_csv(stream, file, bad_rows="yield")
 
 
-def _read_parquet_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
-    parquet = require("pyarrow.parquet", "train")
-    number = 0
-    for batch in parquet.ParquetFile(file).iter_batches(batch_size=PARQUET_ROWS):
-        for row in batch.to_pylist():
-            number += 1
-            yield number, row
+def _read_tsv_rows(file: Path) -> Iterator[GoodRow | BadRow]:
+    with _open_csv(file) as stream:
+        yield from parse_csv(stream, file, bad_rows="yield", delimiter="\t", quotes=False)
+
+
+def _open_csv(file: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_packed(file, "train"), encoding="utf-8-sig", newline="")
+
+
+def _read_parquet_rows(file: Path) -> Iterator[GoodRow | BadRow]:
+    return read_parquet(file, "train")
 
 
 def file_digest(file: Path) -> str:

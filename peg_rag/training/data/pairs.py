@@ -72,6 +72,7 @@ class PairFile:
         usable: the rows in use (no repeated pair, nothing below the least label), (n,) int64.
         query_keys, positive_keys: of all rows, int64; see `text_key`.
         grades: the label as a number, NaN where there is none, float32.
+        weights: by which the rows count in the loss, 1 where the file says nothing, float32.
         weight: the recipe's factor for this source.
         report: what was wrong with the file.
     """
@@ -83,6 +84,7 @@ class PairFile:
     query_keys: Ints
     positive_keys: Ints
     grades: NDArray[np.float32]
+    weights: NDArray[np.float32]
     weight: float
     report: ReadReport
 
@@ -238,6 +240,9 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
     grade = _parse_grade(row.get(columns.label) if columns.label else None)
     if columns.label_is_grade and np.isnan(grade):
         return f"{columns.label} is not a number"
+    weight = _parse_grade(row.get(columns.weight)) if columns.weight else 1.0
+    if not 0 <= weight < np.inf:
+        return f"{columns.weight} is not a number of 0 or more"
     return {
         **texts,
         "negatives": [text for _, text in usable],
@@ -245,6 +250,7 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
         "positive_key": positive_key,
         "negative_keys": [key for key, _ in usable],
         "grade": grade,
+        "weight": weight,
     }
 
 
@@ -288,6 +294,7 @@ def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
             "positive_key": pa.int64(),
             "negative_keys": keys,
             "grade": pa.float32(),
+            "weight": pa.float32(),
         }
     )
     with open_atomically(arrow) as file, pa.ipc.new_stream(file, schema) as writer:
@@ -307,7 +314,7 @@ def _split_blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[di
 
 
 def _make_pair_file(file: Path, source: SourceOptions, rows: Any, tokens: Any, report: ReadReport) -> PairFile:
-    numbers = rows.select_columns(["query_key", "positive_key", "grade"]).with_format("numpy")[:]
+    numbers = rows.select_columns(["query_key", "positive_key", "grade", "weight"]).with_format("numpy")[:]
     query_keys = numbers["query_key"].astype(np.int64)
     positive_keys = numbers["positive_key"].astype(np.int64)
     pairs = np.stack([query_keys, positive_keys], axis=1)  # (rows, 2)
@@ -318,4 +325,5 @@ def _make_pair_file(file: Path, source: SourceOptions, rows: Any, tokens: Any, r
     if source.minimum_label is not None:
         usable = usable[~(grades[usable] < source.minimum_label)]
     name = file.name.split(".")[0]
-    return PairFile(name, rows, tokens, usable, query_keys, positive_keys, grades, source.weight, report)
+    weights = numbers["weight"].astype(np.float32)
+    return PairFile(name, rows, tokens, usable, query_keys, positive_keys, grades, weights, source.weight, report)

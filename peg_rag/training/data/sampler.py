@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.errors import DataError, InvalidInput
+from peg_rag.training.extension import RowOrder
 
 Ints = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -110,6 +111,7 @@ class BatchPlan:
             `mixed`: every row is drawn by itself.
         seed: equal seeds give equal batches.
         distinct: no text stands twice in a batch, as query or as positive.
+        order: in which a source's rows are taken in each epoch; None shuffles them.
 
     Raises:
         DataError: there is no source, or one has no rows.
@@ -125,6 +127,7 @@ class BatchPlan:
         mixing: Mixing = "one_source",
         seed: int = 0,
         distinct: bool = True,
+        order: RowOrder | None = None,
     ) -> None:
         if not sources:
             raise DataError("no source to sample from; name at least one in the stage's data.sources")
@@ -136,6 +139,7 @@ class BatchPlan:
         self.mixing = mixing
         self.seed = seed
         self._distinct = distinct
+        self._row_order = order
         self._slots = steps * (batch if mixing == "mixed" else 1)
         counts = shares([len(s) for s in sources], [s.weight for s in sources], alpha, self._slots)
         self.slot_counts = counts  # of each source, (sources,)
@@ -163,12 +167,23 @@ class BatchPlan:
         return sources, turn * self.slot_counts[sources] + before
 
     def _rows_at(self, sources: Ints, places: Ints) -> Ints:
-        """Place p of a source's stream is row π(p mod n) with one shuffle π for each epoch p // n."""
+        """Place p of a source's stream is row π(p mod n) with one permutation π for each epoch p // n."""
         rows = np.empty_like(places)
         for source in np.unique(sources):
             slots = np.flatnonzero(sources == source)
             epochs, within = np.divmod(places[slots], len(self.sources[source]))
-            rows[slots] = Permutation(len(self.sources[source]), self.seed, 2, int(source))(within, epochs)
+            if self._row_order is None:
+                rows[slots] = Permutation(len(self.sources[source]), self.seed, 2, int(source))(within, epochs)
+            else:
+                rows[slots] = self._take_rows(self._row_order, int(source), within, epochs)
+        return rows
+
+    def _take_rows(self, order: RowOrder, source: int, within: Ints, epochs: Ints) -> Ints:
+        """The rows at these places of the source's epochs, (m,)."""
+        rows = np.empty_like(within)
+        for epoch in np.unique(epochs).tolist():
+            part = epochs == epoch
+            rows[part] = order.rows(source, epoch)[within[part]]
         return rows
 
     def _replace_repeats(self, sources: Ints, rows: Ints, step: int) -> PlannedBatch:

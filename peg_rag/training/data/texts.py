@@ -53,11 +53,11 @@ class TextDocument:
 
 @dataclass(frozen=True, slots=True)
 class TextPair:
-    """A query and the passage that answers it, and how they were made."""
+    """A query and the passage that answers it, and how they were made; `judged`: by people."""
 
     query: str
     positive: str
-    kind: Kind
+    kind: Kind | Literal["judged"]
 
 
 def pairs_from(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Ints = NDArray[np.int64]
-FORMAT = 2  # of the cached rows and tokens: raise it when their meaning changes
+FORMAT = 3  # of the cached rows and tokens: raise it when their meaning changes
 KNOWN_TEXTS = 200_000  # whose cleaned form or tokens are remembered while a file is read
 
 

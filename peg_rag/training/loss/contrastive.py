@@ -35,7 +35,7 @@ class Pairs:
 
     positives: (b,) int64, the row among the documents of each query's positive.
     owners: (n,) int64, the query that brought a document; −1 for a document that every query shares and none owns.
-    query_texts, document_texts: (b,) and (n,) int64 ids of the texts, one space for both: equal ids mean equal texts.
+    query_text_ids, document_text_ids: (b,) and (n,) int64; one space for both: equal ids mean equal texts.
     known_positives: (k, 2) int64 rows (query, document) that are answers too, and so no negatives.
     known_texts: (k, 2) int64, a query's row and the id of a text that answers it, in the batch or not.
     query_weights: (b,) weights of the queries, scaled to mean 1 over the batch by the loss; None: all alike.
@@ -43,8 +43,8 @@ class Pairs:
 
     positives: Tensor
     owners: Tensor
-    query_texts: Tensor | None = None
-    document_texts: Tensor | None = None
+    query_text_ids: Tensor | None = None
+    document_text_ids: Tensor | None = None
     known_positives: Tensor | None = None
     known_texts: Tensor | None = None
     query_weights: Tensor | None = None
@@ -58,14 +58,16 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Candidates of every query of this rank besides the documents of the batch.
+    """Candidates of this rank's queries besides the documents of the batch.
 
     vectors: (m, d). With a graph to the batch's vectors, these get its gradient; without one they are constants.
     texts: (m,) int64 ids, of the same space as the texts of `Pairs`.
+    owners: (m,) int64, the row of the query that alone meets a candidate; None: every query meets all of them.
     """
 
     vectors: Tensor
     texts: Tensor
+    owners: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,9 @@ def _check_shapes(
                 f"further candidates {tuple(extra.vectors.shape)} with {len(extra.texts)} text ids must be (m, d) "
                 "and (m,)"
             )
-    if candidates and not (options.mask_same_text and pairs.query_texts is not None):
+        if extra.owners is not None and extra.owners.shape != extra.texts.shape:
+            raise InvalidInput(f"owners of candidates {tuple(extra.owners.shape)} must be ({len(extra.texts)},)")
+    if candidates and not (options.mask_same_text and pairs.query_text_ids is not None):
         raise InvalidInput(
             "further candidates can contain a query's own positive, which only text ids reveal; "
             "give the text ids of queries and documents, and leave mask_same_text on"
@@ -257,6 +261,7 @@ class _Step:
         self.extra = [_Side(extra.vectors.detach(), not extra.vectors.requires_grad) for extra in candidates]
         self.extra_texts = [extra.texts for extra in candidates]
         self._number_texts()
+        self._index_owned(candidates)
 
     def _gather_side(self, side: _Side, rows: Tensor | None) -> _Side:
         """The chosen rows of all ranks; the very same side where that is all there is."""
@@ -267,11 +272,11 @@ class _Step:
     def _number_texts(self) -> None:
         """Give texts ids such that the answers of all ranks are pairs of ids; without texts, each row is its own."""
         pairs, ranks = self.pairs, self.ranks
-        if not self.options.mask_same_text or pairs.query_texts is None or pairs.document_texts is None:
+        if not self.options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
             self.query_ids, self.document_ids = -1 - ranks.number(pairs.positives), ranks.number(pairs.owners)
             answers = []
         else:
-            self.query_ids, self.document_ids = pairs.query_texts, pairs.document_texts  # (b,), (n,)
+            self.query_ids, self.document_ids = pairs.query_text_ids, pairs.document_text_ids  # (b,), (n,)
             answers = [self.query_ids[:, None].expand(-1, 2)]
             if pairs.known_texts is not None:
                 query, text = pairs.known_texts.unbind(1)
@@ -281,6 +286,21 @@ class _Step:
             query, document = pairs.known_positives.unbind(1)
             answers.append(torch.stack([self.query_ids[query], self.document_ids[document]], 1))
         self.answers = ranks.gather(torch.cat(answers))  # (k, 2)
+
+    def _index_owned(self, candidates: Sequence[Candidates]) -> None:
+        """Append candidates that one query alone meets to its own: they stand behind the documents."""
+        self.owned = [extra.owners is not None for extra in candidates]
+        start = len(self.documents.raw)
+        own_texts = [self.document_ids]
+        for extra in candidates:
+            if extra.owners is None:
+                continue
+            places = torch.arange(start, start + len(extra.texts), device=extra.owners.device)
+            index = _list_by_owner(extra.owners, places, len(self.own_index))
+            self.own_index = torch.cat([self.own_index, index], 1)
+            own_texts.append(extra.texts)
+            start += len(extra.texts)
+        self.own_texts = torch.cat(own_texts)[self.own_index[:, 1:].clamp(min=0)]  # (b, h)
 
     def run(self) -> LossResult:
         self.whole = {key: Prefix.of(side.raw, side.raw.shape[1]) for key, side in self._all_sides().items()}
@@ -321,7 +341,13 @@ class _Step:
         )
         extra = [prefixes[id(side)] for side in self.extra]
         share = weights / 2 if self.options.symmetric else weights
-        sums = [self._contrast_direction(self._query_direction(queries, documents, candidates, extra, share))]
+        owned = [vectors for vectors, is_owned in zip(extra, self.owned, strict=True) if is_owned]
+        own = _join_prefixes([documents, *owned])
+        sums = [self._contrast_direction(self._query_direction(queries, own, candidates, extra, share))]
+        if owned:
+            parts = torch.split(own.gradient, [len(part.unit) for part in (documents, *owned)])
+            for prefix, part in zip((documents, *owned), parts, strict=True):
+                prefix.gradient.add_(part)
         if self.options.symmetric:
             back = self._document_direction(queries, documents, rivals, share)
             sums.append(self._contrast_direction(back))
@@ -335,16 +361,19 @@ class _Step:
         return contrast(direction, self.scoring, tile, self.scratch)
 
     def _query_direction(
-        self, queries: Prefix, documents: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
+        self, queries: Prefix, own: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
     ) -> Direction:
         """Each query looks for its positive among its own hard negatives, those of all ranks and further ones."""
         blocks = [Block(candidates, self.ranks.gather(self.document_ids[self.shared]))]
-        for vectors, texts, side in zip(extra, self.extra_texts, self.extra, strict=True):
-            blocks.append(Block(vectors, texts, side.frozen))
+        for vectors, texts, side, is_owned in zip(extra, self.extra_texts, self.extra, self.owned, strict=True):
+            if not is_owned:
+                blocks.append(Block(vectors, texts, side.frozen))
         columns = torch.cat([block.texts for block in blocks])
         masks = [AnswerMask(self.query_ids, columns, self.answers), *limit_masks(self.options), *self.masks]
-        own_texts = self.document_ids[self.own_index[:, 1:].clamp(min=0)]  # (b, h)
-        return Direction(queries, self.query_ids, documents, self.own_index, own_texts, blocks, masks, weights)
+        positive_texts = self.document_ids[self.pairs.positives]
+        return Direction(
+            queries, self.query_ids, positive_texts, own, self.own_index, self.own_texts, blocks, masks, weights
+        )
 
     def _document_direction(self, queries: Prefix, documents: Prefix, rivals: Prefix, weights: Tensor) -> Direction:
         """Each positive looks for its query among the queries of all ranks."""
@@ -354,7 +383,17 @@ class _Step:
         texts, columns = self.document_ids[positives], self.ranks.gather(self.query_ids)
         masks = [AnswerMask(texts, columns, self.answers.flip(1)), *limit_masks(self.options)]
         own_index = torch.arange(len(unit), device=unit.device).unsqueeze(1)  # (b, 1)
-        return Direction(rows, texts, queries, own_index, own_index[:, 1:], [Block(rivals, columns)], masks, weights)
+        return Direction(
+            rows,
+            texts,
+            self.query_ids,
+            queries,
+            own_index,
+            own_index[:, 1:],
+            [Block(rivals, columns)],
+            masks,
+            weights,
+        )
 
     def _return_gradient(self, side: _Side, rows: Tensor | None, source: _Side) -> None:
         """Bring the gradient of gathered vectors home: summed over ranks, this rank's part."""
@@ -393,10 +432,22 @@ def _split_documents(pairs: Pairs, hard_negatives: str) -> tuple[Tensor, Tensor]
     if hard_negatives == "shared":
         return everything, own_index
     alone = (pairs.owners >= 0).index_fill(0, pairs.positives, False)  # (n,)
-    documents = everything[alone]
-    owners, order = pairs.owners[alone].sort(stable=True)
-    counts = torch.bincount(owners, minlength=len(own_index))  # (b,)
-    place = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
-    hard_index = own_index.new_full((len(own_index), int(counts.max())), -1)  # (b, h)
-    hard_index[owners, place] = documents[order]
+    hard_index = _list_by_owner(pairs.owners[alone], everything[alone], len(own_index))
     return everything[~alone], torch.cat([own_index, hard_index], 1)
+
+
+def _list_by_owner(owners: Tensor, items: Tensor, rows: int) -> Tensor:
+    """The items (m,) of each owner (m,) as a row, in order, (rows, h); −1 fills the rows of owners with fewer."""
+    owners, order = owners.sort(stable=True)
+    counts = torch.bincount(owners, minlength=rows)  # (rows,)
+    place = torch.arange(len(owners), device=owners.device) - (counts.cumsum(0) - counts)[owners]
+    index = items.new_full((rows, int(counts.max())), -1)
+    index[owners, place] = items[order]
+    return index
+
+
+def _join_prefixes(parts: Sequence[Prefix]) -> Prefix:
+    """One after the other, without their gradients; a single one as it is."""
+    if len(parts) == 1:
+        return parts[0]
+    return Prefix(torch.cat([part.unit for part in parts]), torch.cat([part.norms for part in parts]))

@@ -56,9 +56,9 @@ class CosentObjective:
             loss = cosent_loss(similarities, grades, self.scale)
         if not bool(loss.isfinite()):
             raise TrainingError("NaN or infinite loss: a vector holds NaN or infinity, on this or another rank")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         assert similarities.grad is not None
-        own.backward(similarities.grad[ranks.own_slice(own)])  # type: ignore[no-untyped-call]
+        own.backward(similarities.grad[ranks.own_slice(own)])
         assert left.grad is not None
         assert right.grad is not None
         return LossResult(loss.detach(), left.grad, right.grad, self._make_metrics(loss, similarities, grades))

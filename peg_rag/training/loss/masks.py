@@ -25,11 +25,13 @@ class TileRows:
     Attributes:
         part: where they stand among the rows of this rank.
         texts: int64 ids of their texts.
+        positive_texts: int64 ids of their positives' texts.
         positives: cosines of their positives.
     """
 
     part: slice
     texts: Tensor
+    positive_texts: Tensor
     positives: Tensor
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +13,7 @@ from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.contrastive import Candidates, LossResult, Pairs, cosines, tiled_loss
 from peg_rag.training.loss.progressive import ProgressiveState
 from peg_rag.training.loss.tiles import Scratch, Tile
+from peg_rag.training.loss.trust import trust_weights
 from peg_rag.training.recipe import LossOptions
 
 
@@ -54,12 +56,13 @@ class ContrastiveObjective:
         self._scratch = Scratch()
 
     def __call__(self, queries: Tensor, documents: Tensor, labels: Pairs, progress: float) -> LossResult:
-        """Move t by the positives of all ranks, compute the loss, then update the sources."""
+        """Move t by the positives of all ranks, weigh the pairs, compute the loss, then update the sources."""
         ranks = Ranks()
         positives = cosines(queries, documents[labels.positives]).double()
         total, count = ranks.sum(torch.stack([positives.sum(), torch.ones_like(positives).sum()])).tolist()
         if math.isfinite(total):  # a broken vector is the loss's to report
             self.progressive.advance(total / count, progress)
+            labels = self._weigh_pairs(labels, positives, progress, ranks)
         queries = queries.detach().requires_grad_(bool(self.sources))
         documents = documents.detach().requires_grad_(bool(self.sources))
         result = tiled_loss(
@@ -77,6 +80,16 @@ class ContrastiveObjective:
         for source in self.sources:
             source.update(documents.detach(), labels)
         return result
+
+    def _weigh_pairs(self, pairs: Pairs, positives: Tensor, progress: float, ranks: Ranks) -> Pairs:
+        """Pairs with their trust as a further factor of their weights, once it is time."""
+        trust = self.options.trust
+        if trust is None or progress < trust.start:
+            return pairs
+        weights = trust_weights(positives, trust, ranks)
+        if pairs.query_weights is not None:
+            weights = weights * pairs.query_weights.to(weights)
+        return replace(pairs, query_weights=weights)
 
     def _collect_candidates(self, queries: Tensor, documents: Tensor, labels: Pairs) -> list[Candidates]:
         with torch.enable_grad():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from peg_rag.errors import InvalidInput
-from peg_rag.training.extension import Options
+from peg_rag.training.extension import Options, StageContext
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,13 +33,13 @@ class QueueOptions(Options):
     """Fraction of the stage's steps before queued vectors are used."""
 
     @property
-    def columns(self) -> int:
+    def max_candidates(self) -> int:
         """Candidates that this adds for every query, at most."""
         return self.size
 
-    def build(self, steps: int) -> "DocumentQueue":
-        """The queue of a stage of so many steps."""
-        return DocumentQueue(self, steps)
+    def build(self, stage: StageContext) -> "DocumentQueue":
+        """The queue of a stage."""
+        return DocumentQueue(self, stage.steps)
 
 
 class DocumentQueue:
@@ -59,7 +59,7 @@ class DocumentQueue:
         from peg_rag.training.loss.collectives import Ranks
         from peg_rag.training.loss.contrastive import Candidates
 
-        texts = _document_texts(pairs)
+        texts = _require_text_ids(pairs)
         if self._vectors is None or self._texts is None or self._steps < self._first_step:
             return Candidates(documents.detach()[:0], texts[:0])
         elsewhere = ~torch.isin(self._texts, Ranks().gather(texts))
@@ -74,7 +74,7 @@ class DocumentQueue:
         ranks = Ranks()
         share = -(-self._size // ranks.size)
         vectors = ranks.gather(documents.detach()[:share])
-        texts = ranks.gather(_document_texts(pairs)[:share])
+        texts = ranks.gather(_require_text_ids(pairs)[:share])
         if self._vectors is not None and self._texts is not None:
             outdated = torch.isin(self._texts, texts)
             vectors = torch.cat([self._vectors[~outdated], vectors])
@@ -97,7 +97,7 @@ class DocumentQueue:
         self._texts = state.get("texts")
 
 
-def _document_texts(pairs: "Pairs") -> "Tensor":
-    if pairs.document_texts is None:
-        raise InvalidInput("a queue needs document text ids to mask known positives; give pairs.document_texts")
-    return pairs.document_texts
+def _require_text_ids(pairs: "Pairs") -> "Tensor":
+    if pairs.document_text_ids is None:
+        raise InvalidInput("a queue needs document text ids to mask known positives; give pairs.document_text_ids")
+    return pairs.document_text_ids

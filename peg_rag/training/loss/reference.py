@@ -36,11 +36,13 @@ def dense_loss(
         weights = pairs.query_weights.to(queries)
     weights = weights / weights.sum()
     columns = torch.cat([documents, *(extra.vectors for extra in candidates)])  # (n + m, d)
-    owners = torch.cat([pairs.owners, *(torch.full_like(extra.texts, -1) for extra in candidates)])  # (n + m,)
+    owners = torch.cat([pairs.owners, *(_owners_of(extra) for extra in candidates)])  # (n + m,)
     known = _known_answers(pairs, options, candidates)  # (b, n + m)
     is_positive = torch.zeros_like(known[0]).index_fill(0, pairs.positives, True)  # (n + m,)
     foreign = (owners[None, :] != rows[:, None]) & (owners >= 0) & ~is_positive  # (b, n + m)
-    never = known | foreign if options.hard_negatives == "own" else known
+    if options.hard_negatives == "shared":
+        foreign[:, : len(documents)] = False
+    never = known | foreign
     total = queries.new_zeros(())
     for dim in options.matryoshka_dims or (queries.shape[1],):
         cosines = _unit_vectors(queries[:, :dim]) @ _unit_vectors(columns[:, :dim]).T  # (b, n + m)
@@ -76,6 +78,10 @@ def _mean_loss(
     return -(weights * logits.log_softmax(1).gather(1, target[:, None]).squeeze(1)).sum()
 
 
+def _owners_of(extra: Candidates) -> Tensor:
+    return torch.full_like(extra.texts, -1) if extra.owners is None else extra.owners
+
+
 def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Candidates]) -> Tensor:
     """(b, n + m) bool: the candidate is the query's positive, or known to be as good an answer."""
     b, n = len(pairs.positives), len(pairs.owners)
@@ -83,16 +89,16 @@ def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Cand
     known[torch.arange(b), pairs.positives] = True
     if pairs.known_positives is not None:
         known[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
-    if not options.mask_same_text or pairs.query_texts is None or pairs.document_texts is None:
+    if not options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
         return known
-    texts = torch.cat([pairs.document_texts, *(extra.texts for extra in candidates)])  # (n + m,)
-    same_query = (pairs.query_texts[:, None] == pairs.query_texts[None, :]).double()  # (b, b)
-    same_text = (pairs.document_texts[:, None] == texts[None, :]).double()  # (n, n + m)
+    texts = torch.cat([pairs.document_text_ids, *(extra.texts for extra in candidates)])  # (n + m,)
+    same_query = (pairs.query_text_ids[:, None] == pairs.query_text_ids[None, :]).double()  # (b, b)
+    same_text = (pairs.document_text_ids[:, None] == texts[None, :]).double()  # (n, n + m)
     answers = same_query @ known.double() @ same_text  # (b, n + m)
     if pairs.known_texts is not None:
         query, text = pairs.known_texts.unbind(1)
         answers = answers + same_query[:, query] @ (text[:, None] == texts[None, :]).double()
-    return (answers > 0) | (pairs.query_texts[:, None] == texts[None, :])
+    return (answers > 0) | (pairs.query_text_ids[:, None] == texts[None, :])
 
 
 def _apply_masks(
@@ -102,11 +108,12 @@ def _apply_masks(
     hidden = torch.zeros_like(cosines, dtype=torch.bool)
     if not masks:
         return hidden
-    assert pairs.query_texts is not None
-    assert pairs.document_texts is not None
-    texts = torch.cat([pairs.document_texts, *(extra.texts for extra in candidates)])
+    assert pairs.query_text_ids is not None
+    assert pairs.document_text_ids is not None
+    texts = torch.cat([pairs.document_text_ids, *(extra.texts for extra in candidates)])
     positives = cosines.detach().gather(1, pairs.positives[:, None]).squeeze(1)
-    rows = TileRows(slice(0, len(cosines)), pairs.query_texts, positives)
+    positive_texts = pairs.document_text_ids[pairs.positives]
+    rows = TileRows(slice(0, len(cosines)), pairs.query_text_ids, positive_texts, positives)
     columns = TileColumns(slice(0, len(texts)), texts[None, :], cosines.detach(), 1.0)
     for mask in masks:
         cells = mask.hidden(rows, columns)

@@ -191,14 +191,15 @@ class Block:
 class Direction:
     """One softmax per row, over its own candidates and over columns that all rows share.
 
-    rows: (b, d), without a gradient as yet. row_texts: (b,) ids. own: vectors that `own_index` (b, 1 + h) points into,
-    column 0 the positive, −1 where there is none. own_texts: (b, h) ids. blocks: the shared columns. masks: say which
-    cells are no negatives; together they must hide a row's positive where it stands in a block. weights: (b,), sum 1
-    over all ranks.
+    rows: (b, d), without a gradient as yet. row_texts, positive_texts: (b,) ids. own: vectors that `own_index`
+    (b, 1 + h) points into, column 0 the positive, −1 where there is none. own_texts: (b, h) ids. blocks: the shared
+    columns. masks: say which cells are no negatives; together they must hide a row's positive where it stands in a
+    block. weights: (b,), sum 1 over all ranks.
     """
 
     rows: Prefix
     row_texts: Tensor
+    positive_texts: Tensor
     own: Prefix
     own_index: Tensor
     own_texts: Tensor
@@ -314,7 +315,7 @@ class _RowTile:
         self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
         self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
         self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines, to the last digit
-        self.rows = TileRows(rows, direction.row_texts[rows], self.positives)
+        self.rows = TileRows(rows, direction.row_texts[rows], direction.positive_texts[rows], self.positives)
         self.shift = scoring.shift(self.positives) if keep and scoring.plain else None  # (r, 1)
         self.total = torch.zeros_like(self.positives)  # (r,) sum of the exponentials
         self.hard_above = scoring.hard_above(self.positives)

@@ -5,7 +5,7 @@ unlabelled right answer among them, so three nets catch those: equal texts, ever
 rows that ask it), and a margin below the positive's own score, absolute or relative (the positive-aware mining of
 NV-Retriever, arXiv 2407.15831, section 3.2).
 
-Costs one encoding of the corpus and the queries, an exact FAISS search (2·queries·corpus·dimension operations), and
+Costs one encoding of the corpus and the queries, an exact search (2·queries·corpus·dimension operations), and
 memory for one shard of vectors. Every finished shard stays on disk, so an interrupted run goes on where it stopped.
 """
 
@@ -265,7 +265,7 @@ def _choose_negatives(
             negatives = [text for text in pairs.negatives[i] if text_key(text) not in own_answers]
         excluded = own_answers | {text_key(text) for text in negatives}
         lists = [_rank_candidates(ranking, i, corpus, excluded, limit, options, report) for ranking in rankings]
-        rows = _interleave(lists)
+        rows = _interleave_rankings(lists)
         if options.random:
             rows = _shuffle_rows(rows, options.seed, i)
         count = max(options.negatives, len(negatives))
@@ -302,7 +302,7 @@ def _rank_candidates(
     return rows
 
 
-def _interleave(lists: Sequence[list[int]]) -> list[int]:
+def _interleave_rankings(lists: Sequence[list[int]]) -> list[int]:
     """The first of each list, then the second of each, …; every row once."""
     rows = [row for turn in zip_longest(*lists) for row in turn if row is not None]
     return list(dict.fromkeys(rows))

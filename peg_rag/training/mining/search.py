@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from peg_rag.extras import require
 from peg_rag.files import open_atomically, sync_file
+from peg_rag.index.exact import Neighbours, update_neighbours
 from peg_rag.training.data.tokens import Ints
 
 Floats = NDArray[np.float32]
@@ -84,7 +84,7 @@ def search_corpus(
         for number in range(searched_shards, len(documents)):
             vectors = documents[number][: max(searched - start, 0)]
             if len(vectors):
-                _search_shard(np.ascontiguousarray(vectors), start, queries, ranking)
+                _search_shard(np.asarray(vectors), start, queries, ranking)
                 _save_progress(work, number + 1, ranking)
             start += len(documents[number])
             bar.update()
@@ -111,22 +111,12 @@ def _save_progress(work: Path, number: int, ranking: Ranking) -> None:
 
 def _search_shard(vectors: Floats, start: int, queries: list[Floats], ranking: Ranking) -> None:
     """Merge a shard's best rows into the ranking."""
-    faiss = require("faiss", "train")
-    index = faiss.IndexFlatIP(vectors.shape[1])
-    index.add(vectors)
-    k = ranking.rows.shape[1]
     place = 0
     for shard in queries:
-        for block in range(0, len(shard), QUERY_BLOCK):
-            queries_block = np.ascontiguousarray(shard[block : block + QUERY_BLOCK])
-            scores, rows = index.search(queries_block, min(k, len(vectors)))  # (q, k) each
-            part = slice(place, place + len(queries_block))
-            all_scores = np.concatenate([ranking.scores[part], scores], axis=1)  # (q, up to 2k)
-            all_rows = np.concatenate([ranking.rows[part], (rows + start).astype(np.int32)], axis=1)
-            order = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
-            ranking.scores[part] = np.take_along_axis(all_scores, order, axis=1)
-            ranking.rows[part] = np.take_along_axis(all_rows, order, axis=1)
-            place += len(queries_block)
+        rows = slice(place, place + len(shard))
+        best = Neighbours(ranking.rows[rows], ranking.scores[rows])
+        update_neighbours(best, shard, vectors, first=start)
+        place += len(shard)
 
 
 def search_words(

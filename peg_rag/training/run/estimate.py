@@ -161,7 +161,7 @@ def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) ->
 
 def _candidate_bytes(options: StageOptions, dimension: int) -> float:
     """What candidate sources keep, its selection for a step, and that at unit length; float32."""
-    return 4.0 * dimension * 3 * sum(source.columns for source in options.loss.candidates)
+    return 4.0 * dimension * 3 * sum(source.max_candidates for source in options.loss.candidates)
 
 
 def _token_bytes(encoder: TrainableEncoder, precision: str) -> float:
@@ -236,16 +236,16 @@ def _time_call(work: Callable[[], object], device: torch.device, least: float = 
     spent = 0.0
     work()
     while spent < least:
-        _synchronise(device)
+        _synchronise_device(device)
         start = time.perf_counter()
         work()
-        _synchronise(device)
+        _synchronise_device(device)
         seconds = time.perf_counter() - start
         fastest = min(fastest, seconds)
         spent += seconds
     return fastest
 
 
-def _synchronise(device: torch.device) -> None:
+def _synchronise_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

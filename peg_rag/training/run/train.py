@@ -26,16 +26,18 @@ from transformers.utils.logging import disable_progress_bar as hide_bars_of_savi
 
 from peg_rag.errors import TrainingError
 from peg_rag.files import write_atomically
-from peg_rag.training.data.batches import FeatureRows, RankBatch, StepBatches
+from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
-from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.data.tokens import Ints, TokenRows
+from peg_rag.training.extension import StageContext
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.cosent import CosentObjective
 from peg_rag.training.loss.objective import ContrastiveObjective, Objective
 from peg_rag.training.loss.tiles import Tile
+from peg_rag.training.mining.mine import MiningOptions
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
-from peg_rag.training.recipe import ModelOptions, Recipe, StageOptions, expand_path
+from peg_rag.training.recipe import MiningRoundOptions, ModelOptions, Recipe, StageOptions, expand_path
 from peg_rag.training.run.callbacks import Interruption, LogObserver, ProgressLine, StepMeter
 from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, load_checkpoint, save_checkpoint
 from peg_rag.training.run.folder import HISTORY_FILE, RunFolder
@@ -43,6 +45,7 @@ from peg_rag.training.run.grad_cache import CachedStep, StepBatch
 from peg_rag.training.run.hub import open_repository, push_checkpoint
 from peg_rag.training.run.model_card import CardFacts, write_card
 from peg_rag.training.run.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from peg_rag.training.run.rounds import Round, list_rounds, mine_round
 from peg_rag.training.run.trackers import check_trackers, open_trackers
 from peg_rag.training.run.validation import (
     BeirFolders,
@@ -112,7 +115,7 @@ class _Stage:
     folder: Path
     files: list[PairFile]
     split: Split
-    batches: StepBatches
+    known: KnownPositives
     scorer: StageScorer
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -130,7 +133,7 @@ class _Run:
         self._cache = expand_path(recipe.cache_dir)
 
     def run_stages(self, resume: bool, overwrite: bool) -> TrainingResult:
-        hide_bars_of_saving()  # type: ignore[no-untyped-call]
+        hide_bars_of_saving()
         check_trackers(self.recipe)
         self.beir.check()
         self.accelerator = start_accelerator(self.recipe)
@@ -196,28 +199,8 @@ class _Run:
                 show_progress=self.show_progress,
             )
         split = split_rows(files, self.recipe.validation)
-        plan = BatchPlan(
-            training_sources(files, split.training),
-            batch=options.batch.queries,
-            steps=options.steps,
-            alpha=options.data.alpha,
-            mixing=options.data.mixing,
-            seed=self.recipe.seed,
-            distinct=options.objective == "contrastive",
-        )
-        batches = StepBatches(
-            files,
-            split.training,
-            plan,
-            steps=options.steps,
-            negatives=options.batch.negatives,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            seed=self.recipe.seed,
-            with_answers=bool(options.loss.candidates),
-        )
         scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
-        return _Stage(options, self.folder.stage(number), files, split, batches, scorer)
+        return _Stage(options, self.folder.stage(number), files, split, KnownPositives(files), scorer)
 
     def _save_result(self, encoder: TrainableEncoder | None, facts: Sequence[CardFacts]) -> None:
         """The last stage's model, and the card that says how it was made, in the run's own folder."""
@@ -240,6 +223,7 @@ class StageLoop:
         self.progress = Progress()
         self._on_log = run.on_log
         self._show = run.show_progress and run.accelerator.is_main_process
+        self._cache = expand_path(run.recipe.cache_dir)
         self._interruption = Interruption()
         self._meter = StepMeter()
         self._in_training = InTraining(encoder, run.accelerator.autocast, run.tokens)
@@ -290,17 +274,91 @@ class StageLoop:
         return False
 
     def _load_batches(self) -> Iterator[RankBatch]:
-        """The batches that are left; every rank reads its own share."""
-        return iter(
-            DataLoader(
-                self.stage.batches,
+        """The batches that are left, round by round; every rank reads its own share."""
+        for part in list_rounds(self.stage.options, self.stage.folder):
+            if part.stop <= self.progress.step:
+                continue
+            with self._meter.paused():
+                self._batches = self._prepare_round(part)
+            yield from DataLoader(
+                self._batches,
                 batch_size=None,
-                sampler=range(self.progress.step, self.stage.options.steps),
+                sampler=range(max(part.start, self.progress.step), part.stop),
                 num_workers=self.recipe.data_workers,
                 pin_memory=self.accelerator.device.type == "cuda",
                 generator=torch.Generator(),  # the loader must not draw from the generator of dropout
                 collate_fn=_return_batch,
             )
+
+    def _prepare_round(self, part: Round) -> StepBatches:
+        """The batches of a round, with the negatives and in the order that the model chooses at its first step."""
+        options = self.stage.options
+        files = self.stage.files
+        rows = self.stage.split.training
+        order = None
+        if options.data.mining is not None or options.data.order is not None:
+            part.check(self.progress.step)
+            with self.accelerator.main_process_first():
+                if options.data.mining is not None:
+                    files = self._mine_negatives(options.data.mining, part)
+                    rows = [file.usable for file in files]
+                if options.data.order is not None:
+                    order = options.data.order.build(self._describe_stage(files, rows, part.folder))
+                if self.accelerator.is_main_process:
+                    part.mark_ready()
+        context = self._describe_stage(files, rows, part.folder)
+        plan = BatchPlan(
+            training_sources(files, rows),
+            batch=options.batch.queries,
+            steps=options.steps,
+            alpha=options.data.alpha,
+            mixing=options.data.mixing,
+            seed=self.recipe.seed,
+            distinct=options.objective == "contrastive",
+            order=order,
+        )
+        return StepBatches(
+            files,
+            rows,
+            plan,
+            steps=options.steps,
+            negatives=options.batch.negatives,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            seed=self.recipe.seed,
+            transforms=[transform.build(context) for transform in options.data.transforms],
+            with_answers=bool(options.loss.candidates or options.data.transforms),
+            known=self.stage.known,
+        )
+
+    def _mine_negatives(self, options: MiningRoundOptions, part: Round) -> list[PairFile]:
+        return mine_round(
+            self.stage.files,
+            self.stage.split.training,
+            MiningOptions(**options.model_dump(), seed=self.recipe.seed),
+            self._encoder_of_texts(),
+            self.encoder.tokenizer,
+            self.encoder.prompts,
+            part.folder,
+            self._cache,
+        )
+
+    def _encoder_of_texts(self) -> InTraining:
+        """The model as it is now; it remembers no tokens, for it may be given millions of texts."""
+        return InTraining(self.encoder, self.accelerator.autocast)
+
+    def _describe_stage(self, files: Sequence[PairFile], rows: Sequence[Ints], folder: Path) -> StageContext:
+        return StageContext(
+            steps=self.stage.options.steps,
+            seed=self.recipe.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            files=files,
+            rows=rows,
+            tokenizer=self.encoder.tokenizer,
+            encoder=self._encoder_of_texts(),
+            cache=self._cache,
+            folder=folder,
         )
 
     def _take_step(self, batch: RankBatch) -> None:
@@ -342,7 +400,9 @@ class StageLoop:
         chunk_tokens = memory.chunk_tokens
         if chunk_tokens is None and self.encoder.kind == "static":
             chunk_tokens = STATIC_CHUNK_TOKENS
-        objective = build_objective(self.stage.options)
+        context = self._describe_stage(self.stage.files, self.stage.split.training, self.stage.folder)
+        with self.accelerator.main_process_first():  # a guide encodes the texts
+            objective = build_objective(self.stage.options, context)
         return CachedStep(model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device)
 
     def _is_due(self, every_steps: int | None) -> bool:
@@ -398,7 +458,7 @@ class StageLoop:
         step = self.progress.step
         folder = self.stage.folder
         file = folder / f"bad-batch-step-{step}-rank-{self.accelerator.process_index}.jsonl"
-        lines = [json.dumps(row, ensure_ascii=False) for row in self.stage.batches.texts(self._batch)]
+        lines = [json.dumps(row, ensure_ascii=False) for row in self._batches.texts(self._batch)]
         write_atomically(file, "\n".join(lines).encode())
         checkpoint = last_checkpoint(folder)
         saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
@@ -409,14 +469,15 @@ class StageLoop:
         )
 
 
-def build_objective(options: StageOptions) -> Objective:
+def build_objective(options: StageOptions, context: StageContext) -> Objective:
     """The loss a stage asks for."""
     if options.objective == "cosent":
         return CosentObjective(1.0 / options.loss.temperature)
     rows = options.memory.loss_tile
     tile = Tile(rows=rows, columns=4 * rows, keep=False) if rows else None
-    sources = [source.build(options.steps) for source in options.loss.candidates]
-    return ContrastiveObjective(options.loss, sources=sources, tile=tile)
+    sources = [source.build(context) for source in options.loss.candidates]
+    masks = [mask.build(context) for mask in options.loss.masks]
+    return ContrastiveObjective(options.loss, sources=sources, masks=masks, tile=tile)
 
 
 def start_accelerator(recipe: Recipe) -> Accelerator:

@@ -113,7 +113,7 @@ class InTraining:
 
     Args:
         autocast: the precision to encode in.
-        tokens: remembers the token ids of every list of texts, for models that share a tokenizer.
+        tokens: remembers the token ids of every list of texts, for models that share a tokenizer; None remembers none.
     """
 
     identity = "in training"
@@ -126,7 +126,7 @@ class InTraining:
     ) -> None:
         self._encoder = encoder
         self._autocast = autocast
-        self._tokens = {} if tokens is None else tokens
+        self._tokens = tokens
         self._device = next(encoder.parameters()).device
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
@@ -153,6 +153,8 @@ class InTraining:
 
     def _tokenise_texts(self, texts: Sequence[str], prompt: str) -> TokenRows:
         """Token ids, from memory where the same texts were encoded before: hashing them is a hundred times faster."""
+        if self._tokens is None:
+            return TokenRows.of(self._encoder.token_ids([prompt + text for text in texts]))
         digest = hashlib.blake2b(prompt.encode(), digest_size=16)
         for text in texts:
             digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))

@@ -223,7 +223,7 @@ def _flowables(part: Any, font: str, width: float) -> list[Any]:
 def _table(rows: Rows, font: str, width: float) -> Table:
     cells = [[Paragraph(cell, _style(font, 8.5)) for cell in row] for row in rows]
     table = Table(cells, colWidths=[width * 0.97 / len(rows[0])] * len(rows[0]), repeatRows=1)
-    grid = [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("BACKGROUND", (0, 0), (-1, 0), colors.whitesmoke)]
+    grid: list[Any] = [("GRID", (0, 0), (-1, -1), 0.5, colors.grey), ("BACKGROUND", (0, 0), (-1, 0), colors.whitesmoke)]
     table.setStyle(TableStyle([*grid, ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
     return table
 

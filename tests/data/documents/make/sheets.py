@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -240,7 +241,7 @@ def _save(book: Workbook, name: str) -> None:
     repack(FILES / name)
 
 
-def _csv(name: str, rows: list[tuple[str, ...]], encoding: str) -> None:
+def _csv(name: str, rows: Sequence[tuple[str, ...]], encoding: str) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)  # ends lines in \r\n, as Excel does
     (FILES / name).write_bytes(text.getvalue().encode(encoding))

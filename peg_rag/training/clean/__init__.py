@@ -1,0 +1,1 @@
+"""Cleaning of training pairs: rules, near-duplicates and a consistency filter."""

@@ -1,0 +1,228 @@
+"""Pairs in, clean pairs out, with a report of what was removed and why.
+
+PEG's authors name noise in their data as its second limitation (arXiv 2311.11691). Rules look at a pair alone,
+near-duplicates at all pairs, the consistency filter at what a first model makes of them; each row that goes is kept in
+a file of its own, with its reason. Holds the texts of all pairs in memory.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peg_rag.errors import DataError, InvalidInput
+from peg_rag.files import open_atomically
+from peg_rag.retriever import Encoder
+from peg_rag.training.clean.consistency import assign_halves, first_model_recipe, rank_positives, trust_of
+from peg_rag.training.clean.duplicates import group_near_duplicates
+from peg_rag.training.clean.rules import RuleOptions, count_uses, find_fault
+from peg_rag.training.data.files import read_rows
+from peg_rag.training.data.texts import clean_text, text_key
+from peg_rag.training.data.tokens import Ints
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CleaningOptions:
+    """What is removed.
+
+    Attributes:
+        rules: limits on a pair's texts.
+        similarity: pairs whose queries and whose positives are both near-duplicates from this Jaccard similarity on
+            are one; None keeps them.
+        top: a pair stays when its positive is among the first `top` of `pool` random passages; None skips the filter.
+        pool: passages that the positive competes with.
+        trust: write each pair's trust weight, σ of its positive's cosine, to the column `weight`.
+        seed: of the first models.
+    """
+
+    rules: RuleOptions = field(default_factory=RuleOptions)
+    similarity: float | None = 0.8
+    top: int | None = 20
+    pool: int = 10_000
+    trust: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.similarity is not None and not 0 < self.similarity <= 1:
+            raise InvalidInput(f"similarity={self.similarity} must lie above 0 and not above 1; None keeps duplicates")
+        if self.top is not None and self.top < 1:
+            raise InvalidInput(f"top={self.top} must be 1 or more; None skips the filter")
+        if self.pool < 1:
+            raise InvalidInput(f"pool={self.pool} must be 1 or more")
+
+
+@dataclass
+class CleaningReport:
+    """What cleaning did.
+
+    Attributes:
+        rows, kept: pairs read and written.
+        removed: pairs by the reason they went.
+        examples: the first few of each reason.
+    """
+
+    rows: int = 0
+    kept: int = 0
+    removed: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def note(self, reason: str, row: dict[str, Any]) -> None:
+        """Count a removed row, and keep the first few as examples."""
+        self.removed[reason] += 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(row)
+
+
+def clean_pairs(
+    pairs: Path | Sequence[Path],
+    out: Path,
+    *,
+    options: CleaningOptions | None = None,
+    encoder: Encoder | None = None,
+    show_progress: bool = False,
+) -> CleaningReport:
+    """Write the pairs that are worth training on to `out`, and the others with their reason to `<out>.removed.jsonl`.
+
+    Args:
+        pairs: .jsonl, .csv, .tsv (also .gz, .zst) or .parquet files with the columns query, positive and perhaps
+            negatives; other columns travel along.
+        out: a .jsonl file.
+        encoder: judges consistency; None trains two first models, each of which judges the half it has not seen.
+
+    Interrupted training of the first models goes on in the next call, from `<out>.cleaning`.
+
+    Raises:
+        DataError: a file is missing or holds no pair.
+    """
+    options = options or CleaningOptions()
+    if out.suffix != ".jsonl":
+        raise InvalidInput(f"{out}: a .jsonl file is expected to write to")
+    files = [Path(pairs)] if isinstance(pairs, (str, Path)) else [Path(path) for path in pairs]
+    report = CleaningReport()
+    rows = _read_pairs(files, report)
+    reasons: list[str | None] = [None] * len(rows)
+    _apply_rules(rows, reasons, options.rules)
+    if options.similarity is not None:
+        _mark_duplicates(rows, reasons, options.similarity)
+    weights = None
+    if options.top is not None or options.trust:
+        weights = _check_consistency(rows, reasons, options, encoder, out, show_progress)
+    removed = out.with_name(f"{out.name}.removed.jsonl")
+    with open_atomically(out) as kept_stream, open_atomically(removed) as removed_stream:
+        for i, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
+            if reason is not None:
+                report.note(reason, row)
+                removed_stream.write(_to_line({**row, "reason": reason}))
+                continue
+            report.kept += 1
+            if options.trust and weights is not None:
+                row = {**row, "weight": round(float(weights[i]), 4)}
+            kept_stream.write(_to_line(row))
+    return report
+
+
+def _read_pairs(files: Sequence[Path], report: CleaningReport) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for file in files:
+        before = len(rows)
+        for line, row in read_rows(file):
+            report.rows += 1
+            texts = {} if isinstance(row, str) else {name: row.get(name) for name in ("query", "positive")}
+            cleaned = {name: clean_text(text) for name, text in texts.items() if isinstance(text, str)}
+            if len(cleaned) < 2 or not all(cleaned.values()):
+                report.note("no query or positive", {"file": file.name, "line": line})
+                continue
+            rows.append({**row, **cleaned})  # type: ignore[dict-item]
+        if len(rows) == before:
+            raise DataError(f"{file} has no row with texts in 'query' and 'positive'")
+    return rows
+
+
+def _apply_rules(rows: Sequence[dict[str, Any]], reasons: list[str | None], options: RuleOptions) -> None:
+    uses = count_uses([(row["query"], row["positive"]) for row in rows])
+    for i, row in enumerate(rows):
+        if text_key(row["query"]) == text_key(row["positive"]):
+            reasons[i] = "query and positive are the same text"
+        else:
+            reasons[i] = find_fault(row["query"], row["positive"], uses[text_key(row["positive"])], options)
+
+
+def _mark_duplicates(rows: Sequence[dict[str, Any]], reasons: list[str | None], similarity: float) -> None:
+    """Of pairs that are near-duplicates on both sides the first stays."""
+    left = _list_kept(reasons)
+    queries = group_near_duplicates([rows[i]["query"] for i in left], similarity)
+    positives = group_near_duplicates([rows[i]["positive"] for i in left], similarity)
+    first: set[tuple[int, int]] = set()
+    for i, group in zip(left, zip(queries.tolist(), positives.tolist(), strict=True), strict=True):
+        if group in first:
+            reasons[i] = "near-duplicate"
+        first.add(group)
+
+
+def _check_consistency(
+    rows: Sequence[dict[str, Any]],
+    reasons: list[str | None],
+    options: CleaningOptions,
+    encoder: Encoder | None,
+    out: Path,
+    show_progress: bool,
+) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
+    """Mark pairs whose positive is not found; the trust weights of all rows, (n,)."""
+    left = _list_kept(reasons)
+    keys = np.array([text_key(rows[i]["positive"]) for i in left], dtype=np.int64)
+    weights = np.ones(len(rows), dtype=np.float32)
+    for part, judge in _assign_judges([rows[i] for i in left], keys, encoder, out, options.seed, show_progress):
+        places = [left[i] for i in part.tolist()]
+        queries = [rows[i]["query"] for i in places]
+        positives = [rows[i]["positive"] for i in places]
+        ranks, cosines = rank_positives(queries, positives, keys[part], judge, options.pool)
+        weights[places] = trust_of(cosines)
+        if options.top is not None:
+            for place, rank in zip(places, ranks.tolist(), strict=True):
+                if rank > options.top:
+                    reasons[place] = "positive not found"
+    return weights
+
+
+def _assign_judges(
+    rows: Sequence[dict[str, Any]], keys: Ints, encoder: Encoder | None, out: Path, seed: int, show_progress: bool
+) -> Iterator[tuple[Ints, Encoder]]:
+    """Rows and the model that judges them: all by the one that is given, or each half by the other's."""
+    if encoder is not None:
+        yield np.arange(len(rows)), encoder
+        return
+    from peg_rag.encoder import PEGEncoder
+    from peg_rag.training.run.train import train
+
+    halves = assign_halves(keys)
+    work = out.with_name(f"{out.name}.cleaning")
+    for half in (False, True):
+        judged = np.flatnonzero(halves == half)
+        lesson = np.flatnonzero(halves != half)
+        if not len(judged):
+            continue
+        if len(lesson) < 2:
+            raise DataError("too few pairs to train a first model on; give an encoder, or set top to None")
+        pairs = work / f"half-{int(half)}.jsonl"
+        with open_atomically(pairs) as stream:
+            for i in lesson.tolist():
+                stream.write(_to_line({name: rows[i][name] for name in ("query", "positive")}))
+        recipe = first_model_recipe(pairs, len(lesson), work / f"model-{int(half)}", work / "cache", seed)
+        train(recipe, resume=True, show_progress=show_progress)
+        with PEGEncoder(str(work / f"model-{int(half)}"), device="cpu") as judge:
+            yield judged, judge
+
+
+def _list_kept(reasons: Sequence[str | None]) -> list[int]:
+    return [i for i, reason in enumerate(reasons) if reason is None]
+
+
+def _to_line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
