@@ -11,9 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peg_rag.errors import DamagedIndex, InvalidInput
-from peg_rag.index import PEGIndex
+from peg_rag.index import PEGIndex, validation
+from peg_rag.index.validation import DocumentBatch
 
 DIMENSION = 64
 COUNT = 60
@@ -244,6 +247,41 @@ def test_metadata_of_the_largest_depth_can_be_read_and_filtered(container: type)
         assert index.get(["a"])[0].metadata == metadata
         assert index.ids({"n": 1}) == ["a"]
         assert json.dumps(index.search([1])[0].metadata) == json.dumps(metadata)
+
+
+METADATA = st.dictionaries(
+    st.text("a[{"),
+    st.recursive(
+        st.text("a[{"),
+        lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text("a["), inner),
+    ),
+)
+
+
+def measure_depth(value: Any) -> int:
+    if not isinstance(value, dict | list | tuple):
+        return 0
+    return 1 + max(map(measure_depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+@given(METADATA)
+def test_metadata_is_refused_exactly_when_it_is_nested_too_deep(metadata: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "MAX_DEPTH", 3)
+        try:
+            DocumentBatch.validate(["a"], ["x"], [[1.0]], [metadata], 1)
+            is_refused = False
+        except InvalidInput:
+            is_refused = True
+    assert is_refused == (measure_depth(metadata) > 3)
+
+
+def test_shallow_metadata_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[Any] = []
+    monkeypatch.setattr(validation, "_is_deeper", lambda value, _: walks.append(value))
+    metadatas = [{"source": "a.txt", "page": 1, "tags": ["x", "y"]}, None]
+    DocumentBatch.validate(["a", "b"], ["x", "y"], np.eye(2), metadatas, 2)
+    assert walks == []
 
 
 def test_metadata_that_contains_itself_is_refused() -> None:
