@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peg_rag.errors import DataError
-from peg_rag.evaluation import RetrievalDataset, System, evaluate
+from peg_rag.evaluation import Evaluation, RetrievalDataset, System, evaluate
 from peg_rag.evaluation.report import _STYLE, _render_figure, _render_means, summarise
-from peg_rag.evaluation.run import Evaluation
 from peg_rag.feedback.export import Judgements, collect_judgements
 from peg_rag.feedback.store import Rating
 from peg_rag.files import write_atomically
