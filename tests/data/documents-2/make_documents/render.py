@@ -94,8 +94,8 @@ def _add_word_table(document: Any, rows: list[tuple[str, ...]]) -> None:
         for cell, text in zip(table.add_row().cells, row, strict=True):
             cell.text = text
     for first, last in _runs([row[0] for row in rows]):
-        for row in range(first + 1, last + 1):
-            table.cell(row, 0).text = ""
+        for number in range(first + 1, last + 1):
+            table.cell(number, 0).text = ""
         table.cell(first, 0).merge(table.cell(last, 0)).text = rows[first][0]
 
 
