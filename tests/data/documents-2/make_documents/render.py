@@ -94,8 +94,8 @@ def _add_word_table(document: Any, rows: list[tuple[str, ...]]) -> None:
         for cell, text in zip(table.add_row().cells, row, strict=True):
             cell.text = text
     for first, last in _runs([row[0] for row in rows]):
-        for row in range(first + 1, last + 1):
-            table.cell(row, 0).text = ""
+        for number in range(first + 1, last + 1):
+            table.cell(number, 0).text = ""
         table.cell(first, 0).merge(table.cell(last, 0)).text = rows[first][0]
 
 
@@ -148,7 +148,8 @@ def _make_slides(path: Path) -> None:
     deck = Presentation()
     deck.core_properties.title = path.stem
     deck.core_properties.created = deck.core_properties.modified = _MADE
-    slide, frame = None, None
+    slide: Any = None
+    frame: Any = None
     for part in SOURCES[path.name]:
         if isinstance(part, list):
             shape = slide.shapes.add_table(
@@ -167,7 +168,8 @@ def _make_slides(path: Path) -> None:
         elif part[0] == "notes":
             slide.notes_slide.notes_text_frame.text = part[1]
         else:
-            slide, frame = deck.slides.add_slide(deck.slide_layouts[0 if part[0] == "title" else 1]), None
+            slide = deck.slides.add_slide(deck.slide_layouts[0 if part[0] == "title" else 1])
+            frame = None
             slide.shapes.title.text = part[1]
             if part[0] == "title":
                 slide.placeholders[1].text = part[2]
