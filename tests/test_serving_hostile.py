@@ -622,7 +622,7 @@ WRITES: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
-READING_POSTS = {"/ask", "/search", "/v1/chat/completions", "/v1/embeddings"}
+READING_POSTS = {"/ask", "/search", "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"}
 
 
 def list_operations(app: FastAPI) -> set[tuple[str, str]]:
