@@ -20,7 +20,7 @@ from peg_rag.langchain import PEGEmbeddings, PEGVectorStore
 
 class TestOnDisk(VectorStoreIntegrationTests):
     @pytest.fixture
-    def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:  # type: ignore[override]
+    def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
         store = PEGVectorStore(self.get_embeddings(), tmp_path / "store")
         yield store
         store.close()
@@ -195,7 +195,7 @@ async def test_langchain_indexing(embeddings: PEGEmbeddings, cleanup: Any) -> No
         store, records = PEGVectorStore(embeddings), InMemoryRecordManager("store")
         records.create_schema()
 
-        async def run(documents: list[Document]) -> dict[str, int]:
+        async def run(documents: list[Document]) -> dict[str, Any]:
             if asynchronous:  # noqa: B023
                 return dict(await aindex(documents, records, store, **settings))  # noqa: B023
             return dict(index(documents, records, store, **settings))  # noqa: B023
