@@ -17,7 +17,7 @@ from torch import Tensor
 
 from peg_rag.errors import RecipeError, TrainingError
 from peg_rag.training.data.batches import RankBatch, StepBatches
-from peg_rag.training.data.guide import GuideMask
+from peg_rag.training.data.guide import GuideMask, GuideOptions
 from peg_rag.training.data.neighbours import (
     ClusterOptions,
     ClusterOrder,
@@ -492,6 +492,22 @@ def test_every_text_is_encoded_once_and_interrupted_work_goes_on(
     resumed = encode_texts([file], [file.usable], "document", second, tmp_path / "broken")
     assert second.encoded < len(texts)
     assert np.array_equal(resumed.vectors, table.vectors)
+
+
+def test_a_guide_knows_the_negatives_that_were_mined_since(tmp_path: Path, tiny_bert: Path) -> None:
+    """The vectors are kept for the next run, whose pairs may be the same with other negatives."""
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    guide = GuideOptions(kind="guide")
+    for number in range(2):
+        rows = [
+            {"query": f"问题{i}", "positive": f"答案{i}号", "negatives": [f"第{number}次的错误{i}"]} for i in range(4)
+        ]
+        path = tmp_path / f"pairs-{number}.jsonl"
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        (file,) = load_pairs([SourceOptions(path=str(path))], tokenizer, tmp_path / "cache")
+        mask = guide.build(replace(make_context(file, tokenizer, tmp_path), cache=tmp_path / "vectors"))
+        negatives = np.array([text_key(row["negatives"][0]) for row in rows])
+        assert (mask._documents.find(negatives) >= 0).all()
 
 
 # --- recipes ----------------------------------------------------------------------------------------------------------
