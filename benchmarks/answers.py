@@ -13,6 +13,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set office                   # the second set: 280 questions about 15 files
     python benchmarks/answers.py --llama-index llama_index.jsonl   # made by benchmarks/llama_index_text.py
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
+    python benchmarks/answers.py --documents tests/data/documents-2 --split fresh   # other files and questions
 
 How an answer is judged: `tests/data/documents/README.md`.
 """
@@ -67,15 +68,18 @@ Answerer = Callable[[str], Reply]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", default="documents", choices=tuple(SETS), help="the files and questions")
-    parser.add_argument("--split", default="open", choices=("open", "aside", "all"))
+    parser.add_argument("--documents", type=Path, help="another folder with files/ and questions.jsonl")
+    parser.add_argument("--split", default="open", choices=("open", "aside", "fresh", "all"))
     parser.add_argument("--model", default="peg-mini")
     parser.add_argument("--llama-index", type=Path, help="JSON lines made by benchmarks/llama_index_text.py")
     parser.add_argument("--only", default="peg-rag,llama-index,baseline", help="the systems to run")
     parser.add_argument("--show", default="", help="verdicts whose answers are printed: wrong,declined,right")
     parser.add_argument("--replies", type=Path, help="write every reply of peg-rag and its verdict to this file")
     options = parser.parse_args()
-    folder_of_set = SETS[options.set]
+    folder_of_set = options.documents or SETS[options.set]
     questions = [q for q in read_questions(folder_of_set) if options.split in (q.split, "all")]
+    if not questions:
+        parser.error(f"{folder_of_set} has no question of the split {options.split}")
     wanted = options.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
         for name, answer in systems(wanted, folder_of_set / "files", options.model, Path(folder), options.llama_index):

@@ -30,8 +30,9 @@ from peg_rag.answer import MAX_HITS, THRESHOLD
 from peg_rag.answering.candidates import find_candidates
 from peg_rag.answering.decision import decision_row, part_of
 from peg_rag.answering.scorer import CALIBRATION_FILE, load_scorer
+from peg_rag.chunking import split
 from peg_rag.hits import Hit
-from peg_rag.ingest import read_file
+from peg_rag.readers import read_sections
 from peg_rag.training.data.files import read_rows
 
 REPO = Path(__file__).resolve().parent.parent
@@ -82,7 +83,7 @@ def office(encoder: PEGEncoder) -> Iterator[Case]:
     """What people ask of office files, judged as in `answers.py`."""
     questions = [question for question in read_questions(SETS["office"]) if question.split == "open"]
     files = sorted((SETS["office"] / "files").iterdir())
-    chunks = [chunk for file in files for chunk in read_file(file)]
+    chunks = [chunk for file in files for chunk in split(read_sections(file), file.name, "")]
     texts = [chunk.text for chunk in chunks]
     with PEGIndex(identity=encoder.identity) as index:
         vectors = encoder.encode_documents(texts)

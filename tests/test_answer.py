@@ -207,7 +207,7 @@ def test_a_year_that_means_every_year_is_no_number() -> None:
 
 def test_the_first_range_of_a_row_names_it() -> None:
     row = row_cells("工龄: 3年以上不满5年 | 须在: 30天以内申请", (0, 27))
-    assert range_fit(quantities_of("干了4年"), row) == ({"4年"}, False)
+    assert range_fit(quantities_of("干了4年"), row) == (frozenset({"4年"}), False)
     assert range_fit(quantities_of("干了6年"), row) == (frozenset(), True)
 
 

@@ -210,6 +210,23 @@ def test_sql_and_python_agree_10_000_times() -> None:
     assert count >= 10_000
 
 
+@pytest.mark.parametrize(
+    ("where", "looks"),
+    [({"s": "a\x00"}, 1), ({"s": "a", "n": {"$gte": 0}}, 2), ({"$or": [{"s": "a"}, {"n": 1}]}, 6), ({"n": 1}, 6)],
+)
+def test_nul_is_looked_for_only_in_metadata_that_may_match(where: dict[str, Any], looks: int) -> None:
+    connection = sqlite3.connect(":memory:")
+    register_functions(connection)
+    patterns: list[str] = []
+    connection.create_function("glob", 2, lambda pattern, _: patterns.append(pattern))
+    connection.execute("CREATE TABLE documents (metadata TEXT)")
+    documents = [{"s": s, "n": n} for n, s in enumerate(["a", "b", "a\x00", "a", "c", "d"])]
+    connection.executemany("INSERT INTO documents VALUES (?)", [(dumps(document),) for document in documents])
+    condition = compile_filter(where)
+    connection.execute(f"SELECT count(*) FROM documents WHERE {condition.sql}", condition.parameters).fetchone()
+    assert len(patterns) == looks
+
+
 # -- the definitions, one by one --------------------------------------------------------------------------------------
 
 DOCUMENTS: list[dict[str, Any]] = [

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from peg_rag.evaluation.metrics import score_run
 from peg_rag.training.loss.contrastive import Pairs
 from peg_rag.training.loss.progressive import ProgressiveState
 from peg_rag.training.loss.reference import dense_loss
-from peg_rag.training.recipe import LossOptions
+from peg_rag.training.recipe import LossOptions, ProgressiveOptions, Strategy
 
 KIT = Path(__file__).parents[1] / "train" / "gpu"
 
@@ -36,7 +37,7 @@ report = load_script("report_ablation")
 SHAPE = residual.Shape(layers=2, width=16, heads=2, inner=32, positions=8)
 
 
-def make_pack(pairs: int = 60, seed: int = 0) -> "residual.Pack":
+def make_pack(pairs: int = 60, seed: int = 0) -> Any:
     generator = np.random.default_rng(seed)
     lengths = generator.integers(1, 12, 2 * pairs)
     texts = residual.Texts(generator.integers(0, 40, int(lengths.sum())), lengths, 16, 40, torch.device("cpu"))
@@ -46,7 +47,7 @@ def make_pack(pairs: int = 60, seed: int = 0) -> "residual.Pack":
     return residual.Pack(table, texts, sources, torch.arange(pairs), torch.arange(pairs, 2 * pairs))
 
 
-def make_lab(pack: "residual.Pack", shape: "residual.Shape" = SHAPE, steps: int = 20) -> "residual.Lab":
+def make_lab(pack: Any, shape: Any = SHAPE, steps: int = 20) -> Any:
     torch.manual_seed(0)
     model = residual.ResidualEncoder(pack.table, torch.eye(16), shape, train_table=True)
     return residual.Lab(pack, model, residual.Batches({16: 8}, 2, 16), most_steps=steps, graphs=False)
@@ -77,7 +78,7 @@ def test_padding_changes_no_vector() -> None:
     ("strategy", "progress", "t"),
     [("none", 0.4, 0.0), ("static", 0.4, 0.0), ("linear", 0.4, 0.0), ("curricular", 0.4, 0.3)],
 )
-def test_loss_is_the_packages(strategy: str, progress: float, t: float) -> None:
+def test_loss_is_the_packages(strategy: Strategy, progress: float, t: float) -> None:
     generator = torch.Generator().manual_seed(3)
     queries = torch.nn.functional.normalize(torch.randn(6, 12, generator=generator).double(), dim=1)
     documents = torch.nn.functional.normalize(torch.randn(18, 12, generator=generator).double(), dim=1)
@@ -85,7 +86,7 @@ def test_loss_is_the_packages(strategy: str, progress: float, t: float) -> None:
     weights = torch.rand(6, generator=generator).double() + 0.1
     query_keys = torch.tensor([1, 2, 1, 3, 4, 5])
     document_keys = torch.tensor([10, 11, 12, 13, 14, 15, 11, 12, 13, 2, *range(20, 28)])
-    options = LossOptions(temperature=0.07, symmetric=True, progressive={"strategy": strategy})
+    options = LossOptions(temperature=0.07, symmetric=True, progressive=ProgressiveOptions(strategy=strategy))
     state = ProgressiveState(options.progressive)
     state.load_state_dict({"t": t, "progress": progress})
     owners = torch.cat([torch.arange(6), torch.arange(6).repeat_interleave(2)])
@@ -112,9 +113,14 @@ def test_t_follows_the_positives_as_in_the_package() -> None:
     pack = make_pack()
     lab = make_lab(pack)
     plan = residual.Plan(20, 0.0, strategy="curricular")
-    state = ProgressiveState(LossOptions(progressive={"strategy": "curricular"}).progressive)
+    state = ProgressiveState(ProgressiveOptions(strategy="curricular"))
     steps: list[float] = []
-    lab.train(plan, lambda number: steps.append(lab.t.item()) is None)
+
+    def note_t(number: int) -> bool:
+        steps.append(lab.t.item())
+        return True
+
+    lab.train(plan, note_t)
     weights, queries = lab._half_weights(), pack.queries
     for number in range(20):
         rows = lab.rows[16][number]
@@ -237,13 +243,13 @@ def test_report_weighs_sets_alike_and_pairs_queries(tmp_path: Path) -> None:
     generator = np.random.default_rng(4)
     before = generator.random(42)
     after = np.concatenate([before[:2], before[2:32] + 0.1, before[32:]])
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"key": f"seeds/{arm}/{seed}", "part": "seeds", "arm": arm, "seed": seed} for arm in "ab" for seed in (1, 2)
     ]
     (tmp_path / "layout.json").write_text(json.dumps(layout), encoding="utf-8")
     (tmp_path / "ablation.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     arrays = {row["key"].replace("/", "|"): before if row["arm"] == "a" else after for row in rows}
-    np.savez(tmp_path / "ablation.npz", **arrays)
+    np.savez(tmp_path / "ablation.npz", **arrays)  # type: ignore[arg-type]
     table = report.Table(tmp_path)
     (first, _) = table.values(table.part("seeds", "a"), "ten sets")
     assert first == pytest.approx((before[2:32].mean() + before[32:].mean()) / 2)

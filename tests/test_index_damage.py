@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from peg_rag.errors import DamagedIndex, InvalidInput
-from peg_rag.index import PEGIndex
+from peg_rag.index import PEGIndex, tables, validation
+from peg_rag.index.encodings import unit_rows
+from peg_rag.index.validation import DocumentBatch
 
 DIMENSION = 64
 COUNT = 60
@@ -244,6 +248,80 @@ def test_metadata_of_the_largest_depth_can_be_read_and_filtered(container: type)
         assert index.get(["a"])[0].metadata == metadata
         assert index.ids({"n": 1}) == ["a"]
         assert json.dumps(index.search([1])[0].metadata) == json.dumps(metadata)
+
+
+METADATA = st.dictionaries(
+    st.text("a[{"),
+    st.recursive(
+        st.text("a[{"),
+        lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text("a["), inner),
+    ),
+)
+
+
+def measure_depth(value: Any) -> int:
+    if not isinstance(value, dict | list | tuple):
+        return 0
+    return 1 + max(map(measure_depth, value.values() if isinstance(value, dict) else value), default=0)
+
+
+@given(METADATA)
+def test_metadata_is_refused_exactly_when_it_is_nested_too_deep(metadata: dict[str, Any]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "MAX_DEPTH", 3)
+        try:
+            DocumentBatch.validate(["a"], ["x"], [[1.0]], [metadata], 1)
+            is_refused = False
+        except InvalidInput:
+            is_refused = True
+    assert is_refused == (measure_depth(metadata) > 3)
+
+
+def test_shallow_metadata_is_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    walks: list[Any] = []
+    monkeypatch.setattr(validation, "_is_deeper", lambda value, _: walks.append(value))
+    metadatas = [{"source": "a.txt", "page": 1, "tags": ["x", "y"]}, None]
+    DocumentBatch.validate(["a", "b"], ["x", "y"], np.eye(2), metadatas, 2)
+    assert walks == []
+
+
+@given(
+    st.sampled_from(["", " ", "\n", "\ufeff", "{", "x"]),
+    METADATA | st.integers(),
+    st.sampled_from(["", " ", "}", "{}", "\x00"]),
+)
+def test_stored_metadata_is_read_as_json_reads_it(before: str, value: Any, after: str) -> None:
+    text = before + json.dumps(value) + after
+
+    def read(function: Callable[[str], Any]) -> Any:
+        try:
+            return function(text)
+        except ValueError as error:
+            return str(error)
+
+    assert read(tables._parse_json) == read(json.loads)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from([0.0, -0.0, 1e-45, 1.0, -3.4e38, np.nan, np.inf, -np.inf]), min_size=3, max_size=3),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_the_first_row_without_a_direction_is_named(vectors: list[list[float]]) -> None:
+    rows = np.array(vectors, dtype=np.float32)
+    infinite = [row for row in range(len(rows)) if not np.isfinite(rows[row]).all()]
+    zero = [row for row in range(len(rows)) if not rows[row].any()]
+    if infinite:
+        with pytest.raises(InvalidInput, match=f"vector {infinite[0]} holds NaN or infinity"):
+            unit_rows(rows, 3)
+    elif zero:
+        with pytest.raises(InvalidInput, match=f"vector {zero[0]} is all zeros"):
+            unit_rows(rows, 3)
+    else:
+        lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+        np.testing.assert_allclose(unit_rows(rows, 3), rows / lengths, rtol=1e-6, atol=1e-30)
 
 
 def test_metadata_that_contains_itself_is_refused() -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from peg_rag.ingest import read_file
+from peg_rag.chunking import split
+from peg_rag.readers import read_sections
 
 FOLDER = Path(__file__).resolve().parent / "answers"
 
@@ -63,7 +64,7 @@ def passages(documents: list[WrittenDocument]) -> Iterator[tuple[str, dict[str, 
         for document in documents:
             path = Path(folder) / document.name
             path.write_text(document.text, encoding="utf-8")
-            for chunk in read_file(path):
+            for chunk in split(read_sections(path), document.name, ""):
                 yield chunk.text, chunk.metadata
 
 

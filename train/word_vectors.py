@@ -132,7 +132,8 @@ def fit_vectors(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     left, values, _ = randomized_svd(matrix, n_components=DIMENSION, n_iter=3, n_oversamples=12, random_state=0)
     vectors = (left * np.sqrt(values)).astype(np.float32)
     vectors -= vectors.mean(axis=0)  # what all words share says nothing
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)  # (words, 1)
+    return np.asarray(vectors / lengths, dtype=np.float32)
 
 
 def show_neighbours(words: list[str], vectors: NDArray[np.float32]) -> None:

@@ -31,7 +31,7 @@ def likeness(words: tuple[Word, ...], text: str) -> NDArray[np.float32]:
     if not words or not len(own):
         return np.zeros(len(words), dtype=np.float32)
     cosines = (_word_vectors(words) @ own.T).max(axis=1)
-    return np.clip((cosines - _LOW) / (_HIGH - _LOW), 0.0, 1.0)
+    return np.asarray(np.clip((cosines - _LOW) / (_HIGH - _LOW), 0.0, 1.0), dtype=np.float32)
 
 
 @lru_cache(maxsize=256)

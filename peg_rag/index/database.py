@@ -166,13 +166,17 @@ class Database:
         Raises:
             IndexBusy: on a read-only mount, another process began to write; discard what was read.
         """
-        with self._borrow_connection() as connection, self._detect_change(connection), self._translate_errors():
-            connection.execute("BEGIN")
+        with self._borrow_connection() as connection:
             try:
-                yield connection
+                with self._translate_errors():
+                    connection.execute("BEGIN")
+                    try:
+                        yield connection
+                    finally:
+                        if self._is_own_process():
+                            connection.execute("ROLLBACK")
             finally:
-                if self._is_own_process():
-                    connection.execute("ROLLBACK")
+                self._detect_change(connection)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -323,14 +327,10 @@ class Database:
         assert self.file is not None
         return _Fingerprint(_read_version(self.file), _read_version(self._sibling_file("-wal")))
 
-    @contextmanager
-    def _detect_change(self, connection: Connection) -> Iterator[None]:
+    def _detect_change(self, connection: Connection) -> None:
         """Raise `IndexBusy` after reading without locks from a file that has changed meanwhile."""
-        try:
-            yield
-        finally:
-            if connection.fingerprint is not None and connection.fingerprint != self._read_fingerprint():
-                raise IndexBusy(f"another process began to write to {self.name} while it was read; try again")
+        if connection.fingerprint is not None and connection.fingerprint != self._read_fingerprint():
+            raise IndexBusy(f"another process began to write to {self.name} while it was read; try again")
 
     def _create_locks(self) -> None:
         self._slots = _FairSemaphore(1 if self.file is None else READERS)
@@ -423,16 +423,16 @@ class Database:
 
     # -- errors -------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.DatabaseError as error:
-            raise self._translate_error(error) from error
-        except DamagedRow as error:
-            raise self._describe_damage(error) from error
+    def _translate_errors(self) -> "_ErrorTranslation":
+        return _ErrorTranslation(self)
 
-    def _translate_error(self, error: sqlite3.DatabaseError) -> Exception:
+    def translate_error(self, error: BaseException) -> Exception | None:
+        """The public form of an error of SQLite or of a damaged row; None for any other."""
+        if isinstance(error, sqlite3.DatabaseError):
+            return self._translate_sqlite_error(error)
+        return self._describe_damage(error) if isinstance(error, DamagedRow) else None
+
+    def _translate_sqlite_error(self, error: sqlite3.DatabaseError) -> Exception:
         code = _get_code(error)
         kind = code & 0xFF
         if kind in _BUSY:
@@ -454,6 +454,23 @@ class Database:
 
     def _describe_damage(self, reason: Exception) -> DamagedIndex:
         return DamagedIndex(f"{self.name} is damaged ({reason}); restore it from a copy, or index the documents again")
+
+
+class _ErrorTranslation:
+    """Translates the errors of a `with` statement; on the way of every query, so without a generator."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        translation = None if error is None else self._database.translate_error(error)
+        if translation is not None and translation is not error:
+            raise translation from error
 
 
 def _is_damage(error: sqlite3.DatabaseError) -> bool:

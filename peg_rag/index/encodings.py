@@ -38,19 +38,22 @@ def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> A
             f"{what} 0 has {rows.shape[1]} dimensions, the index has {dimension}; "
             "use the model that made the index, or make a new index"
         )
-    _check_finite(rows, what)
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-    if len(zero := np.flatnonzero(lengths == 0)):
-        raise InvalidInput(f"{what} {zero[0]} is all zeros: it has no direction, so no cosine can be computed with it")
+    _check_lengths(lengths, what)
     unit: Array = (rows / lengths[:, None]).astype(np.float32)
     return unit
 
 
-def _check_finite(rows: Array, what: str) -> None:
-    finite = np.isfinite(rows).all(axis=1)
+def _check_lengths(lengths: Array, what: str) -> None:
+    """Refuse rows without a direction; one with NaN or infinity has such a length: float64 does not overflow."""
+    if ((lengths > 0) & (lengths < np.inf)).all():
+        return
+    finite = np.isfinite(lengths)
     if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
+        row = int(np.argmin(finite))
         raise InvalidInput(f"{what} {row} holds NaN or infinity; check the model's output for that text")
+    row = int(np.argmin(lengths))
+    raise InvalidInput(f"{what} {row} is all zeros: it has no direction, so no cosine can be computed with it")
 
 
 def to_blobs(rows: Array, storage: Storage) -> Iterator[bytes]:

@@ -67,6 +67,7 @@ class Condition:
     parameters: tuple[Any, ...] = ()
     stack: int = 0  # entries of the parser's stack that the nesting of conditions takes
     opposite: "Condition | None" = None  # of a negation: what it negates
+    needle: str | None = None  # is in the metadata of every document that passes
 
     @property
     def matches_all(self) -> bool:
@@ -157,8 +158,11 @@ def compile_filter(where: Mapping[str, Any]) -> Condition:
         return plain
     # Only metadata with such a character are escaped before they are compared. GLOB is faster than instr.
     escaped = plain.sql.replace(_METADATA, f"escape_nul({_METADATA})")
-    sql = f"(CASE WHEN {_METADATA} GLOB '*\\u000*' THEN {escaped} ELSE {plain.sql} END)"
-    return Condition(sql, plain.parameters * 2)
+    compare = f"WHEN {_METADATA} GLOB '*\\u000*' THEN {escaped} ELSE {plain.sql} END"
+    if plain.needle is None:
+        return Condition(f"(CASE {compare})", plain.parameters * 2)
+    sql = f"(CASE WHEN NOT instr({_METADATA}, ?) THEN 0 {compare})"
+    return Condition(sql, (plain.needle, *plain.parameters, *plain.parameters))
 
 
 def _compile_group(where: Any, depth: int) -> Condition:
@@ -227,7 +231,8 @@ def _join_conditions(parts: Sequence[Condition], word: str) -> Condition:
     if right.stack > left.stack:
         left, right = right, left
     stack = max(left.stack + 1, right.stack + 3)
-    return Condition(f"({left.sql} {word} {right.sql})", left.parameters + right.parameters, stack)
+    needle = left.needle or right.needle if word == "AND" else None
+    return Condition(f"({left.sql} {word} {right.sql})", left.parameters + right.parameters, stack, needle=needle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +321,12 @@ def _compile_equal(field: _Field, operator: str, operand: Any) -> Condition:
             exact = field.where_type("= 'text'", field.compare("=", Condition("?", (_escape_text(operand),))))
             if field.fragment is None:
                 return exact
-            raw = _escape_nul(field.fragment + dumps(operand))
-            return Condition(f"(CASE WHEN instr({_METADATA}, ?) THEN {exact.sql} ELSE 0 END)", (raw, *exact.parameters))
+            needle = field.fragment + dumps(operand)
+            return Condition(
+                f"(CASE WHEN instr({_METADATA}, ?) THEN {exact.sql} ELSE 0 END)",
+                (_escape_nul(needle), *exact.parameters),
+                needle=needle,
+            )
 
 
 def _compile_in(field: _Field, operator: str, operand: Any) -> Condition:

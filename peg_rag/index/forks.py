@@ -17,9 +17,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -81,24 +79,29 @@ class Gate:
         self._reset_state()
 
     def _reset_state(self) -> None:
-        self._changed = threading.Condition()
-        self._inside: Counter[int] = Counter()  # thread → how many times it has entered
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._inside: dict[int, int] = {}  # thread → how many times it has entered
         self._forking: int | None = None  # the thread that forks
 
-    @contextmanager
-    def passed(self) -> Iterator[None]:
+    def passed(self) -> "_Passage":
         """Enter, after waiting for another thread that forks. A thread that is already inside never waits."""
-        me = threading.get_ident()
-        with self._changed:
-            self._changed.wait_for(lambda: self._forking in (None, me) or me in self._inside)
-            self._inside[me] += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._inside[me] -= 1
-                if self._inside[me] <= 0:
-                    del self._inside[me]
+        return _Passage(self)
+
+    def enter(self, thread: int) -> None:
+        """Count a thread in."""
+        with self._lock:
+            if self._forking is not None:
+                self._changed.wait_for(lambda: self._forking in (None, thread) or thread in self._inside)
+            self._inside[thread] = self._inside.get(thread, 0) + 1
+
+    def leave(self, thread: int) -> None:
+        """Count a thread out; only a fork waits for it."""
+        with self._lock:
+            self._inside[thread] = self._inside.get(thread, 0) - 1
+            if self._inside[thread] <= 0:
+                del self._inside[thread]
+            if self._forking is not None:
                 self._changed.notify_all()
 
     def register(self, owner: Owner) -> None:
@@ -146,6 +149,22 @@ class Gate:
             self._inherited |= {connection.file for connection in owner.connections() if connection.file}
             owner.after_fork(quiet=self._quiet)
         self._quiet = False
+
+
+class _Passage:
+    """Inside the gate for the length of a `with` statement; on the way of every query, so without a generator."""
+
+    __slots__ = ("_gate", "_thread")
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._thread = threading.get_ident()  # the thread that leaves may be another: the one that collects garbage
+
+    def __enter__(self) -> None:
+        self._gate.enter(self._thread)
+
+    def __exit__(self, *_: object) -> None:
+        self._gate.leave(self._thread)
 
 
 def _identify_file(file: Path) -> _File | None:

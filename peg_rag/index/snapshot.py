@@ -100,9 +100,10 @@ class Snapshot:
         if condition.matches_all:
             return None
         with self._lock:
-            if condition in self._masks:
+            cached = self._masks.get(condition)
+            if cached is not None:
                 self._masks.move_to_end(condition)
-                return self._masks[condition]
+                return cached
         keys = np.array(tables.find_keys(connection, condition), dtype=np.int64)
         slots = self.blocks.slots_of_keys(keys)
         if (slots < 0).any():

@@ -1,6 +1,6 @@
 """Validation of documents and queries before anything is changed; errors name the row and the cure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,8 @@ from peg_rag.texts import check_texts
 Mode = Literal["dense", "lexical", "hybrid"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 MAX_DEPTH = 100  # of metadata; SQLite and Python read somewhat deeper JSON, each to a limit of its own
+_MAPPINGS = (dict, Mapping)  # `dict` first, for isinstance is slower with an abstract class
+_CONTAINERS = (*_MAPPINGS, list, tuple)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class DocumentBatch:
         ids = validate_ids(ids)
         texts = validate_strings(texts, "text")
         rows = unit_rows(vectors, dimension)
-        metadatas = list(_dump_metadatas([None] * len(ids) if metadatas is None else metadatas))
+        metadatas = _dump_metadatas([None] * len(ids) if metadatas is None else metadatas)
         if not len(ids) == len(texts) == len(rows) == len(metadatas):
             raise InvalidInput(
                 f"{len(ids)} ids, {len(texts)} texts, {len(rows)} vectors and {len(metadatas)} metadatas were given: "
@@ -122,51 +124,57 @@ def validate_ids(ids: Any) -> list[str]:
 def validate_strings(values: Any, what: str) -> list[str]:
     """A list of valid Unicode strings."""
     strings = check_texts(values, what=f"{what}s")
-    for row, value in enumerate(strings):
-        check_unicode(value, f"{what} {row}")
+    check_unicode(strings, what)
     return strings
 
 
-def check_unicode(text: str, what: str) -> None:
+def check_unicode(strings: Sequence[str], what: str) -> None:
     """Refuse lone surrogates."""
-    if text.isascii():
-        return
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidInput(
-            f"{what} holds a lone surrogate at character {error.start}, which is not valid Unicode; clean it first"
-        ) from error
-
-
-def _dump_metadatas(metadatas: Any) -> Iterator[str]:
-    for row, metadata in enumerate(metadatas):
-        if metadata is None:
-            yield "{}"
+    for row, text in enumerate(strings):
+        if text.isascii():
             continue
-        if not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
-            raise InvalidInput(f"metadata {row} must be a dict with string keys, not {str(metadata)[:80]}")
         try:
-            text = dumps(dict(metadata))
-            is_too_deep = _is_deeper(metadata, MAX_DEPTH)
-        except RecursionError:
-            is_too_deep = True
-        except (TypeError, ValueError) as error:
+            text.encode()
+        except UnicodeEncodeError as error:
             raise InvalidInput(
-                f"metadata {row} cannot be kept as JSON ({error}); use strings, finite numbers, bools, lists and dicts"
+                f"{what} {row} holds a lone surrogate at character {error.start}, which is not valid Unicode; "
+                "clean it first"
             ) from error
-        if is_too_deep:
-            raise InvalidInput(
-                f"metadata {row} is nested deeper than {MAX_DEPTH} levels, too deep to be read back safely; flatten it"
-            )
-        check_unicode(text, f"metadata {row}")
-        yield text
+
+
+def _dump_metadatas(metadatas: Iterable[Any]) -> list[str]:
+    """The JSON of each metadata."""
+    texts = ["{}" if metadata is None else _dump_metadata(row, metadata) for row, metadata in enumerate(metadatas)]
+    check_unicode(texts, "metadata")
+    return texts
+
+
+def _dump_metadata(row: int, metadata: Any) -> str:
+    if not isinstance(metadata, _MAPPINGS) or not all(isinstance(key, str) for key in metadata):
+        raise InvalidInput(f"metadata {row} must be a dict with string keys, not {str(metadata)[:80]}")
+    try:
+        text = dumps(dict(metadata))
+        # Every level has a bracket in the text: counting them spares most metadata the walk.
+        is_too_deep = text.count("{") + text.count("[") > MAX_DEPTH and _is_deeper(metadata, MAX_DEPTH)
+    except RecursionError:
+        is_too_deep = True
+    except (TypeError, ValueError) as error:
+        raise InvalidInput(
+            f"metadata {row} cannot be kept as JSON ({error}); use strings, finite numbers, bools, lists and dicts"
+        ) from error
+    if is_too_deep:
+        raise InvalidInput(
+            f"metadata {row} is nested deeper than {MAX_DEPTH} levels, too deep to be read back safely; flatten it"
+        )
+    return text
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
     """Whether lists and dicts are nested deeper than `levels`; `value` must not contain itself."""
-    layer = [value]
+    containers = [value] if isinstance(value, _CONTAINERS) else []
     for _ in range(levels):
-        containers = [item for item in layer if isinstance(item, Mapping | list | tuple)]
-        layer = [child for item in containers for child in (item.values() if isinstance(item, Mapping) else item)]
-    return any(isinstance(item, Mapping | list | tuple) for item in layer)
+        if not containers:
+            return False
+        children = [child for item in containers for child in (item.values() if isinstance(item, Mapping) else item)]
+        containers = [child for child in children if isinstance(child, _CONTAINERS)]
+    return bool(containers)

@@ -523,7 +523,7 @@ class Lab:
             if not self.graphs:
                 self.replays[width] = partial(self._step, width)
                 continue
-            stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(3):

@@ -166,6 +166,7 @@ function Desk({ info, library, withKey, onChanged }: Props) {
           if (deleted && deleted.source === draft.scope?.source) setDraft({ ...draft, scope: null });
           await Promise.all([library.reload(), onChanged()]);
         }}
+        onForget={forget} // what was read with the key goes with it
       />
       {open && asked && <PassageDialog hit={open} quotes={asked.sentences} onClose={() => setOpen(null)} />}
     </div>
