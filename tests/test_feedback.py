@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,10 +20,10 @@ from serving_fixtures import AUTH, KEY, make_store, running, served_model, threa
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.cli.app import run
-from peg_rag.errors import DamagedIndex, IndexBusy
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy
 from peg_rag.evaluation import load_beir
 from peg_rag.feedback import FeedbackStore, RatedPassage, Rating
-from peg_rag.feedback.export import collect_judgements, query_id
+from peg_rag.feedback.export import collect_judgements, export_feedback, query_id
 from peg_rag.feedback.report import count_weeks, write_report
 from peg_rag.feedback.store import FEEDBACK_FILE
 from peg_rag.serving.app import create_app
@@ -361,6 +362,15 @@ def test_nothing_to_export_is_said(tmp_path: Path, rated: Rated, capsys: pytest.
     assert not (tmp_path / "set").exists()
 
 
+def test_an_id_that_breaks_the_table_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    with PEGIndex(tmp_path / "kb") as index:
+        index.upsert(["a\tb"], ["花呗还款"], np.ones((1, 4), dtype=np.float32))
+        judged = rating(passages=(RatedPassage("a\tb", True, True),))
+        with pytest.raises(DataError, match=r"a\\tb"):
+            export_feedback([judged], index, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_export_is_scored_and_trained_on(
     rated: Rated, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -402,11 +412,13 @@ def test_a_report_shows_the_thumbs_and_the_scores(
     store, model, _ = rated
     page = tmp_path / "report.html"
     arguments = ["feedback", "report", str(store), str(page), "-m", str(model), "--against", "peg-mini"]
-    assert run(arguments) == 0
+    earlier = shutil.copytree(store, tmp_path / "earlier" / store.name)
+    assert run([*arguments, "--against", str(earlier)]) == 0
     out = capsys.readouterr().out
     assert "62 ratings, 61 useful; 60 questions" in out
     assert "store kb  nDCG@10" in out
     assert "model peg-mini  nDCG@10" in out
+    assert f"store {earlier}  nDCG@10" in out  # not to be confused with the present one of the same name
     html = page.read_text(encoding="utf-8")
     assert html.count("<svg") == 2
     assert "<script" not in html

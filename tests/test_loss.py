@@ -153,6 +153,16 @@ def test_own_negatives_are_seen_by_their_query_alone() -> None:
     assert before.document_gradient[hard].abs().max() > 0
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_batch_without_weight_teaches_nothing(symmetric: bool) -> None:
+    queries, documents, pairs = make_batch(3, [2, 0, 3], 0, False)
+    weightless = replace(pairs, query_weights=torch.zeros(3))
+    options = LossOptions(symmetric=symmetric)
+    result = tiled_loss(queries, documents, weightless, options)
+    assert result.loss.item() == dense_loss(queries, documents, weightless, options).item() == 0
+    assert result.query_gradient.abs().max() == result.document_gradient.abs().max() == 0
+
+
 @pytest.mark.parametrize(
     "texts",
     [

@@ -298,10 +298,12 @@ def test_files_are_accepted_or_rejected_one_by_one(writable: tuple[httpx.Client,
         ("files", ("好.txt", "好的文件。")),
         ("files", ("坏.pdf", b"bad")),
         ("files", ("又好.txt", "也好。")),
+        ("files", ("坏.exe", b"bad")),
     ]
     answer = client.post("/documents", files=files, headers=AUTH).json()
     assert [card["name"] for card in answer["added"]] == ["好.txt", "又好.txt"]
-    assert [(r["name"], r["status"]) for r in answer["rejected"]] == [("坏.pdf", 422)]
+    assert [(r["name"], r["status"]) for r in answer["rejected"]] == [("坏.pdf", 422), ("坏.exe", 415)]
+    assert not any(r["message"].startswith(str(r["status"])) for r in answer["rejected"])
     for card in answer["added"]:
         client.delete(f"/documents/{card['id']}", headers=AUTH)
 

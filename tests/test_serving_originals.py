@@ -2,7 +2,11 @@
 
 import os
 import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from sample_files import pdf
 from serving_fixtures import AUTH, DOCUMENTS, KEY, make_store, running, served_model
 
+from peg_rag.errors import DamagedIndex, IndexBusy
 from peg_rag.ingest import LEDGER_FILE
 from peg_rag.serving.knowledge import encode_id
 from peg_rag.serving.originals import OriginalFiles
@@ -169,3 +174,39 @@ def test_a_store_without_a_ledger_has_no_files(tmp_path: Path) -> None:
     with pytest.raises(ApiError) as caught:
         OriginalFiles(tmp_path).find("a.txt")
     assert caught.value.code == "original_missing"
+
+
+@pytest.fixture
+def copied_store(served, tmp_path):
+    _, store, _ = served
+    return shutil.copytree(store, tmp_path / "kb")
+
+
+def test_the_ledger_of_a_killed_writer_is_rolled_back_and_read(copied_store):
+    """Who reads alone may not roll back its journal, and would say for ever that another process writes."""
+    killed = (
+        "import os, sqlite3, sys\n"
+        "ledger = sqlite3.connect(sys.argv[1])\n"
+        "ledger.execute('PRAGMA cache_size = 1')\n"
+        "ledger.execute('DELETE FROM files')\n"
+        "ledger.executemany('INSERT INTO settings VALUES (?, ?)', ((str(n), 'x' * 900) for n in range(2000)))\n"
+        "os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", killed, copied_store / LEDGER_FILE], check=False)
+    assert (copied_store / f"{LEDGER_FILE}-journal").stat().st_size
+    assert OriginalFiles(copied_store).find("docs/花呗.md").name == "花呗.md"
+
+
+def test_a_damaged_ledger_is_named(copied_store):
+    (copied_store / LEDGER_FILE).write_bytes(b"not a ledger" * 100)
+    with pytest.raises(DamagedIndex, match=LEDGER_FILE):
+        OriginalFiles(copied_store).find("docs/花呗.md")
+
+
+def test_a_ledger_that_is_locked_is_busy_and_not_damaged(copied_store, monkeypatch):
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, timeout=0.05))
+    with closing(connect(copied_store / LEDGER_FILE, isolation_level=None)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(IndexBusy):
+            OriginalFiles(copied_store).find("docs/花呗.md")

@@ -229,6 +229,12 @@ async def test_the_standard_retriever_searches_hybrid_and_lexical(store: PEGVect
     assert retriever.batch(["逾期"]) == [retriever.invoke("逾期")]
 
 
+def test_a_search_type_and_another_mode_contradict_each_other(store: PEGVectorStore) -> None:
+    assert store.search("逾期", "hybrid", mode="hybrid", k=1) == store.search("逾期", "hybrid", k=1)
+    with pytest.raises(InvalidInput, match="leave mode out"):
+        store.search("逾期", "lexical", mode="dense")
+
+
 def test_an_unknown_search_type_is_refused(store: PEGVectorStore) -> None:
     for search_type in ("similarity", "mmr", "similarity_score_threshold"):
         assert texts(store.search("花呗还款", search_type, k=1)) == ["花呗还款"]
