@@ -25,7 +25,7 @@ test: $(READY)
 prove: $(READY)
 	$(BIN)/python -m pytest -m "slow and not gpu" --timeout 3600
 
-lint: $(READY)
+lint: $(READY) workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache --no-logo
@@ -49,9 +49,8 @@ docs: $(READY)
 notebooks: $(READY)
 	$(BIN)/python docs/site/run_notebooks.py
 
-# Checks .github: form, then security.
+# Form, then security of .github.
 workflows: $(READY)
-	$(BIN)/python -m pip install --quiet -c constraints.txt --group workflows
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(BIN)/zizmor --offline .github

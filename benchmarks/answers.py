@@ -10,8 +10,10 @@ Three systems answer the same questions:
 
     python benchmarks/answers.py                                # peg-mini, the open half; a minute
     python benchmarks/answers.py --split aside                  # the half that nothing was developed on
+    python benchmarks/answers.py --set office                   # the second set: 280 questions about 15 files
     python benchmarks/answers.py --llama-index llama_index.jsonl   # made by benchmarks/llama_index_text.py
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
+    python benchmarks/answers.py --documents tests/data/documents-2 --split fresh   # other files and questions
 
 How an answer is judged: `tests/data/documents/README.md`.
 """
@@ -30,6 +32,7 @@ from typing import Any
 from typer.testing import CliRunner
 
 DOCUMENTS = Path(__file__).resolve().parent.parent / "tests" / "data" / "documents"
+SETS = {"documents": DOCUMENTS, "office": DOCUMENTS / "office"}
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters
 _RADICALS = str.maketrans("⺠⻄⻅⻆⻉⻋⻓⻔⻘⻚⻛⻜⻝⻢⻥⻦⻨⻩⻬⻮⻰", "民西见角贝车长门青页风飞食马鱼鸟麦黄齐齿龙")
@@ -64,36 +67,43 @@ Answerer = Callable[[str], Reply]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", default="open", choices=("open", "aside", "all"))
+    parser.add_argument("--set", default="documents", choices=tuple(SETS), help="the files and questions")
+    parser.add_argument("--documents", type=Path, help="another folder with files/ and questions.jsonl")
+    parser.add_argument("--split", default="open", choices=("open", "aside", "fresh", "all"))
     parser.add_argument("--model", default="peg-mini")
     parser.add_argument("--llama-index", type=Path, help="JSON lines made by benchmarks/llama_index_text.py")
     parser.add_argument("--only", default="peg-rag,llama-index,baseline", help="the systems to run")
     parser.add_argument("--show", default="", help="verdicts whose answers are printed: wrong,declined,right")
     parser.add_argument("--replies", type=Path, help="write every reply of peg-rag and its verdict to this file")
     options = parser.parse_args()
-    questions = [q for q in read_questions() if options.split in (q.split, "all")]
+    folder_of_set = options.documents or SETS[options.set]
+    questions = [q for q in read_questions(folder_of_set) if options.split in (q.split, "all")]
+    if not questions:
+        parser.error(f"{folder_of_set} has no question of the split {options.split}")
     wanted = options.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        for name, answer in systems(wanted, options.model, Path(folder), options.llama_index):
+        for name, answer in systems(wanted, folder_of_set / "files", options.model, Path(folder), options.llama_index):
             replies = [(question, answer(question.question)) for question in questions]
             report(name, options.split, replies, options.show.split(","))
             if options.replies and name == "peg-rag":
                 write_replies(options.replies, replies)
 
 
-def read_questions() -> list[Question]:
-    lines = (DOCUMENTS / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+def read_questions(folder: Path = DOCUMENTS) -> list[Question]:
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     return [Question(**json.loads(line)) for line in lines]
 
 
-def systems(wanted: list[str], model: str, folder: Path, llama_index: Path | None) -> Iterator[tuple[str, Answerer]]:
+def systems(
+    wanted: list[str], files: Path, model: str, folder: Path, llama_index: Path | None
+) -> Iterator[tuple[str, Answerer]]:
     if "peg-rag" in wanted:
-        yield "peg-rag", command_line(DOCUMENTS / "files", model, folder / "peg")
+        yield "peg-rag", command_line(files, model, folder / "peg")
     if "llama-index" in wanted and llama_index:
         texts = read_llama_index(llama_index, folder / "texts")
         yield "LlamaIndex readers", command_line(texts, model, folder / "llama")
     if "baseline" in wanted:
-        yield "baseline", Baseline(DOCUMENTS / "files").answer
+        yield "baseline", Baseline(files).answer
 
 
 def command_line(documents: Path, model: str, store: Path) -> Answerer:

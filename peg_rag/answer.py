@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from peg_rag.answering.candidates import Candidate, find_candidates
+from peg_rag.answering.decision import decision_row, part_of
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.scorer import calibration_of, load_scorer
 from peg_rag.answering.statements import sentences_of
@@ -143,7 +144,11 @@ def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     candidates = find_candidates(question, hits, encoder)
     if not candidates:
         return []
-    scores = load_scorer().score(np.stack([candidate.features for candidate in candidates]))
+    scorer = load_scorer()
+    features = np.stack([candidate.features for candidate in candidates])
+    scores = scorer.score(features)  # (candidates,)
+    row = decision_row(scores, features, [part_of(candidate) for candidate in candidates])
+    scores += scorer.decide(row) - scores.max()  # the best one's are the odds that it answers
     confidence = calibration_of(encoder).confidence
     pairs = [(confidence(score), candidate) for score, candidate in zip(scores.tolist(), candidates, strict=True)]
     return sorted(pairs, key=lambda pair: -pair[0])

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 
 from peg_rag.answer import NOT_FOUND, Answer, extract_answer, sentences_of, subject_of
 from peg_rag.answering.candidates import MAX_ENCODED, find_candidates
+from peg_rag.answering.decision import DECISION, decision_row
 from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.kinds import looks
+from peg_rag.answering.likeness import likeness
 from peg_rag.answering.passages import passages_of
 from peg_rag.answering.question import parse_question, quantities_of
 from peg_rag.answering.ranges import range_fit
 from peg_rag.answering.scorer import calibration_of, load_scorer
-from peg_rag.answering.statements import Cell, statements_of
+from peg_rag.answering.statements import Cell, row_cells, statements_of
 from peg_rag.answering.words import fold
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.hits import Hit
@@ -180,12 +183,48 @@ def test_a_name_is_one_word() -> None:
         ("8000块的费用", "5,000元至20,000元", True),
         ("8000块的费用", "5,000元以下", False),
         ("三年的合同", "3年以上或无固定期限", True),
+        ("8万的费用", "50,000元以上", True),
+        ("两万块的报销", "1万元以上至5万元（含）", True),
+        ("迟到45分钟", "30分钟至2小时", True),
+        ("晚来两个半小时", "2小时以上", True),
+        ("晚来一刻钟", "5至30分钟", True),
+        ("60平的房子", "40-80平方米", True),
+        ("4岁半的孩子", "4至5岁", True),
+        ("4岁半的孩子", "3至4岁", False),
+        ("请半个月的假", "7天以上", True),
     ],
 )
 def test_a_number_lies_in_a_range_or_not(question: str, value: str, expected: bool) -> None:
     cell = Cell((0, len(value)), "档次", value)
     fit, conflict = range_fit(quantities_of(fold(question)), [cell])
     assert (bool(fit), conflict) == (expected, not expected)
+
+
+def test_a_year_that_means_every_year_is_no_number() -> None:
+    [quantity] = parse_question("干满4年的员工一年有几天年假").quantities
+    assert quantity.text == "4年"
+
+
+def test_the_first_range_of_a_row_names_it() -> None:
+    row = row_cells("工龄: 3年以上不满5年 | 须在: 30天以内申请", (0, 27))
+    assert range_fit(quantities_of("干了4年"), row) == (frozenset({"4年"}), False)
+    assert range_fit(quantities_of("干了6年"), row) == (frozenset(), True)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(0, 90),
+    st.sampled_from(["天", "年", "元", "万元", "岁", "公里", "小时", "人"]),
+    st.sampled_from(["{a}{u}至{b}{u}", "{a}{u}以上{b}{u}以下", "{a}-{b}{u}", "{b}{u}以下", "{a}{u}以上", "不满{b}{u}"]),
+)
+def test_a_range_holds_what_lies_between_its_ends(low: int, width: int, value: int, unit: str, form: str) -> None:
+    text = form.format(a=low, b=low + width, u=unit)
+    above = value >= low or "{a}" not in form
+    below = (value < low + width if "不满" in form else value <= low + width) or "{b}" not in form
+    cell = Cell((0, len(text)), "档次", text)
+    fit, conflict = range_fit(quantities_of(f"{value}{unit}"), [cell])
+    assert (bool(fit), conflict) == (above and below, not (above and below))
 
 
 # -- which statement answers -----------------------------------------------------------------------------------------
@@ -313,7 +352,9 @@ def test_the_trees_are_walked_as_written() -> None:
     scorer = load_scorer()
     rows = np.random.default_rng(0).random((7, len(FEATURES)), dtype=np.float32)
     expected = []
-    for row in rows:
+    for features in rows:
+        linear = scorer.linear[0] + sum(w * float(x) for w, x in zip(scorer.linear[1:], features, strict=True))
+        row = np.append(features, np.float32(linear))
         total = scorer.bias
         for tree in scorer.trees:
             node = 0
@@ -323,6 +364,39 @@ def test_the_trees_are_walked_as_written() -> None:
             total += tree.value[node]
         expected.append(total)
     np.testing.assert_allclose(scorer.score(rows), expected, rtol=1e-9)
+
+
+def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> None:
+    scores = np.array([1.0, 3.0, 2.5, 0.5])
+    features = np.zeros((4, len(FEATURES)), dtype=np.float32)
+    row = decision_row(scores, features, [(0, 0), (0, 5), (0, 5), (1, 0)])
+    named = dict(zip(DECISION, row, strict=True))
+    assert (named["score"], named["lead"], named["lead_in_row"]) == (3.0, 2.0, 0.5)
+    assert named["above_mean"] == pytest.approx(3.0 - scores.mean())
+
+
+@pytest.mark.parametrize(
+    ("question", "column", "value"),
+    [
+        ("防跌倒讲座在哪儿", "主讲人", "康复中心 邹敏"),
+        ("视力筛查的医生是谁", "费用", "免费"),
+        ("LT65-50有多重", "功率（kW）", "7.5"),
+        ("讲座能坐多少人", "主讲人", "市二院 董建平"),
+    ],
+)
+def test_a_column_of_other_things_does_not_answer(question: str, column: str, value: str) -> None:
+    assert looks(parse_question(question), fold(value), column) == (0.0, 1.0)
+
+
+def test_words_in_like_places_are_alike() -> None:
+    words = parse_question("酒店").words
+    assert likeness(words, "住宿标准")[0] > 0.5
+    assert likeness(words, "螺栓扭矩")[0] < 0.3
+    assert not likeness(words, "")[0]
+
+
+def test_asking_words_do_not_join_what_stands_around_them() -> None:
+    assert "晚报" not in {word.text for word in parse_question("发票最晚什么时候报").words}
 
 
 def test_a_model_brings_its_own_calibration(tmp_path: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 DOCUMENTS = Path(__file__).parent / "data" / "documents"
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from answers import KINDS, Question, Reply, judge, normalise, occurs, read_questions  # noqa: E402
+from answers import KINDS, SETS, Question, Reply, judge, normalise, occurs, read_questions  # noqa: E402
 
 QUESTIONS = read_questions()
 
@@ -87,3 +87,22 @@ def test_silence_is_right_where_nothing_answers() -> None:
     question = Question("x", "open", "unanswerable", [], "?", [], [], [])
     assert judge(question, Reply("")) == "exact"
     assert judge(question, Reply("600", "a.pdf")) == "wrong"
+
+
+# -- the second set --------------------------------------------------------------------------------------------------
+
+
+def test_the_second_set_parts_whole_documents() -> None:
+    questions = read_questions(SETS["office"])
+    assert len(questions) == len({question.id for question in questions}) == 280
+    files = {path.name for path in (SETS["office"] / "files").iterdir()}
+    splits: dict[str, set[str]] = {name: set() for name in files}
+    for question in questions:
+        assert question.kind in KINDS
+        assert bool(question.files) == bool(question.must) == (question.kind != "unanswerable")
+        for file in question.files:
+            splits[file].add(question.split)
+        for pattern in (*question.must, *question.must_not):
+            if pattern.startswith("re:"):
+                re.compile(pattern[3:])
+    assert all(len(halves) == 1 for halves in splits.values())

@@ -176,7 +176,9 @@ def test_adapt_to_your_docs_with_a_folder(run: Run, tmp_path: Path) -> None:
     (tmp_path / "docs" / "sections.jsonl").write_text("".join(sections), encoding="utf-8")
     printed = run("adapt_to_your_docs", str(tmp_path / "docs"), str(tmp_path / "mine"))
     assert re.search(r"\d+ pairs cut from 1\d\d documents, \d+ steps\n\d+ queries of \d+ held-out documents", printed)
-    low = float(re.search(r"nDCG@10 [+-][\d.]+ \(([+-][\d.]+) to", printed)[1])
+    match = re.search(r"nDCG@10 [+-][\d.]+ \(([+-][\d.]+) to", printed)
+    assert match
+    low = float(match[1])
     assert ("no gain beyond chance" in printed) == (low <= 0)
 
 

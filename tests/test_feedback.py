@@ -81,6 +81,50 @@ def test_what_was_acknowledged_outlives_kill_9(tmp_path):
     FeedbackStore(tmp_path).put(rating(10**7))  # and it can be written to
 
 
+_KILLED_IN_A_TRANSACTION = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN IMMEDIATE")
+connection.execute(sys.argv[2])
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def kill_within(file, statement):
+    """Leave the journal of a transaction that was never committed."""
+    subprocess.run([sys.executable, "-c", _KILLED_IN_A_TRANSACTION, str(file), statement])
+    assert file.with_name(f"{file.name}-journal").exists()
+
+
+def test_ratings_are_read_after_a_process_was_killed_within_one(tmp_path):
+    store = FeedbackStore(tmp_path)
+    ratings = [rating(number, reason="长" * 1_000) for number in range(50)]
+    for each in ratings:
+        store.put(each)
+    kill_within(store.file, "UPDATE ratings SET vote = 'down', reason = reason || 'x'")
+    assert store.read() == ratings
+    kill_within(store.file, "UPDATE ratings SET vote = 'down', reason = reason || 'x'")
+    assert len(store) == 50
+
+
+def test_a_process_killed_within_the_first_rating_leaves_none(tmp_path):
+    store = FeedbackStore(tmp_path)
+    store.file.touch()
+    assert (len(store), store.read()) == (0, [])
+    store.put(rating(1))
+    assert store.read() == [rating(1)]
+
+
+def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path):
+    store = FeedbackStore(tmp_path)
+    store.file.mkdir()
+    with pytest.raises(OSError, match=FEEDBACK_FILE):
+        store.read()
+    with pytest.raises(OSError, match=FEEDBACK_FILE):
+        store.put(rating(1))
+
+
 def test_many_threads_lose_nothing(tmp_path):
     store = FeedbackStore(tmp_path, timeout_s=60)
     threads = [

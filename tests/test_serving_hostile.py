@@ -606,7 +606,7 @@ WRITES = [
 ]
 
 
-READING_POSTS = {"/ask", "/search", "/v1/chat/completions", "/v1/embeddings"}
+READING_POSTS = {"/ask", "/search", "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"}
 
 
 def list_operations(app):

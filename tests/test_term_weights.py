@@ -6,6 +6,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -192,11 +193,12 @@ def test_each_head_is_read_once_with_weights_and_without(monkeypatch: pytest.Mon
     """Weights cost no further reading."""
     heads: list[str] = []
     read = lexical._HeadPostings.read
-    monkeypatch.setattr(
-        lexical._HeadPostings,
-        "read",
-        lambda connection, head, blocks: heads.append(head) or read(connection, head, blocks),
-    )
+
+    def note_head(connection: Any, head: str, blocks: Any) -> Any:
+        heads.append(head)
+        return read(connection, head, blocks)
+
+    monkeypatch.setattr(lexical._HeadPostings, "read", note_head)
     for weights in (None, random_weights(0)):
         with PEGIndex(term_weights=weights) as index:
             fill(index, ["花呗还款", "还款日"])
@@ -213,7 +215,7 @@ def test_other_terms_are_refused() -> None:
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="'large' are unknown; there are 'mini'"):
-        PEGIndex(tmp_path, term_weights="large")
+        PEGIndex(tmp_path, term_weights="large")  # type: ignore[arg-type]
 
 
 # -- the file ---------------------------------------------------------------------------------------------------------

@@ -647,8 +647,12 @@ def write_results(out: Path) -> None:
     lines = ["# Learned weights of query terms", "", "Made by `train/term_weights.py`. nDCG@10, differences in points."]
     lines += ["", "## Settings: BM25's own 50 hits in the new order, domains that the table never saw", ""]
     lines += choice_table(Runs(out / "choices.jsonl"))
-    lines += ["", "## Validation: whole searches, domains that nothing in them ever saw", ""]
-    lines += validation_table(Runs(out / "validation.jsonl"))
+    validation = list(Runs(out / "validation.jsonl"))
+    for name in dict.fromkeys(row["settings"] for row in validation):
+        rows = [row for row in validation if row["settings"] == name]
+        lines += ["", f"## Validation: whole searches, domains that nothing in them ever saw (`{name}`)", ""]
+        lines += [f"{rows[0]['queries']} queries of each of {len(rows)} sources; half of theta.", ""]
+        lines += validation_table(rows)
     runs = list(Runs(RESULTS / "term_weights.jsonl"))
     lines += ["", "## Evaluation sets, the bundled table (scored once)", ""]
     lines += evaluation_table([row for row in runs if row["left_out"] is None])
@@ -676,9 +680,8 @@ def choice_table(runs: Runs) -> list[str]:
     return lines
 
 
-def validation_table(runs: Runs) -> list[str]:
+def validation_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """By domain, each system without weights, and what it gains with them."""
-    rows = [row for row in runs if row["settings"] == CHOSEN.name]
     sides = [
         [by_domain({row["source"]: row[side][place] for row in rows}) for side in ("plain", "weighted")]
         for place in range(len(SYSTEMS))

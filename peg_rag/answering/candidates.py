@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.answering.evidence import FEATURES, add_gaps, features_of, key_cells, lacks_code, rarities
+from peg_rag.answering.evidence import FEATURES, add_gaps, features_of, key_cells, lacks_code, pair_rarities, rarities
 from peg_rag.answering.passages import Passage, passages_of
 from peg_rag.answering.question import Question, parse_question
 from peg_rag.answering.statements import Statement, statements_of
@@ -69,14 +69,15 @@ def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     if not pairs:
         return []
     rarity = rarities(parsed, passages)
-    plain = [features_of(parsed, passage, statement, rarity) for passage, statement in pairs]
+    pair_rarity = pair_rarities(parsed, passages)
+    plain = [features_of(parsed, passage, statement, rarity, pair_rarity) for passage, statement in pairs]
     if "polar" not in parsed.kinds:  # a value that the question says is what it asks about
         kept = [i for i, features in enumerate(plain) if features["echo"] < _ECHO]
         pairs = [pairs[i] for i in kept]
         plain = [plain[i] for i in kept]
     if not pairs:
         return []
-    add_gaps(plain)
+    add_gaps(pairs, plain)
     order = sorted(range(len(pairs)), key=lambda i: -_promise(plain[i]))[:MAX_ENCODED]
     spans = {i: quoted_spans(parsed, pairs[i][1]) for i in order}
     cosines = _cosines(question, [_read_text(pairs[i][0], pairs[i][1], spans[i]) for i in order], encoder)
@@ -129,6 +130,9 @@ def _promise(features: dict[str, float]) -> float:
         + 0.5 * features["telling"]
         + features["covered_by_statement"]
         + features["characters"]
+        + features["like"]
+        + features["pairs_telling"]
+        - 0.3 * features["fit_gap"]
         + 0.4 * features["looks"]
         + 0.5 * features["column_words"]
         + 0.5 * features["key_words"]

@@ -10,10 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
+import numpy as np
+
 from peg_rag.answering.kinds import looks, names_kind
+from peg_rag.answering.likeness import likeness
 from peg_rag.answering.passages import Passage, defined_words
 from peg_rag.answering.question import Question
-from peg_rag.answering.ranges import code_fit, fits, holds_code, range_fit
+from peg_rag.answering.ranges import code_fit, fits, holds_code, range_fit, sentence_fit
 from peg_rag.answering.statements import Cell, Statement, without_mark
 from peg_rag.answering.words import SURNAMES, Word, fold, same_words, words_of
 
@@ -39,6 +42,7 @@ FEATURES = (
     "looks",  # the value is of the kind that is asked for
     "looks_wrong",  # a kind is asked for, and the value is of another
     "column",  # the column's name, or the heading over a sentence, says that kind
+    "asked_noun",  # the column's name says what 什么 or 哪个 asks for: 等级 in 什么等级
     "unit",  # 天 where 几天 was asked
     "column_words",  # of the column's name, by the question
     "column_rival",  # of the other columns' names, by the question, where this one has less
@@ -49,6 +53,30 @@ FEATURES = (
     "precision",  # of the statement's words, by the question
     "length",
     "rank",
+    "pairs",  # of the question's pairs of characters, by the statement, its headings and file
+    "pairs_by_statement",
+    "pairs_telling",  # of those that few of the hits say, by the statement, its headings and file
+    "pairs_told",  # of those, by the statement
+    "pairs_gap",  # how much more the best statement says of the telling ones
+    "pairs_told_gap",
+    "pairs_missing",  # share that no hit of its file says
+    "fit_gap",  # how much better another cell of the row fits what is asked for
+    "key_gap",  # how much better the key of another row of the table fits
+    "like",  # how much the question's words are covered by words like them, by the statement, its headings and file
+    "like_by_statement",
+    "like_by_passage",  # with whatever else its hit says
+    "like_gap",  # how much more the best statement covers so
+    "like_statement_gap",
+    "like_missing",  # the weight of the heaviest word that has nothing like it
+    "like_column",  # the column's name and the question's words
+    "like_column_rival",  # another column's name, where this one's is less alike
+    "like_key",  # the row's key and the question's words
+    "like_key_gap",  # how much more the key of the best row is alike
+    "like_heading",  # the nearest heading and the question's words
+    "file_share",  # of the hits, the better the more, those of its file
+    "asks_polar",
+    "asks_nothing",  # the question says no kind
+    "words",  # of the question
     "cosine",
     "cosine_lead",  # above the mean of all statements, in spreads
     "cosine_gap",  # below the best
@@ -57,12 +85,19 @@ FEATURES = (
 
 def rarities(question: Question, passages: Sequence[Passage]) -> tuple[float, ...]:
     """How much each word of the question tells one hit from another: 0 for a word that all or none of them say."""
-    texts = [f"{passage.context}\n{fold(passage.hit.text)}" for passage in passages]
+    texts = [f"{passage.context}\n{passage.text}" for passage in passages]
     counts = [sum(_covers(text, word) for text in texts) for word in question.words]
     return tuple(
         word.weight * math.log((len(texts) + 1) / (count + 0.5)) if count else 0.0
         for word, count in zip(question.words, counts, strict=True)
     )
+
+
+def pair_rarities(question: Question, passages: Sequence[Passage]) -> tuple[float, ...]:
+    """How much each pair of characters tells one hit from another, as `rarities`."""
+    texts = [f"{passage.context}\n{passage.text}" for passage in passages]
+    counts = [sum(pair in text for text in texts) for pair in question.pairs]
+    return tuple(math.log((len(texts) + 1) / (count + 0.5)) if count else 0.0 for count in counts)
 
 
 def lacks_code(question: Question, passage: Passage, statement: Statement) -> bool:
@@ -75,25 +110,56 @@ def lacks_code(question: Question, passage: Passage, statement: Statement) -> bo
     return any(not _covers(text, word) and word.text not in fit for word in codes)
 
 
-def add_gaps(rows: Sequence[dict[str, float]]) -> None:
+def add_gaps(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> None:
     """Compare the statements of all hits with the best of them."""
     for name, gap in (
         ("covered", "covered_gap"),
         ("covered_by_statement", "statement_gap"),
         ("telling", "telling_gap"),
+        ("like", "like_gap"),
+        ("like_by_statement", "like_statement_gap"),
+        ("like_key", "like_key_gap"),
+        ("pairs_telling", "pairs_gap"),
+        ("pairs_told", "pairs_told_gap"),
     ):
         best = max((row[name] for row in rows), default=0.0)
         for row in rows:
             row[gap] = best - row[name]
+    _add_cell_gaps(pairs, rows)
+
+
+def _add_cell_gaps(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> None:
+    """Compare a cell with the others of its row, and its row with the others of its table."""
+    best_fit: dict[object, float] = {}
+    best_key: dict[object, float] = {}
+    places = []
+    for (passage, statement), row in zip(pairs, rows, strict=True):
+        of_row = (passage.rank, statement.row[0].span) if statement.row else None
+        of_table = (passage.context, statement.row[0].name) if statement.row else None
+        fit = row["looks"] - row["looks_wrong"] + 0.5 * row["column"] + row["unit"] + row["column_words"]
+        fit += row["asked_noun"]
+        fit += row["like_column"] - row["echo"]
+        key = row["key_words"] + row["like_key"] + row["range_match"] - row["range_conflict"]
+        best_fit[of_row] = max(best_fit.get(of_row, -9.0), fit)
+        best_key[of_table] = max(best_key.get(of_table, -9.0), key)
+        places.append((of_row, of_table, fit, key))
+    for row, (of_row, of_table, fit, key) in zip(rows, places, strict=True):
+        row["fit_gap"] = best_fit[of_row] - fit if of_row else 0.0
+        row["key_gap"] = best_key[of_table] - key if of_table else 0.0
 
 
 def features_of(
-    question: Question, passage: Passage, statement: Statement, rarity: Sequence[float]
+    question: Question,
+    passage: Passage,
+    statement: Statement,
+    rarity: Sequence[float],
+    pair_rarity: Sequence[float],
 ) -> dict[str, float]:
     """Everything in `FEATURES` but the gaps and the cosines, which compare the statements.
 
     Args:
         rarity: see `rarities`.
+        pair_rarity: see `pair_rarities`.
     """
     cell = statement.cell
     own = fold(f"{statement.heading}\n{statement.text}")
@@ -101,7 +167,7 @@ def features_of(
     row = fold("\n".join(f"{c.name}: {c.value}" for c in cells)) if cell else own
     near = f"{passage.context}\n{fold(statement.heading)}\n{row}"
     fit, conflict = range_fit(question.quantities, statement.row) if cell else (frozenset(), False)
-    fit |= code_fit(question.words, statement.row) if cell else frozenset()
+    fit |= code_fit(question.words, statement.row) if cell else sentence_fit(question.quantities, statement.text)
     defined = defined_words(question, passage)
     fit |= {word for word, name in defined.items() if name in row}
     words = question.words
@@ -129,17 +195,82 @@ def features_of(
         "column": names_kind(question, cell.name if cell else statement.heading or passage.last_heading),
         "looks": likeness,
         "looks_wrong": unlikeness,
-        "echo": _echo(question, value) if cell else 0.0,
+        "echo": _echo(question, cell, value, fit) if cell else 0.0,
         "is_cell": float(cell is not None),
         "is_list": float(statement.kind == "list"),
         "precision": 0.0 if cell else _precision(question, own),
         "length": min(len(statement.text), 200) / 200,
         "rank": 1.0 / (1.0 + passage.rank),
+        "file_share": passage.file_share,
+        "asks_polar": float("polar" in question.kinds),
+        "asks_nothing": float(not question.kinds),
+        "words": min(len(words), 10) / 10,
     }
+    found |= _pair_features(question, passage, near, row, pair_rarity)
+    found |= _like_features(question, passage, statement, row, covered, by_row)
     return found | (_cell_features(question, statement, cell, fit, passage.form, defined) if cell else _NO_CELL)
 
 
-_NO_CELL = {"unit": 0.0, "column_words": 0.0, "column_rival": 0.0, "key_words": 0.0}
+_NO_CELL = {"asked_noun": 0.0, "unit": 0.0, "column_words": 0.0, "column_rival": 0.0, "key_words": 0.0}
+
+
+def _pair_features(
+    question: Question, passage: Passage, near: str, row: str, rarity: Sequence[float]
+) -> dict[str, float]:
+    pairs = question.pairs
+    if not pairs:
+        return {"pairs": 0.5, "pairs_by_statement": 0.5, "pairs_telling": 0.5, "pairs_told": 0.5, "pairs_missing": 0.0}
+    by_near = [pair in near for pair in pairs]
+    by_row = [pair in row for pair in pairs]
+    total = sum(rarity) or 1.0
+    return {
+        "pairs": sum(by_near) / len(pairs),
+        "pairs_by_statement": sum(by_row) / len(pairs),
+        "pairs_telling": sum(r for r, said in zip(rarity, by_near, strict=True) if said) / total,
+        "pairs_told": sum(r for r, said in zip(rarity, by_row, strict=True) if said) / total,
+        "pairs_missing": sum(pair not in passage.file_text for pair in pairs) / len(pairs),
+    }
+
+
+def _like_features(
+    question: Question,
+    passage: Passage,
+    statement: Statement,
+    row: str,
+    covered: Sequence[bool],
+    by_row: Sequence[bool],
+) -> dict[str, float]:
+    """What the statement says in words like those of the question."""
+    words = question.words
+    heading = fold(statement.heading) or fold(passage.last_heading)
+    by_heading = likeness(words, heading)
+    own = np.maximum(np.array(by_row, dtype=np.float32), likeness(words, row))  # (words,)
+    near = np.maximum.reduce([own, np.array(covered, dtype=np.float32), by_heading, likeness(words, passage.context)])
+    around = np.maximum(near, likeness(words, passage.text))
+    weights = np.array([word.weight for word in words], dtype=np.float32)
+    total = float(weights.sum()) or 1.0
+    cell = statement.cell
+    others = [other for other in statement.row if other is not cell]
+    column = _alike(words, fold(cell.name)) if cell else 0.0
+    rivals = [_alike(words, fold(other.name)) for other in others[1:]] if cell else []
+    keys = [_alike(words, fold(other.value)[:40]) for other in others]
+    return {
+        "like": float(near @ weights) / total,
+        "like_by_statement": float(own @ weights) / total,
+        "like_by_passage": float(around @ weights) / total,
+        "like_missing": float(((1 - around) * weights).max(initial=0.0)) / 7.0,
+        "like_column": column,
+        "like_column_rival": max(0.0, max(rivals, default=0.0) - column),
+        "like_key": max(keys, default=0.0),
+        "like_heading": float(by_heading.max(initial=0.0)),
+    }
+
+
+@lru_cache(maxsize=16384)
+def _alike(words: tuple[Word, ...], text: str) -> float:
+    """The likeness of the two words that are most alike; words that say little count less."""
+    weights = np.array([min(word.weight, 3.0) / 3.0 for word in words], dtype=np.float32)
+    return float((likeness(words, text) * weights).max(initial=0.0))
 
 
 def _cell_features(
@@ -158,6 +289,7 @@ def _cell_features(
     value = fold(cell.value)
     keys = [_value_share(question, other) for other in others]
     return {
+        "asked_noun": float(len(question.noun) > 1 and question.noun[:2] in fold(cell.name)),
         "unit": float(bool(question.unit) and (question.unit in value or question.unit in cell.name)),
         "column_words": own,
         "column_rival": max(0.0, rival - own),
@@ -212,7 +344,10 @@ def _share_of_text(text: str, question: str) -> float:
     return said / total if total else 0.0
 
 
-def _echo(question: Question, value: str) -> float:
+def _echo(question: Question, cell: Cell, value: str, fit: frozenset[str]) -> float:
+    """How much of a value the question says; a range that its number lies in is what the row is named by."""
+    if fits(question, cell, fit):
+        return 1.0
     return _share_of_text(value[:60], question.text)
 
 

@@ -29,7 +29,8 @@ _LOOKS = {
     "code": r"[a-z]+[\w\-./]*\d|\d[\w\-./]*\d|https?:",
     "size": r"\d\s*(?:[gmkt]b|k?g|[mck]?m|克|斤|公斤|吨|米|公里|升|毫升|l|ml|w|kw|v|℃|°|度|寸|平方|㎡|m2|"
     r"pa|kn|n|×|汤匙|勺|颗|根|条)",
-    "count": r"\d|[一二三四五六七八九十百千两]",
+    "count": r"\d|[一二三四五六七八九十百千两半]+[个名位人次天年月日周项只台本份张件种倍成册套条根颗把]",
+    "name": r"^[^。]{1,25}$|[“《]",
     "how": r"先|再|然后|后|点击|打开|登录|提交|按|拨打|携带|联系|通过|请|检查|更换|加|用|step|click|open",
     "rule": r"须|应|必须|不得|不能|不可|禁|限|需|不少于|不超过|不低于|至少|仅|要|不大于|不小于|≥|≤",
     "list": r"、.*、|；.*；|,.*,|，.*，|\n",
@@ -51,6 +52,7 @@ _COLUMNS = {
     "size": r"重|尺寸|容量|大小|内存|存储|温度|功率|功耗|压力|"
     r"数量|用量|量|面积|长|宽|高|距离|参数|数值|身高|体重|size|weight",
     "count": r"数|量|库存|评分|分|节|序|number|count",
+    "name": r"名|企业|公司|单位|供应商|厂|品|型|种|线|科目|机构|店|name",
     "how": r"方法|处理|措施|做法|步骤|方式|操作|回答|答|解决|answer|说明",
     "rule": r"要求|说明|备注|注意|条件|标准|规定|限制|须知",
     "list": r"材料|清单|内容|名单|包括|配置|项目|菜|设施|景点|作品|成员",
@@ -58,8 +60,29 @@ _COLUMNS = {
     "reason": r"原因|理由|说明|cause|reason",
     "polar": r"是否|要求|说明|备注|规定|可|能",
 }
+# What a column of such a name holds and nothing else.
+_HOLDS_ONLY = {
+    "person": r"人$|员$|者$|姓名|讲师|教师|医生|经理$|店长|负责|班主任|嘉宾|教练",
+    "money": r"价|费|金额|[（(][万亿]?元|款$|押金|奖金|租金|工资|补贴",
+    "phone": r"电话|手机|分机|座机|热线|传真",
+    "when": r"日期|时间|期限|时限|起始|截止|哪天|首班|末班",
+    "place": r"地点|地址|位置|楼层|库位|教室|办公室",
+}
+_GROUP_OF = {
+    "person": "person", "money": "money", "phone": "phone", "date": "when", "time": "when", "duration": "when",
+    "place": "place", "count": "count", "size": "count", "percent": "count", "name": "name",
+}  # fmt: skip
+# What is measured, by what asks for it, and what a value or its column then says.
+_MEASURED_BY = (
+    (r"多重|重量|几斤|几公斤|多少(?:公斤|斤|克|吨)", r"重|kg|公斤|千克|克|吨|斤|(?<![a-z])g(?![a-z])"),
+    (r"多高|多宽|多远|多深|多厚|多长(?!时)|几米|多少(?:米|公里|厘米|毫米)", r"[米里寸尺长宽高距深厚远程]|\dm|mm|cm|km"),
+    (r"多少度|几度|多热|多冷|温度", r"度|℃|°|温"),
+    (r"什么颜色|啥颜色|哪种颜色", r"[红橙黄绿青蓝紫黑白灰棕粉银金]|颜色|色"),
+)
 _LOOKS_LIKE = {kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in _LOOKS.items()}
 _COLUMN_OF = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _COLUMNS.items()}
+_HOLDS = {group: re.compile(pattern) for group, pattern in _HOLDS_ONLY.items()}
+_MEASURED_PATTERNS = tuple((re.compile(asked), re.compile(said)) for asked, said in _MEASURED_BY)
 _MEASURE_UNITS = "天年月日周时分秒元块次度米克升岁%"
 _MEASURED = re.compile(r"\d\s*([\u3400-\u9fff%])")
 _BARE_NUMBER = re.compile(r"[-+±]?\s*\d[\d,，.]*\s*$")
@@ -72,8 +95,13 @@ def names_kind(question: Question, name: str) -> float:
 
 def looks(question: Question, value: str, column: str) -> tuple[float, float]:
     """(how much a value looks like an answer, whether it cannot be one); `column` is its name, if it is a cell's."""
+    text = f"{fold(column)} {value}"
+    if any(asked.search(question.text) and not said.search(text) for asked, said in _MEASURED_PATTERNS):
+        return 0.0, 1.0
     if not question.kinds:
         return 0.5, 0.0
+    if column and _holds_other(question, fold(column)):
+        return 0.0, 1.0
     measured = _MEASURED.search(value) if question.unit else None
     if measured and "count" in question.kinds and not _same_measure(question.unit, measured[1]):
         return 0.0, 1.0
@@ -88,6 +116,13 @@ def looks(question: Question, value: str, column: str) -> tuple[float, float]:
     ):
         return 0.9, 0.0
     return 0.0, 1.0
+
+
+def _holds_other(question: Question, column: str) -> bool:
+    """Whether a column holds another thing than what is asked for, as a column of persons does where 在哪 asks."""
+    wanted = {_GROUP_OF[kind] for kind in question.kinds if kind in _GROUP_OF}
+    held = {group for group, pattern in _HOLDS.items() if pattern.search(column)}
+    return bool(wanted and held and not wanted & held and not ("count" in wanted and held & {"money", "when"}))
 
 
 def _same_measure(unit: str, other: str) -> bool:

@@ -20,7 +20,12 @@ _DEFINITION = re.compile(
 )
 
 # Names that documents use without saying what they cover; a document's own definition comes first.
-COMMON_NAMES = {"一线城市": "北京、上海、广州、深圳"}
+COMMON_NAMES = {
+    "一线城市": "北京、上海、广州、深圳",
+    "直辖市": "北京、上海、天津、重庆",
+    "省会": "石家庄、太原、沈阳、长春、哈尔滨、南京、杭州、合肥、福州、南昌、济南、郑州、武汉、长沙、广州、海口、成都、"
+    "贵阳、昆明、西安、兰州、西宁、呼和浩特、南宁、拉萨、银川、乌鲁木齐",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class Passage:
         last_heading: the nearest heading.
         definitions: names that the file gives to several things, with these: 一线城市 for 北京、上海.
         form: the fields of its file that hits state one by one; a form says of whom in one of them only.
+        text: the hit's text, folded.
+        file_share: of the hits, each weighed by its rank, those of its file: 0 to 1.
     """
 
     hit: Hit
@@ -43,13 +50,18 @@ class Passage:
     last_heading: str
     definitions: tuple[tuple[str, str], ...] = ()
     form: tuple[Cell, ...] = ()
+    text: str = ""
+    file_share: float = 0.0
 
 
 def passages_of(hits: Sequence[Hit]) -> list[Passage]:
     """The hits, best first, each with its context."""
     texts: dict[str, list[str]] = {}
     forms: dict[str, list[Cell]] = {}
-    for hit in hits:
+    shares: dict[str, float] = {}
+    total = sum(1.0 / (1 + rank) for rank in range(len(hits)))
+    for rank, hit in enumerate(hits):
+        shares[_source(hit)] = shares.get(_source(hit), 0.0) + 1.0 / (1 + rank) / total
         texts.setdefault(_source(hit), []).append(hit.text)
         forms.setdefault(_source(hit), []).extend(_lone_fields(hit))
     return [
@@ -61,6 +73,8 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
             str(hit.metadata.get("title") or "").rsplit(" > ", 1)[-1],
             _definitions("\n".join(texts[_source(hit)])),
             tuple(forms[_source(hit)]) if _lone_fields(hit) else (),
+            fold(hit.text),
+            shares[_source(hit)],
         )
         for rank, hit in enumerate(hits)
     ]

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
+from peg_rag.answering.quantities import Quantity, quantities_in, without_each
 from peg_rag.answering.words import HAN, STOP_WORDS, Word, fold, words_of
 
+_RUNS = re.compile(rf"[{HAN}]+")
+_SILENT = re.compile("[的了是有在和与吧啊吗呢么嘛我你他她它们请问这那个要能可以会给到把被让]+")
 _YEAR = re.compile(r"(?<!\d)(20\d\d|19\d\d)(?!\d)")
 _SHORT_YEAR = re.compile(r"(?<![\d龄满])(2\d|3\d)年(?=[第\d版那的度]|[春夏秋冬]|[上下]半|(?:[一二三四]|\d)季)")
-_QUANTITY = re.compile(rf"(?<![a-z\d.])(\d+(?:\.\d+)?)([{HAN}%])?")
 # No figure is meant: 一个, 一天.
 _ASKING_WORD = re.compile("[几哪多怎]|1[个次天笔晚平年份位种件只]$")
 _ASKING_PHRASE = re.compile(
@@ -23,6 +25,9 @@ _ASKING_PHRASE = re.compile(
     r"想?问一?下|帮我查一?下|来着|能不能|可不可以|可以吗|是不是|有没有|行不行|要不要"
 )
 _ASKED_UNIT = re.compile(r"(?:几|多少)个?([个天年月日周次台张本册名位件只套盘道份页条家间层节门人元美米倍万分级度])")
+_ASKED_NOUN = re.compile(
+    rf"(?:哪一?[个家种款路条类门间所位届些]?|什么(?!时候|意思|地方)|多少|几个?|何种)([{HAN}]{{2,5}})"
+)
 # The kinds of answer, by what asks for them, the most telling first.
 _KINDS = {
     "reason": r"为什么|为何|什么原因|why",
@@ -42,6 +47,8 @@ _KINDS = {
     "how": r"怎么(?![收样])|如何|怎样|流程|步骤|做法|how (?:do|can|to|should)",
     "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究",
     "list": r"哪些|哪几|有什么|[带交要]什么|什么材料|都有谁|包括|包含|清单",
+    "name": r"哪(?:家|款|种|路|条|只|所|间|一?个(?!月|地方|城市|楼|库位|教室|车间|部门))|叫什么|"
+    r"什么(?:牌子|型号|品种|公司)",
     "meaning": r"什么意思|含义|代表什么|表示什么|什么是|什么故障",
     "polar": r"[吗不][？?]?$|能不能|可不可以|是否|是不是|会不会|要不要|有没有|^(?:is|are|does|do|can|will)\b",
 }
@@ -51,22 +58,15 @@ _COMPILED_KINDS = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()
 
 
 @dataclass(frozen=True, slots=True)
-class Quantity:
-    """A number and its unit (empty if none), as in 12年, and how it stands in the folded text."""
-
-    value: float
-    unit: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Question:
     """A question as it is matched.
 
     Attributes:
         text: folded (see `fold`).
         words: about its subject, without those that only ask.
+        pairs: of characters that stand together in what does not only ask; a word cut wrongly is still known by them.
         kinds: of the answer that is asked for; empty where nothing says.
+        noun: what 哪个, 什么 or 多少 asks for, as 等级 in 什么等级, and what follows it; empty if nothing follows.
         unit: what is counted (天 in 几天), if anything.
         years: calendar years that are named.
         quantities: numbers that may lie within a range.
@@ -74,7 +74,9 @@ class Question:
 
     text: str
     words: tuple[Word, ...]
+    pairs: tuple[str, ...]
     kinds: tuple[str, ...]
+    noun: str
     unit: str
     years: frozenset[str]
     quantities: tuple[Quantity, ...]
@@ -85,16 +87,25 @@ def parse_question(text: str) -> Question:
     """Read a question."""
     plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).lower()).strip()
     folded = fold(_SHORT_YEAR.sub(r"20\1年", plain))
+    subject = fold(_without_asking(_SHORT_YEAR.sub(r"20\1年", plain)))
     unit = _ASKED_UNIT.search(plain)
     years = frozenset(_YEAR.findall(folded))
     return Question(
         folded,
-        tuple(_subject_words(fold(_without_asking(_SHORT_YEAR.sub(r"20\1年", plain))))),
+        tuple(_subject_words(subject)),
+        character_pairs(subject),
         _kinds(plain),
+        _asked_noun(folded),
         unit[1] if unit else "",
         years,
-        tuple(quantity for quantity in quantities_of(folded) if quantity.text[:4] not in years),
+        tuple(q for q in quantities_of(fold(without_each(plain))) if q.text[:4] not in years),
     )
+
+
+def character_pairs(folded: str) -> tuple[str, ...]:
+    """Chinese characters that stand together, each pair once; pairs of characters that say nothing are left out."""
+    runs = [run for piece in _SILENT.split(folded) for run in _RUNS.findall(piece)]
+    return tuple(dict.fromkeys(run[i : i + 2] for run in runs for i in range(len(run) - 1)))
 
 
 def _kinds(question: str) -> tuple[str, ...]:
@@ -102,17 +113,27 @@ def _kinds(question: str) -> tuple[str, ...]:
     kinds = [kind for kind, pattern in _COMPILED_KINDS.items() if pattern.search(question)]
     if "count" in kinds and _MEASURES & set(kinds):
         kinds.remove("count")
+    if "name" in kinds and {"person", "place", "date"} & set(kinds):
+        kinds.remove("name")
     return tuple(kinds)
 
 
+def _asked_noun(folded: str) -> str:
+    noun = _ASKED_NOUN.search(folded)
+    return noun[1] if noun else ""
+
+
 def _without_asking(question: str) -> str:
-    """The question without the words that only ask, so that 哪一层 does not ask for the word 层."""
-    return _ASKING_PHRASE.sub(" ", question)
+    """The question without the words that only ask, so that 哪一层 does not ask for the word 层.
+
+    A comma keeps what stood around them apart: 最晚什么时候报 says nothing of a 晚报.
+    """
+    return _ASKING_PHRASE.sub("，", question)
 
 
 def quantities_of(folded: str) -> list[Quantity]:
     """The numbers of a folded text that are no part of a code."""
-    return [Quantity(float(q[1]), _same_unit(q[2]), q[0]) for q in _QUANTITY.finditer(folded)]
+    return [quantity for quantity in quantities_in(folded) if not quantity.prefix]
 
 
 def _subject_words(folded: str) -> Iterator[Word]:
@@ -122,7 +143,3 @@ def _subject_words(folded: str) -> Iterator[Word]:
         if not is_asking and word.weight > 0 and word.text not in known:
             known.add(word.text)
             yield word
-
-
-def _same_unit(character: str | None) -> str:
-    return {"块": "元", "日": "天"}.get(character or "", character or "")

@@ -1,4 +1,4 @@
-"""Numbers and codes that lie in a range: 12年 in 满10年不满20年, 8000元 in 5,000元至20,000元, p6 in p4-p7.
+"""Numbers and codes that lie in a range: 12年 in 满10年不满20年, 8000块 in 5,000元至2万元, p6 in p4-p7.
 
 Why this exists: tables of rules name their rows by ranges, people name the one number they have, and the two share no
 character.
@@ -9,43 +9,57 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from peg_rag.answering.question import Quantity, Question
+from peg_rag.answering.quantities import Quantity, quantities_in
+from peg_rag.answering.question import Question
 from peg_rag.answering.statements import Cell
 from peg_rag.answering.words import Word, fold
 
-_NUMBER_IN_RANGE = re.compile(r"([a-z]*)(\d+(?:\.\d+)?)([\u3400-\u9fff%]?)")
 _GRADE = re.compile(r"([a-z]+)(\d+)")
-_FROM = re.compile(r"以上|起|满(?<!不满)(?<!未满)|超过|大于|高于|≥|>|\+")
-_UP_TO = re.compile(r"以下|以内|之内|内|不满|不足|未满|小于|低于|≤|<")
-_BETWEEN = re.compile(r"\d[^\d]{0,3}(?:[-~～至到]|以上)[^\d]{0,3}\d")
+_FROM = re.compile(
+    r"以上|及上|起|满(?<!不满)(?<!未满)|超过(?<!不超过)(?<!未超过)|大于(?<!不大于)|高于(?<!不高于)|不低于|不少于|≥|>|\+"
+)
+_UP_TO = re.compile(r"以下|以内|之内|(?<!国|市|省|室|户)内|不满|不足|未满|小于|低于(?<!不低于)|不超过|≤|<|不高于")
+_BETWEEN = re.compile(r"\d[^\d]{0,6}(?:[-~～—至到]|以上)[^\d]{0,4}\d")
+_DATE = re.compile(r"\d{4}[-年/]\d|\d:\d|\d月\d")
+_LONGEST = 30  # characters of a range
+_CLAUSE = re.compile(r"[^，。；;！？\n]+")
 
 
 @dataclass(frozen=True, slots=True)
 class _Bounds:
-    """A range of numbers: letters before them (p in p4-p7), their units, whether the upper end is outside."""
+    """A range of numbers: letters before them (p in p4-p7), what they measure, whether the upper end is outside."""
 
     prefix: str
     low: float
     high: float
-    units: str
+    measure: str
     excluded: bool
 
     def holds(self, value: float) -> bool:
         return self.low <= value < self.high if self.excluded else self.low <= value <= self.high
 
 
-def range_fit(quantities: Iterable[Quantity], row: Sequence[Cell]) -> tuple[frozenset[str], bool]:
-    """The numbers of a question that lie in a range of the row, and whether one lies outside of one with its unit."""
+def range_fit(quantities: Sequence[Quantity], row: Sequence[Cell]) -> tuple[frozenset[str], bool]:
+    """The numbers of a question that lie in a range of the row, and whether one lies outside of one of its measure.
+
+    The row's first range of that measure is what names the row; those after it are what it says.
+    """
     fit = set()
     conflict = False
     for quantity in quantities:
-        for cell in row:
-            verdict = _in_range(quantity, fold(cell.value), fold(cell.name))
-            if verdict:
-                fit.add(quantity.text)
-            elif verdict is not None:
-                conflict = True
+        verdict = next((v for cell in row if (v := _in_range(quantity, cell)) is not None), None)
+        if verdict:
+            fit.add(quantity.text)
+        conflict = conflict or verdict is False
     return frozenset(fit), conflict and not fit
+
+
+def sentence_fit(quantities: Sequence[Quantity], text: str) -> frozenset[str]:
+    """The numbers of a question that lie in a range of a sentence's clauses."""
+    if not quantities:
+        return frozenset()
+    clauses = [fold(clause) for clause in _CLAUSE.findall(text)]
+    return frozenset(q.text for q in quantities if q.measure and any(_lies_in(q, clause) for clause in clauses))
 
 
 def code_fit(words: Iterable[Word], row: Sequence[Cell]) -> frozenset[str]:
@@ -61,7 +75,7 @@ def fits(question: Question, cell: Cell, fit: frozenset[str]) -> bool:
         return False
     value = fold(cell.value)
     return any(holds_code(value, word) for word in question.words) or any(
-        _in_range(quantity, value, fold(cell.name)) for quantity in question.quantities if quantity.text in fit
+        _in_range(quantity, cell) for quantity in question.quantities if quantity.text in fit
     )
 
 
@@ -71,27 +85,46 @@ def holds_code(text: str, word: Word) -> bool:
     return bool(code and bounds and bounds.prefix == code[1] and bounds.holds(float(code[2])))
 
 
-def _in_range(quantity: Quantity, value: str, name: str) -> bool | None:
-    """None: the cell holds no range of this unit."""
-    bounds = _bounds(value)
-    if bounds is None or bounds.prefix:
+def _lies_in(quantity: Quantity, text: str) -> bool:
+    bounds = _bounds(text)
+    return bounds is not None and bounds.measure == quantity.measure and bounds.holds(quantity.value)
+
+
+def _in_range(quantity: Quantity, cell: Cell) -> bool | None:
+    """None: the cell holds no range of this measure."""
+    bounds = _bounds(fold(cell.value))
+    if bounds is None or bounds.prefix or not quantity.measure:
         return None
-    same_unit = quantity.unit in bounds.units if bounds.units else quantity.unit in (*name, "分", "")
-    return bounds.holds(quantity.value) if quantity.unit and same_unit else None
+    if bounds.measure == quantity.measure:
+        return bounds.holds(quantity.value)
+    if bounds.measure:
+        return None
+    # A bare range has the unit that its column's name gives, as in 金额（元）, or none, as marks have.
+    named = {unit.measure for unit in quantities_in(_one_of_each_unit(fold(cell.name)))}
+    if quantity.measure == "points" or quantity.measure in named:
+        return bounds.holds(quantity.value)
+    return None
 
 
 @lru_cache(maxsize=4096)
+def _one_of_each_unit(name: str) -> str:
+    """A column's name with a number before its last unit: 金额元 as 金额1元."""
+    return re.sub(r"(万元|元|天|年|岁|米|公里|公斤|分|人|小时|分钟|平方米|mm|kg)(?=[^\u3400-\u9fff]*$)", r"1\1", name)
+
+
+@lru_cache(maxsize=8192)
 def _bounds(value: str) -> _Bounds | None:
     """The bounds of a range such as 满10年不满20年, 80-84, p6-p7 or 7天以上; None for any other text."""
-    if len(value) > 30 or re.search(r"\d{4}[-年/]\d|\d:\d", value):
+    if len(value) > _LONGEST or _DATE.search(value):
         return None
-    numbers = _NUMBER_IN_RANGE.findall(value)
-    units = re.sub("[以及或至到]", "", "".join(unit for _, _, unit in numbers)).replace("日", "天").replace("块", "元")
+    value = value.replace("含", "")
+    numbers = quantities_in(value)
     excluded = re.search(r"不满|不足|未满", value) is not None
     if len(numbers) == 2 and (_BETWEEN.search(value) or (_FROM.search(value) and _UP_TO.search(value))):
-        return _Bounds(numbers[0][0], float(numbers[0][1]), float(numbers[1][1]), units, excluded)
+        low, high = numbers
+        return _Bounds(low.prefix, low.value, high.value, high.measure or low.measure, excluded)
     if len(numbers) == 1 and _UP_TO.search(value):
-        return _Bounds(numbers[0][0], float("-inf"), float(numbers[0][1]), units, excluded)
+        return _Bounds(numbers[0].prefix, float("-inf"), numbers[0].value, numbers[0].measure, excluded)
     if len(numbers) == 1 and _FROM.search(value):
-        return _Bounds(numbers[0][0], float(numbers[0][1]), float("inf"), units, False)
+        return _Bounds(numbers[0].prefix, numbers[0].value, float("inf"), numbers[0].measure, False)
     return None

@@ -8,7 +8,7 @@ beside the model's weights; a model without that file gets the bundled model's.
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -43,27 +43,62 @@ class _Tree:
     right: NDArray[np.int64]
     value: NDArray[np.float64]
 
-    def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(rows,)"""
-        node = np.zeros(len(rows), dtype=np.int64)
-        every = np.arange(len(rows))
-        while (inner := self.feature[node] >= 0).any():
-            feature = np.maximum(self.feature[node], 0)
-            goes_left = rows[every, feature] <= self.threshold[node]
-            node = np.where(inner, np.where(goes_left, self.left[node], self.right[node]), node)
-        return np.asarray(self.value[node], dtype=np.float64)
-
 
 @dataclass(frozen=True, slots=True)
+class _Forest:
+    """All trees in one run of nodes, so that they are walked together; a leaf leads to itself."""
+
+    roots: NDArray[np.int64]  # (trees,)
+    feature: NDArray[np.int64]  # (nodes,)
+    threshold: NDArray[np.float64]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+    def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The sum of the trees' values (rows,)."""
+        node = np.broadcast_to(self.roots, (len(rows), len(self.roots)))  # (rows, trees)
+        every = np.arange(len(rows))[:, None]
+        while True:
+            goes_left = rows[every, self.feature[node]] <= self.threshold[node]
+            following = np.where(goes_left, self.left[node], self.right[node])
+            if np.array_equal(following, node):
+                return np.asarray(self.value[node].sum(axis=1), dtype=np.float64)
+            node = following
+
+
+@dataclass(frozen=True)
 class AnswerScorer:
-    """Gradient-boosted trees over `FEATURES`."""
+    """Gradient-boosted trees over `FEATURES` and a linear score of them.
+
+    Attributes:
+        bias: of the trees' sum.
+        linear: (1 + len(FEATURES),) of the linear score, its bias first.
+        decision: (1 + len(DECISION),) weights of what decides whether the best statement answers, the bias first.
+    """
 
     bias: float
+    linear: NDArray[np.float64]
+    decision: NDArray[np.float64]
     trees: tuple[_Tree, ...]
+    _forest: _Forest = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_forest", _plant(self.trees))
 
     def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """The log odds (rows,) that a statement answers, of features (rows, len(FEATURES))."""
-        return self.bias + sum((tree.predict(rows) for tree in self.trees), np.zeros(len(rows)))
+        return self.bias + self._forest.predict(with_linear_score(rows, self.linear))
+
+    def decide(self, row: NDArray[np.float64]) -> float:
+        """The log odds that the best statement of a question answers it, of a row (len(DECISION),)."""
+        return float(self.decision[0] + row @ self.decision[1:])
+
+
+def with_linear_score(rows: NDArray[np.float32], linear: NDArray[np.float64]) -> NDArray[np.float32]:
+    """(rows, len(FEATURES) + 1): the features and their linear score."""
+    score = linear[0] + rows @ linear[1:]
+    return np.column_stack([rows, score]).astype(np.float32)
 
 
 @cache
@@ -76,7 +111,9 @@ def load_scorer() -> AnswerScorer:
     content = json.loads((files("peg_rag") / "assets" / "answer_scorer.json").read_text(encoding="utf-8"))
     if tuple(content["features"]) != FEATURES:
         raise DamagedModel("answer_scorer.json was trained on other features; install peg-rag again")
-    return AnswerScorer(content["bias"], tuple(_tree(tree) for tree in content["trees"]))
+    linear = np.array(content["linear"], dtype=np.float64)
+    decision = np.array(content["decision"], dtype=np.float64)
+    return AnswerScorer(content["bias"], linear, decision, tuple(_tree(tree) for tree in content["trees"]))
 
 
 def calibration_of(encoder: Any) -> Calibration:
@@ -112,4 +149,21 @@ def _tree(content: dict[str, list[float]]) -> _Tree:
         np.array(content["left"], dtype=np.int64),
         np.array(content["right"], dtype=np.int64),
         np.array(content["value"], dtype=np.float64),
+    )
+
+
+def _plant(trees: tuple[_Tree, ...]) -> _Forest:
+    sizes = np.array([len(tree.feature) for tree in trees])
+    roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
+    is_leaf = np.concatenate([tree.feature < 0 for tree in trees])
+    own = np.arange(len(is_leaf))
+    left = np.concatenate([tree.left + root for tree, root in zip(trees, roots, strict=True)])
+    right = np.concatenate([tree.right + root for tree, root in zip(trees, roots, strict=True)])
+    return _Forest(
+        roots,
+        np.maximum(np.concatenate([tree.feature for tree in trees]), 0),
+        np.concatenate([tree.threshold for tree in trees]),
+        np.where(is_leaf, own, left),
+        np.where(is_leaf, own, right),
+        np.concatenate([tree.value for tree in trees]),
     )

@@ -33,6 +33,7 @@ _WORD = re.compile(r"\w")
 _BAR = re.compile(r" \| ")
 _GAP = re.compile(r"(?<![ \t\u3000])[ \t\u3000]{2,}(?=[^:：\s]{1,12}[:：])")
 _LONGEST_FIELD = 80  # characters
+_SHORT_FIELD = 12  # characters up to which a field may end as a sentence does
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,8 @@ def _split_cells(line: str) -> list[tuple[int, str]]:
 def _is_field(cell: Cell) -> bool:
     """Whether a lone `name: value` is a field, and no sentence with a colon in it."""
     if len(_SENTENCE.findall(cell.value)) > 1 or len(cell.value) > _LONGEST_FIELD:
+        return False
+    if cell.value[-1] in "。！？!?" and len(cell.value) > _SHORT_FIELD:
         return False
     return len(cell.name) <= 12 and not re.search(r"[，。；！？,;!?]", cell.name) and not _ITEM.match(cell.name)
 

@@ -19,7 +19,7 @@ _FIGURE = "[零〇一二两三四五六七八九十百千]"
 # A numeral is a figure where it counts something; 一线 and 四川 are words.
 _NUMERAL = re.compile(
     rf"(?<=第){_FIGURE}+|(?<=星期)[一二三四五六]|"
-    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万])|{_FIGURE}*十{_FIGURE}*"
+    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])|{_FIGURE}*十{_FIGURE}*"
 )
 _QUARTER = re.compile(r"(?<![a-z])q([1-4])(?!\d)")
 # 12楼 and 星期3 are one word each, as a code is.

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from peg_rag.errors import DataError
-from peg_rag.evaluation import RetrievalDataset, System, evaluate
+from peg_rag.evaluation import Evaluation, RetrievalDataset, System, evaluate
 from peg_rag.evaluation.report import _STYLE, _render_figure, _render_means, summarise
-from peg_rag.evaluation.run import Evaluation
 from peg_rag.feedback.export import Judgements, collect_judgements
 from peg_rag.feedback.store import Rating
 from peg_rag.files import write_atomically
@@ -154,7 +153,7 @@ def _draw_weeks(weeks: Sequence[Week]) -> str:
         places = np.arange(len(weeks))
         axes.bar(places, [week.up for week in weeks], color="#2a7", label="useful")
         axes.bar(places, [-week.down for week in weeks], color="#c44", label="not useful")
-        step = max(1, len(weeks) // 8)
+        step = -(-len(weeks) // 6)  # of more dates, one would lie upon the next
         axes.set_xticks(places[::step], [f"{week.monday:%Y-%m-%d}" for week in weeks[::step]])
         axes.axhline(0, color="#888", linewidth=0.8)
         axes.locator_params(axis="y", integer=True)

@@ -6,6 +6,7 @@ what is deleted from the index is gone from here, too. Ratings come at a reader'
 each, which keeps the store free of threads and locks; a write costs two or three fsyncs.
 """
 
+import errno
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -126,6 +127,8 @@ class FeedbackStore:
         if not self.file.exists():
             return []
         with self._open() as connection:
+            if _is_empty(connection):
+                return []
             passages: dict[str, list[RatedPassage]] = {}
             query = "SELECT rating, passage, cited, useful, source FROM rated_passages ORDER BY rating, place"
             for rating, passage, cited, useful, source in connection.execute(query):
@@ -140,6 +143,8 @@ class FeedbackStore:
         if not self.file.exists():
             return 0
         with self._open() as connection:
+            if _is_empty(connection):
+                return 0
             return int(connection.execute("SELECT count(*) FROM ratings").fetchone()[0])
 
     @contextmanager
@@ -152,9 +157,7 @@ class FeedbackStore:
                 yield connection
                 connection.commit()
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-                raise IndexBusy(f"another process is writing to {self.file}; try again later") from error
-            raise
+            raise self._translate_error(error) from error
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.IntegrityError):
                 raise
@@ -162,14 +165,39 @@ class FeedbackStore:
                 f"{self.file} cannot be read ({error}); move it away to begin anew, or restore it from a backup"
             ) from error
 
+    def _translate_error(self, error: sqlite3.OperationalError) -> Exception:
+        match error.sqlite_errorcode & 0xFF:
+            case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                return IndexBusy(f"another process is writing to {self.file}; try again later")
+            case sqlite3.SQLITE_FULL:
+                return OSError(errno.ENOSPC, f"cannot keep a rating ({error}); free some space", str(self.file))
+            case sqlite3.SQLITE_IOERR:
+                return OSError(errno.EIO, f"cannot read or write the ratings ({error})", str(self.file))
+            case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+                return OSError(errno.EACCES, f"cannot open or write the ratings ({error})", str(self.file))
+        return error
+
     def _connect(self, create: bool) -> sqlite3.Connection:
-        if create:
-            connection = sqlite3.connect(self.file, timeout=self._timeout_s, isolation_level=None)
-        else:
-            uri = f"{self.file.resolve().as_uri()}?mode=ro"
-            connection = sqlite3.connect(uri, uri=True, timeout=self._timeout_s, isolation_level=None)
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
+        """A connection; one that only reads may write where a process was killed in the middle of a rating.
+
+        SQLite rolls such a rating back before it reads.
+        """
+        try:
+            return self._open_file("rwc" if create else "ro")
+        except sqlite3.OperationalError as error:
+            if create or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY:
+                raise
+        return self._open_file("rw")
+
+    def _open_file(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.file.resolve().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, timeout=self._timeout_s, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute("PRAGMA foreign_keys = ON")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _check_version(self, connection: sqlite3.Connection, create: bool) -> None:
@@ -178,8 +206,13 @@ class FeedbackStore:
             for statement in _SCHEMA.split(";"):  # `executescript` would commit
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        elif version != SCHEMA_VERSION:
+        elif version != SCHEMA_VERSION and not _is_empty(connection):
             raise DamagedIndex(
                 f"{self.file} is of version {version} and this is peg-rag for version {SCHEMA_VERSION}; "
                 "upgrade peg-rag, or move the file away to begin anew"
             )
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    """Whether the file holds no tables: a process was killed before its first rating was kept."""
+    return bool(connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0)

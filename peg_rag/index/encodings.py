@@ -45,7 +45,7 @@ def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> A
 
 
 def _check_lengths(lengths: Array, what: str) -> None:
-    """Refuse rows without a direction. NaN and infinity show in the length, as float64 does not overflow here."""
+    """Refuse rows without a direction; one with NaN or infinity has such a length: float64 does not overflow."""
     if ((lengths > 0) & (lengths < np.inf)).all():
         return
     finite = np.isfinite(lengths)

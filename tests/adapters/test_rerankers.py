@@ -1,5 +1,7 @@
 """The bundled reranker as LangChain's document compressor and as LlamaIndex's node postprocessor."""
 
+from typing import Any
+
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
@@ -66,7 +68,7 @@ def test_llama_indexs_retriever_hands_its_choice_to_the_store() -> None:
     store = llama_index.PEGVectorStore(embed_model=embedding)
     store.add([TextNode(text=text, embedding=embedding.get_text_embedding(text)) for text in TEXTS])
 
-    def scores(**settings: str) -> list[float | None]:
+    def scores(**settings: Any) -> list[float | None]:
         return [node.score for node in llama_index.PEGRetriever(store, embedding, **settings).retrieve(QUERY)]
 
     by_default = scores(mode="hybrid")

@@ -97,8 +97,10 @@ function Desk({ info, library, withKey, onChanged }: Props) {
   const [open, setOpen] = useState<Hit | null>(null);
   const [topic, setTopic] = useState(0); // when the reader changed it, in milliseconds since 1970
 
-  const turns = info.history && draft.answers === "generated" ? turnsOf(history, topic) : [];
-  const ask = (wanted: Draft) => start(questionOf(wanted, turns));
+  // What is only quoted sends nothing to a language model.
+  const turnsFor = (wanted: Draft) => (info.history && wanted.answers === "generated" ? turnsOf(history, topic) : []);
+  const turns = turnsFor(draft);
+  const ask = (wanted: Draft) => start(questionOf(wanted, turnsFor(wanted)));
   const change = (wanted: Draft) => {
     setDraft(wanted);
     const other = wanted.mode !== draft.mode || wanted.answers !== draft.answers || wanted.scope !== draft.scope;
@@ -133,7 +135,7 @@ function Desk({ info, library, withKey, onChanged }: Props) {
             onRetry={() => start(asked.question)}
             onQuote={() => {
               setDraft({ ...draft, answers: "extractive" });
-              start({ ...asked.question, answers: "extractive" });
+              start({ ...asked.question, answers: "extractive", history: [] });
             }}
             rating={info.feedback ? { withKey, onOpinion: setOpinion } : null}
           />
@@ -164,6 +166,7 @@ function Desk({ info, library, withKey, onChanged }: Props) {
           if (deleted && deleted.source === draft.scope?.source) setDraft({ ...draft, scope: null });
           await Promise.all([library.reload(), onChanged()]);
         }}
+        onForget={forget} // what was read with the key goes with it
       />
       {open && asked && <PassageDialog hit={open} quotes={asked.sentences} onClose={() => setOpen(null)} />}
     </div>

@@ -119,9 +119,10 @@ interface Props {
   scope: string | null;
   onScope: (document: DocumentCard) => void;
   onChanged: (deleted?: DocumentCard) => Promise<void>;
+  onForget: () => void;
 }
 
-export function Documents({ info, library, withKey, scope, onScope, onChanged }: Props) {
+export function Documents({ info, library, withKey, scope, onScope, onChanged, onForget }: Props) {
   const strings = useStrings();
   const { items, add, cancel, clear, forget } = useUploads(info, withKey, onChanged);
   const [doomed, setDoomed] = useState<DocumentCard | null>(null);
@@ -176,7 +177,7 @@ export function Documents({ info, library, withKey, scope, onScope, onChanged }:
         </button>
       )}
       {info.writable && library.documents.some((document) => !document.uploaded) && <p class="muted fine">{strings.fromFolder}</p>}
-      <Forget />
+      <Forget onForget={onForget} />
       <p class="unseen" role="status">
         {said}
       </p>
@@ -330,12 +331,13 @@ function Confirm({ document, onCancel, onConfirm }: { document: DocumentCard; on
   );
 }
 
-function Forget() {
+function Forget({ onForget }: { onForget: () => void }) {
   const strings = useStrings();
   const [, redraw] = useState(0);
   if (!key.get()) return null;
   const forget = () => {
     key.forget();
+    onForget();
     redraw((count) => count + 1);
   };
   return (

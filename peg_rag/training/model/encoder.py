@@ -111,7 +111,8 @@ class TrainableEncoder(nn.Module):
             self.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
             modules = [_describe_module(0, "", "StaticEmbedding"), *modules]
         else:
-            self.body.save_pretrained(folder, state_dict=weights)  # type: ignore[operator]
+            # transformers 5.0 would give the tensors the names of BERT's first release (LayerNorm.gamma).
+            self.body.save_pretrained(folder, state_dict=weights, save_original_format=False)  # type: ignore[operator]
             if self._tokenizer_files is not None:
                 self._tokenizer_files(folder)
             mode = {"pooling_mode": self.pooling, "embedding_dimension": self.dimension, "include_prompt": True}
