@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.encoder import PEGEncoder, Role
+from peg_rag.encoder import PEGEncoder, Role, make_batcher
 from peg_rag.errors import DamagedIndex
 from peg_rag.texts import check_texts
 
@@ -41,6 +41,7 @@ class CachedEncoder:
         self.hits = 0
         self.misses = 0
         self._lock = threading.Lock()
+        self._batcher = make_batcher()
         self._connection = self._open_file()
 
     @property
@@ -59,8 +60,17 @@ class CachedEncoder:
         """As `PEGEncoder.encode_documents`: (n, dimension)."""
         return self._encode_texts(check_texts(texts, what="documents"), "document", show_progress)
 
+    async def aencode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `PEGEncoder.aencode_queries`: (n, dimension)."""
+        return await self._batcher.run(self.encode_queries, check_texts(texts, what="queries"))
+
+    async def aencode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """As `PEGEncoder.aencode_documents`: (n, dimension)."""
+        return await self._batcher.run(self.encode_documents, check_texts(texts, what="documents"))
+
     def close(self) -> None:
-        """Close the file and the encoder."""
+        """Finish the async calls that wait, then close the file and the encoder."""
+        self._batcher.close()
         with self._lock:
             self._connection.close()
         self.encoder.close()

@@ -3,7 +3,8 @@
 Texts are tokenised once, sorted by token length and packed into batches of a token budget; the order is undone at the
 end, and texts that are equal are encoded once. Work goes in windows of a few thousand texts, so memory beyond the
 result stays bounded however long the corpus is. One encoder serves many threads: a tokenizer is never reconfigured
-after loading (else sharing one fails with "Already borrowed") and a backend runs one batch at a time.
+after loading (else sharing one fails with "Already borrowed") and a backend runs one batch at a time. The async
+methods put the texts of concurrent callers into shared batches (`peg_rag.microbatching`).
 """
 
 import hashlib
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from peg_rag.backends import Backend, open_backend
 from peg_rag.batching import plan_batches
 from peg_rag.errors import DamagedModel, InvalidInput, PegRagError
+from peg_rag.microbatching import MicroBatcher
 from peg_rag.models import ModelSpec, resolve
 from peg_rag.texts import check_texts, replace_unencodable
 
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["query", "document"]
 WINDOW_TEXTS = 8_192  # tokenised and length-sorted together
+ASYNC_BATCH_SECONDS = 0.1  # how long a shared batch of concurrent callers may take, about
 CHARACTERS_PER_TOKEN = 16  # a text is read up to max_length times this; no language comes near it
 
 
@@ -109,6 +112,7 @@ class PEGEncoder:
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._closed = False
+        self._batcher = make_batcher()
         self._get_model()
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
@@ -128,6 +132,30 @@ class PEGEncoder:
             InvalidInput: not a list of strings; the message names the index.
         """
         return self._encode_texts(texts, "document", show_progress)
+
+    async def aencode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """`encode_queries` off the event loop; concurrent calls share batches, and a cancelled one is dropped.
+
+        Calls may come from any event loop and any thread. The vectors are those of `encode_queries` but for rounding,
+        since a text's neighbours in a batch differ: within 1e-5 in float32, exactly for static models.
+
+        Raises:
+            InvalidInput: as `encode_queries`; a bad call does not disturb the others.
+        """
+        checked = check_texts(texts, what="queries")
+        self._check_blank(checked, "query")
+        self._check_open()
+        return await self._batcher.run(self.encode_queries, checked)
+
+    async def aencode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """`encode_documents` off the event loop; see `aencode_queries`. A large call takes turns with the others.
+
+        Raises:
+            InvalidInput: as `encode_documents`; a bad call does not disturb the others.
+        """
+        checked = check_texts(texts, what="documents")
+        self._check_open()
+        return await self._batcher.run(self.encode_documents, checked)
 
     @property
     def dimension(self) -> int:
@@ -165,9 +193,11 @@ class PEGEncoder:
         return type(self._get_model()[1]).__name__.removesuffix("Backend").lower()
 
     def close(self) -> None:
-        """Free the model's memory. A closed encoder refuses to encode."""
+        """Free the model's memory. A closed encoder refuses to encode, and async calls that still wait fail."""
         with self._lock:
             self._closed = True
+        self._batcher.close()  # without the lock, which its thread needs to finish
+        with self._lock:
             if self._model is not None:
                 self._model[1].close()
             self._model = None
@@ -182,18 +212,20 @@ class PEGEncoder:
         return f"PEGEncoder({self.identity})"
 
     def __getstate__(self) -> dict[str, Any]:
-        transient = ("_model", "_lock", "_warned")
+        transient = ("_model", "_lock", "_warned", "_batcher")
         return {key: value for key, value in self.__dict__.items() if key not in transient}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._model, self._lock, self._warned = None, threading.RLock(), set()
+        self._model = None
+        self._lock = threading.RLock()
+        self._warned = set()
+        self._batcher = make_batcher()
 
     def _get_model(self) -> "tuple[Tokenizer, Backend]":
         """Tokenizer and backend, loaded now if this encoder came out of a pickle."""
         with self._lock:
-            if self._closed:
-                raise PegRagError(f"this encoder of {self.spec.name} is closed; make a new one")
+            self._check_open()
             if self._model is None:
                 options = self._backend_options
                 backend = open_backend(
@@ -203,6 +235,10 @@ class PEGEncoder:
                 _check_token_ids(tokenizer, backend, self.spec)
                 self._model = tokenizer, backend
             return self._model
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise PegRagError(f"this encoder of {self.spec.name} is closed; make a new one")
 
     def _encode_texts(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
         checked = check_texts(texts, what="queries" if role == "query" else "documents")
@@ -290,6 +326,11 @@ class PEGEncoder:
             self._warned.add(counter)
         if first:
             logger.warning("%s: %s. Further ones are only counted.", self.spec.name, message)
+
+
+def make_batcher() -> MicroBatcher[NDArray[np.float32]]:
+    """What puts the texts of an encoder's concurrent callers together."""
+    return MicroBatcher(np.concatenate, batch_seconds=ASYNC_BATCH_SECONDS)
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 Anything that makes vectors (an `Encoder`: two methods) and anything that searches (a `Searcher`: one method) can stand
 behind it, so evaluation, the command line and both frameworks' retrievers share one path from a query to its hits.
-Many queries are encoded together, searched together and reranked together; one query is a list of one.
+Many queries are encoded together, searched together and reranked together; one query is a list of one. Concurrent
+async calls are encoded together, too.
 
 What a hybrid search finds is ordered anew by the bundled reranker where it was trained for the model (`peg-mini`):
 2.9 points of nDCG@10 for 4 to 14 ms a query (`train/results/reranker.md`).
 """
 
+import asyncio
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import InitVar, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
@@ -74,6 +76,26 @@ class Reranker(Protocol):
 def identity_of(thing: Any) -> str:
     """The name of the vector space an encoder makes or a searcher holds, `unknown` where it gives none."""
     return str(getattr(thing, "identity", None) or UNKNOWN)
+
+
+async def encode_queries_async(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors (n, dimension) of queries, in a batch with concurrent calls where the encoder can, else in a thread."""
+    return await _encode_async(encoder, "aencode_queries", encoder.encode_queries, texts)
+
+
+async def encode_documents_async(encoder: Encoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Vectors (n, dimension) of documents; as `encode_queries_async`."""
+    return await _encode_async(encoder, "aencode_documents", encoder.encode_documents, texts)
+
+
+async def _encode_async(
+    encoder: Encoder, name: str, encode: Callable[[Sequence[str]], NDArray[np.float32]], texts: Sequence[str]
+) -> NDArray[np.float32]:
+    encode_async = getattr(encoder, name, None)
+    if encode_async is None:
+        return await asyncio.to_thread(encode, texts)
+    vectors: NDArray[np.float32] = await encode_async(texts)
+    return vectors
 
 
 def check_same_model(searcher: Any, encoder: Any) -> None:
@@ -199,23 +221,49 @@ class Retriever:
         self, queries: Sequence[str], *, k: int | None = None, mode: Mode | None = None, where: Any = None
     ) -> list[list[Hit]]:
         """`retrieve` for many queries at once: one call to the encoder, one search, one call to the reranker."""
-        changes: dict[str, Any] = {
-            name: value for name, value in (("k", k), ("mode", mode), ("where", where)) if value is not None
-        }
-        search = replace(self, **changes)
+        search = self._change_settings(k, mode, where)
         texts = check_texts(queries, what="queries")
         if not texts:
             return []
-        bundled = search._choose_bundled()
-        if bundled is not None:
-            return search._search_with_bundled(bundled, texts)
-        if search.rerank is None or isinstance(search.rerank, str):
-            return search._search(texts, search.k, search.threshold)
-        return search._search_with_scorer(search.rerank, texts)
+        vectors = None if search.mode == "lexical" else search.encoder.encode_queries(texts)
+        return search._search_and_rerank(texts, vectors)
 
-    def _search(self, texts: list[str], k: int, threshold: float | None) -> list[list[Hit]]:
+    async def aretrieve(
+        self, query: str, *, k: int | None = None, mode: Mode | None = None, where: Any = None
+    ) -> list[Hit]:
+        """`retrieve` off the event loop: the queries of concurrent calls are encoded together."""
+        return (await self.aretrieve_batch([query], k=k, mode=mode, where=where))[0]
+
+    async def aretrieve_batch(
+        self, queries: Sequence[str], *, k: int | None = None, mode: Mode | None = None, where: Any = None
+    ) -> list[list[Hit]]:
+        """`retrieve_batch` off the event loop: the queries of concurrent calls are encoded together."""
+        search = self._change_settings(k, mode, where)
+        texts = check_texts(queries, what="queries")
+        if not texts:
+            return []
+        vectors = None if search.mode == "lexical" else await encode_queries_async(search.encoder, texts)
+        return await asyncio.to_thread(search._search_and_rerank, texts, vectors)
+
+    def _change_settings(self, k: int | None, mode: Mode | None, where: Any) -> "Retriever":
+        changes: dict[str, Any] = {
+            name: value for name, value in (("k", k), ("mode", mode), ("where", where)) if value is not None
+        }
+        return replace(self, **changes)
+
+    def _search_and_rerank(self, texts: list[str], vectors: NDArray[np.float32] | None) -> list[list[Hit]]:
+        """Hits for each text; its vectors (queries, dimension) are None where the mode is lexical."""
+        bundled = self._choose_bundled()
+        if bundled is not None:
+            return self._search_with_bundled(bundled, texts, vectors)
+        if self.rerank is None or isinstance(self.rerank, str):
+            return self._search(texts, vectors, self.k, self.threshold)
+        return self._search_with_scorer(self.rerank, texts, vectors)
+
+    def _search(
+        self, texts: list[str], vectors: NDArray[np.float32] | None, k: int, threshold: float | None
+    ) -> list[list[Hit]]:
         """k hits for each text as the searcher orders them."""
-        vectors = None if self.mode == "lexical" else self.encoder.encode_queries(texts)  # (queries, dimension)
         arguments: dict[str, Any] = {"k": k, "where": self.where or None, "threshold": threshold}
         if self.mode == "mmr":
             search = getattr(self.searcher, "mmr", None)
@@ -228,10 +276,12 @@ class Retriever:
         query_texts = None if self.mode == "dense" else texts
         return self.searcher.search_batch(vectors, query_texts, mode=self.mode, **arguments, **options)
 
-    def _search_with_bundled(self, bundled: "MiniReranker", texts: list[str]) -> list[list[Hit]]:
+    def _search_with_bundled(
+        self, bundled: "MiniReranker", texts: list[str], vectors: NDArray[np.float32] | None
+    ) -> list[list[Hit]]:
         """The bundled reranker compares a hit with the other candidates, so it sees those below the threshold too."""
         candidates = self.fetch_k or RERANKED
-        hit_lists = self._search(texts, max(self.k, candidates) if self.k > 0 else self.k, None)
+        hit_lists = self._search(texts, vectors, max(self.k, candidates) if self.k > 0 else self.k, None)
         return [
             self._apply_bundled(bundled, text, hits, candidates) for text, hits in zip(texts, hit_lists, strict=True)
         ]
@@ -241,9 +291,11 @@ class Retriever:
             return [hit for hit in hits if self.threshold is None or hit.score >= self.threshold][: self.k]
         return bundled.rerank_hits(text, hits, candidates=candidates, threshold=self.threshold)[: self.k]
 
-    def _search_with_scorer(self, scorer: Reranker, texts: list[str]) -> list[list[Hit]]:
+    def _search_with_scorer(
+        self, scorer: Reranker, texts: list[str], vectors: NDArray[np.float32] | None
+    ) -> list[list[Hit]]:
         k = max(self.k, self.fetch_k or _count_candidates(self.k)) if self.k > 0 else self.k
-        hit_lists = self._search(texts, k, self.threshold)
+        hit_lists = self._search(texts, vectors, k, self.threshold)
         pairs = [(text, hit.text) for text, hits in zip(texts, hit_lists, strict=True) for hit in hits]
         scores = [float(score) for score in scorer.score(pairs)] if pairs else []
         if len(scores) != len(pairs):

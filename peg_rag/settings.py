@@ -3,7 +3,8 @@
 A pydantic mixin. Pydantic comes with either framework and not with peg_rag, so only the adapters import this.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from peg_rag.encoder import PEGEncoder
 from peg_rag.errors import InvalidInput
-from peg_rag.retriever import Encoder
+from peg_rag.retriever import Encoder, encode_documents_async, encode_queries_async
 
 # What the frameworks' own embedding classes call these settings, and what to write here.
 _FOREIGN_SETTINGS = {
@@ -89,6 +90,20 @@ class EncoderSettings(BaseModel):
     def encoder(self) -> Encoder:
         """The encoder that does the work."""
         return self._encoder
+
+    async def _embed_queries_async(self, texts: Sequence[str]) -> list[list[float]]:
+        """Vectors of queries, in a batch with concurrent calls."""
+        vectors: list[list[float]] = (await encode_queries_async(self._encoder, texts)).tolist()
+        return vectors
+
+    async def _embed_documents_async(self, texts: Sequence[str], *, show_progress: bool) -> list[list[float]]:
+        """Vectors of documents, in batches with concurrent calls; a progress bar is drawn for one call alone."""
+        if show_progress:
+            vectors = await asyncio.to_thread(self._encoder.encode_documents, texts, show_progress=True)
+        else:
+            vectors = await encode_documents_async(self._encoder, texts)
+        lists: list[list[float]] = await asyncio.to_thread(vectors.tolist)  # seconds for a corpus
+        return lists
 
     @property
     def identity(self) -> str:

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peg_rag.errors import InvalidInput
+from peg_rag.microbatching import MAX_BATCH_CHARACTERS
 from peg_rag.serving.errors import Busy
 from peg_rag.serving.filenames import MAX_BYTES, sanitize_filename
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.limits import queues
 from peg_rag.serving.limits.middleware import LimitsMiddleware, Load
-from peg_rag.serving.limits.queues import MAX_BATCH_CHARACTERS, EmbeddingQueue, Embeddings, InputType, WorkerPool
+from peg_rag.serving.limits.queues import EmbeddingQueue, Embeddings, InputType, WorkerPool
 from peg_rag.serving.metrics import Metrics
 from peg_rag.serving.settings import ServerSettings
 
@@ -145,7 +146,6 @@ class Held:
 async def held(letters: LetterEncoder) -> AsyncIterator[tuple[Held, EmbeddingQueue]]:
     encoder = Held(letters)
     queue = EmbeddingQueue(encoder, Lengths(), max_characters=10_000)
-    queue.start()
     yield encoder, queue
     encoder.go.set()
     await queue.close()
@@ -200,16 +200,16 @@ async def test_a_failing_request_fails_alone(held: tuple[Held, EmbeddingQueue]) 
 async def test_a_large_request_does_not_starve_a_small_one(letters: LetterEncoder) -> None:
     encoder = Held(letters)
     queue = EmbeddingQueue(encoder, Lengths())
-    queue.start()
     first = await occupied(encoder, queue)
     large = asyncio.create_task(queue.embed(["a" * 1000] * 100, "document"))
     small = asyncio.create_task(queue.embed(["small"], "document"))
     await asyncio.sleep(0)
     encoder.go.set()
     await small
-    assert not large.done()
     assert len((await large).vectors) == 100
     await first
+    assert "small" in encoder.batches[1]
+    assert len(encoder.batches) > 2
     assert all(sum(map(len, batch)) <= 1.25 * MAX_BATCH_CHARACTERS for batch in encoder.batches)
     await queue.close()
 
@@ -219,7 +219,7 @@ async def test_a_slow_model_gets_small_batches_and_a_fast_one_large(held: tuple[
     encoder.go.set()
     for rate, texts in ((100, 102), (10_000, 500), (10**9, 1_000)):
         encoder.batches.clear()
-        queue._rate = rate  # characters per second, as if measured; half a second's worth makes a batch
+        queue._batcher.rate = rate  # characters per second, as if measured; half a second's worth makes a batch
         job = await queue.embed(["abcdefghi"] * 1_000, "document")  # ten characters each, as they are counted
         assert texts <= len(encoder.batches[0]) <= 1.25 * texts
         assert len(job.vectors) == 1_000
@@ -240,7 +240,7 @@ async def test_a_full_queue_refuses_and_an_idle_one_accepts_anything(held: tuple
 async def test_a_request_that_would_wait_too_long_is_refused(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
-    queue._rate = 0.1  # characters per second, as if measured
+    queue._batcher.rate = 0.1  # characters per second, as if measured
     with pytest.raises(Busy) as refused:
         await queue.embed(["x"], "document")
     assert refused.value.retry_after_s == pytest.approx(6 / 0.1 / 2)

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from langchain_core.embeddings import Embeddings
-from langchain_core.runnables.config import run_in_executor
 from pydantic import Field
 
 from peg_rag.retriever import Encoder
@@ -15,7 +14,8 @@ class PEGEmbeddings(EncoderSettings, Embeddings):
     """Text embeddings with the model's own pooling and separate prompts for queries and documents.
 
     `PEGEmbeddings()` is `TownsWu/PEG` (or `$PEG_RAG_MODEL`); `PEGEmbeddings(model="peg-mini")` is the bundled model.
-    The async methods run in a thread, so they never block the event loop. It can be pickled: weights are loaded again.
+    The async methods never block the event loop, and concurrent calls share batches. It can be pickled: weights are
+    loaded again.
 
     Args:
         model: a hub id, a folder or a bundled name.
@@ -55,6 +55,14 @@ class PEGEmbeddings(EncoderSettings, Embeddings):
         """The vector of one query."""
         return self.embed_queries([text])[0]
 
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """`embed_documents` off the event loop, in batches with concurrent calls."""
+        return await self._embed_documents_async(texts, show_progress=self.show_progress)
+
     async def aembed_queries(self, texts: list[str]) -> list[list[float]]:
-        """`embed_queries` in a thread."""
-        return await run_in_executor(None, self.embed_queries, texts)
+        """`embed_queries` off the event loop, in a batch with concurrent calls."""
+        return await self._embed_queries_async(texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """`embed_query` off the event loop, in a batch with concurrent calls."""
+        return (await self._embed_queries_async([text]))[0]

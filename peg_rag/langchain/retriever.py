@@ -106,7 +106,7 @@ class PEGRetriever(BaseRetriever):
         return self._invoke_with(SearchResult(), input, config, **kwargs)
 
     async def ainvoke(self, input: str, config: RunnableConfig | None = None, **kwargs: Any) -> list[Document]:  # noqa: A002
-        """`invoke` off the event loop."""
+        """`invoke` off the event loop; the queries of concurrent calls are encoded together."""
         return await self._ainvoke_with(SearchResult(), input, config, **kwargs)
 
     def batch(
@@ -181,8 +181,7 @@ class PEGRetriever(BaseRetriever):
         filter: Any = None,  # noqa: A002
         search_type: SearchType | None = None,
     ) -> list[list[Hit]]:
-        mode: Any = None if search_type is None else _MODES.get(search_type, search_type)
-        return self._make_retriever().retrieve_batch(queries, k=k, mode=mode, where=filter)
+        return self._make_retriever().retrieve_batch(queries, k=k, mode=_mode_of(search_type), where=filter)
 
     def _get_relevant_documents(
         self,
@@ -210,9 +209,12 @@ class PEGRetriever(BaseRetriever):
         search_type: SearchType | None = None,
         result: SearchResult | None = None,
     ) -> list[Document]:
-        settings = {"k": k, "filter": filter, "search_type": search_type, "result": result}
-        sync = run_manager.get_sync()
-        return await run_in_executor(None, self._get_relevant_documents, query, run_manager=sync, **settings)
+        if result is None:
+            result = SearchResult()
+        if result.hits is None:
+            retriever = self._make_retriever()
+            result.hits = await retriever.aretrieve(query, k=k, mode=_mode_of(search_type), where=filter)
+        return [_document_with_scores(hit) for hit in result.hits]
 
     def as_tool(
         self,
@@ -288,6 +290,11 @@ def _rename_reranker(fields: dict[str, Any]) -> dict[str, Any]:
 def _tool_output(documents: list[Document]) -> tuple[str, list[Document]]:
     content = write_numbered_passages((document.metadata, document.page_content) for document in documents)
     return content, documents
+
+
+def _mode_of(search_type: SearchType | None) -> Any:
+    """The retriever's name of a search type; an unknown one is left to the retriever to refuse."""
+    return None if search_type is None else _MODES.get(search_type, search_type)
 
 
 def _document_with_scores(hit: Hit) -> Document:

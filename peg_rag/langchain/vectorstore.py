@@ -17,7 +17,7 @@ from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
 from peg_rag.index import PEGIndex
 from peg_rag.langchain.bridges import encoder_of
-from peg_rag.retriever import Retriever, identity_of
+from peg_rag.retriever import Retriever, encode_queries_async, identity_of
 from peg_rag.texts import check_texts
 
 Filter = Mapping[str, Any]
@@ -32,7 +32,8 @@ class PEGVectorStore(VectorStore):
 
     Adding a document whose id is there replaces it, and what was added is on disk when the call returns. Filters are
     those of `peg_rag.index.filters` and come before the search. The search methods take `filter`, `mode` (`dense`,
-    `lexical`, `hybrid`), `score_threshold`, `weights`, `fusion` and `fetch_k`. The async methods run in a thread.
+    `lexical`, `hybrid`), `score_threshold`, `weights`, `fusion` and `fetch_k`. The async methods never block the event
+    loop, and the queries of concurrent searches are encoded together.
 
     Args:
         embedding: turns texts into vectors; any LangChain `Embeddings`.
@@ -147,8 +148,13 @@ class PEGVectorStore(VectorStore):
         return super().search(query, search_type, **kwargs)
 
     async def asearch(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
-        """`search` in a thread."""
-        return await run_in_executor(None, self.search, query, search_type, **kwargs)
+        """`search` off the event loop."""
+        if search_type == "lexical":
+            return await self.asimilarity_search(query, mode="lexical", **kwargs)
+        if search_type == "hybrid":
+            pairs = await self.asimilarity_search_with_relevance_scores(query, mode="hybrid", **kwargs)
+            return [document for document, _ in pairs]
+        return await super().asearch(query, search_type, **kwargs)
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The k documents nearest to the query; see the class for what else can be asked."""
@@ -157,6 +163,16 @@ class PEGVectorStore(VectorStore):
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
         """`similarity_search` with scores, larger is better: a cosine, a BM25 score or a fused score by `mode`."""
         return [(document_of(hit), hit.score) for hit in self._retrieve(query, k, **kwargs)]
+
+    async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """`similarity_search` off the event loop."""
+        return [document_of(hit) for hit in await self._aretrieve(query, k, **kwargs)]
+
+    async def asimilarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """`similarity_search_with_score` off the event loop."""
+        return [(document_of(hit), hit.score) for hit in await self._aretrieve(query, k, **kwargs)]
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """The k documents nearest to a vector."""
@@ -180,23 +196,34 @@ class PEGVectorStore(VectorStore):
         vector = self._encoder.encode_queries([query])[0]  # (dimension,)
         return self._search_mmr(vector, k, fetch_k, lambda_mult, **kwargs)
 
+    async def amax_marginal_relevance_search(
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+    ) -> list[Document]:
+        """`max_marginal_relevance_search` off the event loop."""
+        vector = (await encode_queries_async(self._encoder, [query]))[0]  # (dimension,)
+        return await run_in_executor(None, self._search_mmr, vector, k, fetch_k, lambda_mult, **kwargs)
+
     def max_marginal_relevance_search_by_vector(
         self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """`max_marginal_relevance_search` for a vector."""
         return self._search_mmr(_as_vector(embedding), k, fetch_k, lambda_mult, **kwargs)
 
-    def _retrieve(
+    def _retrieve(self, query: str, k: int, **settings: Any) -> list[Hit]:
+        return self._make_retriever(k, **settings).retrieve(query)
+
+    async def _aretrieve(self, query: str, k: int, **settings: Any) -> list[Hit]:
+        return await self._make_retriever(k, **settings).aretrieve(query)
+
+    def _make_retriever(
         self,
-        query: str,
         k: int,
         *,
         filter: Filter | None = None,  # noqa: A002
         score_threshold: float | None = None,
         **settings: Any,
-    ) -> list[Hit]:
-        retriever = Retriever(self.index, self._encoder, k=k, where=filter, threshold=score_threshold, **settings)
-        return retriever.retrieve(query)
+    ) -> Retriever:
+        return Retriever(self.index, self._encoder, k=k, where=filter, threshold=score_threshold, **settings)
 
     def _search_mmr(
         self,
@@ -215,17 +242,14 @@ class PEGVectorStore(VectorStore):
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        if kwargs.get("mode") == "lexical":
-            raise UnsupportedSearch(
-                "BM25 scores have no upper end, so lexical search has no relevance score; use mode 'hybrid' or "
-                "'dense', or similarity_search(score_threshold=…) with a BM25 score"
-            )
-        return [(document_of(hit), _clip_cosine(hit.scores["dense"])) for hit in self._retrieve(query, k, **kwargs)]
+        _check_relevance(kwargs)
+        return [_with_relevance(hit) for hit in self._retrieve(query, k, **kwargs)]
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
-        return await run_in_executor(None, self._similarity_search_with_relevance_scores, query, k, **kwargs)
+        _check_relevance(kwargs)
+        return [_with_relevance(hit) for hit in await self._aretrieve(query, k, **kwargs)]
 
 
 class PEGVectorStoreRetriever(VectorStoreRetriever):
@@ -247,6 +271,18 @@ class PEGVectorStoreRetriever(VectorStoreRetriever):
         if self.search_type in _OWN_SEARCH_TYPES:
             return await self.vectorstore.asearch(query, self.search_type, **(self.search_kwargs | kwargs))
         return await super()._aget_relevant_documents(query, run_manager=run_manager, **kwargs)
+
+
+def _check_relevance(settings: Mapping[str, Any]) -> None:
+    if settings.get("mode") == "lexical":
+        raise UnsupportedSearch(
+            "BM25 scores have no upper end, so lexical search has no relevance score; use mode 'hybrid' or "
+            "'dense', or similarity_search(score_threshold=…) with a BM25 score"
+        )
+
+
+def _with_relevance(hit: Hit) -> tuple[Document, float]:
+    return document_of(hit), _clip_cosine(hit.scores["dense"])
 
 
 def _clip_cosine(cosine: float) -> float:

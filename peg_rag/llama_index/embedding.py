@@ -6,7 +6,6 @@ Both are done here instead, with the same events and callbacks: one call is one 
 keyed by model, role, prompt and text.
 """
 
-import asyncio
 import hashlib
 import json
 import os
@@ -38,9 +37,9 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
     """Text embeddings with the model's own pooling and separate prompts for queries and documents.
 
     `PEGEmbedding("peg-mini")` is the bundled small model; `PEGEmbedding()` is `TownsWu/PEG` (or `$PEG_RAG_MODEL`).
-    The async methods run in a thread, so they never block the event loop. It can be pickled (weights are loaded
-    again), and `from_dict(to_dict())` gives an equal one; what only changes how vectors are computed (device, batch
-    size, cache) stays out of `to_dict()`, because that is what the ingestion cache hashes.
+    The async methods never block the event loop, and concurrent calls share batches. It can be pickled (weights are
+    loaded again), and `from_dict(to_dict())` gives an equal one; what only changes how vectors are computed (device,
+    batch size, cache) stays out of `to_dict()`, because that is what the ingestion cache hashes.
 
     Args:
         model_name: a hub id, a folder or a bundled name.
@@ -130,19 +129,19 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         return self._encode_texts([query], "query")[0]
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        return await asyncio.to_thread(self._get_query_embedding, query)
+        return (await self._aencode_texts([query], "query"))[0]
 
     def _get_text_embedding(self, text: str) -> Embedding:
         return self._encode_texts([text], "document")[0]
 
     async def _aget_text_embedding(self, text: str) -> Embedding:
-        return await asyncio.to_thread(self._get_text_embedding, text)
+        return (await self._aencode_texts([text], "document"))[0]
 
     def _get_text_embeddings(self, texts: list[str]) -> list[Embedding]:
         return self._encode_texts(texts, "document")
 
     async def _aget_text_embeddings(self, texts: list[str]) -> list[Embedding]:
-        return await asyncio.to_thread(self._get_text_embeddings, texts)
+        return await self._aencode_texts(texts, "document")
 
     def _encode_texts(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
         if not texts:
@@ -150,6 +149,13 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         encode = self._encoder.encode_queries if role == "query" else self._encoder.encode_documents
         vectors: list[Embedding] = encode(texts, show_progress=show_progress or self.show_progress).tolist()
         return vectors
+
+    async def _aencode_texts(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
+        if not texts:
+            return []
+        if role == "query":
+            return await self._embed_queries_async(texts)
+        return await self._embed_documents_async(texts, show_progress=show_progress or self.show_progress)
 
     def _embed_texts(self, texts: list[str], role: Role, show_progress: bool = False) -> list[Embedding]:
         texts = check_texts(texts)
@@ -172,7 +178,7 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
             if self.rate_limiter is not None:
                 await self.rate_limiter.async_acquire()
             if self.embeddings_cache is None:
-                vectors += await asyncio.to_thread(self._encode_texts, texts, role, show_progress)
+                vectors += await self._aencode_texts(texts, role, show_progress)
             else:
                 vectors += await self._aencode_cached(self.embeddings_cache, texts, role, show_progress)
         return vectors
@@ -205,7 +211,7 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         entries = {text: await cache.aget(key, collection=_COLLECTION) for text, key in keys.items()}
         cached = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
         missing = [text for text in keys if text not in cached]
-        vectors = await asyncio.to_thread(self._encode_texts, missing, role, show_progress)
+        vectors = await self._aencode_texts(missing, role, show_progress)
         for text, vector in zip(missing, vectors, strict=True):
             await cache.aput(keys[text], {"embedding": vector}, collection=_COLLECTION)
             cached[text] = vector

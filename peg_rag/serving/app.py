@@ -52,7 +52,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.embedding_queue.start()
         yield
         await _shut_down(state)
 

@@ -1,23 +1,21 @@
 """Bounded queues in front of blocking work, which refuse requests early instead of growing without limit.
 
-`EmbeddingQueue` embeds the texts of concurrent requests in shared batches: while the model works on one batch, the
-requests that arrive form the next, so no timer is needed and a lone request never waits. Requests take turns, a slice
-of their texts at a time, so a large request does not starve small ones. `WorkerPool` bounds all other blocking work
-(searches, writes, conversions).
+`EmbeddingQueue` embeds the texts of concurrent requests in shared batches (`peg_rag.microbatching`) and refuses those
+that would wait too long. `WorkerPool` bounds all other blocking work (searches, writes, conversions).
 """
 
 import asyncio
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from peg_rag.microbatching import MicroBatcher, count_characters
 from peg_rag.retriever import Encoder
 from peg_rag.serving.errors import Busy
 
@@ -25,11 +23,6 @@ InputType = Literal["document", "query"]
 T = TypeVar("T")
 
 BATCH_SECONDS = 0.5  # a batch is as large as the model can process in this time
-FIRST_BATCH_CHARACTERS = 4_096  # before the rate was measured
-MIN_BATCH_CHARACTERS = 1_024
-MAX_BATCH_CHARACTERS = 65_536
-_SLICES_PER_BATCH = 8
-_RATE_MEMORY = 0.8  # weight of the earlier rate in the moving average
 
 
 class TokenCounter(Protocol):
@@ -40,56 +33,21 @@ class TokenCounter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors, (n, dimension), of n texts, and the sum of their tokens."""
+    """Vectors, (n, dimension), of n texts, and the tokens of each text, (n,)."""
 
     vectors: NDArray[np.float32]
-    tokens: int
-
-
-@dataclass(eq=False, slots=True)
-class _Job:
-    """The texts of one request, how many of them are in a batch already, and the future of the result."""
-
-    texts: Sequence[str]
-    input_type: InputType
-    result: "asyncio.Future[Embeddings]"
-    position: int = 0
-    parts: list[Embeddings] = field(default_factory=list)
+    token_counts: NDArray[np.int64]
 
     @property
-    def has_more(self) -> bool:
-        return self.position < len(self.texts)
+    def tokens(self) -> int:
+        """The tokens of all texts."""
+        return int(self.token_counts.sum())
 
-    def take_slice(self, max_characters: int) -> list[str]:
-        """The next texts: up to so many characters, but at least one text."""
-        start = self.position
-        size = 0
-        while self.has_more:
-            size += len(self.texts[self.position])
-            if self.position > start and size >= max_characters:
-                break
-            self.position += 1
-        return list(self.texts[start : self.position])
+    def __len__(self) -> int:
+        return len(self.vectors)
 
-    def add_part(self, part: Embeddings) -> None:
-        """Add the vectors of the next texts; the last part completes the result."""
-        self.parts.append(part)
-        count = sum(len(p.vectors) for p in self.parts)
-        if count == len(self.texts) and not self.result.done():
-            vectors = np.concatenate([p.vectors for p in self.parts])  # (texts, dimension)
-            self.result.set_result(Embeddings(vectors, sum(p.tokens for p in self.parts)))
-
-    def fail(self, error: Exception) -> None:
-        if not self.result.done():
-            self.result.set_exception(error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slice:
-    """Some texts of a job, as a part of a batch."""
-
-    job: _Job
-    texts: list[str]
+    def __getitem__(self, index: slice) -> "Embeddings":
+        return Embeddings(self.vectors[index], self.token_counts[index])
 
 
 class EmbeddingQueue:
@@ -107,25 +65,14 @@ class EmbeddingQueue:
         self._counter = counter
         self._max_characters = max_characters
         self._max_wait_s = max_wait_s
-        self._executor = ThreadPoolExecutor(1, "embed")
-        self._jobs: deque[_Job] = deque()
-        self._wake = asyncio.Event()
+        self._batcher = MicroBatcher(_join_embeddings, batch_seconds=BATCH_SECONDS)
         self._closing = False
-        self._worker: asyncio.Task[None] | None = None
-        self._rate = 0.0  # characters per second; 0 until a batch was large enough to measure
         self.characters = 0  # waiting or being embedded
-
-    def start(self) -> None:
-        """Start the worker on the running event loop."""
-        self._worker = asyncio.create_task(self._run_worker())
 
     async def close(self) -> None:
         """Finish the queued requests, then stop."""
         self._closing = True
-        self._wake.set()
-        if self._worker is not None:
-            await self._worker
-        self._executor.shutdown()
+        await asyncio.to_thread(self._batcher.close)
 
     async def embed(self, texts: Sequence[str], input_type: InputType) -> Embeddings:
         """Embed texts; the vectors are in the order of the texts.
@@ -134,103 +81,36 @@ class EmbeddingQueue:
             Busy: the queue is full.
             PegRagError: what the encoder raises on these texts.
         """
-        characters = _count_characters(texts)
+        characters = count_characters(texts)
         self._check_capacity(characters)
-        job = _Job(texts, input_type, asyncio.get_running_loop().create_future())
-        self._jobs.append(job)
         self.characters += characters
-        self._wake.set()
         try:
-            return await job.result
+            return await self._batcher.run(
+                self._embed_queries if input_type == "query" else self._embed_documents, texts
+            )
         finally:
             self.characters -= characters
 
     def _check_capacity(self, characters: int) -> None:
-        wait_s = self.characters / self._rate if self._rate else 0.0
+        rate = self._batcher.rate
+        wait_s = self.characters / rate if rate else 0.0
         is_full = self.characters > 0 and self.characters + characters > self._max_characters
         if self._closing or is_full or wait_s > self._max_wait_s:
             raise Busy("too many texts are waiting to be embedded; try again later", max(1.0, wait_s / 2))
 
-    async def _run_worker(self) -> None:
-        while True:
-            batch = self._take_batch()
-            if batch:
-                await self._embed_batch(batch)
-            elif self._closing:
-                return
-            else:
-                self._wake.clear()
-                await self._wake.wait()
+    def _embed_queries(self, texts: list[str]) -> Embeddings:
+        return Embeddings(self._encoder.encode_queries(texts), self._count_tokens(texts, "query"))
 
-    def _take_batch(self) -> list[_Slice]:
-        """The next batch: jobs of one input type take turns, oldest first, a slice at a time, until it is full."""
-        max_characters = self._batch_characters()
-        batch: list[_Slice] = []
-        postponed: list[_Job] = []
-        size = 0
-        while self._jobs and size < max_characters:
-            job = self._jobs.popleft()
-            if job.result.done():  # the request was cancelled
-                continue
-            if batch and job.input_type != batch[0].job.input_type:
-                postponed.append(job)
-                continue
-            texts = job.take_slice(max_characters // _SLICES_PER_BATCH)
-            size += _count_characters(texts)
-            batch.append(_Slice(job, texts))
-            if job.has_more:
-                self._jobs.append(job)
-        self._jobs.extendleft(reversed(postponed))
-        return batch
+    def _embed_documents(self, texts: list[str]) -> Embeddings:
+        return Embeddings(self._encoder.encode_documents(texts), self._count_tokens(texts, "document"))
 
-    def _batch_characters(self) -> int:
-        """What the model processes in `BATCH_SECONDS`, so that turns are short however slow the model is."""
-        if not self._rate:
-            return FIRST_BATCH_CHARACTERS
-        return min(max(int(self._rate * BATCH_SECONDS), MIN_BATCH_CHARACTERS), MAX_BATCH_CHARACTERS)
-
-    async def _embed_batch(self, batch: list[_Slice]) -> None:
-        texts = [text for part in batch for text in part.texts]
-        started_at = time.perf_counter()
-        try:
-            future = self._executor.submit(self._encode_and_count, texts, batch[0].job.input_type)
-            vectors, tokens = await asyncio.wrap_future(future)
-        except Exception as error:
-            await self._retry_one_by_one(batch, error)
-            return
-        self._update_rate(_count_characters(texts), time.perf_counter() - started_at)
-        start = 0
-        for part in batch:
-            stop = start + len(part.texts)
-            part.job.add_part(Embeddings(vectors[start:stop], sum(tokens[start:stop])))
-            start = stop
-
-    def _update_rate(self, characters: int, seconds: float) -> None:
-        """Update the moving average. Small batches are ignored: most of their time is overhead."""
-        if characters < MIN_BATCH_CHARACTERS:
-            return
-        rate = characters / max(1e-6, seconds)
-        if self._rate:
-            self._rate = _RATE_MEMORY * self._rate + (1 - _RATE_MEMORY) * rate
-        else:
-            self._rate = rate
-
-    async def _retry_one_by_one(self, batch: list[_Slice], error: Exception) -> None:
-        """After a batch failed, run its requests separately, so that the error reaches only the one at fault."""
-        if len(batch) == 1:
-            batch[0].job.fail(error)
-            return
-        for part in batch:
-            await self._embed_batch([part])
-
-    def _encode_and_count(self, texts: list[str], input_type: InputType) -> tuple[NDArray[np.float32], list[int]]:
-        encode = self._encoder.encode_queries if input_type == "query" else self._encoder.encode_documents
-        return encode(texts), self._counter.count(texts, input_type)
+    def _count_tokens(self, texts: list[str], input_type: InputType) -> NDArray[np.int64]:
+        return np.array(self._counter.count(texts, input_type), dtype=np.int64)
 
 
-def _count_characters(texts: Sequence[str]) -> int:
-    """The characters of texts, plus one for each text, so that empty texts count too."""
-    return sum(map(len, texts)) + len(texts)
+def _join_embeddings(parts: list[Embeddings]) -> Embeddings:
+    vectors = np.concatenate([part.vectors for part in parts])  # (texts, dimension)
+    return Embeddings(vectors, np.concatenate([part.token_counts for part in parts]))
 
 
 class WorkerPool:
