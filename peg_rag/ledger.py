@@ -147,7 +147,7 @@ def model_of(store: str | Path) -> str | None:
     Raises:
         DamagedIndex: the ledger cannot be read.
     """
-    models = _select(store, "SELECT value FROM settings WHERE name = 'model'")
+    models = select_column(store, "SELECT value FROM settings WHERE name = 'model'")
     return models[0] if models else None
 
 
@@ -161,7 +161,7 @@ def file_of(store: str | Path, source: str) -> Path | None:
         "SELECT roots.path || substr(files.source, length(roots.name) + 1) "
         "FROM files JOIN roots ON roots.name = files.root WHERE files.source = ?"
     )
-    return next((path for path in map(Path, _select(store, query, source)) if path.is_file()), None)
+    return next((path for path in map(Path, select_column(store, query, source)) if path.is_file()), None)
 
 
 def list_sources(store: str | Path, root: str) -> list[str]:
@@ -170,7 +170,7 @@ def list_sources(store: str | Path, root: str) -> list[str]:
     Raises:
         DamagedIndex: the ledger cannot be read.
     """
-    return _select(store, "SELECT source FROM files WHERE root = ?", root)
+    return select_column(store, "SELECT source FROM files WHERE root = ?", root)
 
 
 def file_digest(path: Path) -> str:
@@ -179,11 +179,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _select(store: str | Path, query: str, *parameters: str) -> list[str]:
+def select_column(store: str | Path, query: str, *parameters: str) -> list[str]:
     """The first column of a query, read without the lock; empty where the store has no ledger.
 
     A process that was killed in the middle of a change leaves a journal, which SQLite rolls back before it reads; for
     that, and only then, the ledger is opened for writing.
+
+    Raises:
+        IndexBusy: another process is in the middle of a write.
+        DamagedIndex: the ledger cannot be read.
     """
     file = Path(store).resolve() / LEDGER_FILE
     if not file.is_file():
@@ -196,6 +200,8 @@ def _select(store: str | Path, query: str, *parameters: str) -> list[str]:
                 raise
         return _run_query(file, "rw", query, parameters)
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", -1) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise IndexBusy(f"another process is writing to {file}; try again later") from error
         raise _damage_error(file, error) from error
 
 

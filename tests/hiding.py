@@ -1,11 +1,11 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Hide installed packages from the import system of a fresh process, as if they had never been installed."""
 
 import os
 import sys
-from collections.abc import Iterable
-from importlib.machinery import PathFinder
+from collections.abc import Iterable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 
 
 def hide(modules: Iterable[str]) -> None:
@@ -14,7 +14,9 @@ def hide(modules: Iterable[str]) -> None:
 
     class Finder(PathFinder):
         @classmethod
-        def find_spec(cls, name, path=None, target=None):
+        def find_spec(
+            cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        ) -> ModuleSpec | None:
             return None if name.split(".")[0] in hidden else super().find_spec(name, path, target)
 
     sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]

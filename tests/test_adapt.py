@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """`adapt`: what is read, what is held out, and a model that is better on text it never saw or is not saved."""
 
 import gzip
@@ -21,10 +20,12 @@ from peg_rag.cli.app import run
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.evaluation import evaluate
 from peg_rag.extras import require_zstd
+from peg_rag.training import Recipe
 from peg_rag.training.adapt import AdaptOptions, adapt
 from peg_rag.training.adapt.report import Adaptation
 from peg_rag.training.adapt.split import read_documents, split
 from peg_rag.training.data.texts import TextDocument, text_key
+from peg_rag.training.recipe import StageOptions
 from peg_rag.training.run.train import StageLoop
 
 module = importlib.import_module("peg_rag.training.adapt.adapt")  # the package has the function by that name
@@ -225,7 +226,11 @@ def test_the_model_is_better_and_opens_everywhere(adapted: Adaptation, passages:
 
 
 def test_what_got_worse_is_not_saved(
-    passages: Path, adapted: Adaptation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    passages: Path,
+    adapted: Adaptation,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     wild = replace(module._DEFAULTS["static"], learning_rate=30.0)
     monkeypatch.setitem(module._DEFAULTS, "static", wild)
@@ -252,7 +257,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int) -> list[int]:
     """Have Ctrl-C pressed in that training step; the list is filled with the steps that are taken."""
     plain, steps = StageLoop._take_step, []
 
-    def step(self: StageLoop, batch) -> None:
+    def step(self: StageLoop, batch: Any) -> None:
         steps.append(self.progress.step)
         if len(steps) == number:
             signal.raise_signal(signal.SIGINT)
@@ -295,9 +300,9 @@ def test_a_transformer(passages: Path, tiny_bert: Path, tmp_path: Path) -> None:
 
 
 def test_minutes_become_steps(passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[int] = []
 
-    def stop(recipe, **_):
+    def stop(recipe: Recipe, **_: object) -> None:
         asked.append(recipe.stages[0].steps)
         raise KeyboardInterrupt
 
@@ -324,9 +329,9 @@ def test_minutes_go_on_with_the_steps_that_were_measured(
 def test_few_minutes_have_a_warm_up_of_their_own(
     passages: Path, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    asked: list[StageOptions] = []
 
-    def stop(recipe, **_):
+    def stop(recipe: Recipe, **_: object) -> None:
         asked.append(recipe.stages[0])
         raise KeyboardInterrupt
 
@@ -353,7 +358,9 @@ def test_contradictory_options(options: dict[str, Any]) -> None:
         AdaptOptions(**options)
 
 
-def test_without_the_extra_there_is_a_pip_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+def test_without_the_extra_there_is_a_pip_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert run(["adapt", str(tmp_path), "-o", str(tmp_path / "mine")]) == 1
     assert "pip install 'peg-rag[train]'" in " ".join(capsys.readouterr().err.split())
@@ -409,14 +416,14 @@ def test_two_calls_do_not_share_the_work(passages: Path, model: Path, tmp_path: 
 
 
 def test_own_work_within_the_documents_is_not_read(
-    passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    passages: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = (json.dumps({"text": line}) for line in passages.read_text(encoding="utf-8").splitlines())
     (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
     (tmp_path / "torn.pdf").write_bytes(b"no pdf")
     monkeypatch.chdir(tmp_path)
 
-    def stop(recipe, **_):
+    def stop(recipe: Recipe, **_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +11,7 @@ from peg_rag.errors import InvalidInput
     lengths=st.lists(st.integers(0, 600), max_size=200),
     budget=st.integers(1, 2000),
 )
-def test_every_row_once_longest_first_within_the_budget(lengths, budget):
+def test_every_row_once_longest_first_within_the_budget(lengths: list[int], budget: int) -> None:
     batches = plan_batches(lengths, budget)
     flat = [int(i) for batch in batches for i in batch]
     assert sorted(flat) == list(range(len(lengths)))
@@ -23,7 +22,7 @@ def test_every_row_once_longest_first_within_the_budget(lengths, budget):
         assert len(batch) * longest <= budget or len(batch) == 1
 
 
-def test_padding_is_small_on_texts_of_real_length_spread():
+def test_padding_is_small_on_texts_of_real_length_spread() -> None:
     lengths = np.random.default_rng(0).lognormal(4.3, 0.7, 4096).astype(int) + 2
     padded = sum(len(b) * lengths[b].max() for b in plan_batches(lengths, 4096))
     assert padded / lengths.sum() < 1.02
@@ -32,6 +31,6 @@ def test_padding_is_small_on_texts_of_real_length_spread():
 
 
 @pytest.mark.parametrize("budget", [0, -1])
-def test_a_budget_that_cannot_hold_anything_is_refused(budget):
+def test_a_budget_that_cannot_hold_anything_is_refused(budget: int) -> None:
     with pytest.raises(InvalidInput, match="must be 1 or more"):
         plan_batches([1, 2], budget)

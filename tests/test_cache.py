@@ -2,6 +2,7 @@ import pickle
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ TEXTS = ["如何更换花呗绑定银行卡", "北京故宫的门票", "法律�
 
 
 @pytest.fixture
-def encoder(tiny_bert):
+def encoder(tiny_bert: Path) -> PEGEncoder:
     return PEGEncoder(tiny_bert, dtype="float32", query_prompt="问")
 
 
-def test_a_cached_vector_is_the_vector_and_is_computed_once(encoder, tmp_path):
+def test_a_cached_vector_is_the_vector_and_is_computed_once(encoder: PEGEncoder, tmp_path: Path) -> None:
     plain_queries, plain_documents = encoder.encode_queries(TEXTS), encoder.encode_documents(TEXTS)
     computed = encoder.stats.texts
     cached = CachedEncoder(encoder, tmp_path / "vectors.sqlite")
@@ -45,8 +46,8 @@ def test_a_cached_vector_is_the_vector_and_is_computed_once(encoder, tmp_path):
         {"dtype": "bfloat16"},
     ],
 )
-def test_whatever_changes_a_vector_changes_its_key(tiny_bert, tmp_path, change):
-    base = {"dtype": "float32", "query_prompt": "问"}
+def test_whatever_changes_a_vector_changes_its_key(tiny_bert: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    base: dict[str, Any] = {"dtype": "float32", "query_prompt": "问"}
     CachedEncoder(PEGEncoder(tiny_bert, **base), tmp_path / "c").encode_queries(TEXTS)
     other = PEGEncoder(tiny_bert, **{**base, **change})
     cached = CachedEncoder(other, tmp_path / "c")
@@ -54,7 +55,7 @@ def test_whatever_changes_a_vector_changes_its_key(tiny_bert, tmp_path, change):
     assert cached.misses == 4
 
 
-def test_other_weights_in_the_same_folder_are_other_vectors(tiny_bert, tmp_path):
+def test_other_weights_in_the_same_folder_are_other_vectors(tiny_bert: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "model"))
     CachedEncoder(PEGEncoder(folder), tmp_path / "c").encode_documents(TEXTS)
     weights = bytearray((folder / "model.safetensors").read_bytes())
@@ -65,7 +66,7 @@ def test_other_weights_in_the_same_folder_are_other_vectors(tiny_bert, tmp_path)
     assert cached.misses == 4
 
 
-def test_threads_and_pickles(encoder, tmp_path):
+def test_threads_and_pickles(encoder: PEGEncoder, tmp_path: Path) -> None:
     cached = CachedEncoder(encoder, tmp_path / "c")
     expected = encoder.encode_documents(TEXTS)
     with ThreadPoolExecutor(8) as pool:
@@ -74,7 +75,7 @@ def test_threads_and_pickles(encoder, tmp_path):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(cached)).encode_documents(TEXTS), expected)
 
 
-def test_bad_input_and_damage(encoder, tmp_path):
+def test_bad_input_and_damage(encoder: PEGEncoder, tmp_path: Path) -> None:
     cached = CachedEncoder(encoder, tmp_path / "c")
     with pytest.raises(InvalidInput, match="single str"):
         cached.encode_documents("花呗")

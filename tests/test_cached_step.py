@@ -25,7 +25,7 @@ from peg_rag.training.loss.objective import ContrastiveObjective
 from peg_rag.training.loss.reference import dense_loss
 from peg_rag.training.loss.tiles import Tile
 from peg_rag.training.recipe import LossOptions, ProgressiveOptions
-from peg_rag.training.run.grad_cache import CachedStep, StepBatch
+from peg_rag.training.run.grad_cache import CachedStep, Rows, StepBatch
 
 TOKENS = 20  # of a chunk: several chunks per side, the last one smaller
 CURRICULAR = ProgressiveOptions(strategy="curricular", margin=0.1)
@@ -50,14 +50,15 @@ class Encoder(nn.Module):
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         states = self.dropout(torch.tanh(self.hidden(self.embedding(features["input_ids"]))))  # (n, length, 8)
         mask = features["attention_mask"].unsqueeze(-1).to(states.dtype)
-        return self.dropout(self.out((states * mask).sum(1) / mask.sum(1)))
+        pooled: Tensor = self.dropout(self.out((states * mask).sum(1) / mask.sum(1)))
+        return pooled
 
 
 def feature_rows(token_ids: list[list[int]]) -> FeatureRows:
     return FeatureRows(TokenRows.of(token_ids), 0, torch.device("cpu"))
 
 
-def token_lists(rows: FeatureRows) -> list[np.ndarray]:
+def token_lists(rows: Rows) -> list[np.ndarray]:
     everything = rows.features(np.arange(len(rows.lengths)))["input_ids"].numpy()
     return [ids[:length] for ids, length in zip(everything, rows.lengths, strict=True)]
 
@@ -229,6 +230,7 @@ def test_any_callable_is_a_model() -> None:
         return (table[features["input_ids"]] * mask).sum(1)
 
     CachedStep(encode, ContrastiveObjective())(make_batch())
+    assert table.grad is not None
     assert table.grad.abs().sum() > 0
 
 
@@ -276,8 +278,8 @@ def part_of(batch: StepBatch, start: int, stop: int, negatives: int) -> StepBatc
         query_weights=pairs.query_weights[start:stop],
     )
     sides = (token_lists(batch.queries)[start:stop], token_lists(batch.documents)[documents])
-    queries, documents = (feature_rows([ids.tolist() for ids in side]) for side in sides)
-    return StepBatch(queries, documents, mine)
+    query_rows, document_rows = (feature_rows([ids.tolist() for ids in side]) for side in sides)
+    return StepBatch(query_rows, document_rows, mine)
 
 
 def run_all(model: nn.Module, batch: StepBatch) -> dict[str, Any]:
@@ -310,7 +312,7 @@ def rank_main(rank: int, folder: str) -> None:
 
 def test_two_ranks_equal_one_with_the_joined_batch(tmp_path: Path) -> None:
     expected = run_all(Encoder(dropout=0.0).double(), make_batch())
-    mp.spawn(rank_main, (str(tmp_path),), nprocs=2)
+    mp.spawn(rank_main, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]  # missing in its __all__
     for rank in SPLIT:
         outcome = torch.load(tmp_path / f"{rank}.pt")
         for name, (metrics, parameters) in expected.items():

@@ -1,7 +1,9 @@
 """Cleaning of training pairs: each rule, near-duplicates against brute force, the filter on planted noise."""
 
 import json
+import shutil
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +144,8 @@ def test_rows_are_kept_or_removed_with_their_reason(tmp_path: Path) -> None:
     assert kept[0]["label"] == 2
     assert all(0 <= row["weight"] <= 1 for row in kept)
     removed = read_rows(tmp_path / "clean.jsonl.removed.jsonl")
-    assert {row["reason"] for row in removed} == {"query too short", "near-duplicate", "positive not found"}
+    assert {row["reason"] for row in removed} == report.removed.keys()
+    assert {"query": "只有问题", "reason": "no query or positive"} in removed
     assert next(row for row in removed if row["reason"] == "positive not found")["query"].startswith(letters[5])
 
 
@@ -191,6 +194,73 @@ def test_what_cannot_be_cleaned_is_an_error(tmp_path: Path) -> None:
     for limits in ({"query_characters": (5, 2)}, {"minimum_chinese": 2.0}):
         with pytest.raises(InvalidInput):
             RuleOptions(**limits)
+
+
+def test_a_file_of_pairs_is_never_written_over(tmp_path: Path) -> None:
+    rows = [{"query": f"问题{i}号", "positive": f"答案{i}号"} for i in range(4)]
+    pairs = write_rows(tmp_path / "pairs.jsonl", [*rows, {"query": "？", "positive": "答案"}])
+    (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
+    for out in (pairs, tmp_path / "link" / "pairs.jsonl"):
+        with pytest.raises(InvalidInput, match="written over"):
+            clean_pairs(pairs, out, options=CleaningOptions(top=None))
+    kept = write_rows(tmp_path / "out.jsonl.removed.jsonl", rows)
+    with pytest.raises(InvalidInput, match="written over"):
+        clean_pairs(kept, tmp_path / "out.jsonl", options=CleaningOptions(top=None))
+    assert len(read_rows(pairs)) == 5
+    assert read_rows(kept) == rows
+
+
+def test_columns_of_parquet_travel_along_or_are_refused_before_any_work(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, list[Any]] = {"query": ["问题一"], "positive": ["答案一"], "day": [date(2024, 1, 2)]}
+    pq.write_table(pa.table(columns), tmp_path / "pairs.parquet")
+    out = tmp_path / "out.jsonl"
+    clean_pairs(tmp_path / "pairs.parquet", out, options=CleaningOptions(top=None))
+    assert read_rows(out) == [{"query": "问题一", "positive": "答案一", "day": "2024-01-02"}]
+    pq.write_table(pa.table({**columns, "picture": [b"png"]}), tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match=r"pairs\.parquet:1: .*'picture'"):
+        clean_pairs(tmp_path / "pairs.parquet", out, options=CleaningOptions(top=None))
+
+
+def test_other_pairs_are_judged_by_other_models(tmp_path: Path) -> None:
+    """The folder of the first models is kept for an interrupted call, and must not judge what it was not made for."""
+    first = [{"query": f"第{i}个问题", "positive": f"第{i}个回答在此"} for i in range(40)]
+    changed = [{"query": f"另{i}个问题", "positive": f"另{i}个回答在此"} for i in range(40)]
+    out = tmp_path / "out.jsonl"
+    options = CleaningOptions(similarity=None, trust=True)
+    clean_pairs(write_rows(tmp_path / "a.jsonl", first), out, options=options)
+    for rows in (first[:30], changed):
+        pairs = write_rows(tmp_path / "a.jsonl", rows)
+        clean_pairs(pairs, out, options=options)
+        again = read_rows(out)
+        clean_pairs(pairs, tmp_path / "fresh.jsonl", options=options)
+        assert again == read_rows(tmp_path / "fresh.jsonl")
+        shutil.rmtree(tmp_path / "fresh.jsonl.cleaning")
+    clean_pairs(pairs, out, options=CleaningOptions(similarity=None, seed=1))
+
+
+def test_an_interruption_of_the_first_models_ends_the_cleaning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from peg_rag.training.run import train as training
+
+    pairs = write_rows(
+        tmp_path / "pairs.jsonl", [{"query": f"第{i}个问题", "positive": f"第{i}个回答在此"} for i in range(40)]
+    )
+    whole = training.train
+    monkeypatch.setattr(training, "train", lambda *given, **options: whole(*given, **options, on_log=lambda _: True))
+    with pytest.raises(KeyboardInterrupt):
+        clean_pairs(pairs, tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+    monkeypatch.undo()
+    assert clean_pairs(pairs, tmp_path / "out.jsonl").rows == 40
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_no_pair_is_left_nothing_is_judged(tmp_path: Path) -> None:
+    pairs = write_rows(tmp_path / "pairs.jsonl", [{"query": "相同", "positive": "相同"}])
+    report = clean_pairs(pairs, tmp_path / "out.jsonl", encoder=HashEncoder())
+    assert (report.rows, report.kept) == (1, 0)
 
 
 def test_the_command_prints_what_went(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -140,3 +143,15 @@ def test_wrong_usage_names_the_option(
     err = capsys.readouterr().err
     assert message in err
     assert "sk-密钥" not in err
+
+
+@pytest.mark.parametrize("typed", [None, b"\xff\xfe\n" + QUESTION.encode() + b"\n"])
+def test_a_conversation_without_input_or_with_broken_input_ends_in_order(store: Path, typed: bytes | None) -> None:
+    script = "import sys; from peg_rag.cli.app import run; sys.exit(run(['ask', sys.argv[1], '--chat']))"
+    command = [sys.executable, "-c", script, str(store)]
+    if typed is None:  # a service may be started without a standard input
+        command = ["sh", "-c", 'exec "$@" <&-', "sh", *command]
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    result = subprocess.run(command, input=typed, env=environment, capture_output=True)
+    assert result.returncode == 0, result.stderr.decode()
+    assert ("银行卡" in result.stdout.decode()) == (typed is not None)

@@ -119,7 +119,12 @@ def test_an_interrupted_run_continues_and_embeds_nothing_twice(
     monkeypatch.setattr(PEGEncoder, "encode_documents", interrupted)
     assert run(arguments) == 130
     assert not out.exists()
-    monkeypatch.setattr(PEGEncoder, "encode_documents", lambda self, some: (seen.extend(some), real(self, some))[1])
+
+    def noted(self: PEGEncoder, some: list[str]) -> np.ndarray:
+        seen.extend(some)
+        return real(self, some)
+
+    monkeypatch.setattr(PEGEncoder, "encode_documents", noted)
     parts = sorted((tmp_path / "out.parquet.parts").glob("*.parquet"))
     assert len(parts) == 3
     assert run([*arguments, "--role", "query"]) == 2  # another job's parts are not mixed in

@@ -47,7 +47,7 @@ def minilm() -> Path:
 
 
 @pytest.fixture(scope="session")
-def static_model(tmp_path_factory) -> Path:
+def static_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random static model, saved by sentence-transformers."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
@@ -63,7 +63,7 @@ def static_model(tmp_path_factory) -> Path:
     return folder
 
 
-def reference(folder: Path, texts: list[str], pooling: str | None = None) -> np.ndarray:
+def reference(folder: Path | str, texts: list[str], pooling: str | None = None) -> np.ndarray:
     """sentence-transformers' vectors in float32: the folder as it stands, or its transformer with the pooling given."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -78,14 +78,14 @@ def reference(folder: Path, texts: list[str], pooling: str | None = None) -> np.
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max", "lasttoken"])
-def test_parity_with_sentence_transformers_on_a_tiny_bert(tiny_bert, pooling):
+def test_parity_with_sentence_transformers_on_a_tiny_bert(tiny_bert: Path, pooling: str) -> None:
     encoder = PEGEncoder(tiny_bert, pooling=pooling, dtype="float32", batch_tokens=100)
     ours = encoder.encode_documents(CHINESE)
     np.testing.assert_allclose(ours, reference(tiny_bert, CHINESE, pooling), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
 
 
-def test_parity_with_sentence_transformers_on_minilm(minilm):
+def test_parity_with_sentence_transformers_on_minilm(minilm: str) -> None:
     texts = [*CHINESE, "A passage about retrieval. " * 60, "short", "Retrieval-augmented generation, explained."]
     encoder = PEGEncoder(minilm, dtype="float32")
     assert (encoder.spec.pooling, encoder.spec.max_length) == ("mean", 256)
@@ -95,20 +95,20 @@ def test_parity_with_sentence_transformers_on_minilm(minilm):
     assert (half * expected).sum(axis=1).min() >= 0.999
 
 
-def test_parity_with_sentence_transformers_on_a_static_model(static_model):
+def test_parity_with_sentence_transformers_on_a_static_model(static_model: Path) -> None:
     texts = [text for text in CHINESE if text]  # a blank text has no tokens: zeros there, a unit vector here
     encoder = PEGEncoder(static_model)
     assert (encoder.spec.kind, encoder.backend_name, encoder.dtype) == ("static", "static", "float32")
     np.testing.assert_allclose(encoder.encode_documents(texts), reference(static_model, texts), atol=1e-5)
 
 
-def test_the_bundled_model_equals_sentence_transformers():
+def test_the_bundled_model_equals_sentence_transformers() -> None:
     encoder = PEGEncoder("peg-mini")
     texts = [text for text in CHINESE if text]
     np.testing.assert_allclose(encoder.encode_documents(texts), reference(encoder.spec.path, texts), atol=1e-5)
 
 
-def test_cls_equals_the_first_state_of_the_last_layer(tiny_bert):
+def test_cls_equals_the_first_state_of_the_last_layer(tiny_bert: Path) -> None:
     from transformers import AutoModel, AutoTokenizer
 
     model, tokenizer = AutoModel.from_pretrained(tiny_bert).eval(), AutoTokenizer.from_pretrained(tiny_bert)
@@ -120,7 +120,7 @@ def test_cls_equals_the_first_state_of_the_last_layer(tiny_bert):
         np.testing.assert_allclose(ours, first.numpy(), atol=1e-5)
 
 
-def test_weights_in_a_bin_file_are_read_without_unpickling_code(tiny_bert, tmp_path):
+def test_weights_in_a_bin_file_are_read_without_unpickling_code(tiny_bert: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "bin"))
@@ -131,7 +131,7 @@ def test_weights_in_a_bin_file_are_read_without_unpickling_code(tiny_bert, tmp_p
     np.testing.assert_allclose(PEGEncoder(folder, dtype="float32").encode_documents(CHINESE), expected, atol=1e-6)
 
     class Payload:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[Any, ...]:
             return os.system, (f"touch {tmp_path / 'executed'}",)
 
     torch.save({"weights": Payload()}, folder / "pytorch_model.bin")
@@ -140,7 +140,7 @@ def test_weights_in_a_bin_file_are_read_without_unpickling_code(tiny_bert, tmp_p
     assert not (tmp_path / "executed").exists()
 
 
-def test_missing_tensors_are_an_error_and_not_random(tiny_bert, tmp_path):
+def test_missing_tensors_are_an_error_and_not_random(tiny_bert: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "lacking"))
@@ -151,7 +151,7 @@ def test_missing_tensors_are_an_error_and_not_random(tiny_bert, tmp_path):
         PEGEncoder(folder)
 
 
-def test_order_is_kept_and_equal_texts_are_encoded_once(tiny_bert):
+def test_order_is_kept_and_equal_texts_are_encoded_once(tiny_bert: Path) -> None:
     encoder = PEGEncoder(tiny_bert, dtype="float32", batch_tokens=64)
     texts = [CHINESE[i % 7] for i in range(50)]
     vectors = encoder.encode_documents(texts)
@@ -160,7 +160,7 @@ def test_order_is_kept_and_equal_texts_are_encoded_once(tiny_bert):
     np.testing.assert_allclose(vectors, one_by_one, atol=1e-5)
 
 
-def test_windows_do_not_change_the_vectors(static_model, monkeypatch):
+def test_windows_do_not_change_the_vectors(static_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"{text}{i}" for i in range(40) for text in CHINESE]
     whole = PEGEncoder(static_model).encode_documents(texts)
     monkeypatch.setattr("peg_rag.encoder.WINDOW_TEXTS", 7)
@@ -182,14 +182,14 @@ def test_windows_do_not_change_the_vectors(static_model, monkeypatch):
         ([["a"]], r"\[0\] is of type list"),
     ],
 )
-def test_bad_input_is_refused_at_once(static_model, method, given, says):
+def test_bad_input_is_refused_at_once(static_model: Path, method: str, given: Any, says: str) -> None:
     encoder = PEGEncoder(static_model)
     with pytest.raises(InvalidInput, match=says):
         getattr(encoder, method)(given)
     assert encoder.stats.texts == 0
 
 
-def test_an_empty_list_gives_no_vectors(static_model, tiny_bert):
+def test_an_empty_list_gives_no_vectors(static_model: Path, tiny_bert: Path) -> None:
     for folder in (static_model, tiny_bert):
         vectors = PEGEncoder(folder).encode_documents([])
         assert vectors.shape == (0, vectors.shape[1])
@@ -197,7 +197,9 @@ def test_an_empty_list_gives_no_vectors(static_model, tiny_bert):
 
 
 @pytest.mark.parametrize("blank", ["", "  ", "\n\t", "\u3000"])
-def test_blank_documents_are_defined_and_blank_queries_are_errors(static_model, tiny_bert, blank, caplog):
+def test_blank_documents_are_defined_and_blank_queries_are_errors(
+    static_model: Path, tiny_bert: Path, blank: str, caplog: pytest.LogCaptureFixture
+) -> None:
     for folder in (static_model, tiny_bert):
         encoder = PEGEncoder(folder, dtype="float32")
         caplog.clear()
@@ -210,7 +212,9 @@ def test_blank_documents_are_defined_and_blank_queries_are_errors(static_model, 
             encoder.encode_queries(["好", blank])
 
 
-def test_lone_surrogates_and_nul_are_replaced_and_warned_once(static_model, caplog):
+def test_lone_surrogates_and_nul_are_replaced_and_warned_once(
+    static_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     encoder = PEGEncoder(static_model)
     vectors = encoder.encode_documents(["花呗\ud800", "花呗\x00", "花呗\ud83d\ude00"])
     assert np.isfinite(vectors).all()
@@ -220,13 +224,18 @@ def test_lone_surrogates_and_nul_are_replaced_and_warned_once(static_model, capl
     assert encoder.stats.replaced == 3
 
 
-def test_a_huge_text_costs_no_more_than_a_long_one_and_truncation_is_visible(minilm, caplog, monkeypatch):
+def test_a_huge_text_costs_no_more_than_a_long_one_and_truncation_is_visible(
+    minilm: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = PEGEncoder(minilm, dtype="float32")
     characters: list[int] = []
     tokenize = encoder._tokenize_texts
-    monkeypatch.setattr(
-        encoder, "_tokenize_texts", lambda t, texts: characters.extend(map(len, texts)) or tokenize(t, texts)
-    )
+
+    def count_characters(tokenizer: Any, texts: list[str]) -> Any:
+        characters.extend(map(len, texts))
+        return tokenize(tokenizer, texts)
+
+    monkeypatch.setattr(encoder, "_tokenize_texts", count_characters)
     for length in (10_000, 1_000_000):
         encoder.encode_documents(["retrieval 检索 " * (length // 13)])
     assert characters[0] == characters[1] == 256 * CHARACTERS_PER_TOKEN + 1
@@ -235,7 +244,7 @@ def test_a_huge_text_costs_no_more_than_a_long_one_and_truncation_is_visible(min
     assert caplog.text.count("is longer than max_length=256") == 1
 
 
-def test_prompts_stand_before_the_right_texts(tiny_bert):
+def test_prompts_stand_before_the_right_texts(tiny_bert: Path) -> None:
     plain = PEGEncoder(tiny_bert, dtype="float32")
     prompted = PEGEncoder(tiny_bert, dtype="float32", query_prompt="问", document_prompt="文")
     np.testing.assert_array_equal(prompted.encode_queries(["花呗"]), plain.encode_queries(["问花呗"]))
@@ -243,7 +252,7 @@ def test_prompts_stand_before_the_right_texts(tiny_bert):
     assert prompted.identity != plain.identity
 
 
-def test_truncate_dim_and_normalize(tiny_bert):
+def test_truncate_dim_and_normalize(tiny_bert: Path) -> None:
     full = PEGEncoder(tiny_bert, dtype="float32", normalize=False).encode_documents(CHINESE)
     assert not np.allclose(np.linalg.norm(full, axis=1), 1)
     short = PEGEncoder(tiny_bert, dtype="float32", truncate_dim=8)
@@ -264,7 +273,7 @@ def test_truncate_dim_and_normalize(tiny_bert):
         ({"batch_tokens": 0}, "batch_tokens"),
     ],
 )
-def test_options_that_cannot_be_are_refused(tiny_bert, options, says):
+def test_options_that_cannot_be_are_refused(tiny_bert: Path, options: dict[str, Any], says: str) -> None:
     if torch.cuda.is_available() and options.get("device") == "cuda:7":
         pytest.skip("this machine may have that device")
     with pytest.raises(InvalidInput, match=says):
@@ -272,7 +281,7 @@ def test_options_that_cannot_be_are_refused(tiny_bert, options, says):
 
 
 @pytest.mark.parametrize("which", ["tiny_bert", "static_model"])
-def test_sixteen_threads_get_identical_vectors(request, which):
+def test_sixteen_threads_get_identical_vectors(request: pytest.FixtureRequest, which: str) -> None:
     encoder = PEGEncoder(request.getfixturevalue(which), dtype="float32" if which == "static_model" else "auto")
     texts = [text * n for n in (1, 2, 3) for text in CHINESE]
     alone = encoder.encode_documents(texts)
@@ -281,7 +290,7 @@ def test_sixteen_threads_get_identical_vectors(request, which):
             np.testing.assert_array_equal(vectors, alone)
 
 
-def test_a_pickle_carries_no_weights_and_comes_back_equal(static_model):
+def test_a_pickle_carries_no_weights_and_comes_back_equal(static_model: Path) -> None:
     encoder = PEGEncoder(static_model, truncate_dim=16, query_prompt="问：")
     carried = pickle.dumps(encoder)
     assert len(carried) < 2_000
@@ -290,12 +299,14 @@ def test_a_pickle_carries_no_weights_and_comes_back_equal(static_model):
     assert copy.identity == encoder.identity
 
 
-def test_close_frees_and_refuses(tiny_bert):
+def test_close_frees_and_refuses(tiny_bert: Path) -> None:
     import gc
     import weakref
 
     with PEGEncoder(tiny_bert) as encoder:
-        weights = weakref.ref(encoder._get_model()[1]._model)
+        backend: Any = encoder._get_model()[1]
+        weights = weakref.ref(backend._model)
+        del backend
     gc.collect()
     assert weights() is None
     with pytest.raises(PegRagError, match="closed"):
@@ -303,7 +314,7 @@ def test_close_frees_and_refuses(tiny_bert):
     encoder.close()
 
 
-def test_weights_that_give_no_finite_vector_are_an_error(static_model, tmp_path):
+def test_weights_that_give_no_finite_vector_are_an_error(static_model: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     folder = Path(shutil.copytree(static_model, tmp_path / "nan"))
@@ -322,14 +333,14 @@ def change_tensors(folder: Path, change: Callable[[str, np.ndarray], np.ndarray]
 
 
 @pytest.mark.parametrize("which", ["tiny_bert", "static_model"])
-def test_weights_of_zeros_are_an_error(request, which, tmp_path):
+def test_weights_of_zeros_are_an_error(request: pytest.FixtureRequest, which: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(request.getfixturevalue(which), tmp_path / "zeros"))
     change_tensors(folder, lambda _, tensor: np.zeros_like(tensor))
     with pytest.raises(DamagedModel, match=r"model\.safetensors.*zero"):
         PEGEncoder(folder)
 
 
-def test_a_transformer_that_gives_a_zero_vector_is_an_error(tiny_bert, tmp_path):
+def test_a_transformer_that_gives_a_zero_vector_is_an_error(tiny_bert: Path, tmp_path: Path) -> None:
     """The file of weights was cut and filled up with zeros: the token vectors are there, the last layer is not."""
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "zeros"))
     change_tensors(folder, lambda name, tensor: np.zeros_like(tensor) if "layer.1." in name else tensor)
@@ -337,7 +348,7 @@ def test_a_transformer_that_gives_a_zero_vector_is_an_error(tiny_bert, tmp_path)
         PEGEncoder(folder).encode_documents(["花呗"])
 
 
-def test_a_table_that_is_shorter_than_the_vocabulary_is_an_error(tmp_path):
+def test_a_table_that_is_shorter_than_the_vocabulary_is_an_error(tmp_path: Path) -> None:
     from peg_rag.models import bundled_path
 
     folder = Path(shutil.copytree(bundled_path("peg-mini"), tmp_path / "short"))
@@ -363,7 +374,9 @@ def move_first_token(tokenizer: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [add_token, move_first_token])
-def test_token_ids_beyond_the_weights_are_an_error(tiny_bert, tmp_path, change):
+def test_token_ids_beyond_the_weights_are_an_error(
+    tiny_bert: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "beyond"))
     (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
@@ -373,7 +386,9 @@ def test_token_ids_beyond_the_weights_are_an_error(tiny_bert, tmp_path, change):
         PEGEncoder(folder)
 
 
-def test_absurd_sizes_are_refused_before_anything_is_built(tiny_bert, tmp_path, monkeypatch):
+def test_absurd_sizes_are_refused_before_anything_is_built(
+    tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import transformers
 
     folder = Path(shutil.copytree(tiny_bert, tmp_path / "absurd"))
@@ -386,27 +401,29 @@ def test_absurd_sizes_are_refused_before_anything_is_built(tiny_bert, tmp_path, 
 
 
 @pytest.mark.parametrize("which", ["tiny_bert", "static_model"])
-def test_a_damaged_tokenizer_is_named(request, which, tmp_path):
+def test_a_damaged_tokenizer_is_named(request: pytest.FixtureRequest, which: str, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(request.getfixturevalue(which), tmp_path / "model"))
     (folder / "tokenizer.json").write_text("{")
     with pytest.raises(DamagedModel, match="tokenizer"):
         PEGEncoder(folder)
 
 
-def test_progress_is_shown_only_when_asked(static_model, capsys):
+def test_progress_is_shown_only_when_asked(static_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     PEGEncoder(static_model).encode_documents(CHINESE)
     assert capsys.readouterr().err == ""
     PEGEncoder(static_model).encode_documents(CHINESE, show_progress=True)
     assert "embed documents" in capsys.readouterr().err
 
 
-def test_out_of_memory_halves_the_batch(tiny_bert, monkeypatch, caplog):
+def test_out_of_memory_halves_the_batch(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     encoder = PEGEncoder(tiny_bert, dtype="float32")
-    backend = encoder._get_model()[1]
+    backend: Any = encoder._get_model()[1]
     forward = backend._run_model
     expected = encoder.encode_documents(CHINESE)
 
-    def cramped(token_ids):
+    def cramped(token_ids: list[list[int]]) -> Any:
         if len(token_ids) > 3:
             raise torch.OutOfMemoryError("no room")
         return forward(token_ids)
@@ -417,7 +434,7 @@ def test_out_of_memory_halves_the_batch(tiny_bert, monkeypatch, caplog):
     assert "halved" in caplog.text
 
 
-def test_a_static_model_needs_no_torch(static_model):
+def test_a_static_model_needs_no_torch(static_model: Path) -> None:
     code = (
         "import sys; from peg_rag import PEGEncoder; "
         f"print(PEGEncoder({str(static_model)!r}).encode_documents(['花呗']).shape, 'torch' in sys.modules)"

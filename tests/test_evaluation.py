@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Evaluation sets, exact search and metrics: against hand-worked values, trec_eval's own code and brute force."""
 
 import gzip
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import pytrec_eval
+from conftest import LetterEncoder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -195,7 +195,7 @@ def test_exact_search_refuses_shapes_that_do_not_fit() -> None:
         exact_search(np.zeros((2, 3)), np.zeros((4, 3)), 0)
 
 
-def test_evaluate_end_to_end(tmp_path: Path, letters) -> None:
+def test_evaluate_end_to_end(tmp_path: Path, letters: LetterEncoder) -> None:
     result = evaluate(letters, load_beir(write_beir(tmp_path / "toy")))
     assert (result.dataset, result.system) == ("toy", letters.identity)
     assert result.query_ids == ("q0", "q1")

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """What an evaluation leaves behind, and the command that does it all."""
 
 import json
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from conftest import LetterEncoder
 from sample_files import static_model
 
 from peg_rag.cli.app import run
@@ -23,7 +23,7 @@ SETS = [
 
 
 @pytest.fixture
-def results(letters) -> list[Evaluation]:
+def results(letters: LetterEncoder) -> list[Evaluation]:
     return list(evaluate_all([Dense(letters, "letters"), BM25s(), Indexed("lexical")], SETS))
 
 

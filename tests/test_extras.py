@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Each extra alone is enough for what it promises: everything installed beyond it is hidden from the import system."""
 
 import importlib.metadata as metadata
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from functools import cache
+from pathlib import Path
 
 import pytest
 import yaml
@@ -120,7 +120,7 @@ def test_the_workflow_tries_every_extra() -> None:
 
 
 @pytest.mark.parametrize("extra", PROMISES)
-def test_each_extra_alone_keeps_its_promise(extra, tiny_bert):
+def test_each_extra_alone_keeps_its_promise(extra: str, tiny_bert: Path) -> None:
     hidden = hidden_modules(extra)
     assert "pytest" in hidden
     code = RUNNER + PROMISES[extra]

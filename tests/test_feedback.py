@@ -1,13 +1,16 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Ratings of answers: kept, refused, exported, scored, trained on and reported."""
 
 import json
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,10 +20,10 @@ from serving_fixtures import AUTH, KEY, make_store, running, served_model, threa
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.cli.app import run
-from peg_rag.errors import DamagedIndex, IndexBusy
+from peg_rag.errors import DamagedIndex, DataError, IndexBusy
 from peg_rag.evaluation import load_beir
 from peg_rag.feedback import FeedbackStore, RatedPassage, Rating
-from peg_rag.feedback.export import collect_judgements, query_id
+from peg_rag.feedback.export import collect_judgements, export_feedback, query_id
 from peg_rag.feedback.report import count_weeks, write_report
 from peg_rag.feedback.store import FEEDBACK_FILE
 from peg_rag.serving.app import create_app
@@ -32,17 +35,18 @@ from peg_rag.training.adapt.split import read_documents, split
 __all__ = ["served_model"]
 
 ID = "0123456789abcdef" * 2
+Rated = tuple[Path, Path, dict[str, str]]  # store, model, passages
 
 
-def rating(number=0, **changes):
-    fields = {"id": f"{number:032x}", "question": "花呗如何还款", "vote": "up", "created_ms": number}
+def rating(number: int = 0, **changes: Any) -> Rating:
+    fields: dict[str, Any] = {"id": f"{number:032x}", "question": "花呗如何还款", "vote": "up", "created_ms": number}
     return Rating(**fields | changes)
 
 
 # -- the store ---------------------------------------------------------------------------------------------------------
 
 
-def test_ratings_come_back_as_they_were_put(tmp_path):
+def test_ratings_come_back_as_they_were_put(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path)
     assert (len(store), store.read()) == (0, [])
     assert not store.file.exists()  # reading makes no file
@@ -54,7 +58,7 @@ def test_ratings_come_back_as_they_were_put(tmp_path):
     assert store.read() == [first, rating(2, vote="down", model="m")]
 
 
-def test_a_rating_that_is_sent_again_replaces_itself(tmp_path):
+def test_a_rating_that_is_sent_again_replaces_itself(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path)
     store.put(rating(1, passages=(RatedPassage("a", True, True), RatedPassage("b", True, False))))
     changed = rating(1, vote="down", passages=(RatedPassage("b", False, True),))
@@ -63,7 +67,7 @@ def test_a_rating_that_is_sent_again_replaces_itself(tmp_path):
     assert len(store) == 1
 
 
-def test_what_was_acknowledged_outlives_kill_9(tmp_path):
+def test_what_was_acknowledged_outlives_kill_9(tmp_path: Path) -> None:
     script = (
         "import sys; from peg_rag.feedback import FeedbackStore, Rating\n"
         f"store = FeedbackStore({str(tmp_path)!r})\n"
@@ -91,13 +95,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def kill_within(file, statement):
+def kill_within(file: Path, statement: str) -> None:
     """Leave the journal of a transaction that was never committed."""
     subprocess.run([sys.executable, "-c", _KILLED_IN_A_TRANSACTION, str(file), statement])
     assert file.with_name(f"{file.name}-journal").exists()
 
 
-def test_ratings_are_read_after_a_process_was_killed_within_one(tmp_path):
+def test_ratings_are_read_after_a_process_was_killed_within_one(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path)
     ratings = [rating(number, reason="长" * 1_000) for number in range(50)]
     for each in ratings:
@@ -108,7 +112,7 @@ def test_ratings_are_read_after_a_process_was_killed_within_one(tmp_path):
     assert len(store) == 50
 
 
-def test_a_process_killed_within_the_first_rating_leaves_none(tmp_path):
+def test_a_process_killed_within_the_first_rating_leaves_none(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path)
     store.file.touch()
     assert (len(store), store.read()) == (0, [])
@@ -116,7 +120,7 @@ def test_a_process_killed_within_the_first_rating_leaves_none(tmp_path):
     assert store.read() == [rating(1)]
 
 
-def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path):
+def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path)
     store.file.mkdir()
     with pytest.raises(OSError, match=FEEDBACK_FILE):
@@ -125,7 +129,7 @@ def test_a_file_that_cannot_be_opened_is_an_error_that_names_it(tmp_path):
         store.put(rating(1))
 
 
-def test_many_threads_lose_nothing(tmp_path):
+def test_many_threads_lose_nothing(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path, timeout_s=60)
     threads = [
         threading.Thread(target=lambda n=n: [store.put(rating(10 * n + i)) for i in range(10)]) for n in range(8)
@@ -137,7 +141,7 @@ def test_many_threads_lose_nothing(tmp_path):
     assert len(store) == 80
 
 
-def test_a_store_that_another_process_writes_to_is_busy(tmp_path):
+def test_a_store_that_another_process_writes_to_is_busy(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path, timeout_s=0.1)
     store.put(rating(1))
     other = sqlite3.connect(store.file, isolation_level=None)
@@ -149,7 +153,7 @@ def test_a_store_that_another_process_writes_to_is_busy(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["rubbish", "newer"])
-def test_a_file_that_cannot_be_read_is_named_and_kept(tmp_path, damage):
+def test_a_file_that_cannot_be_read_is_named_and_kept(tmp_path: Path, damage: str) -> None:
     store = FeedbackStore(tmp_path)
     if damage == "rubbish":
         store.file.write_bytes(b"no database at all" * 100)
@@ -169,13 +173,13 @@ def test_a_file_that_cannot_be_read_is_named_and_kept(tmp_path, damage):
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory, served_model):
+def served(tmp_path_factory: pytest.TempPathFactory, served_model: str) -> Iterator[tuple[httpx.Client, Path]]:
     store = make_store(tmp_path_factory.mktemp("feedback"), served_model)
     with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
         yield client, store
 
 
-def test_a_rating_is_kept_and_can_be_changed(served):
+def test_a_rating_is_kept_and_can_be_changed(served: tuple[httpx.Client, Path]) -> None:
     client, store = served
     hits = client.post("/search", json={"query": "花呗如何还款"}).json()["hits"]
     passages = [{"passage_id": hit["id"], "cited": place == 0} for place, hit in enumerate(hits)]
@@ -210,7 +214,9 @@ def test_a_rating_is_kept_and_can_be_changed(served):
         {"unknown": 1},
     ],
 )
-def test_what_is_no_rating_is_refused_and_changes_nothing(served, change):
+def test_what_is_no_rating_is_refused_and_changes_nothing(
+    served: tuple[httpx.Client, Path], change: dict[str, Any]
+) -> None:
     client, store = served
     before = FeedbackStore(store).read()
     body = json.dumps({"question": "花呗如何还款", "vote": "up"} | change)
@@ -220,7 +226,7 @@ def test_what_is_no_rating_is_refused_and_changes_nothing(served, change):
     assert FeedbackStore(store).read() == before
 
 
-def test_no_key_no_rating(served):
+def test_no_key_no_rating(served: tuple[httpx.Client, Path]) -> None:
     client, store = served
     before = len(FeedbackStore(store))
     body = {"question": "花呗如何还款", "vote": "up"}
@@ -229,7 +235,7 @@ def test_no_key_no_rating(served):
     assert len(FeedbackStore(store)) == before
 
 
-def test_a_store_that_is_open_for_reading_only_keeps_none(tmp_path, served_model):
+def test_a_store_that_is_open_for_reading_only_keeps_none(tmp_path: Path, served_model: str) -> None:
     store = make_store(tmp_path, served_model)
     with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
         app = create_app(encoder, KnowledgeBase(store, index, encoder), keys=ApiKeys([KEY]))
@@ -241,7 +247,7 @@ def test_a_store_that_is_open_for_reading_only_keeps_none(tmp_path, served_model
     assert not (store / FEEDBACK_FILE).exists()
 
 
-def test_ratings_outlive_an_index_that_is_made_anew(tmp_path, served_model):
+def test_ratings_outlive_an_index_that_is_made_anew(tmp_path: Path, served_model: str) -> None:
     store = make_store(tmp_path, served_model)
     FeedbackStore(store).put(rating(1))
     for file in store.iterdir():
@@ -256,14 +262,14 @@ CHARACTERS = "".join(chr(0x4E00 + i) for i in range(600))
 FILLERS, WORDS = CHARACTERS[:40], CHARACTERS[40:]
 
 
-def make_passage(draw):
+def make_passage(draw: random.Random) -> str:
     """Four sentences that share two of many words, among fillers."""
     words = draw.sample(WORDS, 2)
     return "".join("".join(draw.choices(FILLERS, k=18)) + draw.choice(words) * 2 + "。" for _ in range(4))
 
 
 @pytest.fixture(scope="module")
-def rated(tmp_path_factory):
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Rated:
     """A store of 200 passages, 60 of which were asked for by a sentence of theirs: (store, model, passages)."""
     folder = tmp_path_factory.mktemp("rated")
     draw = random.Random(0)
@@ -284,13 +290,13 @@ def rated(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(rated, tmp_path_factory):
+def exported(rated: Rated, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported") / "set"
     assert run(["feedback", "export", str(rated[0]), str(folder)]) == 3  # a judged passage is gone
     return folder
 
 
-def judge(*ratings, present=("a", "b")):
+def judge(*ratings: Rating, present: Sequence[str] = ("a", "b")) -> Any:
     """The grades of 问题 by these ratings of passages that are all in the index but for those not `present`."""
     with PEGIndex() as index:
         index.upsert(list(present), [f"段落{name}" for name in present], np.ones((len(present), 2), np.float32))
@@ -315,7 +321,7 @@ UP, DOWN = {"vote": "up", "question": "问题"}, {"vote": "down", "question": "�
         ([(UP, "a", True, False), (DOWN, "b", True, False)], {"a": 1, "b": 0}),
     ],
 )
-def test_what_most_ratings_say_is_the_grade(ratings, grades):
+def test_what_most_ratings_say_is_the_grade(ratings: list[tuple[Any, ...]], grades: dict[str, int] | None) -> None:
     made = [
         rating(number, passages=(RatedPassage(name, cited, useful),), **fields)
         for number, (fields, name, cited, useful) in enumerate(ratings)
@@ -325,7 +331,7 @@ def test_what_most_ratings_say_is_the_grade(ratings, grades):
     assert judgements.gone == 0
 
 
-def test_one_question_in_several_writings_is_one():
+def test_one_question_in_several_writings_is_one() -> None:
     passages = (RatedPassage("a", True, False),)
     judgements = judge(
         rating(1, question="VPN 怎么连？", passages=passages), rating(2, question=" ｖｐｎ怎么连? ", passages=passages)
@@ -333,7 +339,7 @@ def test_one_question_in_several_writings_is_one():
     assert judgements.queries == {query_id("vpn怎么连?"): "VPN 怎么连？"}
 
 
-def test_an_export_is_a_beir_folder_of_what_was_rated(rated, exported):
+def test_an_export_is_a_beir_folder_of_what_was_rated(rated: Rated, exported: Path) -> None:
     store, _, texts = rated
     dataset = load_beir(exported)
     assert dict(dataset.corpus) == texts
@@ -348,7 +354,7 @@ def test_an_export_is_a_beir_folder_of_what_was_rated(rated, exported):
     assert (exported / "corpus.jsonl").read_bytes() == before
 
 
-def test_nothing_to_export_is_said(tmp_path, rated, capsys):
+def test_nothing_to_export_is_said(tmp_path: Path, rated: Rated, capsys: pytest.CaptureFixture[str]) -> None:
     with PEGIndex(tmp_path / "kb") as index:
         index.upsert(["a"], ["一"], np.ones((1, 2), np.float32))
     assert run(["feedback", "export", str(tmp_path / "kb"), str(tmp_path / "set")]) == 1
@@ -356,7 +362,18 @@ def test_nothing_to_export_is_said(tmp_path, rated, capsys):
     assert not (tmp_path / "set").exists()
 
 
-def test_an_export_is_scored_and_trained_on(rated, exported, tmp_path, capsys):
+def test_an_id_that_breaks_the_table_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    with PEGIndex(tmp_path / "kb") as index:
+        index.upsert(["a\tb"], ["花呗还款"], np.ones((1, 4), dtype=np.float32))
+        judged = rating(passages=(RatedPassage("a\tb", True, True),))
+        with pytest.raises(DataError, match=r"a\\tb"):
+            export_feedback([judged], index, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_is_scored_and_trained_on(
+    rated: Rated, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, model, _ = rated
     assert run(["evaluate", str(exported), "--model", str(model), "--systems", "dense,hybrid"]) == 0
     assert "nDCG@10" in capsys.readouterr().out
@@ -366,7 +383,7 @@ def test_an_export_is_scored_and_trained_on(rated, exported, tmp_path, capsys):
     assert run(["evaluate", str(exported), "-m", str(model), "-m", str(out), "-s", "dense"]) == 0
 
 
-def test_the_judged_questions_are_taught_or_asked_and_never_both(exported):
+def test_the_judged_questions_are_taught_or_asked_and_never_both(exported: Path) -> None:
     texts = read_documents(exported)
     assert len(texts.judged) == 60
     lesson, *exams = split(texts.documents, 0.2, 0, texts.judged)
@@ -389,28 +406,34 @@ def test_the_judged_questions_are_taught_or_asked_and_never_both(exported):
         assert len(positives) == len(set(positives)), name  # no passage twice in a batch
 
 
-def test_a_report_shows_the_thumbs_and_the_scores(rated, tmp_path, capsys):
+def test_a_report_shows_the_thumbs_and_the_scores(
+    rated: Rated, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     store, model, _ = rated
     page = tmp_path / "report.html"
     arguments = ["feedback", "report", str(store), str(page), "-m", str(model), "--against", "peg-mini"]
-    assert run(arguments) == 0
+    earlier = shutil.copytree(store, tmp_path / "earlier" / store.name)
+    assert run([*arguments, "--against", str(earlier)]) == 0
     out = capsys.readouterr().out
     assert "62 ratings, 61 useful; 60 questions" in out
     assert "store kb  nDCG@10" in out
     assert "model peg-mini  nDCG@10" in out
+    assert f"store {earlier}  nDCG@10" in out  # not to be confused with the present one of the same name
     html = page.read_text(encoding="utf-8")
     assert html.count("<svg") == 2
     assert "<script" not in html
     assert "store kb" in html
 
 
-def test_a_report_of_a_store_without_ratings(tmp_path, served_model, capsys):
+def test_a_report_of_a_store_without_ratings(
+    tmp_path: Path, served_model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     store = make_store(tmp_path, served_model)
     assert run(["feedback", "report", str(store), str(tmp_path / "r.html")]) == 0
     assert "There are no ratings yet" in (tmp_path / "r.html").read_text(encoding="utf-8")
 
 
-def test_weeks_begin_on_monday_and_leave_none_out():
+def test_weeks_begin_on_monday_and_leave_none_out() -> None:
     day = 86_400_000
     ratings = [
         rating(n, created_ms=4 * day + days * day, vote=vote)
@@ -421,7 +444,7 @@ def test_weeks_begin_on_monday_and_leave_none_out():
     assert [(week.up, week.down) for week in weeks] == [(1, 1), (1, 0), (0, 0), (0, 0), (1, 1)]
 
 
-def test_what_readers_wrote_is_shown_and_never_run(tmp_path):
+def test_what_readers_wrote_is_shown_and_never_run(tmp_path: Path) -> None:
     judgements = judge()
     page = tmp_path / "r.html"
     write_report(page, [rating(1, vote="down", question="<script>1</script>", reason="<img src=x>")], judgements, [])

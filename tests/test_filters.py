@@ -212,7 +212,13 @@ def test_sql_and_python_agree_10_000_times() -> None:
 
 @pytest.mark.parametrize(
     ("where", "looks"),
-    [({"s": "a\x00"}, 1), ({"s": "a", "n": {"$gte": 0}}, 2), ({"$or": [{"s": "a"}, {"n": 1}]}, 6), ({"n": 1}, 6)],
+    [
+        ({"s": "a\x00"}, 1),
+        ({"s": {"$ne": "a"}}, 2),
+        ({"s": "a", "n": {"$gte": 0}}, 2),
+        ({"$or": [{"s": "a"}, {"n": 1}]}, 6),
+        ({"n": 1}, 6),
+    ],
 )
 def test_nul_is_looked_for_only_in_metadata_that_may_match(where: dict[str, Any], looks: int) -> None:
     connection = sqlite3.connect(":memory:")

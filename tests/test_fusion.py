@@ -1,7 +1,7 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Fusion by hand, and its laws."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -45,9 +45,9 @@ def test_convex_normalises_the_weights() -> None:
 
 
 def test_a_weighting_function_gets_the_rankings() -> None:
-    rankings_passed = {}
+    rankings_passed: dict[str, Mapping[str, float]] = {}
 
-    def weigh(rankings):
+    def weigh(rankings: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         rankings_passed.update(rankings)
         return {"dense": 2.0}
 
@@ -87,7 +87,7 @@ def test_no_ranking_and_empty_rankings() -> None:
     ("weights", "method"),
     [({"sparse": 1}, "rrf"), ({"dense": -1}, "convex"), ({"dense": float("nan")}, "rrf"), (None, "x")],
 )
-def test_invalid_arguments(weights, method) -> None:
+def test_invalid_arguments(weights: Mapping[str, float] | None, method: Any) -> None:
     with pytest.raises(InvalidInput):
         fuse(BOTH, weights, method=method)
 
@@ -96,7 +96,9 @@ scores = st.dictionaries(st.sampled_from("abcdefgh"), st.floats(-5, 5), max_size
 
 
 @given(scores, scores, st.sampled_from(["convex", "rrf"]))
-def test_every_document_is_ranked_once_and_in_order(dense, lexical, method) -> None:
+def test_every_document_is_ranked_once_and_in_order(
+    dense: dict[str, float], lexical: dict[str, float], method: Literal["convex", "rrf"]
+) -> None:
     fused = fuse({"dense": dense, "lexical": lexical}, method=method)
     assert set(fused) == set(dense) | set(lexical)
     assert list(fused.values()) == sorted(fused.values(), reverse=True)
@@ -104,7 +106,7 @@ def test_every_document_is_ranked_once_and_in_order(dense, lexical, method) -> N
 
 
 @given(scores.filter(lambda s: len(s) > 1), st.floats(0.1, 10), st.floats(-5, 5))
-def test_convex_ignores_the_scale_of_a_ranking(dense, factor, shift) -> None:
+def test_convex_ignores_the_scale_of_a_ranking(dense: dict[str, float], factor: float, shift: float) -> None:
     moved = {key: factor * score + shift for key, score in dense.items()}
     if max(dense.values()) - min(dense.values()) > 1e-3:
         one, other = fuse({"x": dense}, {"x": 1}), fuse({"x": moved}, {"x": 1})

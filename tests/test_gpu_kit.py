@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def run(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def texts(tokenizer_file: Path) -> "small.Texts":
+def texts(tokenizer_file: Path) -> Any:
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     rows = [tokenizer.encode(text).ids for text in TEXTS]
     tokens = np.concatenate([np.array(row, dtype=np.uint16) for row in rows])
@@ -69,7 +70,7 @@ def texts(tokenizer_file: Path) -> "small.Texts":
 
 
 def test_unpacked_encoder_gives_the_vectors_of_the_kit(
-    run: Path, texts: "small.Texts", tokenizer_file: Path, tmp_path: Path
+    run: Path, texts: Any, tokenizer_file: Path, tmp_path: Path
 ) -> None:
     unpack.write_encoder(tmp_path / "encoder", run, tokenizer_file)
     scorer = small.Scorer(texts, torch.device("cpu"), tokens=64)
@@ -82,7 +83,7 @@ def test_unpacked_encoder_gives_the_vectors_of_the_kit(
 
 
 def test_unpacked_cross_encoder_gives_the_scores_of_the_kit(
-    run: Path, texts: "small.Texts", tokenizer_file: Path, tmp_path: Path
+    run: Path, texts: Any, tokenizer_file: Path, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("transformers")
     unpack.write_cross_encoder(tmp_path / "cross", run, tokenizer_file)
@@ -100,7 +101,7 @@ def test_unpacked_cross_encoder_gives_the_scores_of_the_kit(
     torch.testing.assert_close(scores, expected, atol=2e-4, rtol=1e-4)
 
 
-def test_padding_leaves_out_the_gap(texts: "small.Texts") -> None:
+def test_padding_leaves_out_the_gap(texts: Any) -> None:
     rows = texts.rows(np.array([1]))
     whole = texts.pad(rows, 510)[0]
     cut = small.Rows(rows.starts, rows.lengths - 3, np.array([2]), np.array([3]))
@@ -147,7 +148,7 @@ def test_optimizer_is_adamw() -> None:
     torch.testing.assert_close(ours.bias, reference.bias, atol=1e-6, rtol=1e-5)
 
 
-def test_validation_is_ndcg_of_the_rankings(run: Path, texts: "small.Texts") -> None:
+def test_validation_is_ndcg_of_the_rankings(run: Path, texts: Any) -> None:
     generator = np.random.default_rng(3)
     lengths = generator.integers(2, 9, 90)
     tokens = generator.integers(5, 40, int(lengths.sum())).astype(np.uint16)

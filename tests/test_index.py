@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -32,7 +32,8 @@ def fill_index(index: PEGIndex, n: int, dimension: int = DIMENSION) -> np.ndarra
         vectors,
         [{"i": i, "even": i % 2 == 0, "tenth": f"t{i % 10}"} for i in range(n)],
     )
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
 
 
 # -- the index against a model ----------------------------------------------------------------------------------------
@@ -47,7 +48,7 @@ texts = st.text(alphabet="花呗还款绑定卡 ab", max_size=6)
 class IndexModel(RuleBasedStateMachine):
     """Random writes and reads; the model is a dict in the order of writing."""
 
-    storage = "float32"
+    storage: Literal["float32", "float16", "int8"] = "float32"
     path: Path | None = None
 
     @initialize()
@@ -484,10 +485,16 @@ def test_mmr_equals_its_definition() -> None:
 
 
 def test_settings_are_compared_on_opening(tmp_path: Path) -> None:
-    options = {"identity": "peg-mini@1/mean/256", "dimension": 2, "tokenizer": "bigram", "storage": "float16"}
+    options: dict[str, Any] = {
+        "identity": "peg-mini@1/mean/256",
+        "dimension": 2,
+        "tokenizer": "bigram",
+        "storage": "float16",
+    }
     with PEGIndex(tmp_path / "kb", **options) as index:
         index.upsert(**GOOD)
-    for name, other in {"identity": "TownsWu/PEG", "dimension": 3, "tokenizer": "jieba", "storage": "int8"}.items():
+    others: dict[str, Any] = {"identity": "TownsWu/PEG", "dimension": 3, "tokenizer": "jieba", "storage": "int8"}
+    for name, other in others.items():
         with pytest.raises(IndexMismatch) as error:
             PEGIndex(tmp_path / "kb", **{name: other})
         assert str(options[name]) in str(error.value)

@@ -35,7 +35,7 @@ def vector(number: int) -> np.ndarray:
 
 
 def add(index: PEGIndex, *numbers: int) -> None:
-    index.upsert([f"d{n}" for n in numbers], [f"第{n}号" for n in numbers], [vector(n) for n in numbers])
+    index.upsert([f"d{n}" for n in numbers], [f"第{n}号" for n in numbers], np.stack([vector(n) for n in numbers]))
 
 
 def ids(path: Path) -> set[str]:
@@ -463,7 +463,8 @@ def test_a_fork_inside_a_transaction_fails_only_in_the_child(tmp_path: Path) -> 
 
             with context:
                 child = Child(work)
-            return child.result()
+            result: str | None = child.result()
+            return result
 
         assert "PEGIndex(" in str(work_inside(index._db.reading()))
         assert "PEGIndex(" in str(work_inside(index._db.writing()))

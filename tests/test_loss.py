@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The tiled loss is held to its dense definition, and the definition to values worked out by hand."""
 
 import copy
@@ -154,6 +153,16 @@ def test_own_negatives_are_seen_by_their_query_alone() -> None:
     assert before.document_gradient[hard].abs().max() > 0
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_batch_without_weight_teaches_nothing(symmetric: bool) -> None:
+    queries, documents, pairs = make_batch(3, [2, 0, 3], 0, False)
+    weightless = replace(pairs, query_weights=torch.zeros(3))
+    options = LossOptions(symmetric=symmetric)
+    result = tiled_loss(queries, documents, weightless, options)
+    assert result.loss.item() == dense_loss(queries, documents, weightless, options).item() == 0
+    assert result.query_gradient.abs().max() == result.document_gradient.abs().max() == 0
+
+
 @pytest.mark.parametrize(
     "texts",
     [
@@ -245,9 +254,11 @@ def test_accuracy_by_brute_force_whether_positives_outweigh_all_negatives_or_not
 class LargestTensor(TorchDispatchMode):
     """Notes the number of elements of the largest tensor that any operation returns."""
 
-    largest = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         sizes = [leaf.numel() for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         self.largest = max([self.largest, *sizes])
@@ -330,7 +341,7 @@ class DenormalFactors(TorchDispatchMode):
     """Counts the matrix products, and the denormal numbers in what is multiplied."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.products = 0
         self.denormals = 0
 

@@ -3,7 +3,9 @@
 import json
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,7 @@ from peg_rag.models import _KNOWN, bundled_path, resolve
 
 
 @pytest.fixture
-def folder(tiny_bert, tmp_path):
+def folder(tiny_bert: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_bert, tmp_path / "model"))
 
 
@@ -21,7 +23,7 @@ def write(file: Path, content: object) -> None:
     file.write_text(json.dumps(content))
 
 
-def sentence_transformers_layout(folder: Path, pooling: dict[str, object]) -> None:
+def sentence_transformers_layout(folder: Path, pooling: object) -> None:
     write(
         folder / "modules.json",
         [
@@ -32,7 +34,7 @@ def sentence_transformers_layout(folder: Path, pooling: dict[str, object]) -> No
     write(folder / "1_Pooling" / "config.json", pooling)
 
 
-def test_pooling_has_one_order_of_authority(folder, caplog):
+def test_pooling_has_one_order_of_authority(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         assert resolve(folder).pooling == "cls"
     assert "does not say how its token vectors are pooled" in caplog.text
@@ -56,12 +58,12 @@ def test_pooling_has_one_order_of_authority(folder, caplog):
         ({}, "mean"),
     ],
 )
-def test_both_generations_of_pooling_files_are_read(folder, config, pooling):
+def test_both_generations_of_pooling_files_are_read(folder: Path, config: dict[str, Any], pooling: str) -> None:
     sentence_transformers_layout(folder, config)
     assert resolve(folder).pooling == pooling
 
 
-def test_pooling_that_we_cannot_do_is_refused_not_replaced(folder):
+def test_pooling_that_we_cannot_do_is_refused_not_replaced(folder: Path) -> None:
     sentence_transformers_layout(folder, {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True})
     with pytest.raises(DamagedModel, match=r"cls\+mean"):
         resolve(folder)
@@ -69,13 +71,13 @@ def test_pooling_that_we_cannot_do_is_refused_not_replaced(folder):
         resolve(folder, pooling="average")
 
 
-def test_a_module_we_do_not_run_is_refused(folder):
+def test_a_module_we_do_not_run_is_refused(folder: Path) -> None:
     write(folder / "modules.json", [{"idx": 2, "path": "2_Dense", "type": "sentence_transformers.models.Dense"}])
     with pytest.raises(DamagedModel, match="Dense"):
         resolve(folder)
 
 
-def hub_copy(monkeypatch, folder):
+def hub_copy(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
@@ -92,7 +94,15 @@ def hub_copy(monkeypatch, folder):
         ("intfloat/multilingual-e5-large", "mean", "query: ", "passage: "),
     ],
 )
-def test_known_hub_ids(monkeypatch, tiny_bert, hub_id, pooling, query_prompt, document_prompt, caplog):
+def test_known_hub_ids(
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_bert: Path,
+    hub_id: str,
+    pooling: str,
+    query_prompt: str,
+    document_prompt: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     hub_copy(monkeypatch, tiny_bert)
     spec = resolve(hub_id)
     assert (spec.pooling, spec.query_prompt, spec.document_prompt) == (pooling, query_prompt, document_prompt)
@@ -100,11 +110,11 @@ def test_known_hub_ids(monkeypatch, tiny_bert, hub_id, pooling, query_prompt, do
     assert not caplog.records
 
 
-def test_the_table_of_known_ids_starts_with_peg():
+def test_the_table_of_known_ids_starts_with_peg() -> None:
     assert _KNOWN[0][0] == "TownsWu/PEG"
 
 
-def test_the_default_is_peg_and_the_environment_can_change_it(monkeypatch, tiny_bert):
+def test_the_default_is_peg_and_the_environment_can_change_it(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path) -> None:
     hub_copy(monkeypatch, tiny_bert)
     monkeypatch.delenv("PEG_RAG_MODEL", raising=False)
     assert resolve().name == "TownsWu/PEG"
@@ -112,19 +122,19 @@ def test_the_default_is_peg_and_the_environment_can_change_it(monkeypatch, tiny_
     assert resolve().path == bundled_path("peg-mini")
 
 
-def test_an_unreachable_hub_is_an_error_that_names_the_ways_out():
+def test_an_unreachable_hub_is_an_error_that_names_the_ways_out() -> None:
     with pytest.raises(ModelNotAvailable, match="local folder") as caught:
         resolve("TownsWu/PEG-that-is-nowhere")
     assert "peg-mini" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "a/b/c", Path("nowhere")])
-def test_a_folder_that_is_not_there_never_becomes_a_hub_id(name):
+def test_a_folder_that_is_not_there_never_becomes_a_hub_id(name: str | Path) -> None:
     with pytest.raises(ModelNotAvailable, match="no such folder"):
         resolve(name)
 
 
-def test_limits_are_the_smallest_named(folder):
+def test_limits_are_the_smallest_named(folder: Path) -> None:
     assert resolve(folder).max_length == 64
     write(folder / "sentence_bert_config.json", {"max_seq_length": 40})
     assert resolve(folder).max_length == 40
@@ -134,13 +144,13 @@ def test_limits_are_the_smallest_named(folder):
             resolve(folder, max_length=wrong)
 
 
-def test_prompts_come_from_the_folder(folder):
+def test_prompts_come_from_the_folder(folder: Path) -> None:
     write(folder / "config_sentence_transformers.json", {"prompts": {"query": "问：", "passage": "文："}})
     spec = resolve(folder)
     assert (spec.query_prompt, spec.document_prompt) == ("问：", "文：")
 
 
-def test_fingerprint_follows_the_weights_not_the_name(folder, tmp_path):
+def test_fingerprint_follows_the_weights_not_the_name(folder: Path, tmp_path: Path) -> None:
     same = Path(shutil.copytree(folder, tmp_path / "copy"))
     assert resolve(same).fingerprint == resolve(folder).fingerprint
     weights = bytearray((same / "model.safetensors").read_bytes())
@@ -164,7 +174,7 @@ def test_fingerprint_follows_the_weights_not_the_name(folder, tmp_path):
         (lambda f: write(f / "peg_rag.json", {"format": 99}), "peg_rag.json"),
     ],
 )
-def test_damage_names_the_file(folder, damage, named):
+def test_damage_names_the_file(folder: Path, damage: Callable[[Path], object], named: str) -> None:
     damage(folder)
     with pytest.raises(DamagedModel, match=named):
         resolve(folder)
@@ -183,6 +193,11 @@ def shard_elsewhere(folder: Path, shard: object) -> None:
     shutil.copy(folder / "model.safetensors", folder.parent / "stolen.safetensors")
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     write(folder / "model.safetensors.index.json", {"weight_map": {"a": "model-1.safetensors", "b": shard}})
+
+
+def write_shard_index(folder: Path, index: object) -> None:
+    shard_elsewhere(folder, "a")
+    write(folder / "model.safetensors.index.json", index)
 
 
 def pooling_elsewhere(folder: Path, path: object) -> None:
@@ -237,9 +252,9 @@ def safetensors_header(folder: Path, header: bytes) -> None:
         (lambda f: shard_elsewhere(f, "a/../../stolen.safetensors"), r"index\.json.*outside"),
         (lambda f: shard_elsewhere(f, None), r"index\.json"),
         (lambda f: shard_elsewhere(f, "model-2.safetensors"), r"model-2\.safetensors"),
-        (lambda f: [shard_elsewhere(f, "a"), write(f / "model.safetensors.index.json", {"weight_map": {}})], "index"),
-        (lambda f: [shard_elsewhere(f, "a"), write(f / "model.safetensors.index.json", {"weight_map": []})], "index"),
-        (lambda f: [shard_elsewhere(f, "a"), write(f / "model.safetensors.index.json", [])], r"index\.json holds"),
+        (lambda f: write_shard_index(f, {"weight_map": {}}), "index"),
+        (lambda f: write_shard_index(f, {"weight_map": []}), "index"),
+        (lambda f: write_shard_index(f, []), r"index\.json holds"),
         (lambda f: safetensors_header(f, b"[]"), r"model\.safetensors"),
         (lambda f: safetensors_header(f, DEEP.encode()), r"model\.safetensors"),
         (lambda f: safetensors_header(f, b'{"a": []}'), r"model\.safetensors"),
@@ -247,14 +262,16 @@ def safetensors_header(folder: Path, header: bytes) -> None:
         (lambda f: safetensors_header(f, b'{"a": {"shape": [1], "data_offsets": ["", ""]}}'), r"model\.safetensors"),
     ],
 )
-def test_hostile_folders_are_refused_by_the_name_of_the_file(folder, damage, named):
+def test_hostile_folders_are_refused_by_the_name_of_the_file(
+    folder: Path, damage: Callable[[Path], object], named: str
+) -> None:
     damage(folder)
     with pytest.raises(DamagedModel, match=named) as caught:
         resolve(folder)
     assert len(str(caught.value)) < 500
 
 
-def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
+def test_links_of_the_hub_cache_are_followed(folder: Path, tmp_path: Path) -> None:
     """A snapshot of the cache holds links to blobs that lie outside of it."""
     (tmp_path / "blobs").mkdir()
     (folder / "model.safetensors").rename(tmp_path / "blobs" / "0123")
@@ -263,13 +280,15 @@ def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
     assert resolve(folder).dimension == 32
 
 
-def test_a_model_that_shares_layers_or_names_none_is_not_refused(folder):
+def test_a_model_that_shares_layers_or_names_none_is_not_refused(folder: Path) -> None:
     set_config(folder, num_hidden_layers=1, type_vocab_size=2, layer_norm_eps=1e-12, output_hidden_layers=[1, 2])
     assert resolve(folder).dimension == 32
 
 
 @pytest.mark.parametrize("name", ["peg_mini", "PEG-mini", "pegmini", "peg-mnii", "PEG_MINI", "peg-min"])
-def test_a_misspelt_bundled_name_is_answered_before_the_hub_is_asked(monkeypatch, name):
+def test_a_misspelt_bundled_name_is_answered_before_the_hub_is_asked(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
@@ -286,13 +305,13 @@ def test_a_misspelt_bundled_name_is_answered_before_the_hub_is_asked(monkeypatch
         ("TownsWu/peg-mini", "peg-mini"),
     ],
 )
-def test_what_no_hub_has_is_answered_with_what_may_be_meant(name, meant):
+def test_what_no_hub_has_is_answered_with_what_may_be_meant(name: str, meant: str) -> None:
     with pytest.raises(ModelNotAvailable, match=f"Did you mean '{meant}'"):
         resolve(name)
 
 
 @pytest.mark.parametrize("name", ["BAAI/bge-small-zh-v1.5", "bert-base-chinese", "TownsWu/PEG"])
-def test_other_names_are_answered_without_a_guess(name):
+def test_other_names_are_answered_without_a_guess(name: str) -> None:
     with pytest.raises(ModelNotAvailable) as caught:
         resolve(name)
     assert "Did you mean" not in str(caught.value)

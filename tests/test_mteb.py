@@ -38,8 +38,14 @@ from peg_rag.evaluation.mteb import MTEBModel  # noqa: E402
 QUERIES, DOCUMENTS, PAIRS = 120, 500, 300
 
 
-def metadata(name: str, kind: str, main_score: str) -> TaskMetadata:
-    unknown = {"date": None, "domains": None, "task_subtypes": None, "license": None, "annotations_creators": None}
+def metadata(name: str, kind: Any, main_score: str) -> TaskMetadata:
+    unknown: dict[str, Any] = {
+        "date": None,
+        "domains": None,
+        "task_subtypes": None,
+        "license": None,
+        "annotations_creators": None,
+    }
     return TaskMetadata(
         name=name,
         description="Local files.",
@@ -61,11 +67,14 @@ def metadata(name: str, kind: str, main_score: str) -> TaskMetadata:
 class Local:
     """A task over a set that `peg_rag.evaluation` read. mteb rounds its means, so each query's scores are kept."""
 
+    dataset: Any
+
     def __init__(self, source: RetrievalDataset) -> None:
         super().__init__()
-        self.source, self.per_query = source, {}
+        self.source = source
+        self.per_query: dict[str, dict[str, float]] = {}
 
-    def load_data(self, **_: Any) -> None:
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
         texts = {"corpus": self.source.corpus, "queries": self.source.queries}
         data: dict[str, Any] = {
             name: Dataset.from_list([{"id": key, "text": text} for key, text in rows.items()])
@@ -79,7 +88,9 @@ class Local:
     def candidates(self) -> dict[str, list[str]] | None:
         return None
 
-    def task_specific_scores(self, scores, qrels, results, hf_split, hf_subset) -> dict[str, float]:
+    def task_specific_scores(
+        self, scores: Any, qrels: Any, results: Any, hf_split: str, hf_subset: str
+    ) -> dict[str, float]:
         self.per_query, self.run = scores, results
         return {}
 
@@ -102,7 +113,7 @@ class LocalSTS(AbsTaskSTS):
         super().__init__()
         self.rows = rows
 
-    def load_data(self, **_: Any) -> None:
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
         self.dataset = {"test": Dataset.from_list(self.rows)}
         self.data_loaded = True
 
@@ -110,7 +121,8 @@ class LocalSTS(AbsTaskSTS):
 def run_mteb(model: MTEBModel, task: Any) -> dict[str, float]:
     task.load_data()  # mteb then leaves it loaded
     result = mteb.evaluate(model, task, cache=None, show_progress_bar=False, co2_tracker=False)
-    return result.task_results[0].scores["test"][0]
+    scores: dict[str, float] = result.task_results[0].scores["test"][0]
+    return scores
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +154,7 @@ def searched(model: MTEBModel, science: RetrievalDataset) -> tuple[LocalRetrieva
     return task, run_mteb(model, task)
 
 
-def test_retrieval_agrees_with_mteb_and_pytrec_eval(model: MTEBModel, science: RetrievalDataset, searched) -> None:
+def test_retrieval_agrees_with_mteb_and_pytrec_eval(model: MTEBModel, science: RetrievalDataset, searched: Any) -> None:
     task, theirs = searched
     ours = evaluate(model.encoder, science)
     measures = {
@@ -164,7 +176,7 @@ def test_retrieval_agrees_with_mteb_and_pytrec_eval(model: MTEBModel, science: R
     assert 0.5 < ours.mean() < 1  # a score that could differ
 
 
-def test_our_metrics_on_the_run_that_mteb_made(science: RetrievalDataset, searched) -> None:
+def test_our_metrics_on_the_run_that_mteb_made(science: RetrievalDataset, searched: Any) -> None:
     task, theirs = searched
     values = score_run(task.run, science.qrels)
     for metric, name in (("nDCG@10", "ndcg_cut_10"), ("Recall@10", "recall_10"), ("MAP@100", "map_cut_100")):
@@ -200,7 +212,9 @@ class Told:
     """An encoder's two methods, noting which one is called."""
 
     def __init__(self, encoder: PEGEncoder) -> None:
-        self.encoder, self.spec, self.calls = encoder, encoder.spec, []
+        self.encoder = encoder
+        self.spec = encoder.spec
+        self.calls: list[str] = []
 
     def encode_queries(self, texts: list[str], *, show_progress: bool = False) -> np.ndarray:
         self.calls.append("query")

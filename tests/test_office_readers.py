@@ -142,8 +142,8 @@ def test_every_row_of_every_sheet_carries_its_columns(tmp_path: Path) -> None:
     sheet.merge_cells("A3:A4")
     sheet["C3"].number_format = 'yyyy"年"m"月"d"日"'
     second = book.create_sheet("价格")
-    for row in (("品名", "单价"), ("电容", 42.5)):
-        second.append(row)
+    second.append(("品名", "单价"))
+    second.append(("电容", 42.5))
     second["B2"].number_format = "¥#,##0.00"
     book.create_sheet("隐藏").sheet_state = "hidden"
     book["隐藏"]["A1"] = "不可见"

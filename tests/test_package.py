@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """The package itself: light to import, honest about missing extras, whole when installed from its wheel."""
 
 import os
@@ -7,6 +6,7 @@ import sys
 import tomllib
 import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hiding import hiding_env
@@ -20,11 +20,11 @@ PROJECT = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
 INDEX = "import numpy as np; from peg_rag import PEGIndex; index = PEGIndex(None, dimension=2"
 
 
-def python(code: str, *, executable: str = sys.executable, **options):
+def python(code: str, *, executable: str = sys.executable, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run([executable, "-c", code], capture_output=True, text=True, **{"check": True, **options})
 
 
-def test_importing_peg_rag_imports_nothing_else():
+def test_importing_peg_rag_imports_nothing_else() -> None:
     code = (
         "import sys, importlib, typing; before = set(sys.modules); import peg_rag; "
         "print(sorted(set(sys.modules) - before - sys.stdlib_module_names))"
@@ -32,14 +32,14 @@ def test_importing_peg_rag_imports_nothing_else():
     assert python(code).stdout.strip() == "['peg_rag']"
 
 
-def test_public_names_resolve_and_unknown_ones_do_not():
+def test_public_names_resolve_and_unknown_ones_do_not() -> None:
     for name in peg_rag.__all__:
         assert getattr(peg_rag, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'Nonsense'"):
         _ = peg_rag.Nonsense
 
 
-def test_the_version_is_one():
+def test_the_version_is_one() -> None:
     assert PROJECT["version"] == peg_rag.__version__
 
 
@@ -63,7 +63,9 @@ def test_the_version_is_one():
         ("mcp", "import sys; sys.argv = ['peg-rag', 'mcp', 'x']; from peg_rag.cli import main; main()", "mcp"),
     ],
 )
-def test_a_missing_extra_is_an_error_with_its_pip_line(tmp_path, missing, statement, extra):
+def test_a_missing_extra_is_an_error_with_its_pip_line(
+    tmp_path: Path, missing: str, statement: str, extra: str
+) -> None:
     assert extra in PROJECT["optional-dependencies"]
     block = f"from hiding import hide; hide([{missing!r}])\n"
     done = python(block + statement, cwd=tmp_path, check=False, env=hiding_env())
@@ -72,7 +74,7 @@ def test_a_missing_extra_is_an_error_with_its_pip_line(tmp_path, missing, statem
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", str(folder)]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # where the build tool lies
@@ -86,7 +88,7 @@ ANSWERS = (
 )
 
 
-def test_the_wheel_holds_all_it_needs(wheel, tmp_path):
+def test_the_wheel_holds_all_it_needs(wheel: Path, tmp_path: Path) -> None:
     site = tmp_path / "site"
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), str(wheel)]
     subprocess.run(command, check=True, capture_output=True)
@@ -98,7 +100,7 @@ def test_the_wheel_holds_all_it_needs(wheel, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_wheel_answers_in_a_clean_environment(wheel, tmp_path):
+def test_the_wheel_answers_in_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "env", with_pip=True)
     executable = str(tmp_path / "env" / "bin" / "python")
     constraints = str(REPO / "constraints.txt")

@@ -3,6 +3,8 @@
 `PEG_SCREENSHOTS=1 pytest -m '' tests/test_page.py` keeps a picture of each state in `docs/images/`.
 """
 
+from __future__ import annotations
+
 import hashlib
 import io
 import os
@@ -10,25 +12,44 @@ import shutil
 import socket
 import time
 import unicodedata
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from language_model_server import KEY as MODEL_KEY
 from language_model_server import chatting
 from sample_files import pdf
-from serving_fixtures import KEY, running
+from serving_fixtures import KEY, RunningServer, running
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.feedback import FeedbackStore
 from peg_rag.ingest import sync
+
+if TYPE_CHECKING:
+    from playwright.sync_api import (
+        Browser,
+        BrowserContext,
+        ConsoleMessage,
+        FilePayload,
+        FloatRect,
+        Locator,
+        Page,
+        Request,
+        ViewportSize,
+    )
+
+    Scheme = Literal["dark", "light"]
+    Visit = Callable[..., Page]
 
 REPO = Path(__file__).resolve().parent.parent
 WEB, DIST = REPO / "web", REPO / "peg_rag" / "serving" / "web" / "dist"
 AXE = WEB / "node_modules" / "axe-core" / "axe.min.js"
 IMAGES = REPO / "docs" / "images"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DESK, PHONE = {"width": 1200, "height": 860}, {"width": 360, "height": 740}
+DESK: ViewportSize = {"width": 1200, "height": 860}
+PHONE: ViewportSize = {"width": 360, "height": 740}
 
 RULES = """# 差旅报销
 
@@ -48,7 +69,7 @@ QUESTION = "差旅报销需要哪些材料？"
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; on Debian: apt-get install chromium")
 
 
-def test_the_build_is_of_these_sources():
+def test_the_build_is_of_these_sources() -> None:
     names = ["index.html", "package-lock.json"]
     names += [f"{folder}/{file.name}" for folder in ("src", "public") for file in (WEB / folder).iterdir()]
     digest = hashlib.sha256()
@@ -58,7 +79,7 @@ def test_the_build_is_of_these_sources():
     assert built == digest.hexdigest(), "web/ was changed and not built; run: npm run build --prefix web"
 
 
-def test_the_build_holds_nothing_inline_and_loads_nothing_from_elsewhere():
+def test_the_build_holds_nothing_inline_and_loads_nothing_from_elsewhere() -> None:
     html = (DIST / "index.html").read_text()
     assert "<style" not in html
     assert "style=" not in html
@@ -70,7 +91,7 @@ def test_the_build_holds_nothing_inline_and_loads_nothing_from_elsewhere():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser() -> Iterator[Browser]:
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -79,7 +100,7 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the examples' documents, all from a folder."""
     folder = tmp_path_factory.mktemp("page") / "kb"
     with PEGEncoder("peg-mini") as encoder, PEGIndex(folder, identity=encoder.identity) as index:
@@ -88,17 +109,27 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(store):
+def server(store: Path) -> Iterator[RunningServer]:
     with running(store, "--max-upload-mb", "1") as started:
         yield started
 
 
 @pytest.fixture
-def visit(browser):
+def visit(browser: Browser) -> Iterator[Visit]:
     """Opens a page in a browser context of its own; at the end, no error and no foreign request may have been seen."""
-    contexts, wrong, expected = [], [], []
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+    expected: list[str] = []
 
-    def open_page(url, *, viewport=DESK, scheme="light", locale="zh-CN", key="", failing=False):
+    def open_page(
+        url: str,
+        *,
+        viewport: ViewportSize = DESK,
+        scheme: Scheme = "light",
+        locale: str = "zh-CN",
+        key: str = "",
+        failing: bool = False,
+    ) -> Page:
         context = browser.new_context(
             viewport=viewport, color_scheme=scheme, locale=locale, reduced_motion="reduce", has_touch=viewport is PHONE
         )
@@ -106,9 +137,18 @@ def visit(browser):
         page = context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(url) or wrong.append(request.url))
         errors = expected if failing else wrong  # a refused request is an error in the console
-        page.on("console", lambda message: message.type == "error" and errors.append(message.text))
+
+        def note_request(request: Request) -> None:
+            if not request.url.startswith(url):
+                wrong.append(request.url)
+
+        def note_error(message: ConsoleMessage) -> None:
+            if message.type == "error":
+                errors.append(message.text)
+
+        page.on("request", note_request)
+        page.on("console", note_error)
         if key:
             page.add_init_script(f"sessionStorage.setItem('peg-rag-key', '{key}')")
         page.goto(url)
@@ -121,25 +161,25 @@ def visit(browser):
     assert not any("Content Security Policy" in text for text in expected)
 
 
-def ask(page, question):
+def ask(page: Page, question: str) -> None:
     page.locator("#question").fill(question)
     page.locator("#question").press("Enter")
     page.locator(".answer[aria-busy=false]").wait_for()
 
 
-def send(page, name, text):
+def send(page: Page, name: str, text: str | bytes) -> None:
     data = text.encode() if isinstance(text, str) else text
-    files = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
+    files: FilePayload = {"name": name, "mimeType": "application/octet-stream", "buffer": data}
     page.locator("input[type=file]").set_input_files(files)
 
 
-def delete(page, name):
+def delete(page: Page, name: str) -> None:
     page.get_by_role("button", name=f"删除《{name}》").click()
     page.get_by_role("dialog").get_by_role("button", name="删除").click()
     page.get_by_role("button", name=f"删除《{name}》").wait_for(state="detached")
 
 
-def picture(page, name):
+def picture(page: Page, name: str) -> None:
     if os.environ.get("PEG_SCREENSHOTS"):
         from PIL import Image
 
@@ -153,7 +193,7 @@ def picture(page, name):
 
 
 @needs_browser
-def test_upload_ask_open_the_citation_delete_and_not_found(visit, server):
+def test_upload_ask_open_the_citation_delete_and_not_found(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, failing=True)
     page.get_by_role("heading", name="问问你的文档").wait_for()
     picture(page, "start")
@@ -204,7 +244,7 @@ def test_upload_ask_open_the_citation_delete_and_not_found(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_what_a_document_says_is_shown_and_never_run(visit, server):
+def test_what_a_document_says_is_shown_and_never_run(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, key=KEY)
     send(page, "<img src=x onerror=alert(1)>.txt", SCRIPT)
     page.get_by_text("已添加，1 个段落").wait_for()
@@ -220,14 +260,14 @@ def test_what_a_document_says_is_shown_and_never_run(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_all_of_it_by_keyboard(visit, server):
+def test_all_of_it_by_keyboard(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, key=KEY)
     page.locator("#question").wait_for()
     press = page.keyboard.press
 
-    def focused():
+    def focused() -> str:
         """What has the focus, which must be seen: (accessible name or text)."""
-        return page.evaluate(
+        name: str = page.evaluate(
             """() => {
                 const element = document.activeElement;
                 const shown = element.tagName === "TEXTAREA" ? element.closest(".ask-box")
@@ -238,6 +278,7 @@ def test_all_of_it_by_keyboard(visit, server):
                 return element.getAttribute("aria-label") || element.innerText || element.value || element.id;
             }"""
         )
+        return name
 
     press("Tab")
     assert focused() == "跳到提问"
@@ -275,7 +316,7 @@ def test_all_of_it_by_keyboard(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_the_modes_are_compared_by_their_scores(visit, server):
+def test_the_modes_are_compared_by_their_scores(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url)
     ask(page, "八达岭长城的门票多少钱？")
     for label, parts in (("混合", ["语义", "字词", "综合"]), ("语义", ["语义"]), ("字词", ["字词"])):
@@ -295,7 +336,7 @@ def test_the_modes_are_compared_by_their_scores(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_both_languages(visit, server):
+def test_both_languages(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, locale="en-GB")
     page.get_by_role("heading", name="Ask your documents").wait_for()
     assert page.evaluate("document.documentElement.lang") == "en"
@@ -313,12 +354,12 @@ def test_both_languages(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_a_phone_needs_no_scrolling_sideways(visit, server):
+def test_a_phone_needs_no_scrolling_sideways(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, viewport=PHONE, key=KEY)
     page.locator("#question").wait_for()
 
-    def wide():
-        return page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+    def wide() -> bool:
+        return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
     picture(page, "phone-start")
     assert not wide()
@@ -355,7 +396,7 @@ def test_a_phone_needs_no_scrolling_sideways(visit, server):
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory):
+def office(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, Path]]:
     """A writable server over PDFs, a scan, a table and a text: (server, folder of the documents)."""
     folder = tmp_path_factory.mktemp("office")
     documents = folder / "docs"
@@ -369,20 +410,27 @@ def office(tmp_path_factory):
         yield server, documents
 
 
-def open_citation(page, question):
+def open_citation(page: Page, question: str) -> Locator:
     ask(page, question)
     page.locator(".quotes button.cite").first.click()
     return page.get_by_role("dialog")
 
 
-def wait_until_drawn(page):
+def wait_until_drawn(page: Page) -> None:
     """Until the page of the PDF is drawn, over which its text is then laid."""
     page.locator(".pdf-text span").nth(5).wait_for(state="attached")
 
 
-def marked_text(page):
+def box_of(elements: Locator) -> FloatRect:
+    """Where the first of these is seen."""
+    box = elements.first.bounding_box()
+    assert box is not None
+    return box
+
+
+def marked_text(page: Page) -> str:
     """The text of the original page that lies under the marks, as a reader sees it."""
-    return page.evaluate(
+    text: str = page.evaluate(
         """() => {
             const quotes = [...document.querySelectorAll(".pdf-quote")].map((mark) => mark.getBoundingClientRect());
             const inside = ({left, right, top, bottom}) => quotes.some((quote) =>
@@ -403,6 +451,7 @@ def marked_text(page):
             return text;
         }"""
     )
+    return text
 
 
 @needs_browser
@@ -414,10 +463,12 @@ def marked_text(page):
         ("一线城市指哪些城市？", "一线城市指北京、上海、广州、深圳、杭州。"),
     ],
 )
-def test_a_citation_opens_the_original_page_with_the_sentence_marked(visit, office, question, quote):
+def test_a_citation_opens_the_original_page_with_the_sentence_marked(
+    visit: Visit, office: tuple[RunningServer, Path], question: str, quote: str
+) -> None:
     server, _ = office
     page = visit(server.url)
-    scripts = []
+    scripts: list[str] = []
     page.on("request", lambda request: scripts.append(request.url.rpartition("/")[2]))
     ask(page, question)
     assert "pdf.js" not in scripts  # it is loaded only when a PDF is opened
@@ -426,8 +477,8 @@ def test_a_citation_opens_the_original_page_with_the_sentence_marked(visit, offi
     assert "pdf.js" in scripts
     assert "worker.js" in scripts
     assert unicodedata.normalize("NFKC", marked_text(page)).replace(" ", "") == unicodedata.normalize("NFKC", quote)
-    box = dialog.locator(".pdf-box").first.bounding_box()
-    mark = dialog.locator(".pdf-quote").first.bounding_box()
+    box = box_of(dialog.locator(".pdf-box"))
+    mark = box_of(dialog.locator(".pdf-quote"))
     assert box["x"] < mark["x"] + 5
     assert box["y"] < mark["y"] + mark["height"] / 2 < box["y"] + box["height"]
     assert 0 < mark["y"] < DESK["height"]  # it was scrolled to
@@ -452,7 +503,7 @@ def test_a_citation_opens_the_original_page_with_the_sentence_marked(visit, offi
 
 @needs_browser
 @pytest.mark.slow
-def test_a_scan_is_outlined_where_its_words_were_read(visit, office):
+def test_a_scan_is_outlined_where_its_words_were_read(visit: Visit, office: tuple[RunningServer, Path]) -> None:
     server, _ = office
     page = visit(server.url)
     ask(page, "设备验收单的验收结论")
@@ -460,13 +511,13 @@ def test_a_scan_is_outlined_where_its_words_were_read(visit, office):
     dialog = page.get_by_role("dialog")
     dialog.locator(".pdf-box").first.wait_for()
     page.wait_for_timeout(1500)
-    assert dialog.locator(".pdf-box").first.bounding_box()["width"] > 20
+    assert box_of(dialog.locator(".pdf-box"))["width"] > 20
     picture(page, "original-scan")
 
 
 @needs_browser
 @pytest.mark.slow
-def test_other_kinds_are_opened_as_text_at_the_place(visit, office):
+def test_other_kinds_are_opened_as_text_at_the_place(visit: Visit, office: tuple[RunningServer, Path]) -> None:
     server, documents = office
     page = visit(server.url)
     dialog = open_citation(page, "忘记密码怎么办？")
@@ -475,7 +526,7 @@ def test_other_kinds_are_opened_as_text_at_the_place(visit, office):
     shown = dialog.locator(".sheet-text").inner_text()
     lines = [line for line in shown.split("\n") if len(line) > 12]
     assert len(lines) == len(set(lines))  # what neighbouring passages repeat is shown once
-    mark = dialog.locator("mark.quoted").first.bounding_box()
+    mark = box_of(dialog.locator("mark.quoted"))
     assert 0 < mark["y"] < DESK["height"]
     picture(page, "original-text")
     with page.expect_download() as download:
@@ -486,7 +537,9 @@ def test_other_kinds_are_opened_as_text_at_the_place(visit, office):
 
 @needs_browser
 @pytest.mark.slow
-def test_an_original_that_changed_or_went_is_said_and_the_text_shown(visit, office):
+def test_an_original_that_changed_or_went_is_said_and_the_text_shown(
+    visit: Visit, office: tuple[RunningServer, Path]
+) -> None:
     server, documents = office
     file = documents / "员工手册.pdf"
     kept = file.with_suffix(".kept")
@@ -509,13 +562,13 @@ def test_an_original_that_changed_or_went_is_said_and_the_text_shown(visit, offi
 
 @needs_browser
 @pytest.mark.slow
-def test_the_original_page_on_a_phone(visit, office):
+def test_the_original_page_on_a_phone(visit: Visit, office: tuple[RunningServer, Path]) -> None:
     server, _ = office
     page = visit(server.url, viewport=PHONE)
     dialog = open_citation(page, "年假怎么休？")
     wait_until_drawn(page)
     assert dialog.evaluate("d => d.scrollWidth <= d.clientWidth && d.offsetWidth <= innerWidth")
-    mark = dialog.locator(".pdf-quote").first.bounding_box()
+    mark = box_of(dialog.locator(".pdf-quote"))
     assert 0 <= mark["x"] < PHONE["width"]
     assert 0 < mark["y"] < PHONE["height"]
     picture(page, "phone-original")
@@ -523,7 +576,9 @@ def test_the_original_page_on_a_phone(visit, office):
 
 @needs_browser
 @pytest.mark.slow
-def test_a_private_server_gives_the_original_to_a_reader_with_the_key(visit, office, tmp_path):
+def test_a_private_server_gives_the_original_to_a_reader_with_the_key(
+    visit: Visit, office: tuple[RunningServer, Path], tmp_path: Path
+) -> None:
     _, documents = office
     copied = shutil.copytree(documents.parent / "kb", tmp_path / "kb")
     with running(copied, "--private") as server:
@@ -538,7 +593,7 @@ def test_a_private_server_gives_the_original_to_a_reader_with_the_key(visit, off
 
 @needs_browser
 @pytest.mark.slow
-def test_a_rating_is_asked_for_kept_and_can_be_changed(visit, store, tmp_path):
+def test_a_rating_is_asked_for_kept_and_can_be_changed(visit: Visit, store: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with running(copied) as server:
         page = visit(server.url, failing=True)
@@ -574,7 +629,7 @@ def test_a_rating_is_asked_for_kept_and_can_be_changed(visit, store, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_a_server_without_keys_asks_for_no_rating(visit, store, tmp_path):
+def test_a_server_without_keys_asks_for_no_rating(visit: Visit, store: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with running(copied, keys="") as server:
         page = visit(server.url)
@@ -585,13 +640,13 @@ def test_a_server_without_keys_asks_for_no_rating(visit, store, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_earlier_questions_are_shown_again_and_forgotten(visit, server):
+def test_earlier_questions_are_shown_again_and_forgotten(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url)
     ask(page, "八达岭长城的门票多少钱？")
     first = page.locator(".quotes").inner_text()
     ask(page, "动物园几点开门？")
     page.reload()
-    requests = []
+    requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
     earlier = page.get_by_role("region", name="问过的问题")
     earlier.locator("li").nth(1).wait_for()
@@ -614,7 +669,7 @@ def test_earlier_questions_are_shown_again_and_forgotten(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_an_upload_shows_its_progress(visit, server):
+def test_an_upload_shows_its_progress(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, key=KEY)
     page.locator("input[type=file]").wait_for(state="attached")
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 200_000}
@@ -635,7 +690,7 @@ def test_an_upload_shows_its_progress(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_an_upload_counts_its_pages_and_can_be_cancelled(visit, server):
+def test_an_upload_counts_its_pages_and_can_be_cancelled(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, key=KEY, failing=True)
     page.locator("input[type=file]").wait_for(state="attached")
     pages = pdf([[f"第{number}页的内容。"] * 10 for number in range(1, 300)])
@@ -654,7 +709,7 @@ def test_an_upload_counts_its_pages_and_can_be_cancelled(visit, server):
 
 @needs_browser
 @pytest.mark.slow
-def test_files_can_be_dropped_and_are_taken_or_refused_one_by_one(visit, server):
+def test_files_can_be_dropped_and_are_taken_or_refused_one_by_one(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url, key=KEY, failing=True)
     page.locator("input[type=file]").wait_for(state="attached")
     page.evaluate(
@@ -685,7 +740,7 @@ def test_files_can_be_dropped_and_are_taken_or_refused_one_by_one(visit, server)
 
 @needs_browser
 @pytest.mark.slow
-def test_a_busy_server_and_one_that_is_gone_are_said_in_words(visit, store, tmp_path):
+def test_a_busy_server_and_one_that_is_gone_are_said_in_words(visit: Visit, store: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with running(copied, "--max-in-flight", "4", keys="") as server:
         page = visit(server.url, failing=True)
@@ -708,7 +763,7 @@ def test_a_busy_server_and_one_that_is_gone_are_said_in_words(visit, store, tmp_
 
 @needs_browser
 @pytest.mark.slow
-def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
+def test_a_private_server_asks_for_its_key_first(visit: Visit, store: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with running(copied, "--private") as server:
         page = visit(server.url, failing=True)
@@ -724,7 +779,7 @@ def test_a_private_server_asks_for_its_key_first(visit, store, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_an_empty_store_and_none_at_all(visit, tmp_path):
+def test_an_empty_store_and_none_at_all(visit: Visit, tmp_path: Path) -> None:
     elsewhere = {"OPENAI_BASE_URL": "https://model.example.com/v1", "OPENAI_MODEL": "test-model"}
     with running(tmp_path / "new", "--model", "peg-mini", **elsewhere) as server:
         page = visit(server.url)
@@ -741,7 +796,9 @@ def test_an_empty_store_and_none_at_all(visit, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, store, tmp_path):
+def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(
+    visit: Visit, store: Path, tmp_path: Path
+) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
         model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": MODEL_KEY}
@@ -770,14 +827,19 @@ def test_an_answer_by_a_language_model_is_streamed_labelled_and_cited(visit, sto
 
 @needs_browser
 @pytest.mark.slow
-def test_a_follow_up_is_asked_with_the_turns_before_it(visit, store, tmp_path):
+def test_a_follow_up_is_asked_with_the_turns_before_it(visit: Visit, store: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
         model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": MODEL_KEY}
         with running(copied, **model) as server:
             page = visit(server.url)
-            sent = []
-            page.on("request", lambda request: request.url.endswith("/ask") and sent.append(request.post_data_json))
+            sent: list[Any] = []
+
+            def note_question(request: Request) -> None:
+                if request.url.endswith("/ask"):
+                    sent.append(request.post_data_json)
+
+            page.on("request", note_question)
             ask(page, "八达岭长城的门票多少钱？")
             page.get_by_text("接着前面 1 个问题往下问。").wait_for()
             ask(page, "几点开门？")
@@ -797,7 +859,7 @@ def test_a_follow_up_is_asked_with_the_turns_before_it(visit, store, tmp_path):
 
 @needs_browser
 @pytest.mark.slow
-def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store, tmp_path):
+def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit: Visit, store: Path, tmp_path: Path) -> None:
     copied = shutil.copytree(store, tmp_path / "kb")
     with chatting() as chat:
         model = {"OPENAI_BASE_URL": chat.url, "OPENAI_MODEL": "test-model", "OPENAI_API_KEY": "wrong"}
@@ -814,7 +876,7 @@ def test_a_language_model_that_fails_is_said_and_quotes_are_offered(visit, store
 # -- accessibility ----------------------------------------------------------------------------------------------------
 
 
-def violations(page):
+def violations(page: Page) -> list[tuple[str, ...]]:
     """What axe-core finds, of whatever impact."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
     found = page.evaluate("axe.run()")["violations"]
@@ -828,7 +890,9 @@ def violations(page):
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; run: npm ci --prefix web")
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation_in_any_state(visit, server, scheme, viewport):
+def test_axe_finds_no_violation_in_any_state(
+    visit: Visit, server: RunningServer, scheme: Scheme, viewport: ViewportSize
+) -> None:
     page = visit(server.url, scheme=scheme, viewport=viewport, failing=True)
     page.locator(".card").first.wait_for()
     states = {"start": violations(page)}
@@ -871,7 +935,9 @@ def test_axe_finds_no_violation_in_any_state(visit, server, scheme, viewport):
 @pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed; run: npm ci --prefix web")
 @pytest.mark.parametrize("viewport", [DESK, PHONE], ids=["desk", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_violation_on_an_original_page(visit, office, scheme, viewport):
+def test_axe_finds_no_violation_on_an_original_page(
+    visit: Visit, office: tuple[RunningServer, Path], scheme: Scheme, viewport: ViewportSize
+) -> None:
     server, _ = office
     page = visit(server.url, scheme=scheme, viewport=viewport)
     dialog = open_citation(page, "年假怎么休？")

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Files of every kind, honest and broken ones, become clean text in sections or an error that names the file."""
 
 import contextlib
@@ -259,9 +258,9 @@ def test_an_unreadable_file_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", ["<!--", "![", "![](", "![a]", "|", "| - ", "|\n", "<!-- --"])
-def test_hostile_markdown_is_read_in_linear_time(piece):
+def test_hostile_markdown_is_read_in_linear_time(piece: str) -> None:
     without_markup(piece * (2_000_000 // len(piece)))  # what is quadratic here meets the time limit of every test
 
 
-def test_markup_that_nobody_searches_for_goes():
+def test_markup_that_nobody_searches_for_goes() -> None:
     assert without_markup("前<!-- 注\n释 -->后![图](a.png)\n<!-- 未完") == "前后\n<!-- 未完"

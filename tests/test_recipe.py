@@ -84,6 +84,13 @@ def test_wrong_recipes_are_refused_with_the_path(change: dict[str, Any], said: s
             },
             "no source reads any",
         ),
+        (
+            {
+                "objective": "cosent",
+                "data": {"sources": [{"path": "x", "columns": {"weight": "weight", "label_is_grade": True}}]},
+            },
+            r"remove data\.sources\[0\]\.columns\.weight",
+        ),
         ({"steps": 0}, r"stages\[0\].steps"),
         ({"batch": {"queries": 1}}, r"stages\[0\].batch.queries"),
     ],

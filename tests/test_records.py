@@ -1,10 +1,10 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Each policy for bad rows, in each format."""
 
 import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -72,7 +72,7 @@ def test_no_line_ends_a_run_that_goes_on(line: str | bytes, policy: BadRows) -> 
 @pytest.mark.parametrize(
     ("fields", "values"), [("exact", ["2", "4"]), ("fewer", ["2", None, "4"]), ("any", ["2", None, "2", "4"])]
 )
-def test_the_number_of_fields_that_is_allowed(fields, values) -> None:
+def test_the_number_of_fields_that_is_allowed(fields: Any, values: list[str | None]) -> None:
     table = list(parse_csv(CSV_LINES, "x.csv", bad_rows="skip", fields=fields))
     assert [row.value["b"] for row in table] == values
     assert all(set(row.value) == {"a", "b"} for row in table)

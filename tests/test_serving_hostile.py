@@ -5,11 +5,16 @@ import io
 import json
 import socket
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
-from serving_fixtures import AUTH, KEY, make_store, running, served_model, server, store, threaded
+import uvicorn
+from fastapi import FastAPI
+from serving_fixtures import AUTH, KEY, RunningServer, make_store, running, served_model, server, store, threaded
 
 from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.errors import DataError
@@ -31,7 +36,7 @@ MODEL = "tiny-static"
 
 
 @pytest.fixture(scope="module")
-def quick(served_model):
+def quick(served_model: str) -> Iterator[tuple[str, uvicorn.Server]]:
     """(host, port) and server of an application with short time limits and few connections."""
     with (
         PEGEncoder(served_model) as encoder,
@@ -41,7 +46,7 @@ def quick(served_model):
 
 
 @pytest.fixture(scope="module")
-def small_server(served_model):
+def small_server(served_model: str) -> Iterator[tuple[str, uvicorn.Server]]:
     """An application with few connections, and time enough that none is closed for being slow."""
     settings = ServerSettings(max_connections=QUICK.max_connections)
     with PEGEncoder(served_model) as encoder, threaded(create_app(encoder, settings=settings), settings) as running:
@@ -49,7 +54,7 @@ def small_server(served_model):
 
 
 @pytest.fixture
-def small(small_server):
+def small(small_server: tuple[str, uvicorn.Server]) -> str:
     """Its address, once the connections of the test before are gone."""
     url, running_server = small_server
     give_up = time.monotonic() + 10
@@ -59,26 +64,28 @@ def small(small_server):
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory, served_model):
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory, served_model: str
+) -> Iterator[tuple[httpx.Client, Path, RunningServer]]:
     """A writable server in a process of its own, whose memory is watched: (client, store, process)."""
     store = make_store(tmp_path_factory.mktemp("guarded"), served_model)
     with running(store) as started, httpx.Client(base_url=started.url, timeout=60) as client:
         yield client, store, started
 
 
-def assert_refused(answer, *statuses):
+def assert_refused(answer: httpx.Response, *statuses: int) -> None:
     assert answer.status_code in statuses, answer.text[:300]
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["message"]
 
 
-def connect(url):
+def connect(url: str) -> socket.socket:
     host, _, port = url.removeprefix("http://").partition(":")
     return socket.create_connection((host, int(port)), timeout=10)
 
 
-def read_all(connection):
+def read_all(connection: socket.socket) -> bytes:
     """Everything until the server closes."""
     data = b""
     while True:
@@ -95,14 +102,14 @@ def read_all(connection):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\nX-A: "])
-def test_unfinished_headers_time_out(quick, sent):
+def test_unfinished_headers_time_out(quick: tuple[str, uvicorn.Server], sent: bytes) -> None:
     with connect(quick[0]) as connection:
         connection.sendall(sent)
         data = read_all(connection)
     assert data.startswith(b"HTTP/1.1 408")
 
 
-def test_trickling_headers_do_not_extend_the_timeout(quick):
+def test_trickling_headers_do_not_extend_the_timeout(quick: tuple[str, uvicorn.Server]) -> None:
     sent = 0
     with connect(quick[0]) as connection, contextlib.suppress(OSError):  # reset or broken pipe, as the timing has it
         while sent < 200:
@@ -113,7 +120,7 @@ def test_trickling_headers_do_not_extend_the_timeout(quick):
 
 
 @pytest.mark.parametrize("pace_s", [0.1, 10])
-def test_a_body_that_trickles_or_stalls_times_out(quick, pace_s):
+def test_a_body_that_trickles_or_stalls_times_out(quick: tuple[str, uvicorn.Server], pace_s: float) -> None:
     with connect(quick[0]) as connection:
         head = (
             b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n"
@@ -132,21 +139,21 @@ def test_a_body_that_trickles_or_stalls_times_out(quick, pace_s):
     assert data.startswith(b"HTTP/1.1 408")
 
 
-def test_the_rest_of_a_refused_body_is_not_awaited_for_long(quick):
+def test_the_rest_of_a_refused_body_is_not_awaited_for_long(quick: tuple[str, uvicorn.Server]) -> None:
     with connect(quick[0]) as connection:
         connection.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n")
         data = read_all(connection)
     assert data.startswith(b"HTTP/1.1 413")
 
 
-def test_an_idle_connection_is_closed(quick):
+def test_an_idle_connection_is_closed(quick: tuple[str, uvicorn.Server]) -> None:
     with connect(quick[0]) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
         data = read_all(connection)
     assert data.startswith(b"HTTP/1.1 200")
 
 
-def test_a_client_that_does_not_read_its_responses_is_disconnected(quick):
+def test_a_client_that_does_not_read_its_responses_is_disconnected(quick: tuple[str, uvicorn.Server]) -> None:
     url, running_server = quick
     body = json.dumps({"model": MODEL, "input": ["a"] * 2000}).encode()
     request = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
@@ -163,7 +170,7 @@ def test_a_client_that_does_not_read_its_responses_is_disconnected(quick):
         assert not running_server.server_state.connections
 
 
-def test_a_connection_over_the_limit_is_told_to_retry_later(small):
+def test_a_connection_over_the_limit_is_told_to_retry_later(small: str) -> None:
     head = b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
     held = [connect(small) for _ in range(QUICK.max_connections)]
     for connection in held:
@@ -178,7 +185,7 @@ def test_a_connection_over_the_limit_is_told_to_retry_later(small):
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nX: "], ids=["silent", "half a header"])
-def test_silent_connections_lock_nobody_out(small, sent):
+def test_silent_connections_lock_nobody_out(small: str, sent: bytes) -> None:
     """More of them than there are places: the oldest go, told why, and those who ask are answered."""
     held = [connect(small) for _ in range(3 * QUICK.max_connections)]
     for connection in held:
@@ -192,7 +199,7 @@ def test_silent_connections_lock_nobody_out(small, sent):
         connection.close()
 
 
-def test_silent_connections_are_closed_before_idle_ones(small):
+def test_silent_connections_are_closed_before_idle_ones(small: str) -> None:
     request = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n"
     idle = connect(small)
     idle.sendall(request)
@@ -205,7 +212,7 @@ def test_silent_connections_are_closed_before_idle_ones(small):
         connection.close()
 
 
-def test_an_idle_connection_is_closed_for_a_new_one(small):
+def test_an_idle_connection_is_closed_for_a_new_one(small: str) -> None:
     """An answered request buys no place: whoever has been idle longest goes, and whoever works stays."""
     request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     held = [connect(small) for _ in range(QUICK.max_connections)]
@@ -224,7 +231,9 @@ def test_an_idle_connection_is_closed_for_a_new_one(small):
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
-def test_a_client_that_disconnects_is_not_a_server_error(guarded, path):
+def test_a_client_that_disconnects_is_not_a_server_error(
+    guarded: tuple[httpx.Client, Path, RunningServer], path: str
+) -> None:
     client, store, process = guarded
     kind = "multipart/form-data; boundary=x" if path == "/documents" else "application/json"
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {kind}\r\n"
@@ -244,12 +253,12 @@ def test_a_client_that_disconnects_is_not_a_server_error(guarded, path):
 # -- large ------------------------------------------------------------------------------------------------------------
 
 
-def megabytes(count):
+def megabytes(count: int) -> Iterator[bytes]:
     for _ in range(count):
         yield b"a" * (1 << 20)
 
 
-def post_raw(url, path, head, chunks):
+def post_raw(url: str, path: str, head: str, chunks: Iterable[bytes]) -> bytes:
     """Send a body whatever the server says; what it answered."""
     with connect(url) as connection:
         connection.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
@@ -263,7 +272,9 @@ def post_raw(url, path, head, chunks):
 
 
 @pytest.mark.parametrize("path", ["/v1/embeddings", "/documents"])
-def test_a_body_of_100_mb_is_refused_and_not_kept_in_memory(guarded, path):
+def test_a_body_of_100_mb_is_refused_and_not_kept_in_memory(
+    guarded: tuple[httpx.Client, Path, RunningServer], path: str
+) -> None:
     client, store, process = guarded
     client.post("/search", json={"query": "花呗"})
     before = process.memory_bytes
@@ -279,7 +290,7 @@ def test_a_body_of_100_mb_is_refused_and_not_kept_in_memory(guarded, path):
     assert not list((store / UPLOADS).glob("*"))
 
 
-def test_a_wrong_content_length_is_refused(quick):
+def test_a_wrong_content_length_is_refused(quick: tuple[str, uvicorn.Server]) -> None:
     short = post_raw(
         quick[0], "/v1/embeddings", "Content-Type: application/json\r\nContent-Length: 2", [b"{}" + b"x" * 999]
     )
@@ -289,7 +300,7 @@ def test_a_wrong_content_length_is_refused(quick):
     assert post_raw(quick[0], "/v1/embeddings", "Content-Length: -1", []).startswith(b"HTTP/1.1 400")
 
 
-def test_a_body_with_two_lengths_closes_the_connection(quick):
+def test_a_body_with_two_lengths_closes_the_connection(quick: tuple[str, uvicorn.Server]) -> None:
     """Whoever stands between might take the rest for another request (RFC 9112, 6.1)."""
     with connect(quick[0]) as connection:
         connection.sendall(
@@ -316,7 +327,7 @@ def test_a_body_with_two_lengths_closes_the_connection(quick):
     ],
     ids=["nonsense", "no host", "two hosts", "header name", "length", "endless header", "TLS"],
 )
-def test_malformed_http_gets_the_error_format_of_the_api(quick, request_):
+def test_malformed_http_gets_the_error_format_of_the_api(quick: tuple[str, uvicorn.Server], request_: bytes) -> None:
     with connect(quick[0]) as connection:
         connection.sendall(request_)
         head, _, body = read_all(connection).partition(b"\r\n\r\n")
@@ -325,7 +336,7 @@ def test_malformed_http_gets_the_error_format_of_the_api(quick, request_):
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
-def test_a_malformed_chunk_gets_the_error_format_of_the_api(quick):
+def test_a_malformed_chunk_gets_the_error_format_of_the_api(quick: tuple[str, uvicorn.Server]) -> None:
     with connect(quick[0]) as connection:
         connection.sendall(
             b"POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
@@ -338,7 +349,7 @@ def test_a_malformed_chunk_gets_the_error_format_of_the_api(quick):
     assert json.loads(body)["error"]["code"] == "invalid_request"
 
 
-def test_endless_headers_are_refused(quick):
+def test_endless_headers_are_refused(quick: tuple[str, uvicorn.Server]) -> None:
     with connect(quick[0]) as connection:
         with contextlib.suppress(OSError):
             connection.sendall(b"GET / HTTP/1.1\r\nX: " + b"a" * (1 << 20))
@@ -348,7 +359,9 @@ def test_endless_headers_are_refused(quick):
 @pytest.mark.parametrize(
     "texts", [["a"] * 2049, ["a" * 100_001], ["a" * 90_000] * 12], ids=["items", "characters", "total"]
 )
-def test_too_many_or_too_long_texts_are_refused(guarded, texts):
+def test_too_many_or_too_long_texts_are_refused(
+    guarded: tuple[httpx.Client, Path, RunningServer], texts: list[str]
+) -> None:
     assert_refused(guarded[0].post("/v1/embeddings", json={"model": MODEL, "input": texts}), 413)
 
 
@@ -378,7 +391,7 @@ JSON = {"Content-Type": "application/json"}
     ],
     ids=str,
 )
-def test_malformed_json_is_refused(guarded, path, body):
+def test_malformed_json_is_refused(guarded: tuple[httpx.Client, Path, RunningServer], path: str, body: bytes) -> None:
     assert_refused(guarded[0].post(path, content=body, headers={**JSON, **AUTH}), 400)
 
 
@@ -421,7 +434,9 @@ def test_malformed_json_is_refused(guarded, path, body):
         ("/documents/text", '{"name": "a", "text": "\\ud800"}'),
     ],
 )
-def test_values_out_of_range_are_refused(guarded, path, body):
+def test_values_out_of_range_are_refused(
+    guarded: tuple[httpx.Client, Path, RunningServer], path: str, body: str
+) -> None:
     assert_refused(guarded[0].post(path, content=body, headers={**JSON, **AUTH}), 400)
 
 
@@ -439,12 +454,12 @@ def test_values_out_of_range_are_refused(guarded, path, body):
     ],
     ids=str,
 )
-def test_unusual_filters_are_accepted(guarded, where):
+def test_unusual_filters_are_accepted(guarded: tuple[httpx.Client, Path, RunningServer], where: dict[str, Any]) -> None:
     assert guarded[0].post("/search", json={"query": "花呗", "where": where}).json()["hits"] == []
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "multipart/form-data", "application/x-www-form-urlencoded", None])
-def test_another_content_type_is_refused(guarded, kind):
+def test_another_content_type_is_refused(guarded: tuple[httpx.Client, Path, RunningServer], kind: str | None) -> None:
     headers = {**AUTH, **({"Content-Type": kind} if kind else {})}
     assert_refused(guarded[0].post("/search", content=b'{"query": "a"}', headers=headers), 400)
     assert_refused(guarded[0].post("/documents", content=b'{"query": "a"}', headers=headers), 400)
@@ -465,7 +480,7 @@ def test_another_content_type_is_refused(guarded, kind):
     ],
     ids=range(9),
 )
-def test_malformed_uploads_are_refused(guarded, body):
+def test_malformed_uploads_are_refused(guarded: tuple[httpx.Client, Path, RunningServer], body: bytes) -> None:
     client, store, _ = guarded
     headers = {**AUTH, "Content-Type": "multipart/form-data; boundary=x"}
     assert_refused(client.post("/documents", content=body, headers=headers), 400, 413)
@@ -473,13 +488,13 @@ def test_malformed_uploads_are_refused(guarded, body):
 
 
 @pytest.mark.parametrize("path", ["/documents/%00", "/documents/!!", "/documents/aaa", "/documents/" + "a" * 5000])
-def test_invalid_document_ids_are_not_found(guarded, path):
+def test_invalid_document_ids_are_not_found(guarded: tuple[httpx.Client, Path, RunningServer], path: str) -> None:
     assert_refused(guarded[0].get(path), 404, 400)
     assert_refused(guarded[0].delete(path, headers=AUTH), 404, 400)
 
 
 @pytest.mark.parametrize("path", ["/passages/%00", "/passages/%ED%A0%80", "/passages/../../etc/passwd", "/passages/"])
-def test_invalid_passage_ids_are_not_found(guarded, path):
+def test_invalid_passage_ids_are_not_found(guarded: tuple[httpx.Client, Path, RunningServer], path: str) -> None:
     assert_refused(guarded[0].get(path), 404, 400)
 
 
@@ -492,14 +507,15 @@ def test_invalid_passage_ids_are_not_found(guarded, path):
      "....//pwned.txt", "pwned.txt\x00.pdf", "~/.ssh/pwned.txt", ".pwned.txt", "C:\\pwned.txt", "a/../../pwned.txt",
      "\u202etxt.pwned.txt"],
 )  # fmt: skip
-def test_no_file_name_escapes_the_upload_folder(guarded, name):
+def test_no_file_name_escapes_the_upload_folder(guarded: tuple[httpx.Client, Path, RunningServer], name: str) -> None:
     client, store, _ = guarded
     outside = sorted(path for path in store.parent.rglob("*") if UPLOADS not in path.parts)
-    for send in (
-        lambda: client.post("/documents", files={"files": (name, b"pwned")}, headers=AUTH),
-        lambda: client.post("/documents/text", json={"name": name, "text": "pwned"}, headers=AUTH),
-    ):
-        answer = send()
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/documents", {"files": {"files": (name, b"pwned")}}),
+        ("/documents/text", {"json": {"name": name, "text": "pwned"}}),
+    ]
+    for path, body in requests:
+        answer = client.post(path, headers=AUTH, **body)
         if answer.status_code != 200:
             assert_refused(answer, 400, 415, 422)
             continue
@@ -516,7 +532,7 @@ def test_no_file_name_escapes_the_upload_folder(guarded, name):
     ["/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%5c..%5cetc", "/docs/assets/../../api.py", "//etc/passwd",
      "/assets/../../secret.txt", "/assets/%2e%2e/%2e%2e/secret.txt", "/assets/..%2findex.html", "/index.html"],
 )  # fmt: skip
-def test_no_path_escapes_the_page_folder(served_model, tmp_path, path):
+def test_no_path_escapes_the_page_folder(served_model: str, tmp_path: Path, path: str) -> None:
     page = tmp_path / "page"
     (page / "assets").mkdir(parents=True)
     (page / "index.html").write_text("<h1>page</h1>")
@@ -533,7 +549,7 @@ def test_no_path_escapes_the_page_folder(served_model, tmp_path, path):
         assert "unsafe" not in policy
 
 
-def test_a_script_in_a_document_is_text(guarded):
+def test_a_script_in_a_document_is_text(guarded: tuple[httpx.Client, Path, RunningServer]) -> None:
     client, _, _ = guarded
     script = "<script>alert(1)</script><img src=x onerror=alert(2)>脚本注入"
     card = client.post("/documents/text", json={"name": "<b>x</b>.md", "text": f"# {script}\n\n{script}"}, headers=AUTH)
@@ -551,7 +567,7 @@ def test_a_script_in_a_document_is_text(guarded):
     client.delete(f"/documents/{card.json()['id']}", headers=AUTH)
 
 
-def test_an_unknown_host_name_is_refused(guarded):
+def test_an_unknown_host_name_is_refused(guarded: tuple[httpx.Client, Path, RunningServer]) -> None:
     """A page elsewhere that points its own name at 127.0.0.1 (DNS rebinding) sends that name."""
     client, _, _ = guarded
     for name in ("evil.example", "127.0.0.1.evil.example", ""):
@@ -560,7 +576,7 @@ def test_an_unknown_host_name_is_refused(guarded):
     assert client.get("/documents", headers={"Host": "localhost"}).status_code == 200
 
 
-def test_health_checks_are_answered_under_any_host_name(served_model):
+def test_health_checks_are_answered_under_any_host_name(served_model: str) -> None:
     with PEGEncoder(served_model) as encoder:
         app = create_app(encoder, hosts=["rag.example.org"])
         with threaded(app, ServerSettings()) as (url, _):
@@ -587,7 +603,7 @@ def test_health_checks_are_answered_under_any_host_name(served_model):
         ("a b", 400),
     ],
 )
-def test_allowed_host_names(served_model, host, status):
+def test_allowed_host_names(served_model: str, host: str, status: int) -> None:
     with PEGEncoder(served_model) as encoder:
         app = create_app(encoder, hosts=["rag.example.org", "*.example.net", "[::1]"])
         with threaded(app, ServerSettings()) as (url, _):
@@ -598,7 +614,7 @@ def test_allowed_host_names(served_model, host, status):
         assert_refused(answer, 400)
 
 
-WRITES = [
+WRITES: list[tuple[str, str, dict[str, Any]]] = [
     ("POST", "/documents", {"files": {"files": ("a.txt", b"a")}}),
     ("POST", "/documents/text", {"json": {"name": "a", "text": "a"}}),
     ("DELETE", "/documents/ZG9jcy_oirHlkZcubWQ", {}),
@@ -609,17 +625,17 @@ WRITES = [
 READING_POSTS = {"/ask", "/search", "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"}
 
 
-def list_operations(app):
+def list_operations(app: FastAPI) -> set[tuple[str, str]]:
     """(method, path template) of every route in the schema of an application."""
     return {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
 
 
-async def request_without_key(app, method, path):
+async def request_without_key(app: FastAPI, method: str, path: str) -> httpx.Response:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         return await client.request(method, path.replace("{", "").replace("}", ""), json={})
 
 
-async def test_every_route_of_a_private_server_requires_a_key(store, served_model):
+async def test_every_route_of_a_private_server_requires_a_key(store: Path, served_model: str) -> None:
     """The routes come from the schema, so a new one that forgets `require_read_access` fails here."""
     with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
         settings = ServerSettings(private=True)
@@ -631,7 +647,7 @@ async def test_every_route_of_a_private_server_requires_a_key(store, served_mode
             assert answer.status_code == 401, (method, path)
 
 
-async def test_every_route_that_writes_requires_a_key(store, served_model):
+async def test_every_route_that_writes_requires_a_key(store: Path, served_model: str) -> None:
     """Whatever is not a GET writes, unless it is named in `READING_POSTS`."""
     with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity, read_only=True) as index:
         app = create_app(encoder, KnowledgeBase(store, index, encoder), keys=ApiKeys([KEY]))
@@ -646,10 +662,12 @@ async def test_every_route_that_writes_requires_a_key(store, served_model):
 @pytest.mark.parametrize(
     "key", [None, "", "wrong", KEY[:-1], KEY + "x", f"{KEY},{KEY}", "\xff"], ids=["none", "empty", *"abcde"]
 )
-def test_without_a_key_nothing_is_written(guarded, method, path, body, key):
+def test_without_a_key_nothing_is_written(
+    guarded: tuple[httpx.Client, Path, RunningServer], method: str, path: str, body: dict[str, Any], key: str | None
+) -> None:
     client, _, _ = guarded
     before = client.get("/documents").json()
-    headers = {} if key is None else {"Authorization": f"Bearer {key}".strip().encode("latin-1")}
+    headers = {} if key is None else {b"Authorization": f"Bearer {key}".strip().encode("latin-1")}
     answer = client.request(method, path, headers=headers, **body)
     assert_refused(answer, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
@@ -657,7 +675,7 @@ def test_without_a_key_nothing_is_written(guarded, method, path, body, key):
     assert client.get("/documents").json() == before
 
 
-def test_a_server_without_keys_opens_its_store_read_only(tmp_path, served_model):
+def test_a_server_without_keys_opens_its_store_read_only(tmp_path: Path, served_model: str) -> None:
     store = make_store(tmp_path, served_model)
     with running(store, keys="") as started, httpx.Client(base_url=started.url, timeout=60) as client:
         for method, path, body in WRITES:
@@ -667,9 +685,11 @@ def test_a_server_without_keys_opens_its_store_read_only(tmp_path, served_model)
     assert not (store / UPLOADS).exists()
 
 
-def test_a_private_server_requires_a_key_for_reading(tmp_path, served_model):
+def test_a_private_server_requires_a_key_for_reading(tmp_path: Path, served_model: str) -> None:
     store = make_store(tmp_path, served_model)
-    asked = [("GET", path, {}) for path in ("/documents", "/info", "/metrics", "/v1/models", "/passages/a")]
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("GET", path, {}) for path in ("/documents", "/info", "/metrics", "/v1/models", "/passages/a")
+    ]
     asked += [("POST", "/search", {"json": {"query": "a"}}), ("POST", "/ask", {"json": {"question": "a"}})]
     asked += [("POST", "/v1/embeddings", {"json": {"model": MODEL, "input": "a"}})]
     with running(store, "--private") as started, httpx.Client(base_url=started.url, timeout=60) as client:
@@ -682,7 +702,7 @@ def test_a_private_server_requires_a_key_for_reading(tmp_path, served_model):
 # -- converters that misbehave ----------------------------------------------------------------------------------------
 
 
-def test_reading_a_slow_file_times_out(tmp_path, served_model):
+def test_reading_a_slow_file_times_out(tmp_path: Path, served_model: str) -> None:
     """Half a million small elements keep an HTML parser busy for many seconds."""
     store = make_store(tmp_path, served_model)
     with PEGEncoder(served_model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
@@ -693,7 +713,7 @@ def test_reading_a_slow_file_times_out(tmp_path, served_model):
     assert [file.name for file in (store / UPLOADS).iterdir()] == ["quick.md"]
 
 
-def test_leftovers_of_a_crash_are_removed(tmp_path, served_model):
+def test_leftovers_of_a_crash_are_removed(tmp_path: Path, served_model: str) -> None:
     store = make_store(tmp_path, served_model)
     (store / UPLOADS).mkdir()
     (store / UPLOADS / ".upload-0123.pdf").write_bytes(b"half")
@@ -708,7 +728,7 @@ def test_leftovers_of_a_crash_are_removed(tmp_path, served_model):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_ten_thousand_bad_requests(guarded):
+def test_ten_thousand_bad_requests(guarded: tuple[httpx.Client, Path, RunningServer]) -> None:
     """Schemathesis makes requests that break the OpenAPI schema, and some that keep it: no 5xx, no crash, no leak."""
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
@@ -719,15 +739,16 @@ def test_ten_thousand_bad_requests(guarded):
     client, _, process = guarded
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     counts: dict[int, int] = {}
-    operations = [found.ok() for found in schema.get_all_operations()]
+    results: Any = schema.get_all_operations()
+    operations = [result.ok() for result in results]
 
-    def attack(operation, mode, examples):
+    def attack(operation: Any, mode: GenerationMode, examples: int) -> None:
         @given(case=operation.as_strategy(generation_mode=mode), key=st.sampled_from([AUTH, {}]))
         @settings(
             max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )  # fmt: skip
-        def send(case, key):
+        def send(case: Any, key: dict[str, str]) -> None:
             answer = case.call(base_url=process.url, headers=key, timeout=30)
             counts[answer.status_code] = counts.get(answer.status_code, 0) + 1
             assert answer.status_code < 500, (case.as_curl_command(), answer.text)
@@ -736,7 +757,7 @@ def test_ten_thousand_bad_requests(guarded):
 
         send()
 
-    def attack_all(examples):
+    def attack_all(examples: int) -> None:
         for operation in operations:
             for mode in (GenerationMode.NEGATIVE, GenerationMode.POSITIVE):
                 with contextlib.suppress(Unsatisfiable):  # nothing can be wrong with a request that takes nothing

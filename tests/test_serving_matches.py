@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """Where a question's words stand in a text, against a slow search by every pair of neighbours."""
 
 from itertools import pairwise
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 from peg_rag.serving.matches import Matcher
 
 
-def marked(question, text):
+def marked(question: str, text: str) -> list[str]:
     return [text[start:end] for start, end in Matcher(question).find_spans(text)]
 
 
@@ -27,12 +26,12 @@ def marked(question, text):
         ("😀花呗", "😀😀花呗", ["花呗"]),
     ],
 )
-def test_words_are_found(question, text, words):
+def test_words_are_found(question: str, text: str, words: list[str]) -> None:
     assert marked(question, text) == words
 
 
 @given(st.text("花呗银行卡a b，。", min_size=1, max_size=12), st.text("花呗银行卡aB b，。\n", max_size=40))
-def test_spans_are_sorted_disjoint_and_cover_every_shared_bigram(question, text):
+def test_spans_are_sorted_disjoint_and_cover_every_shared_bigram(question: str, text: str) -> None:
     spans = Matcher(question).find_spans(text)
     assert all(start < end for start, end in spans)
     assert all(a[1] < b[0] for a, b in pairwise(spans))

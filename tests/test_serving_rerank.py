@@ -1,9 +1,10 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """`/v1/rerank` as clients meet it: a real server process, LangChain's Jina client, and what is refused."""
+
+from pathlib import Path
 
 import httpx
 import pytest
-from serving_fixtures import AUTH, client, running, server, store
+from serving_fixtures import AUTH, RunningServer, client, running, server, store
 
 from peg_rag.reranking import load_reranker
 
@@ -47,7 +48,7 @@ def test_objects_top_n_and_returned_documents(client: httpx.Client) -> None:
     assert len(whole) == len(DOCUMENTS)
 
 
-def test_langchains_jina_client(client: httpx.Client, server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_langchains_jina_client(client: httpx.Client, server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
     from langchain_community.document_compressors import jina_rerank
     from langchain_core.documents import Document
 
@@ -101,7 +102,7 @@ def test_without_a_store_and_behind_a_key() -> None:
     assert answer.json()["results"][0]["index"] == 1
 
 
-def test_a_server_of_another_model_reranks_alike(tiny_bert) -> None:
+def test_a_server_of_another_model_reranks_alike(tiny_bert: Path) -> None:
     with running("--model", tiny_bert) as started:
         answer = httpx.post(
             f"{started.url}/v1/rerank", json={"query": QUERY, "documents": DOCUMENTS}, timeout=60

@@ -3,12 +3,16 @@
 import asyncio
 import threading
 import unicodedata
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import LetterEncoder
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peg_rag.errors import InvalidInput
 from peg_rag.microbatching import MAX_BATCH_CHARACTERS
@@ -17,7 +21,7 @@ from peg_rag.serving.filenames import MAX_BYTES, sanitize_filename
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.limits import queues
 from peg_rag.serving.limits.middleware import LimitsMiddleware, Load
-from peg_rag.serving.limits.queues import EmbeddingQueue, WorkerPool
+from peg_rag.serving.limits.queues import EmbeddingQueue, Embeddings, InputType, WorkerPool
 from peg_rag.serving.metrics import Metrics
 from peg_rag.serving.settings import ServerSettings
 
@@ -43,12 +47,12 @@ KEYS = ["first-key-0123456789", "second-key-0123456789"]
         ("a  b?.md", "a_b.md"),
     ],
 )
-def test_file_names_are_sanitized(given, safe):
+def test_file_names_are_sanitized(given: str, safe: str) -> None:
     assert sanitize_filename(given) == safe
 
 
 @given(st.text(max_size=400) | st.text("./\\ .\u202e\x00é\u0301a名", max_size=400))
-def test_sanitized_names_stay_in_their_folder_and_are_stable(name):
+def test_sanitized_names_stay_in_their_folder_and_are_stable(name: str) -> None:
     safe = sanitize_filename(name)
     assert safe == sanitize_filename(safe)
     assert not set(safe) & set('/\\\0:*?"<>|\n')
@@ -60,7 +64,7 @@ def test_sanitized_names_stay_in_their_folder_and_are_stable(name):
 # -- keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_only_whole_keys_are_accepted_and_digests_stored():
+def test_only_whole_keys_are_accepted_and_digests_stored() -> None:
     keys = ApiKeys(KEYS)
     assert all(map(keys.accept, KEYS))
     for wrong in ("", KEYS[0][:-1], KEYS[0] + "x", KEYS[0].upper(), "鍵", "\ud800"):
@@ -69,13 +73,18 @@ def test_only_whole_keys_are_accepted_and_digests_stored():
     assert not ApiKeys().accept("")
 
 
-def test_every_key_is_compared_for_every_answer(monkeypatch):
+def test_every_key_is_compared_for_every_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """No early end: the time of an answer says nothing about which key, if any, was near."""
     import hmac
 
-    compared = []
+    compared: list[bool] = []
     plain = hmac.compare_digest
-    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(len(a) == len(b)) or plain(a, b))
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(len(one) == len(other))
+        return plain(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     keys = ApiKeys(KEYS)
     for presented in (*KEYS, "wrong"):
         compared.clear()
@@ -83,7 +92,7 @@ def test_every_key_is_compared_for_every_answer(monkeypatch):
         assert compared == [True, True]
 
 
-def test_keys_come_from_the_environment_and_a_file(tmp_path, monkeypatch):
+def test_keys_come_from_the_environment_and_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PEG_RAG_API_KEYS", f" {KEYS[0]} ,")
     file = tmp_path / "keys"
     file.write_text(f"# for the page\n\n{KEYS[1]}\n")
@@ -93,7 +102,7 @@ def test_keys_come_from_the_environment_and_a_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["short", "has a space 0123456789", "钥匙钥匙钥匙钥匙钥匙钥匙钥匙钥匙"])
-def test_unusable_keys_are_refused(key, tmp_path):
+def test_unusable_keys_are_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="at least 16"):
         ApiKeys([key])
     (tmp_path / "empty").write_text("# nothing\n")
@@ -109,17 +118,20 @@ def test_unusable_keys_are_refused(key, tmp_path):
 class Lengths:
     """Counts a token for each character."""
 
-    def count(self, texts, role):
+    def count(self, texts: Sequence[str], role: str) -> list[int]:
         return [len(text) for text in texts]
 
 
 class Held:
     """An encoder that waits to be let go, and fails on a text that says so."""
 
-    def __init__(self, letters):
-        self.letters, self.go, self.started, self.batches = letters, threading.Event(), threading.Event(), []
+    def __init__(self, letters: LetterEncoder) -> None:
+        self.letters = letters
+        self.go = threading.Event()
+        self.started = threading.Event()
+        self.batches: list[list[str]] = []
 
-    def encode_documents(self, texts, *, show_progress=False):
+    def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
         self.started.set()
         assert self.go.wait(10)
         self.batches.append(list(texts))
@@ -131,7 +143,7 @@ class Held:
 
 
 @pytest.fixture
-async def held(letters):
+async def held(letters: LetterEncoder) -> AsyncIterator[tuple[Held, EmbeddingQueue]]:
     encoder = Held(letters)
     queue = EmbeddingQueue(encoder, Lengths(), max_characters=10_000)
     yield encoder, queue
@@ -139,14 +151,16 @@ async def held(letters):
     await queue.close()
 
 
-async def occupied(encoder, queue):
+async def occupied(encoder: Held, queue: EmbeddingQueue) -> asyncio.Task[Embeddings]:
     """A first request that the encoder is busy with."""
     first = asyncio.create_task(queue.embed(["first"], "document"))
     await asyncio.to_thread(encoder.started.wait, 10)
     return first
 
 
-async def test_waiting_requests_share_a_batch_and_get_their_own_vectors(held, letters):
+async def test_waiting_requests_share_a_batch_and_get_their_own_vectors(
+    held: tuple[Held, EmbeddingQueue], letters: LetterEncoder
+) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
     texts = [[f"{'abc'[i % 3] * (i + 1)}", "b" * i] for i in range(20)]
@@ -161,10 +175,10 @@ async def test_waiting_requests_share_a_batch_and_get_their_own_vectors(held, le
     assert queue.characters == 0
 
 
-async def test_queries_and_documents_are_not_mixed(held):
+async def test_queries_and_documents_are_not_mixed(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
-    roles = ["query", "document", "query", "document"]
+    roles: list[InputType] = ["query", "document", "query", "document"]
     waiting = [asyncio.create_task(queue.embed([role], role)) for role in roles]
     await asyncio.sleep(0)
     encoder.go.set()
@@ -172,7 +186,7 @@ async def test_queries_and_documents_are_not_mixed(held):
     assert encoder.batches[1:] == [["query", "query"], ["document", "document"]]
 
 
-async def test_a_failing_request_fails_alone(held):
+async def test_a_failing_request_fails_alone(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
     good, bad, other = (asyncio.create_task(queue.embed([text], "document")) for text in ("good", "fail", "other"))
@@ -183,7 +197,7 @@ async def test_a_failing_request_fails_alone(held):
         await bad
 
 
-async def test_a_large_request_does_not_starve_a_small_one(letters):
+async def test_a_large_request_does_not_starve_a_small_one(letters: LetterEncoder) -> None:
     encoder = Held(letters)
     queue = EmbeddingQueue(encoder, Lengths())
     first = await occupied(encoder, queue)
@@ -200,7 +214,7 @@ async def test_a_large_request_does_not_starve_a_small_one(letters):
     await queue.close()
 
 
-async def test_a_slow_model_gets_small_batches_and_a_fast_one_large(held):
+async def test_a_slow_model_gets_small_batches_and_a_fast_one_large(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     encoder.go.set()
     for rate, texts in ((100, 102), (10_000, 500), (10**9, 1_000)):
@@ -211,19 +225,19 @@ async def test_a_slow_model_gets_small_batches_and_a_fast_one_large(held):
         assert len(job.vectors) == 1_000
 
 
-async def test_a_full_queue_refuses_and_an_idle_one_accepts_anything(held):
+async def test_a_full_queue_refuses_and_an_idle_one_accepts_anything(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
     with pytest.raises(Busy) as refused:
         await queue.embed(["x" * 10_000], "document")
     assert refused.value.status == 429
-    assert refused.value.retry_after_s >= 1
+    assert (refused.value.retry_after_s or 0) >= 1
     encoder.go.set()
     await first
     assert len((await queue.embed(["x" * 20_000], "document")).vectors) == 1
 
 
-async def test_a_request_that_would_wait_too_long_is_refused(held):
+async def test_a_request_that_would_wait_too_long_is_refused(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
     queue._batcher.rate = 0.1  # characters per second, as if measured
@@ -234,7 +248,7 @@ async def test_a_request_that_would_wait_too_long_is_refused(held):
     await first
 
 
-async def test_cancelled_requests_are_not_embedded(held):
+async def test_cancelled_requests_are_not_embedded(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
     gone = asyncio.create_task(queue.embed(["gone"], "document"))
@@ -247,7 +261,7 @@ async def test_cancelled_requests_are_not_embedded(held):
     assert encoder.batches == [["first"], ["last"]]
 
 
-async def test_closing_finishes_queued_requests(held):
+async def test_closing_finishes_queued_requests(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)
     second = asyncio.create_task(queue.embed(["second"], "document"))
@@ -263,7 +277,7 @@ async def test_closing_finishes_queued_requests(held):
 # -- worker pools -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_full_pool_refuses_calls_and_counts_cancelled_calls_until_they_end():
+async def test_a_full_pool_refuses_calls_and_counts_cancelled_calls_until_they_end() -> None:
     pool = WorkerPool("tests", threads=1, max_waiting=1)
     release = threading.Event()
     running = asyncio.create_task(pool.run(release.wait, 10))
@@ -281,14 +295,19 @@ async def test_a_full_pool_refuses_calls_and_counts_cancelled_calls_until_they_e
     pool.close()
 
 
-async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes(monkeypatch):
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock: SimpleNamespace = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(queues, "time", clock)
     pool = WorkerPool("tests", threads=1, max_waiting=2, max_wait_s=5)
     has_started = threading.Event()
     release = threading.Event()
     calls: list[int] = []
-    first = asyncio.create_task(pool.run(lambda: has_started.set() or release.wait(10)))
+
+    def hold() -> bool:
+        has_started.set()
+        return release.wait(10)
+
+    first = asyncio.create_task(pool.run(hold))
     assert await asyncio.to_thread(has_started.wait, 10)
     late = asyncio.create_task(pool.run(calls.append, 1))
     await asyncio.sleep(0)
@@ -306,16 +325,25 @@ async def test_a_call_that_waited_too_long_is_refused_when_its_turn_comes(monkey
 # -- the middleware ---------------------------------------------------------------------------------------------------
 
 
-async def answer(app, settings=None, load=None, body=(b"",), delay_s=0.0, path="/x"):
+async def answer(
+    app: ASGIApp,
+    settings: ServerSettings | None = None,
+    load: Load | None = None,
+    body: Sequence[bytes] = (b"",),
+    delay_s: float = 0.0,
+    path: str = "/x",
+) -> tuple[int, dict[str, str], bytes]:
     """Run one request through the middleware; (status, headers, body)."""
-    messages = [{"type": "http.request", "body": part, "more_body": i + 1 < len(body)} for i, part in enumerate(body)]
-    sent = []
+    messages: list[Message] = [
+        {"type": "http.request", "body": part, "more_body": i + 1 < len(body)} for i, part in enumerate(body)
+    ]
+    sent: list[Message] = []
 
-    async def receive():
+    async def receive() -> Message:
         await asyncio.sleep(delay_s)
         return messages.pop(0)
 
-    async def send(message):
+    async def send(message: Message) -> None:
         sent.append(message)
 
     middleware = LimitsMiddleware(app, settings or ServerSettings(), Metrics(), load or Load())
@@ -324,22 +352,22 @@ async def answer(app, settings=None, load=None, body=(b"",), delay_s=0.0, path="
     return sent[0]["status"], headers, b"".join(message.get("body", b"") for message in sent[1:])
 
 
-async def reads_all(scope, receive, send):
+async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
     while (await receive())["more_body"]:
         pass
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-async def breaks(scope, receive, send):
+async def breaks(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("a secret text")
 
 
-async def sleeps(scope, receive, send):
+async def sleeps(scope: Scope, receive: Receive, send: Send) -> None:
     await asyncio.sleep(10)
 
 
-async def test_responses_carry_an_id_and_the_security_headers():
+async def test_responses_carry_an_id_and_the_security_headers() -> None:
     status, headers, body = await answer(reads_all)
     assert (status, body) == (200, b"ok")
     assert len(headers["x-request-id"]) == 16
@@ -347,7 +375,7 @@ async def test_responses_carry_an_id_and_the_security_headers():
     assert headers["x-content-type-options"] == "nosniff"
 
 
-async def test_too_many_requests_at_once_are_refused_but_not_health_checks():
+async def test_too_many_requests_at_once_are_refused_but_not_health_checks() -> None:
     settings, load = ServerSettings(max_in_flight=1), Load(in_flight=1)
     status, headers, _ = await answer(reads_all, settings, load)
     assert (status, headers["retry-after"]) == (429, "1")
@@ -355,32 +383,32 @@ async def test_too_many_requests_at_once_are_refused_but_not_health_checks():
     assert (load.in_flight, load.held_bytes) == (1, 0)
 
 
-async def test_the_total_size_of_request_bodies_is_limited():
+async def test_the_total_size_of_request_bodies_is_limited() -> None:
     settings, load = ServerSettings(max_held_bytes=10), Load(held_bytes=6)
     assert (await answer(reads_all, settings, load, [b"abcd"]))[0] == 200
     assert (await answer(reads_all, settings, load, [b"abcd", b"e"]))[0] == 429
     assert load.held_bytes == 6
 
 
-async def test_a_slow_body_times_out():
+async def test_a_slow_body_times_out() -> None:
     settings = ServerSettings(body_timeout_s=0.2)
     status, headers, _ = await answer(reads_all, settings, body=[b"a"] * 100, delay_s=0.02)
     assert (status, headers["connection"]) == (408, "close")
     assert (await answer(reads_all, settings, delay_s=1))[0] == 408
 
 
-async def test_a_slow_request_times_out():
+async def test_a_slow_request_times_out() -> None:
     status, headers, _ = await answer(sleeps, ServerSettings(request_timeout_s=0.05))
     assert status == 503
     assert headers["retry-after"]
 
 
-async def test_unexpected_errors_are_logged_without_their_message(caplog):
+async def test_unexpected_errors_are_logged_without_their_message(caplog: pytest.LogCaptureFixture) -> None:
     status, headers, body = await answer(breaks)
     assert status == 500
     assert headers["x-request-id"].encode() in body
     assert b"secret" not in body
-    fields = next(record.fields for record in caplog.records if record.message == "unexpected error")
+    fields = next(vars(record)["fields"] for record in caplog.records if record.message == "unexpected error")
     assert fields["error"] == "RuntimeError"
     assert "secret" not in str(fields)
 
@@ -396,7 +424,9 @@ async def test_unexpected_errors_are_logged_without_their_message(caplog):
         (["--key-file", "nowhere"], "cannot be read"),
     ],
 )
-def test_invalid_options_are_refused_before_a_model_is_loaded(arguments, says, monkeypatch, tmp_path, capsys):
+def test_invalid_options_are_refused_before_a_model_is_loaded(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from peg_rag.cli.app import run
 
     monkeypatch.chdir(tmp_path)

@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from filelock import FileLock
-from serving_fixtures import AUTH, KEY, make_store, running, served_model, threaded
+from serving_fixtures import AUTH, KEY, RunningServer, make_store, running, served_model, threaded
 
 from peg_rag import PEGEncoder, PEGIndex, ledger
 from peg_rag.errors import DataError, IndexBusy, InvalidInput, PegRagError
@@ -44,13 +47,13 @@ UNSTORABLE = {
 
 
 @pytest.fixture(scope="module")
-def encoder(served_model):
+def encoder(served_model: str) -> Iterator[PEGEncoder]:
     with PEGEncoder(served_model) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory, encoder, served_model):
+def template(tmp_path_factory: pytest.TempPathFactory, encoder: PEGEncoder, served_model: str) -> Path:
     """A store of a folder `docs` and two uploads, to be copied."""
     store = make_store(tmp_path_factory.mktemp("template"), served_model)
     with opened(store, encoder) as knowledge:
@@ -60,14 +63,14 @@ def template(tmp_path_factory, encoder, served_model):
 
 
 @pytest.fixture
-def store(tmp_path, template):
+def store(tmp_path: Path, template: Path) -> Path:
     folder = tmp_path / "kb"
     shutil.copytree(template, folder)
     return folder
 
 
 @contextlib.contextmanager
-def opened(store, encoder, **options):
+def opened(store: Path, encoder: PEGEncoder, **options: Any) -> Iterator[KnowledgeBase]:
     with PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension, timeout_s=0.2) as index:
         knowledge = KnowledgeBase(store, index, encoder, **options)
         try:
@@ -76,22 +79,30 @@ def opened(store, encoder, **options):
             knowledge.close()
 
 
-def add(knowledge, name, text):
+def add(knowledge: KnowledgeBase, name: str, text: str | bytes) -> Any:
     return knowledge.add(name, io.BytesIO(text if isinstance(text, bytes) else text.encode()))
 
 
-def act(knowledge, action):
+def act(knowledge: KnowledgeBase, action: str) -> None:
     if action == "delete":
         knowledge.delete(id_of(knowledge, "old.txt"))
     else:
         add(knowledge, "old.txt" if action == "replace" else "new.txt", "新的内容。")
 
 
-def id_of(knowledge, name):
+# What is another text after `act`, None where the document is gone.
+ACTS: dict[str, dict[str, str | None]] = {
+    "add": {"new.txt": "新的内容。"},
+    "replace": {"old.txt": "新的内容。"},
+    "delete": {"old.txt": None},
+}
+
+
+def id_of(knowledge: KnowledgeBase, name: str) -> str:
     return next(document.id for document in knowledge.list_documents() if document.name == name)
 
 
-def state_of(store, index):
+def state_of(store: Path, index: PEGIndex) -> dict[str, Any]:
     """Everything a write may change: files, ledger, index."""
     folder = store / UPLOADS
     files = {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
@@ -107,21 +118,21 @@ def state_of(store, index):
 
 
 @contextlib.contextmanager
-def held_ledger(store):
+def held_ledger(store: Path) -> Iterator[None]:
     """What `peg-rag index` holds in another process while it runs."""
     with FileLock(store / f".{LEDGER_FILE}.lock"):
         yield
 
 
 @contextlib.contextmanager
-def held_index(store):
+def held_index(store: Path) -> Iterator[None]:
     with contextlib.closing(sqlite3.connect(store / "index.sqlite")) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
 
 
 @contextlib.contextmanager
-def locked_ledger_file(store):
+def locked_ledger_file(store: Path) -> Iterator[None]:
     with contextlib.closing(sqlite3.connect(store / LEDGER_FILE)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         yield
@@ -131,7 +142,9 @@ def locked_ledger_file(store):
 
 
 @pytest.mark.parametrize("name", UNSTORABLE)
-def test_a_row_that_cannot_be_stored_is_refused_and_blocks_no_other_write(store, encoder, name):
+def test_a_row_that_cannot_be_stored_is_refused_and_blocks_no_other_write(
+    store: Path, encoder: PEGEncoder, name: str
+) -> None:
     with opened(store, encoder) as knowledge:
         before = state_of(store, knowledge.index)
         for target in ("new.jsonl", "old.jsonl"):
@@ -144,7 +157,7 @@ def test_a_row_that_cannot_be_stored_is_refused_and_blocks_no_other_write(store,
         assert add(knowledge, "after.txt", "重启之后。").passages == 1
 
 
-def test_an_unstorable_file_of_an_earlier_version_blocks_no_write(store, encoder):
+def test_an_unstorable_file_of_an_earlier_version_blocks_no_write(store: Path, encoder: PEGEncoder) -> None:
     (store / UPLOADS / "poison.jsonl").write_bytes(UNSTORABLE["NaN"])
     with opened(store, encoder) as knowledge:
         assert add(knowledge, "next.txt", "好的文件。").passages == 1
@@ -155,7 +168,7 @@ def test_an_unstorable_file_of_an_earlier_version_blocks_no_write(store, encoder
         }
 
 
-def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
+def test_bad_uploads_are_answered_4xx_without_paths(store: Path, encoder: PEGEncoder) -> None:
     with opened(store, encoder) as knowledge:
         app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
         with threaded(app, ServerSettings()) as (url, _), httpx.Client(base_url=url, headers=AUTH) as client:
@@ -172,7 +185,13 @@ def test_bad_uploads_are_answered_4xx_without_paths(store, encoder):
 
 @pytest.mark.parametrize("hold", [held_ledger, held_index])
 @pytest.mark.parametrize("action", ["add", "replace", "delete"])
-def test_a_write_refused_while_another_process_writes_changes_nothing(store, encoder, hold, action, monkeypatch):
+def test_a_write_refused_while_another_process_writes_changes_nothing(
+    store: Path,
+    encoder: PEGEncoder,
+    hold: Callable[[Path], AbstractContextManager[None]],
+    action: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(ledger, "LOCK_TIMEOUT_S", 0.1)
     with opened(store, encoder) as knowledge:
         document_id = id_of(knowledge, "old.txt")
@@ -185,7 +204,9 @@ def test_a_write_refused_while_another_process_writes_changes_nothing(store, enc
         assert add(knowledge, "new.txt", "新的内容。").passages == 1
 
 
-def test_writes_are_answered_429_while_another_process_holds_the_ledger(store, encoder, monkeypatch):
+def test_writes_are_answered_429_while_another_process_holds_the_ledger(
+    store: Path, encoder: PEGEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "LOCK_TIMEOUT_S", 0.1)
     with opened(store, encoder) as knowledge:
         app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
@@ -206,7 +227,7 @@ def test_writes_are_answered_429_while_another_process_holds_the_ledger(store, e
         assert state_of(store, knowledge.index)["index"] == before["index"]
 
 
-def test_a_locked_ledger_is_busy_and_not_damaged(store, encoder):
+def test_a_locked_ledger_is_busy_and_not_damaged(store: Path, encoder: PEGEncoder) -> None:
     with opened(store, encoder) as knowledge:
         add(knowledge, "first.txt", "第一个。")
         before = state_of(store, knowledge.index)
@@ -220,10 +241,11 @@ def test_a_locked_ledger_is_busy_and_not_damaged(store, encoder):
 class FullDisk:
     """A disk that is full from the n-th flush on."""
 
-    def __init__(self, flushes):
-        self.left, self.flush = flushes, os.fsync
+    def __init__(self, flushes: int) -> None:
+        self.left = flushes
+        self.flush = os.fsync
 
-    def fsync(self, descriptor):
+    def fsync(self, descriptor: int) -> None:
         self.left -= 1
         if self.left < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -231,7 +253,9 @@ class FullDisk:
 
 
 @pytest.mark.parametrize("flushes", range(2))
-def test_a_full_disk_changes_nothing(store, encoder, monkeypatch, flushes):
+def test_a_full_disk_changes_nothing(
+    store: Path, encoder: PEGEncoder, monkeypatch: pytest.MonkeyPatch, flushes: int
+) -> None:
     with opened(store, encoder) as knowledge:
         add(knowledge, "first.txt", "第一个。")
         before = state_of(store, knowledge.index)
@@ -244,7 +268,7 @@ def test_a_full_disk_changes_nothing(store, encoder, monkeypatch, flushes):
 
 
 @pytest.mark.parametrize("action", ["replace", "delete"])
-def test_an_index_on_a_full_disk_changes_nothing(store, encoder, action):
+def test_an_index_on_a_full_disk_changes_nothing(store: Path, encoder: PEGEncoder, action: str) -> None:
     with opened(store, encoder) as knowledge:
         add(knowledge, "first.txt", "第一个。")
         document_id = id_of(knowledge, "old.txt")
@@ -263,7 +287,7 @@ def test_an_index_on_a_full_disk_changes_nothing(store, encoder, action):
         assert add(knowledge, "old.txt", "又有地方了。").passages == 1
 
 
-def limit_pages(index, pages):
+def limit_pages(index: PEGIndex, pages: int) -> None:
     """SQLite's own way to say that the disk is full."""
     connections = list(index._db._idle)
     assert connections
@@ -278,14 +302,14 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing after it runs, not even a clean-up."""
 
 
-def kill_at(monkeypatch, step):
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> list[int]:
     """End the process in front of its n-th change of a file, the ledger or the index."""
     left = [step]
 
-    def before(owner, name):
+    def before(owner: Any, name: str) -> None:
         plain = getattr(owner, name)
 
-        def dying(*args, **kwargs):
+        def dying(*args: Any, **kwargs: Any) -> Any:
             left[0] -= 1
             if left[0] < 0:
                 raise Killed
@@ -303,7 +327,9 @@ def kill_at(monkeypatch, step):
 
 
 @pytest.mark.parametrize("action", ["add", "replace", "delete"])
-def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_document(tmp_path, template, encoder, action):
+def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_document(
+    tmp_path: Path, template: Path, encoder: PEGEncoder, action: str
+) -> None:
     for step in range(40):
         store = tmp_path / str(step)
         shutil.copytree(template, store)
@@ -315,28 +341,29 @@ def test_a_kill_between_any_two_steps_leaves_the_old_or_the_new_document(tmp_pat
         with opened(store, encoder) as knowledge:
             now = {name: text_of(knowledge, name) for name in ("old.txt", "new.txt", "kept.md")}
             old = {"old.txt": "花呗还款是旧的。", "new.txt": None, "kept.md": untouched}
-            new = {"add": {"new.txt": "新的内容。"}, "replace": {"old.txt": "新的内容。"}, "delete": {"old.txt": None}}
-            assert now in (old, old | new[action]), step
+            assert now in (old, old | ACTS[action]), step
             in_step(store, knowledge)
             if left[0] >= 0:
-                assert now == old | new[action]
+                assert now == old | ACTS[action]
                 return
     pytest.fail("more steps than were looked at")
 
 
-def test_the_note_of_an_earlier_version_is_read(tmp_path):
+def test_the_note_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     entry = {"size": 3, "mtime_ns": 7, "sha256": "ab", "mark": "3/400/80/", "chunks": 1}
     (tmp_path / ".note.json").write_text(json.dumps({"root": UPLOADS, "name": "a.txt", "entry": entry}))
-    assert uploads._Note.read(tmp_path).entry == ledger.FileEntry(3, 7, "ab", "3/400/80/", 1)
+    note = uploads._Note.read(tmp_path)
+    assert note is not None
+    assert note.entry == ledger.FileEntry(3, 7, "ab", "3/400/80/", 1)
 
 
-def text_of(knowledge, name):
+def text_of(knowledge: KnowledgeBase, name: str) -> str | None:
     """The text of an uploaded document, None where it is not there."""
     records = knowledge.index.get(where={"source": f"{UPLOADS}/{name}"})
     return "".join(record.text for record in records) or None
 
 
-def in_step(store, knowledge):
+def in_step(store: Path, knowledge: KnowledgeBase) -> None:
     """Files, ledger and index tell the same of the uploads, and nothing is left over."""
     state = state_of(store, knowledge.index)
     assert not [name for name in state["folders"] if name.startswith(".")]
@@ -349,7 +376,9 @@ def in_step(store, knowledge):
             assert chunks == sum(meta["source"] == source for _, meta in state["index"].values())
 
 
-def test_an_unfinished_write_is_committed_and_finished_by_the_next(store, encoder, monkeypatch):
+def test_an_unfinished_write_is_committed_and_finished_by_the_next(
+    store: Path, encoder: PEGEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(store, encoder) as knowledge:
         with monkeypatch.context() as patch:
             patch.setattr(ledger.Ledger, "put", failing)
@@ -360,7 +389,9 @@ def test_an_unfinished_write_is_committed_and_finished_by_the_next(store, encode
         in_step(store, knowledge)
 
 
-def test_a_file_with_an_unfinished_write_is_not_changed_again(store, encoder, monkeypatch):
+def test_a_file_with_an_unfinished_write_is_not_changed_again(
+    store: Path, encoder: PEGEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with opened(store, encoder) as knowledge:
         with monkeypatch.context() as patch:
             patch.setattr(ledger.Ledger, "put", failing)
@@ -375,14 +406,16 @@ def test_a_file_with_an_unfinished_write_is_not_changed_again(store, encoder, mo
         in_step(store, knowledge)
 
 
-def failing(*_):
+def failing(*_: object) -> None:
     raise sqlite3.OperationalError("disk I/O error")
 
 
-def test_an_error_after_the_commit_does_not_fail_the_write(store, encoder, monkeypatch):
+def test_an_error_after_the_commit_does_not_fail_the_write(
+    store: Path, encoder: PEGEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plain = PEGIndex.upsert
 
-    def upsert(*args):
+    def upsert(*args: Any) -> None:
         plain(*args)
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -393,7 +426,9 @@ def test_an_error_after_the_commit_does_not_fail_the_write(store, encoder, monke
         in_step(store, knowledge)
 
 
-def test_the_next_reader_rolls_back_the_ledger_of_a_killed_writer(store, encoder, served_model):
+def test_the_next_reader_rolls_back_the_ledger_of_a_killed_writer(
+    store: Path, encoder: PEGEncoder, served_model: str
+) -> None:
     """A journal is left beside it, which nobody who opens it for reading alone may roll back."""
     killed = (
         "import os, sqlite3, sys\n"
@@ -414,7 +449,7 @@ def test_the_next_reader_rolls_back_the_ledger_of_a_killed_writer(store, encoder
 # -- copied stores, and folders of the same name ----------------------------------------------------------------------
 
 
-def test_a_copied_store_accepts_writes(store, encoder, tmp_path):
+def test_a_copied_store_accepts_writes(store: Path, encoder: PEGEncoder, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(store, copy)  # its ledger names the folder of the store it was copied from
     with opened(store, encoder) as original, opened(copy, encoder) as copied:
@@ -427,7 +462,7 @@ def test_a_copied_store_accepts_writes(store, encoder, tmp_path):
         assert state_of(store, original.index) == before
 
 
-def test_a_moved_store_accepts_writes(store, encoder, tmp_path):
+def test_a_moved_store_accepts_writes(store: Path, encoder: PEGEncoder, tmp_path: Path) -> None:
     store = store.rename(tmp_path / "moved")
     with opened(store, encoder) as knowledge:
         assert add(knowledge, "old.txt", "搬家以后。").replaced
@@ -435,7 +470,7 @@ def test_a_moved_store_accepts_writes(store, encoder, tmp_path):
         in_step(store, knowledge)
 
 
-def test_an_indexed_folder_named_uploads_and_the_uploads_coexist(tmp_path, encoder):
+def test_an_indexed_folder_named_uploads_and_the_uploads_coexist(tmp_path: Path, encoder: PEGEncoder) -> None:
     folder = tmp_path / UPLOADS
     folder.mkdir()
     (folder / "same.txt").write_text("文件夹里的。")
@@ -466,7 +501,9 @@ def test_an_indexed_folder_named_uploads_and_the_uploads_coexist(tmp_path, encod
     assert sorted(file.name for file in folder.iterdir()) == ["more.txt", "same.txt"]
 
 
-def test_another_folder_named_uploads_does_not_replace_the_uploads(store, encoder, tmp_path):
+def test_another_folder_named_uploads_does_not_replace_the_uploads(
+    store: Path, encoder: PEGEncoder, tmp_path: Path
+) -> None:
     folder = tmp_path / "elsewhere" / UPLOADS
     folder.mkdir(parents=True)
     (folder / "a.txt").write_text("别处的。")
@@ -477,7 +514,7 @@ def test_another_folder_named_uploads_does_not_replace_the_uploads(store, encode
         in_step(store, knowledge)
 
 
-def test_uploads_are_indexed_again_after_the_index_was_deleted(store, encoder):
+def test_uploads_are_indexed_again_after_the_index_was_deleted(store: Path, encoder: PEGEncoder) -> None:
     for file in store.glob("index.sqlite*"):
         file.unlink()
     with opened(store, encoder) as knowledge:
@@ -485,7 +522,9 @@ def test_uploads_are_indexed_again_after_the_index_was_deleted(store, encoder):
         in_step(store, knowledge)
 
 
-def test_a_server_starts_while_another_process_indexes(store, encoder, monkeypatch):
+def test_a_server_starts_while_another_process_indexes(
+    store: Path, encoder: PEGEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ledger, "LOCK_TIMEOUT_S", 0.1)
     with held_ledger(store), opened(store, encoder) as knowledge:
         assert {d.name for d in knowledge.list_documents() if d.uploaded} == {"old.txt", "kept.md"}
@@ -494,7 +533,7 @@ def test_a_server_starts_while_another_process_indexes(store, encoder, monkeypat
 # -- many at once -----------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_file_does_not_block_other_writes(store, encoder):
+def test_a_slow_file_does_not_block_other_writes(store: Path, encoder: PEGEncoder) -> None:
     """Half a million small elements keep an HTML parser busy for many seconds; a deletion does not wait for it."""
     with opened(store, encoder, conversion_timeout_s=120) as knowledge:
         app = create_app(encoder, knowledge, keys=ApiKeys([KEY]))
@@ -516,17 +555,18 @@ def test_a_slow_file_does_not_block_other_writes(store, encoder):
                 thread.join(120)
 
 
-def send_slow_file(url, number):
+def send_slow_file(url: str, number: int) -> None:
     content = b"<p>a</p>" * 500_000
     with contextlib.suppress(httpx.HTTPError):
         httpx.post(f"{url}/documents", files={"files": (f"slow{number}.html", content)}, headers=AUTH, timeout=120)
 
 
-def test_concurrent_writes_are_all_kept(store, encoder):
+def test_concurrent_writes_are_all_kept(store: Path, encoder: PEGEncoder) -> None:
     """Eight threads add, replace and delete; each knows what must be there of its own files at the end."""
-    expected, errors = {}, []
+    expected: dict[str, str] = {}
+    errors: list[PegRagError] = []
 
-    def work(knowledge, number):
+    def work(knowledge: KnowledgeBase, number: int) -> None:
         try:
             for turn in range(6):
                 name, text = f"{number}-{turn % 2}.txt", f"第{number}个线程，第{turn}次。"
@@ -550,7 +590,7 @@ def test_concurrent_writes_are_all_kept(store, encoder):
         assert {d.name for d in knowledge.list_documents() if d.uploaded} == {*expected, "old.txt", "kept.md"}
 
 
-def test_concurrent_uploads_of_one_name_leave_one_of_them(store, encoder):
+def test_concurrent_uploads_of_one_name_leave_one_of_them(store: Path, encoder: PEGEncoder) -> None:
     with opened(store, encoder) as knowledge:
         texts = [f"版本{number}。\n\n" * 3 for number in range(8)]
         threads = [threading.Thread(target=add, args=(knowledge, "old.txt", text)) for text in texts]
@@ -570,20 +610,23 @@ def test_concurrent_uploads_of_one_name_leave_one_of_them(store, encoder):
 class Writer(threading.Thread):
     """Adds, replaces and deletes files of its own until told to stop, and remembers what was acknowledged."""
 
-    def __init__(self, number, known):
+    def __init__(self, number: int, known: dict[str, str]) -> None:
         super().__init__()
         self.chance = random.Random(f"{number}-{len(known)}-{time.monotonic_ns()}")
-        self.number, self.known, self.url = number, known, ""
-        self.under_way = None  # (name, text, None for a deletion) of a write without an answer yet
+        self.number = number
+        self.known = known
+        self.url = ""
+        # A write without an answer yet: its name and text, None for a deletion.
+        self.under_way: tuple[str, str | None] | None = None
         self.acknowledged = 0
         self.stop = threading.Event()
 
-    def run(self):
+    def run(self) -> None:
         with httpx.Client(base_url=self.url, headers=AUTH, timeout=60) as client, contextlib.suppress(httpx.HTTPError):
             while not self.stop.is_set():
                 self.write(client)
 
-    def write(self, client):
+    def write(self, client: httpx.Client) -> None:
         name = f"{self.number}-{self.chance.randrange(3)}.{self.chance.choice(['txt', 'md', 'html'])}"
         text = None if name in self.known and self.chance.random() < 0.4 else f"第{self.chance.random()}版，花呗还款。"
         self.under_way = (name, text)
@@ -593,9 +636,10 @@ class Writer(threading.Thread):
             answer = client.post("/documents", files={"files": (name, text)})
         if answer.status_code == 200:
             self.acknowledged += 1
-            self.known[name] = text
             if text is None:
                 del self.known[name]
+            else:
+                self.known[name] = text
         else:
             assert answer.status_code == 429, answer.text
         self.under_way = None
@@ -603,9 +647,9 @@ class Writer(threading.Thread):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_acknowledged_writes_survive_24_kills_of_the_server(store, served_model):
+def test_acknowledged_writes_survive_24_kills_of_the_server(store: Path, served_model: str) -> None:
     """Four clients write while the server is killed; the next start must have each file as it was last acknowledged."""
-    known = [{} for _ in range(4)]
+    known: list[dict[str, str]] = [{} for _ in range(4)]
     chance = random.Random(0)
     acknowledged = cut_short = 0
     for _ in range(24):
@@ -629,7 +673,7 @@ def test_acknowledged_writes_survive_24_kills_of_the_server(store, served_model)
     assert cut_short > 10
 
 
-def check_files(server, store, known, writers):
+def check_files(server: RunningServer, store: Path, known: list[dict[str, str]], writers: list[Writer]) -> None:
     """Every file is as acknowledged; one whose write was cut short is either as before or as after, and is learnt."""
     with httpx.Client(base_url=server.url, timeout=60) as client:
         cards = {c["name"]: c for c in client.get("/documents?limit=1000").json()["documents"] if c["uploaded"]}
@@ -656,14 +700,14 @@ def check_files(server, store, known, writers):
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
-def read_events(answer):
+def read_events(answer: httpx.Response) -> list[tuple[str, Any]]:
     """(event, data) of every server-sent event."""
     from httpx_sse import EventSource
 
     return [(event.event, event.json()) for event in EventSource(answer).iter_sse()]
 
 
-def test_an_upload_tells_how_far_it_is(tmp_path, served_model):
+def test_an_upload_tells_how_far_it_is(tmp_path: Path, served_model: str) -> None:
     from sample_files import pdf
 
     pages = pdf([[f"第{number}页的内容。"] for number in range(1, 4)])
@@ -686,7 +730,7 @@ def test_an_upload_tells_how_far_it_is(tmp_path, served_model):
         assert events[-1][1]["error"]["code"] == "unreadable_document"
 
 
-def test_an_upload_whose_client_left_is_not_added(tmp_path, served_model):
+def test_an_upload_whose_client_left_is_not_added(tmp_path: Path, served_model: str) -> None:
     """What is raised at a step, by the thread that reads, leaves nothing behind, and the next file is read."""
     import io
 
@@ -697,8 +741,8 @@ def test_an_upload_whose_client_left_is_not_added(tmp_path, served_model):
     class LeftError(Exception):
         pass
 
-    def leave_at(step, page):
-        def report(*at):
+    def leave_at(step: str, page: int) -> Callable[..., None]:
+        def report(*at: Any) -> None:
             if at[:2] == (step, page):
                 raise LeftError
 
@@ -719,7 +763,7 @@ def test_an_upload_whose_client_left_is_not_added(tmp_path, served_model):
         knowledge.close()
 
 
-def test_a_client_that_leaves_stops_its_upload(tmp_path, served_model):
+def test_a_client_that_leaves_stops_its_upload(tmp_path: Path, served_model: str) -> None:
     from sample_files import pdf
 
     store = make_store(tmp_path, served_model)

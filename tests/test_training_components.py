@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from peg_rag.errors import RecipeError
+from peg_rag.errors import RecipeError, TrainingError
 from peg_rag.training.data.batches import RankBatch, StepBatches
-from peg_rag.training.data.guide import GuideMask
+from peg_rag.training.data.guide import GuideMask, GuideOptions
 from peg_rag.training.data.neighbours import (
     ClusterOptions,
     ClusterOrder,
@@ -43,6 +43,7 @@ from peg_rag.training.loss.reference import dense_loss
 from peg_rag.training.loss.tiles import Tile
 from peg_rag.training.loss.trust import TrustOptions, trust_weights
 from peg_rag.training.recipe import Columns, LossOptions, Recipe, SourceOptions
+from peg_rag.training.run.rounds import Round
 
 DIM = 6
 
@@ -493,6 +494,22 @@ def test_every_text_is_encoded_once_and_interrupted_work_goes_on(
     assert np.array_equal(resumed.vectors, table.vectors)
 
 
+def test_a_guide_knows_the_negatives_that_were_mined_since(tmp_path: Path, tiny_bert: Path) -> None:
+    """The vectors are kept for the next run, whose pairs may be the same with other negatives."""
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    guide = GuideOptions(kind="guide")
+    for number in range(2):
+        rows = [
+            {"query": f"问题{i}", "positive": f"答案{i}号", "negatives": [f"第{number}次的错误{i}"]} for i in range(4)
+        ]
+        path = tmp_path / f"pairs-{number}.jsonl"
+        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        (file,) = load_pairs([SourceOptions(path=str(path))], tokenizer, tmp_path / "cache")
+        mask = guide.build(replace(make_context(file, tokenizer, tmp_path), cache=tmp_path / "vectors"))
+        negatives = np.array([text_key(row["negatives"][0]) for row in rows])
+        assert (mask._documents.find(negatives) >= 0).all()
+
+
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
@@ -519,3 +536,24 @@ def test_recipes_refuse_components_that_do_not_go_together() -> None:
             Recipe.parse(tree, [override])
     with pytest.raises(RecipeError, match=r"raise batch\.negatives"):
         Recipe.parse(tree, ["stages.0.batch.negatives=0", "stages.0.data.mining={negatives: 2}"])
+
+
+def test_a_round_under_way_misses_each_file_that_was_made_for_it(tmp_path: Path) -> None:
+    part = Round(0, 4, tmp_path / "round-1")
+    part.folder.mkdir()
+    made = [part.folder / "mined-0.jsonl", part.folder / "neighbours-0.npy"]
+    for file in made:
+        file.write_bytes(b"x")
+    part.check(0)
+    with pytest.raises(TrainingError, match="gone or incomplete"):
+        part.check(2)
+    part.mark_ready()
+    part.check(2)
+    for file in made:
+        content = file.read_bytes()
+        file.unlink()
+        with pytest.raises(TrainingError, match="gone or incomplete"):
+            part.check(2)
+        part.check(0)  # nothing was trained with it yet
+        file.write_bytes(content)
+    part.check(2)

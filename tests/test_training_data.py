@@ -31,7 +31,7 @@ from peg_rag.training.run.validation import retrieval_validation, spearman, spli
 
 zstd = require_zstd("train")
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"query": "花呗如何还款", "positive": "在支付宝里还花呗", "negatives": ["银行卡挂失", "借呗利率"]},
     {"query": "故宫门票多少钱", "positive": "旺季六十元", "label": "2"},
     {"query": "发烧怎么办", "positive": "多喝水，物理降温。"},

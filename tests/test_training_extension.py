@@ -1,7 +1,7 @@
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls
 """What sources and masks of candidates promise: gradients pass through, products are skipped, masks hide."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -71,11 +71,11 @@ class Products(TorchDispatchMode):
     """Counts the matrix products whose result has so many rows."""
 
     def __init__(self, rows: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.rows = rows
         self.count = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
             self.count += len(out) == self.rows

@@ -34,8 +34,8 @@ _HIGHLIGHT = "bold yellow"
 
 
 def make_streams_lenient() -> None:
-    """Replace characters that the terminal's encoding lacks, so that printing Chinese never raises an error."""
-    for stream in (sys.stdout, sys.stderr):
+    """Replace what the terminal's encoding lacks, so that neither printing nor reading Chinese raises an error."""
+    for stream in (sys.stdout, sys.stderr, sys.stdin):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
@@ -72,8 +72,10 @@ def prompt(mark: str) -> str:
     """Ask for a line of text, with the mark on stderr.
 
     Raises:
-        EOFError: there are no more lines.
+        EOFError: there are no more lines, or no standard input.
     """
+    if sys.stdin is None:
+        raise EOFError
     with suppress(ImportError):
         import readline  # noqa: F401  makes `input` delete and move by whole characters, which Chinese needs
     stderr.print(Text(mark, "bold cyan"), end="")

@@ -1,6 +1,7 @@
 """`peg-rag feedback`: readers' ratings, exported as an evaluation set, and a report of whether search got better."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +73,7 @@ def report(
     ratings = FeedbackStore(store).read()
     with ExitStack() as stack:
         present = _open_store(store, model, device, stack)
-        systems = [present, *(_open_system(name, device, stack) for name in against or [])]
+        systems = [present, *(_open_system(name, model, device, stack) for name in against or [])]
         judgements, results = score_systems(ratings, present.index, systems)
     write_report(out, ratings, judgements, results)
     up = sum(rating.vote == "up" for rating in ratings)
@@ -82,15 +83,17 @@ def report(
     note(f"→ {out}")
 
 
-def _open_system(name: str, device: str | None, stack: ExitStack) -> "System":
-    """An earlier store, or a model over the passages of the present one."""
+def _open_system(name: str, model: str | None, device: str | None, stack: ExitStack) -> "System":
+    """An earlier store, by `model` where it names none, or a model over the passages of the present one."""
     from peg_rag.encoder import PEGEncoder
     from peg_rag.evaluation import Indexed
     from peg_rag.index.store import FILE_NAME
+    from peg_rag.ingest import model_of
 
     folder = Path(name)
     if (folder / FILE_NAME).is_file():
-        return _open_store(folder, None, device, stack)
+        store = _open_store(folder, model_of(folder) or model, device, stack)
+        return replace(store, name=f"store {folder}")  # its name may be that of the present one
     encoder = stack.enter_context(PEGEncoder(name, device=device))
     return Indexed("hybrid", encoder, f"model {encoder.spec.name}")
 

@@ -112,7 +112,7 @@ def export_feedback(
 
     Raises:
         InvalidInput: the folder holds something, and `overwrite` is not set.
-        DataError: no rating judges a passage of the index.
+        DataError: no rating judges a passage of the index, or the id of one breaks the table of judgements.
     """
     folder = Path(out)
     if folder.is_file() or (not overwrite and folder.is_dir() and any(folder.iterdir())):
@@ -123,6 +123,7 @@ def export_feedback(
             f"{len(ratings)} ratings judge no passage of the index, so there is nothing to export; a rating judges "
             "the passages that its answer cited, or that its reader chose"
         )
+    _check_ids(judgements)
     passages = 0
     with open_atomically(folder / "corpus.jsonl") as stream:
         for batch in _split(index.ids()):
@@ -164,6 +165,15 @@ def _decide(grades: Sequence[int]) -> int:
     if len(relevant) == wrong:
         return grades[-1]
     return max(relevant) if len(relevant) > wrong else WRONG
+
+
+def _check_ids(judgements: Judgements) -> None:
+    for _, passage, _ in _list_grades(judgements):
+        if any(character in passage for character in "\t\r\n"):
+            raise DataError(
+                f"the id {passage!r} holds a tab or a line break, which the table of judgements cannot hold; index the "
+                "passage under another id"
+            )
 
 
 def _list_grades(judgements: Judgements) -> Iterator[tuple[str, str, int]]:

@@ -81,7 +81,7 @@ class Condition:
 
 def dumps(value: Any) -> str:
     """The canonical JSON of metadata, so that a filter can search for a piece of it as text."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_encode_scalar)
+    return _ENCODER.encode(value)
 
 
 def plain_scalar(value: Any) -> Any:
@@ -120,6 +120,9 @@ def _encode_scalar(value: Any) -> Any:
     return plain
 
 
+# `json.dumps` would make an encoder for every document.
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_encode_scalar)
+
 # NUL is escaped by three other characters, and those are escaped likewise: the order of strings is preserved, and a
 # substring matches only where it occurs.
 _ESCAPED = {0: "\x01\x02\x02", 1: "\x01\x02\x03", 2: "\x01\x03\x02", 3: "\x01\x03\x03"}
@@ -156,13 +159,17 @@ def compile_filter(where: Mapping[str, Any]) -> Condition:
         raise InvalidInput("the filter is nested deeper than SQLite can parse; flatten it with $in, $and or $or")
     if not plain.parameters:
         return plain
-    # Only metadata with such a character are escaped before they are compared. GLOB is faster than instr.
+    return _allow_nul(plain) if plain.opposite is None else _allow_nul(plain.opposite).negate()
+
+
+def _allow_nul(plain: Condition) -> Condition:
+    """The condition for metadata with and without NUL; only those with one are escaped before they are compared."""
     escaped = plain.sql.replace(_METADATA, f"escape_nul({_METADATA})")
-    compare = f"WHEN {_METADATA} GLOB '*\\u000*' THEN {escaped} ELSE {plain.sql} END"
+    # GLOB is faster than instr for one pattern, and AND faster than CASE where its order does not matter.
+    compare = f"(CASE WHEN {_METADATA} GLOB '*\\u000*' THEN {escaped} ELSE {plain.sql} END)"
     if plain.needle is None:
-        return Condition(f"(CASE {compare})", plain.parameters * 2)
-    sql = f"(CASE WHEN NOT instr({_METADATA}, ?) THEN 0 {compare})"
-    return Condition(sql, (plain.needle, *plain.parameters, *plain.parameters))
+        return Condition(compare, plain.parameters * 2)
+    return Condition(f"(instr({_METADATA}, ?) AND {compare})", (plain.needle, *plain.parameters, *plain.parameters))
 
 
 def _compile_group(where: Any, depth: int) -> Condition:

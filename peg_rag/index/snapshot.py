@@ -138,6 +138,8 @@ class Snapshot:
         return rankings
 
     def _merge_rankings(self, in_segment: RankedRows, in_delta: RankedRows, k: int) -> RankedRows:
+        if not len(in_delta.rows):
+            return RankedRows(self.segment_slots[in_segment.rows], np.clip(in_segment.scores, -1.0, 1.0))
         slots = np.concatenate([self.segment_slots[in_segment.rows], self.delta_slots[in_delta.rows]])
         scores = np.concatenate([in_segment.scores, in_delta.scores])
         order = np.argsort(-scores, kind="stable")[:k]

@@ -133,7 +133,13 @@ class PEGVectorStore(VectorStore):
         return PEGVectorStoreRetriever(vectorstore=self, tags=tags, **kwargs)
 
     def search(self, query: str, search_type: str, **kwargs: Any) -> list[Document]:
-        """The documents for a query, by one of the search types of `as_retriever`."""
+        """The documents for a query, by one of the search types of `as_retriever`.
+
+        Raises:
+            InvalidInput: `mode` names another search than the search type.
+        """
+        if search_type in _OWN_SEARCH_TYPES and kwargs.pop("mode", search_type) != search_type:
+            raise InvalidInput(f"search_type={search_type!r} and another mode were both given; leave mode out")
         if search_type == "lexical":
             return self.similarity_search(query, mode="lexical", **kwargs)
         if search_type == "hybrid":

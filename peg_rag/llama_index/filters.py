@@ -6,7 +6,7 @@ from typing import Any
 
 from llama_index.core.vector_stores.types import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 
-from peg_rag.errors import UnsupportedSearch
+from peg_rag.errors import InvalidInput, UnsupportedSearch
 
 Where = dict[str, Any]
 _SAME_MEANING = {
@@ -23,8 +23,8 @@ _SAME_MEANING = {
 }
 _COMPOSED: dict[FilterOperator, Callable[[str, Any], Where]] = {
     FilterOperator.TEXT_MATCH_INSENSITIVE: lambda key, value: {key: {"$ilike": f"%{_escape_pattern(value)}%"}},
-    FilterOperator.ANY: lambda key, values: any_of([{key: {"$contains": value}} for value in values]),
-    FilterOperator.ALL: lambda key, values: all_of([{key: {"$contains": value}} for value in values]),
+    FilterOperator.ANY: lambda key, values: any_of(_contain_each(key, values)),
+    FilterOperator.ALL: lambda key, values: all_of(_contain_each(key, values)),
     FilterOperator.IS_EMPTY: lambda key, _: any_of([{key: None}, {key: ""}, {key: []}]),
 }
 
@@ -34,6 +34,7 @@ def to_where(filters: MetadataFilters | None) -> Where:
 
     Raises:
         UnsupportedSearch: an operator the index does not have.
+        InvalidInput: `ANY` or `ALL` without a list.
     """
     if filters is None or not filters.filters:
         return {}
@@ -68,6 +69,13 @@ def _translate_filter(part: MetadataFilter) -> Where:
         f"the filter operator {part.operator.name} on {part.key!r} is not supported; there are "
         + ", ".join(operator.name for operator in (*_SAME_MEANING, *_COMPOSED))
     )
+
+
+def _contain_each(key: str, values: Any) -> list[Where]:
+    """A filter for each value; a string is refused, whose characters would be taken for the values."""
+    if not isinstance(values, list):
+        raise InvalidInput(f"ANY and ALL on {key!r} take a list of values, not {values!r}")
+    return [{key: {"$contains": value}} for value in values]
 
 
 def _escape_pattern(text: Any) -> str:

@@ -8,13 +8,10 @@ of a file whose time of modification differs from the ledger's, as in a store th
 
 import hashlib
 import json
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from peg_rag.errors import IndexBusy
-from peg_rag.ingest import LEDGER_FILE
+from peg_rag.ledger import select_column
 from peg_rag.serving.errors import ApiError
 
 # Given by the suffix and not by the system's table, which differs from machine to machine.
@@ -64,7 +61,7 @@ class OriginalFiles:
     """
 
     def __init__(self, store: Path) -> None:
-        self._ledger = store.resolve() / LEDGER_FILE
+        self._store = store
         self._verified: dict[Path, tuple[int, int, str]] = {}  # path → size, mtime_ns, sha256
 
     def find(self, source: str, uploaded_file: Path | None = None) -> Original:
@@ -77,6 +74,7 @@ class OriginalFiles:
         Raises:
             ApiError: 404 `original_missing`, the store has no such file; 409 `original_changed`, it is another by now.
             IndexBusy: the ledger is being written to.
+            DamagedIndex: the ledger cannot be read.
         """
         entry = self._read_entry(source)
         if entry is None:
@@ -90,16 +88,10 @@ class OriginalFiles:
 
     def _read_entry(self, source: str) -> tuple[str, str, int, int, str] | None:
         """(path of the root, name of the root, size, time of modification in ns, digest); None if it is not listed."""
-        if not self._ledger.is_file():
+        rows = select_column(self._store, _LEDGER_QUERY, source)
+        if not rows:
             return None
-        try:
-            with closing(sqlite3.connect(f"{self._ledger.as_uri()}?mode=ro", uri=True)) as connection:
-                row = connection.execute(_LEDGER_QUERY, (source,)).fetchone()
-        except sqlite3.OperationalError as error:
-            raise IndexBusy("the ledger of the store is being written to; try again later") from error
-        if row is None:
-            return None
-        path, name, size, mtime_ns, sha256 = json.loads(row[0])
+        path, name, size, mtime_ns, sha256 = json.loads(rows[0])
         return path, name, size, mtime_ns, sha256
 
     def _check_place(self, path: Path, root: Path) -> None:

@@ -353,7 +353,7 @@ class UploadFolder:
         """The sources that the ledger lists under a root."""
         try:
             return list_sources(self._store, root)
-        except DamagedIndex as error:  # the next write raises it
+        except (DamagedIndex, IndexBusy) as error:  # the next write raises it
             log(logger, logging.WARNING, "the ledger could not be read", **describe_exception(error))
             return []
 

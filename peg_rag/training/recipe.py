@@ -293,6 +293,8 @@ class StageOptions(Options):
         if component is not None:
             raise ValueError(f"objective cosent takes graded pairs as they are; remove data.{component}")
         for i, source in enumerate(self.data.sources):
+            if source.columns.weight is not None:
+                raise ValueError(f"objective cosent does not weigh pairs; remove data.sources[{i}].columns.weight")
             if not source.columns.label_is_grade:
                 raise ValueError(
                     f"objective cosent needs a grade in every row; set data.sources[{i}].columns.label_is_grade: true"

@@ -61,6 +61,8 @@ def chroma(embeddings: Embeddings, folder: Path) -> Chroma:
 class Standard(RetrieversIntegrationTests):
     """The suite, but for the store."""
 
+    params: dict[str, Any]
+
     @property
     def retriever_constructor(self) -> type[BaseRetriever]:
         return PEGRetriever
@@ -71,8 +73,7 @@ class Standard(RetrieversIntegrationTests):
 
     @property
     def retriever_constructor_params(self) -> dict[str, Any]:
-        params: dict[str, Any] = self.params
-        return params
+        return self.params
 
 
 class TestDense(Standard):
@@ -403,7 +404,9 @@ def test_a_tool_is_traced_as_the_parent_of_its_search(store: PEGVectorStore) -> 
         def on_tool_start(self, serialized: Any, input_str: str, *, run_id: Any, **kwargs: Any) -> None:
             self.parents["tool"] = run_id
 
-        def on_retriever_start(self, serialized: Any, query: str, *, parent_run_id: Any, **kwargs: Any) -> None:
+        def on_retriever_start(
+            self, serialized: Any, query: str, *, run_id: Any, parent_run_id: Any = None, **kwargs: Any
+        ) -> None:
             self.parents["retriever's parent"] = parent_run_id
 
     runs = Runs()
@@ -417,6 +420,7 @@ def test_a_tool_in_an_agent(store: PEGVectorStore, embeddings: PEGEmbeddings) ->
     store.add_texts(["花呗逾期后，每天按未还金额的万分之五收取利息。"])
     tool = PEGRetriever(vectorstore=store, search_type="hybrid", k=2).as_tool()
     agent = create_agent(ExtractiveChatModel(embeddings=embeddings, threshold=0), [tool])
-    messages = agent.invoke({"messages": [("user", "花呗逾期每天收取多少利息？")]})["messages"]
+    question: Any = {"messages": [("user", "花呗逾期每天收取多少利息？")]}
+    messages = agent.invoke(question)["messages"]
     assert [message.type for message in messages] == ["human", "ai", "tool", "ai"]
     assert messages[-1].text == "花呗逾期后，每天按未还金额的万分之五收取利息。[1]"

@@ -20,7 +20,7 @@ from peg_rag.langchain import PEGEmbeddings, PEGVectorStore
 
 class TestOnDisk(VectorStoreIntegrationTests):
     @pytest.fixture
-    def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:  # type: ignore[override]
+    def vectorstore(self, tmp_path: Path) -> Iterator[VectorStore]:
         store = PEGVectorStore(self.get_embeddings(), tmp_path / "store")
         yield store
         store.close()
@@ -195,7 +195,7 @@ async def test_langchain_indexing(embeddings: PEGEmbeddings, cleanup: Any) -> No
         store, records = PEGVectorStore(embeddings), InMemoryRecordManager("store")
         records.create_schema()
 
-        async def run(documents: list[Document]) -> dict[str, int]:
+        async def run(documents: list[Document]) -> dict[str, Any]:
             if asynchronous:  # noqa: B023
                 return dict(await aindex(documents, records, store, **settings))  # noqa: B023
             return dict(index(documents, records, store, **settings))  # noqa: B023
@@ -227,6 +227,12 @@ async def test_the_standard_retriever_searches_hybrid_and_lexical(store: PEGVect
     assert texts(store.search("逾期", search_type, k=2)) == texts(await store.asearch("逾期", search_type, k=2))
     assert texts(retriever.invoke("逾期", k=1, filter={"year": 2023})) == ["花呗逾期"]
     assert retriever.batch(["逾期"]) == [retriever.invoke("逾期")]
+
+
+def test_a_search_type_and_another_mode_contradict_each_other(store: PEGVectorStore) -> None:
+    assert store.search("逾期", "hybrid", mode="hybrid", k=1) == store.search("逾期", "hybrid", k=1)
+    with pytest.raises(InvalidInput, match="leave mode out"):
+        store.search("逾期", "lexical", mode="dense")
 
 
 def test_an_unknown_search_type_is_refused(store: PEGVectorStore) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from conftest import LetterEncoder
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -9,7 +10,9 @@ from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores import FilterCondition, FilterOperator, MetadataFilter, MetadataFilters
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
+from peg_rag.errors import InvalidInput
 from peg_rag.llama_index import PEGVectorStore
+from peg_rag.llama_index.filters import to_where
 
 KEYS = st.sampled_from(["a", "b", "引'\""])
 WORDS = st.text(alphabet="abAB%_\\花呗", max_size=3)
@@ -71,3 +74,11 @@ def test_in_looks_at_the_elements_of_a_list() -> None:
     for operator, expected in ((FilterOperator.IN, {"a", "c"}), (FilterOperator.NIN, {"b"})):
         filters = MetadataFilters(filters=[MetadataFilter(key="tags", value=["花呗", "借款"], operator=operator)])
         assert {node.node_id for node in store.get_nodes(filters=filters)} == expected
+
+
+@pytest.mark.parametrize("operator", [FilterOperator.ANY, FilterOperator.ALL])
+@pytest.mark.parametrize("value", ["退款", None])
+def test_any_and_all_take_a_list_and_not_the_characters_of_a_string(operator: FilterOperator, value: Any) -> None:
+    filters = MetadataFilters(filters=[MetadataFilter(key="tags", value=value, operator=operator)])
+    with pytest.raises(InvalidInput, match="'tags' take a list"):
+        to_where(filters)

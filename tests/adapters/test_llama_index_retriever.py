@@ -11,7 +11,7 @@ import tiny_cross_encoder
 from conftest import LetterEncoder
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.embeddings.mock_embed_model import MockEmbedding
-from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined]
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.retrieval import RetrievalEndEvent
 from llama_index.core.llms import MockLLM
@@ -22,7 +22,7 @@ from llama_index.core.response_synthesizers import get_response_synthesizer
 from llama_index.core.schema import NodeRelationship, NodeWithScore, QueryBundle, RelatedNodeInfo, TextNode
 from llama_index.core.tools import RetrieverTool, ToolSelection
 from llama_index.core.tools.calling import acall_tool_with_selection
-from llama_index.core.vector_stores import MetadataFilter, MetadataFilters, SimpleVectorStore
+from llama_index.core.vector_stores import FilterOperator, MetadataFilter, MetadataFilters, SimpleVectorStore
 from llama_index.vector_stores.chroma import ChromaVectorStore
 
 from peg_rag.errors import IndexMismatch, InvalidInput, UnsupportedSearch
@@ -93,7 +93,7 @@ async def test_custom_embedding_strings_are_averaged(store: PEGVectorStore, embe
 
 
 def test_filters_and_documents(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
-    filters = MetadataFilters(filters=[MetadataFilter(key="number", value=2, operator=">=")])
+    filters = MetadataFilters(filters=[MetadataFilter(key="number", value=2, operator=FilterOperator.GTE)])
     assert set(texts(PEGRetriever(store, embedding, similarity_top_k=4, filters=filters).retrieve("花呗"))) == {
         "银行卡绑定",
         "理财",

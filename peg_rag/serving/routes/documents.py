@@ -269,8 +269,8 @@ async def _add_files(
         except (ApiError, DataError) as error:
             if len(files) == 1:
                 raise
-            status = error.status if isinstance(error, ApiError) else 422
-            answer.rejected.append(Rejected(name=sanitize_filename(name), status=status, message=str(error)))
+            known = error if isinstance(error, ApiError) else ApiError(422, str(error))
+            answer.rejected.append(Rejected(name=sanitize_filename(name), status=known.status, message=known.message))
     return answer
 
 

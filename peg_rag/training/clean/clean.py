@@ -5,9 +5,11 @@ near-duplicates at all pairs, the consistency filter at what a first model makes
 a file of its own, with its reason. Holds the texts of all pairs in memory.
 """
 
+import hashlib
 import json
+import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from peg_rag.errors import DataError, InvalidInput
-from peg_rag.files import open_atomically
+from peg_rag.files import open_atomically, write_atomically
+from peg_rag.index.filters import plain_scalar
 from peg_rag.retriever import Encoder
 from peg_rag.training.clean.consistency import assign_halves, first_model_recipe, rank_positives, trust_of
 from peg_rag.training.clean.duplicates import group_near_duplicates
@@ -25,6 +28,7 @@ from peg_rag.training.data.texts import clean_text, text_key
 from peg_rag.training.data.tokens import Ints
 
 EXAMPLES = 5
+_NO_TEXTS = "no query or positive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,14 +103,19 @@ def clean_pairs(
     Interrupted training of the first models goes on in the next call, from `<out>.cleaning`.
 
     Raises:
-        DataError: a file is missing or holds no pair.
+        DataError: a file is missing, holds no pair, or holds a value that JSON has no form for.
+        InvalidInput: `out` is no .jsonl file, or a file of pairs would be written over.
+        KeyboardInterrupt: the training of a first model was interrupted.
     """
     options = options or CleaningOptions()
     if out.suffix != ".jsonl":
         raise InvalidInput(f"{out}: a .jsonl file is expected to write to")
     files = [Path(pairs)] if isinstance(pairs, (str, Path)) else [Path(path) for path in pairs]
+    removed = out.with_name(f"{out.name}.removed.jsonl")
+    _check_apart(files, (out, removed))
     report = CleaningReport()
-    rows = _read_pairs(files, report)
+    incomplete: list[dict[str, Any]] = []
+    rows = _read_pairs(files, report, incomplete)
     reasons: list[str | None] = [None] * len(rows)
     _apply_rules(rows, reasons, options.rules)
     if options.similarity is not None:
@@ -114,8 +123,9 @@ def clean_pairs(
     weights = None
     if options.top is not None or options.trust:
         weights = _check_consistency(rows, reasons, options, encoder, out, show_progress)
-    removed = out.with_name(f"{out.name}.removed.jsonl")
     with open_atomically(out) as kept_stream, open_atomically(removed) as removed_stream:
+        for row in incomplete:
+            removed_stream.write(_to_line({**row, "reason": _NO_TEXTS}))
         for i, (row, reason) in enumerate(zip(rows, reasons, strict=True)):
             if reason is not None:
                 report.note(reason, row)
@@ -128,21 +138,50 @@ def clean_pairs(
     return report
 
 
-def _read_pairs(files: Sequence[Path], report: CleaningReport) -> list[dict[str, Any]]:
+def _check_apart(files: Sequence[Path], outputs: Sequence[Path]) -> None:
+    for output in outputs:
+        for file in files:
+            if file.resolve() == output.resolve():
+                raise InvalidInput(f"{file} would be written over; name another file to write to")
+
+
+def _read_pairs(
+    files: Sequence[Path], report: CleaningReport, incomplete: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows with both texts; the others, or where they stand, are added to `incomplete`."""
     rows: list[dict[str, Any]] = []
     for file in files:
         before = len(rows)
         for line, row in read_rows(file):
             report.rows += 1
-            texts = {} if isinstance(row, str) else {name: row.get(name) for name in ("query", "positive")}
+            place = {"file": file.name, "line": line}
+            if isinstance(row, str):
+                report.note(_NO_TEXTS, place)
+                incomplete.append({**place, "problem": row})
+                continue
+            plain = _make_plain(row, f"{file}:{line}")
+            texts = {name: plain.get(name) for name in ("query", "positive")}
             cleaned = {name: clean_text(text) for name, text in texts.items() if isinstance(text, str)}
             if len(cleaned) < 2 or not all(cleaned.values()):
-                report.note("no query or positive", {"file": file.name, "line": line})
+                report.note(_NO_TEXTS, place)
+                incomplete.append(plain)
                 continue
-            rows.append({**row, **cleaned})  # type: ignore[dict-item]
+            rows.append({**plain, **cleaned})
         if len(rows) == before:
             raise DataError(f"{file} has no row with texts in 'query' and 'positive'")
     return rows
+
+
+def _make_plain(row: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """The row with times as strings: Parquet has values that JSON has not, and to learn that at the end is too late."""
+    plain = {name: plain_scalar(value) for name, value in row.items()}
+    for name, value in plain.items():
+        if not isinstance(value, str | int | float | None):
+            try:
+                plain[name] = json.loads(json.dumps(value, default=plain_scalar))
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{place}: the column {name!r} cannot be written as JSON ({error}); drop it") from error
+    return plain
 
 
 def _apply_rules(rows: Sequence[dict[str, Any]], reasons: list[str | None], options: RuleOptions) -> None:
@@ -178,6 +217,8 @@ def _check_consistency(
     left = _list_kept(reasons)
     keys = np.array([text_key(rows[i]["positive"]) for i in left], dtype=np.int64)
     weights = np.ones(len(rows), dtype=np.float32)
+    if not left:
+        return weights
     for part, judge in _assign_judges([rows[i] for i in left], keys, encoder, out, options.seed, show_progress):
         places = [left[i] for i in part.tolist()]
         queries = [rows[i]["query"] for i in places]
@@ -199,7 +240,6 @@ def _assign_judges(
         yield np.arange(len(rows)), encoder
         return
     from peg_rag.encoder import PEGEncoder
-    from peg_rag.training.run.train import train
 
     halves = assign_halves(keys)
     work = out.with_name(f"{out.name}.cleaning")
@@ -210,14 +250,28 @@ def _assign_judges(
             continue
         if len(lesson) < 2:
             raise DataError("too few pairs to train a first model on; give an encoder, or set top to None")
-        pairs = work / f"half-{int(half)}.jsonl"
-        with open_atomically(pairs) as stream:
-            for i in lesson.tolist():
-                stream.write(_to_line({name: rows[i][name] for name in ("query", "positive")}))
-        recipe = first_model_recipe(pairs, len(lesson), work / f"model-{int(half)}", work / "cache", seed)
-        train(recipe, resume=True, show_progress=show_progress)
-        with PEGEncoder(str(work / f"model-{int(half)}"), device="cpu") as judge:
+        lines = [_to_line({name: rows[i][name] for name in ("query", "positive")}) for i in lesson.tolist()]
+        model = _train_first_model(work / f"half-{int(half)}", b"".join(lines), len(lesson), seed, show_progress)
+        with PEGEncoder(str(model), device="cpu") as judge:
             yield judged, judge
+
+
+def _train_first_model(folder: Path, lesson: bytes, rows: int, seed: int, show_progress: bool) -> Path:
+    """The folder of a model of these rows, begun or finished by an earlier call; other rows' models are removed."""
+    from peg_rag.training.run.train import train
+
+    key = hashlib.blake2b(lesson + str(seed).encode(), digest_size=8).hexdigest()
+    work = folder / key
+    for other in folder.glob("*"):
+        if other != work:
+            shutil.rmtree(other)
+    pairs = work / "pairs.jsonl"
+    write_atomically(pairs, lesson)
+    recipe = first_model_recipe(pairs, rows, work / "model", work / "cache", seed)
+    result = train(recipe, resume=True, show_progress=show_progress)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result.folder
 
 
 def _list_kept(reasons: Sequence[str | None]) -> list[int]:

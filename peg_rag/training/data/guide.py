@@ -39,6 +39,7 @@ class GuideOptions(Options):
             ModelNotAvailable: there is no such model.
         """
         from peg_rag.encoder import PEGEncoder
+        from peg_rag.training.data.pairs import row_negative_keys
         from peg_rag.training.data.tokens import digest
         from peg_rag.training.data.vectors import encode_texts
 
@@ -46,7 +47,7 @@ class GuideOptions(Options):
             content = [
                 str(hash_array(part))
                 for file, rows in zip(stage.files, stage.rows, strict=True)
-                for part in (file.query_keys[rows], file.positive_keys[rows])
+                for part in (file.query_keys[rows], file.positive_keys[rows], row_negative_keys(file, rows)[0])
             ]
             stem = stage.cache / f"guide-{digest(str(encoder.identity), *content)}"
             queries = encode_texts(stage.files, stage.rows, "query", encoder, stem.with_name(f"{stem.name}-query"))

@@ -330,7 +330,8 @@ class _Step:
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "
                 "overflowed: lower the learning rate, clip gradients, or leave half precision"
             )
-        return (weights.double() / totals[0]).to(weights)
+        total = totals[0].where(totals[0] > 0, 1.0)  # a batch without weight teaches nothing
+        return (weights.double() / total).to(weights)
 
     def _add_prefix(self, dim: int, weights: Tensor) -> list[Sums]:
         sides = self._all_sides()

@@ -34,7 +34,8 @@ def dense_loss(
     weights = torch.ones_like(queries[:, 0])
     if pairs.query_weights is not None:
         weights = pairs.query_weights.to(queries)
-    weights = weights / weights.sum()
+    total = weights.sum()
+    weights = weights / total.where(total > 0, 1.0)
     columns = torch.cat([documents, *(extra.vectors for extra in candidates)])  # (n + m, d)
     owners = torch.cat([pairs.owners, *(_owners_of(extra) for extra in candidates)])  # (n + m,)
     known = _known_answers(pairs, options, candidates)  # (b, n + m)

@@ -41,12 +41,18 @@ class Round:
 
     @property
     def is_ready(self) -> bool:
-        """Whether all that the round needs was made."""
-        return (self.folder / READY_FILE).is_file()
+        """Whether all that the round needs was made and is still there."""
+        file = self.folder / READY_FILE
+        if not file.is_file():
+            return False
+        names: list[str] = json.loads(file.read_bytes() or b"[]")
+        return all((self.folder / name).is_file() for name in names)
 
     def mark_ready(self) -> None:
-        """Say that it was."""
-        write_atomically(self.folder / READY_FILE, b"")
+        """List what was made, once it all is."""
+        if not self.is_ready:
+            names = sorted(path.name for path in self.folder.iterdir() if path.is_file() and path.name != READY_FILE)
+            write_atomically(self.folder / READY_FILE, json.dumps(names).encode())
 
     def check(self, step: int) -> None:
         """Refuse to make anew, with another model, what an earlier run made at the round's first step.
