@@ -145,10 +145,11 @@ def test_the_turns_before_a_follow_up_question_say_what_it_means(generating: Ser
 
 def test_generated_answers_are_streamed_with_their_sources(generating: Serve) -> None:
     with generating("good") as (url, _), OpenAI(base_url=f"{url}/v1", api_key=KEY) as client:
-        answer = ask(url, history=[{"question": "你好", "answer": "你好！"}])
+        history = [{"question": "你好", "answer": "你好！"}]  # as MESSAGES
+        answer = ask(url, history=history)
         chunks = list(client.chat.completions.create(model="peg-rag-generated", messages=MESSAGES, stream=True))
         quotes = client.chat.completions.create(model="peg-rag-extractive", messages=MESSAGES)
-        extractive = ask(url, answers="extractive")
+        extractive = ask(url, answers="extractive", history=history)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
     assert len(chunks) > 4  # pieces as they come, not the whole at once
     assert text.startswith(answer["text"] + "\n\n[1] ")

@@ -423,7 +423,7 @@ def test_malformed_json_is_refused(guarded: tuple[httpx.Client, Path, RunningSer
         ("/search", '{"query": "a", "where": {"a": NaN}}'),
         ("/search", '{"query": "a", "where": {"a": "\\ud800"}}'),
         ("/search", '{"query": "a", "where": {"\\ud800": 1}}'),
-        ("/search", '{"query": "a", "where": {"a": {"$regex": ".*"}}}'),
+        ("/search", '{"query": "a", "where": {"a": {"$regex": "("}}}'),
         ("/search", '{"query": "a", "where": {"a": {"$gt": {}}}}'),
         ("/search", '{"query": "a", "where": ' + '{"$not": ' * 200 + '{"a": 1}' + "}" * 200 + "}"),
         ("/search", '{"query": "a", "where": {"a": {"$in": [' + "1," * 9000 + "1]}}}"),

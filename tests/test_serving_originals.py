@@ -177,12 +177,12 @@ def test_a_store_without_a_ledger_has_no_files(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def copied_store(served, tmp_path):
+def copied_store(served: Any, tmp_path: Path) -> Path:
     _, store, _ = served
-    return shutil.copytree(store, tmp_path / "kb")
+    return Path(shutil.copytree(store, tmp_path / "kb"))
 
 
-def test_the_ledger_of_a_killed_writer_is_rolled_back_and_read(copied_store):
+def test_the_ledger_of_a_killed_writer_is_rolled_back_and_read(copied_store: Path) -> None:
     """Who reads alone may not roll back its journal, and would say for ever that another process writes."""
     killed = (
         "import os, sqlite3, sys\n"
@@ -197,14 +197,14 @@ def test_the_ledger_of_a_killed_writer_is_rolled_back_and_read(copied_store):
     assert OriginalFiles(copied_store).find("docs/花呗.md").name == "花呗.md"
 
 
-def test_a_damaged_ledger_is_named(copied_store):
+def test_a_damaged_ledger_is_named(copied_store: Path) -> None:
     (copied_store / LEDGER_FILE).write_bytes(b"not a ledger" * 100)
     with pytest.raises(DamagedIndex, match=LEDGER_FILE):
         OriginalFiles(copied_store).find("docs/花呗.md")
 
 
-def test_a_ledger_that_is_locked_is_busy_and_not_damaged(copied_store, monkeypatch):
-    connect = sqlite3.connect
+def test_a_ledger_that_is_locked_is_busy_and_not_damaged(copied_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect: Any = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *given, **options: connect(*given, **options, timeout=0.05))
     with closing(connect(copied_store / LEDGER_FILE, isolation_level=None)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
