@@ -1,6 +1,7 @@
-"""What the reranker adds to a whole-recipe model that never saw a domain, with trees that never saw it either.
+r"""What the reranker adds to a whole-recipe model that never saw a domain, with trees that never saw it either.
 
-    python train/leave_one_out_reranked.py --out runs/rerank --model runs/leave-one-out/no_news --domain news --set news-xwlb
+    python train/leave_one_out_reranked.py --out runs/rerank --model runs/leave-one-out/no_news \
+        --domain news --set news-xwlb
 
 `--out` is the folder of `reranker.py`, `--model` one of `leave_one_out.py`. Cost: a minute of one core.
 """
