@@ -124,11 +124,11 @@ def extract_answer(
     read = hits[:max_hits]
     ranked = rank_candidates(question, read, encoder)
     confidence = ranked[0][0] if ranked else 0.0
-    chosen = _choose(question, ranked, read, max_sentences) if ranked and confidence >= threshold else []
+    chosen = _choose_statements(question, ranked, read, max_sentences) if ranked and confidence >= threshold else []
     places = list(dict.fromkeys(candidate.place for _, candidate in chosen))
     sentences = tuple(
         CitedSentence(
-            _quote(candidate, read[candidate.place].text),
+            _quote_statement(candidate, read[candidate.place].text),
             places.index(candidate.place) + 1,
             candidate.spans[0][0],
             sureness,
@@ -157,10 +157,10 @@ def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
 def subject_of(question: str) -> str:
     """The question without the words that only ask; the question itself where nothing else is in it."""
     subject = re.sub(r"\s+", " ", _ASKING.sub(" ", question)).strip()
-    return subject if _terms(subject) else question
+    return subject if _extract_terms(subject) else question
 
 
-def _choose(
+def _choose_statements(
     question: str, ranked: list[tuple[float, Candidate]], hits: Sequence[Hit], count: int
 ) -> list[tuple[float, Candidate]]:
     """The surest statement, and sentences nearly as sure that say something else. A cell answers alone."""
@@ -171,8 +171,8 @@ def _choose(
             break
         if candidate.statement.kind != "sentence":
             continue
-        text = _quote(candidate, hits[candidate.place].text)
-        if not any(_says_same(text, _quote(other, hits[other.place].text)) for _, other in chosen):
+        text = _quote_statement(candidate, hits[candidate.place].text)
+        if not any(_says_same(text, _quote_statement(other, hits[other.place].text)) for _, other in chosen):
             chosen.append((sureness, candidate))
     return chosen
 
@@ -194,7 +194,9 @@ def _whole_list(question: str, ranked: list[tuple[float, Candidate]]) -> tuple[f
     if best.statement.kind == "list" or not _LIST_KINDS & set(parse_question(question).kinds):
         return ranked[0]
     for other_sureness, other in ranked[1:]:
-        if other.statement.kind == "list" and (_holds(other, best) or other_sureness >= _NEARLY_AS_SURE * sureness):
+        if other.statement.kind == "list" and (
+            _contains_item(other, best) or other_sureness >= _NEARLY_AS_SURE * sureness
+        ):
             return sureness, other
     return ranked[0]
 
@@ -213,23 +215,23 @@ def _fitting_cell(best: tuple[float, Candidate], ranked: list[tuple[float, Candi
     return max(nearly, key=lambda pair: (pair[1].fit, pair[0]))
 
 
-def _holds(outer: Candidate, inner: Candidate) -> bool:
+def _contains_item(outer: Candidate, inner: Candidate) -> bool:
     """Whether a list has the other statement as an item."""
     start, end = inner.statement.span
     first, last = outer.statement.span
     return outer.place == inner.place and first <= start and end <= last
 
 
-def _quote(candidate: Candidate, text: str) -> str:
+def _quote_statement(candidate: Candidate, text: str) -> str:
     return _CELL_SEPARATOR.join(text[start:end] for start, end in candidate.spans)
 
 
 def _says_same(a: str, b: str) -> bool:
-    terms = _terms(a)
-    others = _terms(b)
+    terms = _extract_terms(a)
+    others = _extract_terms(b)
     return a in b or b in a or len(terms & others) >= _SAME_TERMS * max(1, min(len(terms), len(others)))
 
 
-def _terms(text: str) -> frozenset[str]:
+def _extract_terms(text: str) -> frozenset[str]:
     """Words and character pairs; single characters say too little."""
     return frozenset(term for term in get_tokenizer("bigram").terms(text) if len(term) > 1)

@@ -78,9 +78,9 @@ def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     if not pairs:
         return []
     add_gaps(pairs, plain)
-    order = sorted(range(len(pairs)), key=lambda i: -_promise(plain[i]))[:MAX_ENCODED]
+    order = sorted(range(len(pairs)), key=lambda i: -_estimate_promise(plain[i]))[:MAX_ENCODED]
     spans = {i: quoted_spans(parsed, pairs[i][1]) for i in order}
-    cosines = _cosines(question, [_read_text(pairs[i][0], pairs[i][1], spans[i]) for i in order], encoder)
+    cosines = _compute_cosines(question, [_read_text(pairs[i][0], pairs[i][1], spans[i]) for i in order], encoder)
     mean = float(cosines.mean())
     spread = float(cosines.std()) + 0.02
     best = float(cosines.max())
@@ -123,7 +123,7 @@ def _is_copy(text: str, question: str) -> bool:
     return len(pairs & own) >= _ALIKE * max(len(pairs), len(own))
 
 
-def _promise(features: dict[str, float]) -> float:
+def _estimate_promise(features: dict[str, float]) -> float:
     """A first guess, to choose what is worth embedding."""
     return (
         features["covered"]
@@ -150,7 +150,7 @@ def _read_text(passage: Passage, statement: Statement, spans: Sequence[tuple[int
     return "\n".join(part for part in (title, statement.heading, quote) if part)
 
 
-def _cosines(question: str, texts: list[str], encoder: Encoder) -> NDArray[np.float32]:
+def _compute_cosines(question: str, texts: list[str], encoder: Encoder) -> NDArray[np.float32]:
     """(texts,)"""
     vector = encoder.encode_queries([question])[0]  # (dimension,)
     return np.asarray(encoder.encode_documents(texts) @ vector, dtype=np.float32)

@@ -86,7 +86,7 @@ FEATURES = (
 def rarities(question: Question, passages: Sequence[Passage]) -> tuple[float, ...]:
     """How much each word of the question tells one hit from another: 0 for a word that all or none of them say."""
     texts = [f"{passage.context}\n{passage.text}" for passage in passages]
-    counts = [sum(_covers(text, word) for text in texts) for word in question.words]
+    counts = [sum(_covers_word(text, word) for text in texts) for word in question.words]
     return tuple(
         word.weight * math.log((len(texts) + 1) / (count + 0.5)) if count else 0.0
         for word, count in zip(question.words, counts, strict=True)
@@ -107,7 +107,7 @@ def lacks_code(question: Question, passage: Passage, statement: Statement) -> bo
         return False
     text = f"{passage.context}\n{fold(passage.hit.text)}\n" + "\n".join(fold(c.value) for c in passage.form)
     fit = code_fit(codes, statement.row)
-    return any(not _covers(text, word) and word.text not in fit for word in codes)
+    return any(not _covers_word(text, word) and word.text not in fit for word in codes)
 
 
 def add_gaps(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> None:
@@ -171,21 +171,21 @@ def features_of(
     defined = defined_words(question, passage)
     fit |= {word for word, name in defined.items() if name in row}
     words = question.words
-    covered = [_covers(near, word) or word.text in fit for word in words]
-    by_file = [known or _covers(passage.file_text, word) for known, word in zip(covered, words, strict=True)]
-    by_row = [_covers(row, word) or word.text in fit for word in words]
+    covered = [_covers_word(near, word) or word.text in fit for word in words]
+    by_file = [known or _covers_word(passage.file_text, word) for known, word in zip(covered, words, strict=True)]
+    by_row = [_covers_word(row, word) or word.text in fit for word in words]
     headings = f"{passage.context}\n{fold(statement.heading)}"
-    by_context = [_covers(headings, word) for word in words]
+    by_context = [_covers_word(headings, word) for word in words]
     told = sum(weight for weight, known in zip(rarity, covered, strict=True) if known)
     value = fold(cell.value) if cell else fold(without_mark(statement.text))
     likeness, unlikeness = looks(question, value, cell.name if cell else "")
     found = {
-        "covered": _share(words, covered),
-        "covered_by_statement": _share(words, by_row),
+        "covered": _share_of_weight(words, covered),
+        "covered_by_statement": _share_of_weight(words, by_row),
         "fresh": _fresh_share(words, by_row, by_context),
         "telling": told / sum(rarity) if sum(rarity) else 0.0,
-        "covered_by_file": _share(words, by_file),
-        "characters": _characters(question, near),
+        "covered_by_file": _share_of_weight(words, by_file),
+        "characters": _share_of_characters(question, near),
         "missing": max((w.weight for w, known in zip(words, by_file, strict=True) if not known), default=0.0) / 7.0,
         "missing_code": float(any(w.is_code and not known for w, known in zip(words, by_file, strict=True))),
         "year_conflict": _year_conflict(question, near),
@@ -195,10 +195,10 @@ def features_of(
         "column": names_kind(question, cell.name if cell else statement.heading or passage.last_heading),
         "looks": likeness,
         "looks_wrong": unlikeness,
-        "echo": _echo(question, cell, value, fit) if cell else 0.0,
+        "echo": _measure_echo(question, cell, value, fit) if cell else 0.0,
         "is_cell": float(cell is not None),
         "is_list": float(statement.kind == "list"),
-        "precision": 0.0 if cell else _precision(question, own),
+        "precision": 0.0 if cell else _measure_precision(question, own),
         "length": min(len(statement.text), 200) / 200,
         "rank": 1.0 / (1.0 + passage.rank),
         "file_share": passage.file_share,
@@ -251,9 +251,9 @@ def _like_features(
     total = float(weights.sum()) or 1.0
     cell = statement.cell
     others = [other for other in statement.row if other is not cell]
-    column = _alike(words, fold(cell.name)) if cell else 0.0
-    rivals = [_alike(words, fold(other.name)) for other in others[1:]] if cell else []
-    keys = [_alike(words, fold(other.value)[:40]) for other in others]
+    column = _find_likeness(words, fold(cell.name)) if cell else 0.0
+    rivals = [_find_likeness(words, fold(other.name)) for other in others[1:]] if cell else []
+    keys = [_find_likeness(words, fold(other.value)[:40]) for other in others]
     return {
         "like": float(near @ weights) / total,
         "like_by_statement": float(own @ weights) / total,
@@ -267,7 +267,7 @@ def _like_features(
 
 
 @lru_cache(maxsize=16384)
-def _alike(words: tuple[Word, ...], text: str) -> float:
+def _find_likeness(words: tuple[Word, ...], text: str) -> float:
     """The likeness of the two words that are most alike; words that say little count less."""
     weights = np.array([min(word.weight, 3.0) / 3.0 for word in words], dtype=np.float32)
     return float((likeness(words, text) * weights).max(initial=0.0))
@@ -340,36 +340,36 @@ def _share_of_text(text: str, question: str) -> float:
     """The share of a short text's words, by weight, that a question says."""
     words = [word for word in words_of(text) if word.weight > 0] or words_of(text)
     total = sum(max(word.weight, 0.5) for word in words)
-    said = sum(max(word.weight, 0.5) for word in words if _covers(question, word))
+    said = sum(max(word.weight, 0.5) for word in words if _covers_word(question, word))
     return said / total if total else 0.0
 
 
-def _echo(question: Question, cell: Cell, value: str, fit: frozenset[str]) -> float:
+def _measure_echo(question: Question, cell: Cell, value: str, fit: frozenset[str]) -> float:
     """How much of a value the question says; a range that its number lies in is what the row is named by."""
     if fits(question, cell, fit):
         return 1.0
     return _share_of_text(value[:60], question.text)
 
 
-def _precision(question: Question, text: str) -> float:
+def _measure_precision(question: Question, text: str) -> float:
     return _share_of_text(text[:200], question.text)
 
 
 @lru_cache(maxsize=65536)
-def _pattern(code: str) -> re.Pattern[str]:
+def _compile_code(code: str) -> re.Pattern[str]:
     before = r"(?<!\d)(?<!\d\.)" if code[0].isdigit() else ""
     after = r"(?!\.?\d)" if code[-1].isdigit() else "(?![a-z])" if re.search(r"\d", code) and code[-1].isascii() else ""
     return re.compile(before + re.escape(code) + after)
 
 
-def _covers(text: str, word: Word) -> bool:
+def _covers_word(text: str, word: Word) -> bool:
     """Whether a folded text says a word: codes whole, years in any form."""
     if not word.is_code:
         return (
             word.text in text or _covers_most(text, word.text) or any(other in text for other in same_words(word.text))
         )
     year = re.fullmatch(r"((?:19|20)\d\d)[年版]?", word.text)
-    return _pattern(year[1] if year else word.text).search(text) is not None
+    return _compile_code(year[1] if year else word.text).search(text) is not None
 
 
 def _covers_most(text: str, word: str) -> bool:
@@ -379,17 +379,17 @@ def _covers_most(text: str, word: str) -> bool:
     return word[:2] in text or word[1:] in text
 
 
-def _share(words: Sequence[Word], covered: Sequence[bool]) -> float:
+def _share_of_weight(words: Sequence[Word], covered: Sequence[bool]) -> float:
     total = sum(word.weight for word in words)
     return sum(word.weight for word, known in zip(words, covered, strict=True) if known) / total if total else 0.0
 
 
 def _fresh_share(words: Sequence[Word], by_statement: Sequence[bool], by_context: Sequence[bool]) -> float:
     left = [(word, known) for word, known, old in zip(words, by_statement, by_context, strict=True) if not old]
-    return _share([word for word, _ in left], [known for _, known in left]) if left else 0.5
+    return _share_of_weight([word for word, _ in left], [known for _, known in left]) if left else 0.5
 
 
-def _characters(question: Question, text: str) -> float:
+def _share_of_characters(question: Question, text: str) -> float:
     characters = {character for word in question.words for character in word.text}
     return len(characters & set(text)) / len(characters) if characters else 0.0
 

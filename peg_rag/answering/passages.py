@@ -61,20 +61,20 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
     shares: dict[str, float] = {}
     total = sum(1.0 / (1 + rank) for rank in range(len(hits)))
     for rank, hit in enumerate(hits):
-        shares[_source(hit)] = shares.get(_source(hit), 0.0) + 1.0 / (1 + rank) / total
-        texts.setdefault(_source(hit), []).append(hit.text)
-        forms.setdefault(_source(hit), []).extend(_lone_fields(hit))
+        shares[_source_of_hit(hit)] = shares.get(_source_of_hit(hit), 0.0) + 1.0 / (1 + rank) / total
+        texts.setdefault(_source_of_hit(hit), []).append(hit.text)
+        forms.setdefault(_source_of_hit(hit), []).extend(_lone_fields(hit))
     return [
         Passage(
             hit,
             rank,
             fold(context_of(hit)),
-            fold("\n".join(texts[_source(hit)])),
+            fold("\n".join(texts[_source_of_hit(hit)])),
             str(hit.metadata.get("title") or "").rsplit(" > ", 1)[-1],
-            _definitions("\n".join(texts[_source(hit)])),
-            tuple(forms[_source(hit)]) if _lone_fields(hit) else (),
+            _find_definitions("\n".join(texts[_source_of_hit(hit)])),
+            tuple(forms[_source_of_hit(hit)]) if _lone_fields(hit) else (),
             fold(hit.text),
-            shares[_source(hit)],
+            shares[_source_of_hit(hit)],
         )
         for rank, hit in enumerate(hits)
     ]
@@ -83,7 +83,7 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
 def context_of(hit: Hit) -> str:
     """The file's name without its suffix, the sheet and the headings."""
     known = hit.metadata
-    name = PurePosixPath(_source(hit)).stem if known.get("source") else ""
+    name = PurePosixPath(_source_of_hit(hit)).stem if known.get("source") else ""
     parts = [name, known.get("sheet"), known.get("title")]
     return "\n".join(str(part) for part in parts if part)
 
@@ -99,7 +99,7 @@ def defined_words(question: Question, passage: Passage) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _definitions(text: str) -> tuple[tuple[str, str], ...]:
+def _find_definitions(text: str) -> tuple[tuple[str, str], ...]:
     """(name, folded list) of sentences such as 一线城市指北京、上海、广州, and of names that need no definition."""
     definitions = {fold(match[1]): fold(match[2]) for match in _DEFINITION.finditer(text)}
     common = {name: members for name, members in COMMON_NAMES.items() if name in text}
@@ -116,5 +116,5 @@ def _lone_fields(hit: Hit) -> tuple[Cell, ...]:
     return cells if len(cells) == 1 else ()
 
 
-def _source(hit: Hit) -> str:
+def _source_of_hit(hit: Hit) -> str:
     return str(hit.metadata.get("source") or hit.id)

@@ -76,12 +76,12 @@ def quantities_in(folded: str) -> tuple[Quantity, ...]:
         elif match["prefix"]:
             known.append(Quantity(value, "", match[0], match["prefix"]))
         else:
-            inherited = _inherited(plain, match, known)
+            inherited = _inherit_unit(plain, match, known)
             known.append(Quantity(value * inherited[1], inherited[0], match[0]))
     return tuple(reversed(known))
 
 
-def _inherited(text: str, match: re.Match[str], following: list[Quantity]) -> tuple[str, float]:
+def _inherit_unit(text: str, match: re.Match[str], following: list[Quantity]) -> tuple[str, float]:
     """(measure, size) of a number that a range mark alone parts from the next, else of its own unknown unit.
 
     It has the next one's 万 too, as in 2至3万元, unless it is the larger figure, as in 8000至1万元.

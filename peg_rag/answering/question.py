@@ -94,7 +94,7 @@ def parse_question(text: str) -> Question:
         folded,
         tuple(_subject_words(subject)),
         character_pairs(subject),
-        _kinds(plain),
+        _find_kinds(plain),
         _asked_noun(folded),
         unit[1] if unit else "",
         years,
@@ -108,7 +108,7 @@ def character_pairs(folded: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run[i : i + 2] for run in runs for i in range(len(run) - 1)))
 
 
-def _kinds(question: str) -> tuple[str, ...]:
+def _find_kinds(question: str) -> tuple[str, ...]:
     """The kinds of answer that are asked for; 多少 alone asks for a number, 多少钱 for money."""
     kinds = [kind for kind, pattern in _COMPILED_KINDS.items() if pattern.search(question)]
     if "count" in kinds and _MEASURES & set(kinds):

@@ -81,18 +81,18 @@ def fits(question: Question, cell: Cell, fit: frozenset[str]) -> bool:
 
 def holds_code(text: str, word: Word) -> bool:
     code = _GRADE.fullmatch(word.text) if word.is_code else None
-    bounds = _bounds(text) if code else None
+    bounds = _parse_bounds(text) if code else None
     return bool(code and bounds and bounds.prefix == code[1] and bounds.holds(float(code[2])))
 
 
 def _lies_in(quantity: Quantity, text: str) -> bool:
-    bounds = _bounds(text)
+    bounds = _parse_bounds(text)
     return bounds is not None and bounds.measure == quantity.measure and bounds.holds(quantity.value)
 
 
 def _in_range(quantity: Quantity, cell: Cell) -> bool | None:
     """None: the cell holds no range of this measure."""
-    bounds = _bounds(fold(cell.value))
+    bounds = _parse_bounds(fold(cell.value))
     if bounds is None or bounds.prefix or not quantity.measure:
         return None
     if bounds.measure == quantity.measure:
@@ -113,7 +113,7 @@ def _one_of_each_unit(name: str) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _bounds(value: str) -> _Bounds | None:
+def _parse_bounds(value: str) -> _Bounds | None:
     """The bounds of a range such as 满10年不满20年, 80-84, p6-p7 or 7天以上; None for any other text."""
     if len(value) > _LONGEST or _DATE.search(value):
         return None

@@ -84,7 +84,7 @@ class AnswerScorer:
     _forest: _Forest = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_forest", _plant(self.trees))
+        object.__setattr__(self, "_forest", _join_trees(self.trees))
 
     def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """The log odds (rows,) that a statement answers, of features (rows, len(FEATURES))."""
@@ -113,7 +113,7 @@ def load_scorer() -> AnswerScorer:
         raise DamagedModel("answer_scorer.json was trained on other features; install peg-rag again")
     linear = np.array(content["linear"], dtype=np.float64)
     decision = np.array(content["decision"], dtype=np.float64)
-    return AnswerScorer(content["bias"], linear, decision, tuple(_tree(tree) for tree in content["trees"]))
+    return AnswerScorer(content["bias"], linear, decision, tuple(_read_tree(tree) for tree in content["trees"]))
 
 
 def calibration_of(encoder: Any) -> Calibration:
@@ -142,7 +142,7 @@ def _read_calibration(folder: str | None) -> Calibration:
         ) from error
 
 
-def _tree(content: dict[str, list[float]]) -> _Tree:
+def _read_tree(content: dict[str, list[float]]) -> _Tree:
     return _Tree(
         np.array(content["feature"], dtype=np.int64),
         np.array(content["threshold"], dtype=np.float64),
@@ -152,7 +152,7 @@ def _tree(content: dict[str, list[float]]) -> _Tree:
     )
 
 
-def _plant(trees: tuple[_Tree, ...]) -> _Forest:
+def _join_trees(trees: tuple[_Tree, ...]) -> _Forest:
     sizes = np.array([len(tree.feature) for tree in trees])
     roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     is_leaf = np.concatenate([tree.feature < 0 for tree in trees])

@@ -68,7 +68,7 @@ class Statement:
 
 def statements_of(text: str, start: int = 0) -> Iterator[Statement]:
     """The statements of a passage from character `start` on, in their order. Linear in time."""
-    lines = [line for line in _lines(text, start) if _WORD.search(text, *line)]
+    lines = [line for line in _split_lines(text, start) if _WORD.search(text, *line)]
     heading = ""
     number = 0
     while number < len(lines):
@@ -89,7 +89,7 @@ def statements_of(text: str, start: int = 0) -> Iterator[Statement]:
             end = number + 1
         else:
             end = number + 1
-            yield from _sentences(text, lines[number], heading)
+            yield from _split_sentences(text, lines[number], heading)
         number = end
 
 
@@ -113,7 +113,7 @@ def row_cells(text: str, line: Span) -> tuple[Cell, ...]:
     cells = []
     pieces = _split_cells(text[slice(*line)])
     for position, piece in pieces:
-        span = _stripped(text, line[0] + position, line[0] + position + len(piece))
+        span = _strip_span(text, line[0] + position, line[0] + position + len(piece))
         name, value = _name_and_value(text[slice(*span)])
         if name and value:
             cells.append(Cell(span, name, value))
@@ -150,7 +150,7 @@ def _is_field(cell: Cell) -> bool:
     return len(cell.name) <= 12 and not re.search(r"[，。；！？,;!?]", cell.name) and not _ITEM.match(cell.name)
 
 
-def _lines(text: str, start: int) -> Iterator[Span]:
+def _split_lines(text: str, start: int) -> Iterator[Span]:
     while start < len(text):
         end = text.find("\n", start)
         end = len(text) if end < 0 else end
@@ -181,14 +181,14 @@ def _list_statements(text: str, lines: list[Span], heading: str) -> Iterator[Sta
     introduction = [lines[0]] if _ITEM.match(text, *lines[0]) else _sentence_spans(text, lines[0])
     for span in introduction[:-1]:
         yield Statement("sentence", span, text[slice(*span)], heading)
-    whole = _stripped(text, introduction[-1][0] if introduction else lines[0][0], lines[-1][1])
+    whole = _strip_span(text, introduction[-1][0] if introduction else lines[0][0], lines[-1][1])
     yield Statement("list", whole, text[slice(*whole)], heading)
     for line in lines:
         if _ITEM.match(text, *line):
-            yield from _sentences(text, line, heading)
+            yield from _split_sentences(text, line, heading)
 
 
-def _stripped(text: str, start: int, end: int) -> Span:
+def _strip_span(text: str, start: int, end: int) -> Span:
     body = text[start:end]
     return start + len(body) - len(body.lstrip()), end - (len(body) - len(body.rstrip()))
 
@@ -209,7 +209,7 @@ def _is_heading(line: str, text: str, lines: list[Span], number: int) -> bool:
     )
 
 
-def _sentences(text: str, line: Span, heading: str) -> Iterator[Statement]:
+def _split_sentences(text: str, line: Span, heading: str) -> Iterator[Statement]:
     for span in _sentence_spans(text, line):
         yield Statement("sentence", span, text[slice(*span)], heading)
 
@@ -221,5 +221,5 @@ def _sentence_spans(text: str, line: Span) -> list[Span]:
         for begin, end in pairwise(cuts):
             body = text[begin:end]
             if len(_WORD.findall(body)) >= 2:
-                spans.append(_stripped(text, begin, end))
+                spans.append(_strip_span(text, begin, end))
     return spans

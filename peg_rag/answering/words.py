@@ -152,7 +152,7 @@ def fold(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(r"[()\[\]{}“”\"'《》「」【】]", "", text)
     text = re.sub(r"周(?=[一二三四五六日天末])|礼拜", "星期", text)
-    text = _NUMERAL.sub(lambda numeral: _figure(numeral[0]), text)
+    text = _NUMERAL.sub(lambda numeral: _convert_numeral(numeral[0]), text)
     text = _QUARTER.sub(r"\1季度", text)
     return re.sub(r"(?<![a-z0-9])\s+|\s+(?![a-z0-9])", "", text)
 
@@ -165,14 +165,17 @@ def words_of(folded: str) -> list[Word]:
             words.append(Word(piece, _code_weight(piece), True))
             continue
         for run in _RUNS.findall(piece):
-            words += [Word(token, _weight(token), False) for token in _joined(_tokens(run))]
+            words += [Word(token, _weigh_token(token), False) for token in _join_characters(_tokenize_run(run))]
     return words
 
 
 def tokens_of(folded: str) -> list[str]:
     """The words of a folded text by themselves, codes left out."""
     return [
-        token for piece in _CODES.split(folded)[::2] for run in _RUNS.findall(piece) for token in _joined(_tokens(run))
+        token
+        for piece in _CODES.split(folded)[::2]
+        for run in _RUNS.findall(piece)
+        for token in _join_characters(_tokenize_run(run))
     ]
 
 
@@ -181,7 +184,7 @@ def same_words(word: str) -> tuple[str, ...]:
     return _SAME_WORDS.get(word, ())
 
 
-def _joined(tokens: list[str]) -> list[str]:
+def _join_characters(tokens: list[str]) -> list[str]:
     """Tokens with single characters put together that make a name or a rare word: 张 玮, 注 塑 机."""
     joined: list[str] = []
     is_open = False
@@ -205,12 +208,12 @@ def _code_weight(code: str) -> float:
 
 
 @lru_cache(maxsize=4096)
-def _tokens(run: str) -> list[str]:
-    tokens: list[str] = _tokenizer().encode(run, add_special_tokens=False).tokens
+def _tokenize_run(run: str) -> list[str]:
+    tokens: list[str] = _load_tokenizer().encode(run, add_special_tokens=False).tokens
     return tokens
 
 
-def _weight(token: str) -> float:
+def _weigh_token(token: str) -> float:
     """By how rare the word is and how often it stands in what answers; a single character is half a word."""
     weight = min(max(0.0, -_log_probabilities().get(token, -14.0) - _TOKEN_FLOOR), _HEAVIEST)
     content = _question_words()
@@ -219,7 +222,7 @@ def _weight(token: str) -> float:
     return weight * min(share / other, 1.2) / (2 if len(token) == 1 else 1)
 
 
-def _figure(numeral: str) -> str:
+def _convert_numeral(numeral: str) -> str:
     """A Chinese numeral as figures: 二十一 as 21, 二〇二五 as 2025."""
     if not any(character in _TENS for character in numeral):
         return "".join(str(_DIGITS[character]) for character in numeral)
@@ -243,7 +246,7 @@ def _question_words() -> dict[str, Any]:
 
 
 @cache
-def _tokenizer() -> Any:
+def _load_tokenizer() -> Any:
     from tokenizers import Tokenizer
 
     return Tokenizer.from_str(_tokenizer_json())
