@@ -154,8 +154,9 @@ def test_kills_at_random_moments_lose_nothing(model: str, tmp_path: Path) -> Non
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         kills += 1
-        assert not out.exists()
-    if kills == 20:
+        if out.exists():  # killed after its last step: what is there must be whole
+            break
+    if not out.exists():
         subprocess.run(command, check=True)
     assert kills > 2
     assert pq.read_table(out)["text"].to_pylist() == texts
