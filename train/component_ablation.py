@@ -28,7 +28,7 @@ from peg_rag.training.data.files import read_rows
 from peg_rag.training.data.sampler import in_validation
 from peg_rag.training.data.texts import text_key
 
-SOURCES = (
+SOURCES: tuple[str, ...] = (
     "medicine*",
     "insurance*",
     "finance-fin*",
