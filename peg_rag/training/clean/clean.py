@@ -195,11 +195,11 @@ def _apply_rules(rows: Sequence[dict[str, Any]], reasons: list[str | None], opti
 
 def _mark_duplicates(rows: Sequence[dict[str, Any]], reasons: list[str | None], similarity: float) -> None:
     """Of pairs that are near-duplicates on both sides the first stays."""
-    left = _list_kept(reasons)
-    queries = group_near_duplicates([rows[i]["query"] for i in left], similarity)
-    positives = group_near_duplicates([rows[i]["positive"] for i in left], similarity)
+    remaining = _list_kept(reasons)
+    queries = group_near_duplicates([rows[i]["query"] for i in remaining], similarity)
+    positives = group_near_duplicates([rows[i]["positive"] for i in remaining], similarity)
     first: set[tuple[int, int]] = set()
-    for i, group in zip(left, zip(queries.tolist(), positives.tolist(), strict=True), strict=True):
+    for i, group in zip(remaining, zip(queries.tolist(), positives.tolist(), strict=True), strict=True):
         if group in first:
             reasons[i] = "near-duplicate"
         first.add(group)
@@ -214,13 +214,13 @@ def _check_consistency(
     show_progress: bool,
 ) -> "np.ndarray[tuple[int], np.dtype[np.float32]]":
     """Mark pairs whose positive is not found; the trust weights of all rows, (n,)."""
-    left = _list_kept(reasons)
-    keys = np.array([text_key(rows[i]["positive"]) for i in left], dtype=np.int64)
+    remaining = _list_kept(reasons)
+    keys = np.array([text_key(rows[i]["positive"]) for i in remaining], dtype=np.int64)
     weights = np.ones(len(rows), dtype=np.float32)
-    if not left:
+    if not remaining:
         return weights
-    for part, judge in _assign_judges([rows[i] for i in left], keys, encoder, out, options.seed, show_progress):
-        places = [left[i] for i in part.tolist()]
+    for part, judge in _assign_judges([rows[i] for i in remaining], keys, encoder, out, options.seed, show_progress):
+        places = [remaining[i] for i in part.tolist()]
         queries = [rows[i]["query"] for i in places]
         positives = [rows[i]["positive"] for i in places]
         ranks, cosines = rank_positives(queries, positives, keys[part], judge, options.pool)

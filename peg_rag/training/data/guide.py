@@ -71,20 +71,20 @@ class GuideMask:
         self._documents = documents
         self._columns: dict[
             tuple[int, int], tuple[Tensor, Tensor, Tensor]
-        ] = {}  # by their place: texts, vectors, known
+        ] = {}  # by their place: texts, vectors, which there are
 
     def hidden(self, rows: "TileRows", columns: "TileColumns") -> "Tensor":
         """(r, c) bool; a tie with the positive stays a negative."""
         import torch
 
-        queries, known_queries = _look_up(self._queries, rows.texts, rows.positives)
-        positives, known_positives = _look_up(self._documents, rows.positive_texts, rows.positives)
+        queries, has_query = _look_up(self._queries, rows.texts, rows.positives)
+        positives, has_positive = _look_up(self._documents, rows.positive_texts, rows.positives)
         limits = torch.linalg.vecdot(queries, positives) - self._margin + TIE  # (r,)
-        documents, known_documents = self._find_columns(columns)
+        documents, has_document = self._find_columns(columns)
         equation = "rd,cd->rc" if documents.ndim == 2 else "rd,rcd->rc"
         scores = torch.einsum(equation, queries, documents)  # (r, c)
-        known = (known_queries & known_positives)[:, None] & known_documents
-        hidden: Tensor = (scores > limits[:, None]) & known
+        has_vectors = (has_query & has_positive)[:, None] & has_document
+        hidden: Tensor = (scores > limits[:, None]) & has_vectors
         return hidden
 
     def _find_columns(self, columns: "TileColumns") -> "tuple[Tensor, Tensor]":
@@ -94,14 +94,14 @@ class GuideMask:
         if columns.part is None:
             return _look_up(self._documents, columns.texts, columns.scores)
         place = (columns.part.start, columns.part.stop)
-        kept = self._columns.get(place)
-        if kept is None or not torch.equal(kept[0], columns.texts):
-            if kept is not None:
+        cached = self._columns.get(place)
+        if cached is None or not torch.equal(cached[0], columns.texts):
+            if cached is not None:
                 self._columns.clear()  # of the step before
-            vectors, known = _look_up(self._documents, columns.texts[0], columns.scores)
-            kept = (columns.texts, vectors, known[None])
-            self._columns[place] = kept
-        return kept[1], kept[2]
+            vectors, has_vectors = _look_up(self._documents, columns.texts[0], columns.scores)
+            cached = (columns.texts, vectors, has_vectors[None])
+            self._columns[place] = cached
+        return cached[1], cached[2]
 
 
 def _look_up(table: "TextVectors", texts: "Tensor", like: "Tensor") -> "tuple[Tensor, Tensor]":

@@ -78,11 +78,11 @@ class NeighbourOrder:
 
     def rows(self, source: int, epoch: int) -> "Ints":
         """A permutation of the source's rows."""
-        kept = self._orders.get(source)
-        if kept is None or kept[0] != epoch:
-            kept = (epoch, self._arrange_rows(source, epoch))
-            self._orders[source] = kept
-        return kept[1]
+        cached = self._orders.get(source)
+        if cached is None or cached[0] != epoch:
+            cached = (epoch, self._arrange_rows(source, epoch))
+            self._orders[source] = cached
+        return cached[1]
 
     def _arrange_rows(self, source: int, epoch: int) -> "Ints":
         from peg_rag.training.data.sampler import Permutation, mix
@@ -177,10 +177,10 @@ def search_neighbours(queries: Floats, documents: Floats, among: int) -> NDArray
     neighbours = np.full((n, among), -1, dtype=np.int32)
     for start in range(0, n, BLOCK_ROWS):
         rows = search(queries[start : start + BLOCK_ROWS])  # (q, width)
-        own = np.arange(start, start + len(rows))[:, None]
-        order = np.argsort(rows == own, axis=1, kind="stable")  # its own document last
+        own_rows = np.arange(start, start + len(rows))[:, None]
+        order = np.argsort(rows == own_rows, axis=1, kind="stable")  # its own document last
         others = np.take_along_axis(rows, order, axis=1)
-        others[others == own] = -1
+        others[others == own_rows] = -1
         neighbours[start : start + len(rows), : min(width, among)] = others[:, :among]
     return neighbours
 
