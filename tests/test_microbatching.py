@@ -481,7 +481,7 @@ def test_64_concurrent_queries_are_nearly_as_fast_as_one_list() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     transformer = done.stdout.partition("## peg-mini")[0]
     ratios = {row[1].strip(): float(row[3]) for row in map(split_row, transformer.splitlines()) if len(row) == 6}
-    assert ratios["aencode_queries"] >= 0.75 * ratios["one list"]
+    assert ratios["aencode_queries"] >= 0.8 * ratios["one list"]
     assert ratios["aencode_queries"] >= 2 * ratios["threads"]
 
 
