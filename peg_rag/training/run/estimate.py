@@ -225,24 +225,24 @@ def _token_rate(encoder: TrainableEncoder, device: torch.device, bf16: bool) -> 
 
 
 def _multiply_rate(dimension: int, device: torch.device) -> float:
-    left = torch.randn(1_024, dimension, device=device)
-    right = torch.randn(4_096, dimension, device=device)
-    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: left @ right.T, device)
+    queries = torch.randn(1_024, dimension, device=device)
+    documents = torch.randn(4_096, dimension, device=device)
+    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: queries @ documents.T, device)
 
 
 def _time_call(work: Callable[[], object], device: torch.device, least: float = 1.0) -> float:
     """Seconds for one call: the fastest of as many as fit into `least` seconds, after one to warm up."""
     fastest = float("inf")
-    spent = 0.0
+    total = 0.0
     work()
-    while spent < least:
+    while total < least:
         _synchronise_device(device)
         start = time.perf_counter()
         work()
         _synchronise_device(device)
         seconds = time.perf_counter() - start
         fastest = min(fastest, seconds)
-        spent += seconds
+        total += seconds
     return fastest
 
 

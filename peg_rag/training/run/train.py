@@ -39,7 +39,7 @@ from peg_rag.training.mining.mine import MiningOptions
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
 from peg_rag.training.recipe import MiningRoundOptions, ModelOptions, Recipe, StageOptions, expand_path
 from peg_rag.training.run.callbacks import Interruption, LogObserver, ProgressLine, StepMeter
-from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, load_checkpoint, save_checkpoint
+from peg_rag.training.run.checkpoint import Progress, TrainingState, last_checkpoint, load_checkpoint, save_checkpoint
 from peg_rag.training.run.folder import HISTORY_FILE, RunFolder
 from peg_rag.training.run.grad_cache import CachedStep, StepBatch
 from peg_rag.training.run.hub import open_repository, push_checkpoint
@@ -115,7 +115,7 @@ class _Stage:
     folder: Path
     files: list[PairFile]
     split: Split
-    known: KnownPositives
+    known_positives: KnownPositives
     scorer: StageScorer
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -145,10 +145,10 @@ class _Run:
         results: list[StageResult] = []
         facts: list[CardFacts] = []
         for number, options in enumerate(self.recipe.stages):
-            finished = self.folder.finished_stage(number)
-            if finished is not None:
-                results.append(StageResult(options.name, options.steps, finished.scores))
-                facts.append(finished)
+            saved_facts = self.folder.finished_stage(number)
+            if saved_facts is not None:
+                results.append(StageResult(options.name, options.steps, saved_facts.scores))
+                facts.append(saved_facts)
                 encoder = None
                 continue
             checkpoint = last_checkpoint(self.folder.stage(number)) if resume else None
@@ -236,9 +236,9 @@ class StageLoop:
         options = self.stage.options
         self._optimizer = build_optimizer(self.encoder, options.optimizer)
         self._cached_step = self._build_cached_step()
-        self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
+        self._training_state = TrainingState(self.encoder, self._optimizer, self._cached_step, self.progress)
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self._trained)
+            load_checkpoint(checkpoint, self._training_state)
         self._line = ProgressLine(options.name, steps=options.steps, initial=self.progress.step, show=self._show)
         trackers = open_trackers(self.recipe, options.name, self.stage.folder)
         try:
@@ -328,7 +328,7 @@ class StageLoop:
             seed=self.recipe.seed,
             transforms=[transform.build(context) for transform in options.data.transforms],
             with_answers=bool(options.loss.candidates or options.data.transforms),
-            known=self.stage.known,
+            known_positives=self.stage.known_positives,
         )
 
     def _mine_negatives(self, options: MiningRoundOptions, part: Round) -> list[PairFile]:
@@ -436,7 +436,7 @@ class StageLoop:
     def _save_checkpoint(self) -> None:
         """A checkpoint of this step, and its model on the hub where the recipe says so."""
         with self._meter.paused():
-            checkpoint = save_checkpoint(self.stage.folder, self._trained, keep=self.recipe.checkpoints.keep)
+            checkpoint = save_checkpoint(self.stage.folder, self._training_state, keep=self.recipe.checkpoints.keep)
             repository = self.recipe.logging.push_to_hub
             if repository is not None and self.accelerator.is_main_process:
                 push_checkpoint(repository, checkpoint)
@@ -461,10 +461,10 @@ class StageLoop:
         lines = [json.dumps(row, ensure_ascii=False) for row in self._batches.texts(self._batch)]
         write_atomically(file, "\n".join(lines).encode())
         checkpoint = last_checkpoint(folder)
-        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
+        resume_hint = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
         return TrainingError(
-            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {saved}. Lower the "
-            "learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
+            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {resume_hint}. Lower "
+            "the learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
             "batch, then resume"
         )
 
