@@ -96,9 +96,9 @@ class _Reader:
 
     def _level_of(self, element: Any, style: Any) -> int | None:
         """A heading's level by its own outline level or its style's, or by the names that Word and WPS give."""
-        own = element.find(f"{_W}pPr/{_W}outlineLvl")
-        if own is not None:
-            return _outline_level(own)
+        outline_level = element.find(f"{_W}pPr/{_W}outlineLvl")
+        if outline_level is not None:
+            return _outline_level(outline_level)
         steps = 0
         while style is not None and steps < 20:
             name = (style.name or "").strip()
@@ -229,10 +229,8 @@ class _Numbers:
             del counts[deeper]
         if definition.form in ("bullet", "none"):
             return ""
-        shown = re.sub(
-            r"%(\d)", lambda match: self._format_number(abstract, int(match[1]) - 1, counts), definition.text
-        )
-        return f"{shown} " if shown else ""
+        text = re.sub(r"%(\d)", lambda match: self._format_number(abstract, int(match[1]) - 1, counts), definition.text)
+        return f"{text} " if text else ""
 
     def _format_number(self, abstract: str, level: int, counts: dict[int, int]) -> str:
         definition = self._levels.get((abstract, level))
@@ -258,8 +256,8 @@ def format_number(number: int, form: str) -> str:
 def _chinese_numeral(number: int) -> str:
     if number <= 0 or number >= 1000:
         return str(number)
-    hundreds, rest = divmod(number, 100)
-    tens, ones = divmod(rest, 10)
+    hundreds, remainder = divmod(number, 100)
+    tens, ones = divmod(remainder, 10)
     text = f"{_DIGITS[hundreds]}百" if hundreds else ""
     if tens:
         text += "十" if tens == 1 and not hundreds else f"{_DIGITS[tens]}十"

@@ -56,10 +56,10 @@ def page_blocks(text: str, name: str) -> list[Block]:
         return []
     blocks = [*html_blocks(tree, boilerplate=False)]
     main = _main_text(text)
-    kept = [block for block in blocks if _stands_in(block, main)]
-    if _text_length(kept) < _FEWEST_KEPT * _text_length(blocks):
-        kept = blocks
-    return _under_title(kept, clean_line(" ".join(tree.xpath("//head/title//text()"))))
+    main_blocks = [block for block in blocks if _is_main_content(block, main)]
+    if _text_length(main_blocks) < _FEWEST_KEPT * _text_length(blocks):
+        main_blocks = blocks
+    return _add_title(main_blocks, clean_line(" ".join(tree.xpath("//head/title//text()"))))
 
 
 def fragment_blocks(text: str, name: str) -> list[Block]:
@@ -262,18 +262,18 @@ def _main_text(text: str) -> str:
     return "".join(replace_characters(extracted or "").split())
 
 
-def _stands_in(block: Block, main: str) -> bool:
+def _is_main_content(block: Block, main: str) -> bool:
     if isinstance(block, Row):
         return any("".join(value.split()) in main for _, value in block.cells if len(value) > 1)
-    wanted = "".join(_ITEM_NUMBER.sub("", block.text).split())
-    return wanted[:40] in main and wanted[-40:] in main
+    text = "".join(_ITEM_NUMBER.sub("", block.text).split())
+    return text[:40] in main and text[-40:] in main
 
 
 def _text_length(blocks: list[Block]) -> int:
     return sum(len(block.text) for block in blocks if not isinstance(block, Heading))
 
 
-def _under_title(blocks: list[Block], title: str) -> list[Block]:
+def _add_title(blocks: list[Block], title: str) -> list[Block]:
     """What stands under no heading stands under the page's title."""
     if title and blocks and not isinstance(blocks[0], Heading):
         return [Heading(title, 1), *blocks]

@@ -50,7 +50,9 @@ def recognise_pages(data: bytes, numbers: Sequence[int]) -> Iterator[tuple[int, 
 def _load_engine() -> Any:
     rapidocr = require("rapidocr", "ocr")
     require("onnxruntime", "ocr")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        threads = len(os.sched_getaffinity(0))
     return rapidocr.RapidOCR(
         params={"Global.log_level": "critical", "EngineConfig.onnxruntime.intra_op_num_threads": threads}
     )
@@ -62,9 +64,11 @@ def _recognize_lines(result: Any, page: int, scale: float) -> list[Item]:
     angle = median(_skew_angle(box) for box in result.boxes)
     lines: list[Line] = []
     for box, text, score in zip(result.boxes, result.txts, result.scores, strict=True):
-        shown = clean_line(text)
-        if shown and score >= _LEAST_SCORE:
-            lines.append(_straighten_line(shown, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle))
+        line_text = clean_line(text)
+        if line_text and score >= _LEAST_SCORE:
+            lines.append(
+                _straighten_line(line_text, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle)
+            )
     usual = median(line.size for line in lines) if lines else 0.0
     # Boxes of one type differ by a fifth: the letters decide how high they are.
     return [replace(line, size=usual) if abs(line.size - usual) <= _SAME_TYPE * usual else line for line in lines]
@@ -80,8 +84,8 @@ def _straighten_line(text: str, corners: list[tuple[float, float]], page: int, a
     """A recognised line, set straight: turned about the page's corner by the angle of the paper."""
     cosine = math.cos(angle)
     sine = math.sin(angle)
-    turned = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in corners]
-    top = median([y for _, y in turned[:2]])
-    bottom = median([y for _, y in turned[2:]])
+    straight = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in corners]
+    top = median([y for _, y in straight[:2]])
+    bottom = median([y for _, y in straight[2:]])
     size = _TYPE_SHARE * (bottom - top)
-    return Line(text, page, min(x for x, _ in turned), top, max(x for x, _ in turned), bottom, size, bold=False)
+    return Line(text, page, min(x for x, _ in straight), top, max(x for x, _ in straight), bottom, size, bold=False)

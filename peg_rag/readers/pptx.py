@@ -37,11 +37,11 @@ def _iterate_slides(presentation: Any) -> Iterator[Block]:
 def _in_order(shapes: Iterable[Any]) -> list[Any]:
     """Shapes from the top down, those at one height from the left; groups are opened."""
     opened: list[Any] = []
-    waiting = list(shapes)
-    while waiting:
-        shape = waiting.pop()
+    remaining = list(shapes)
+    while remaining:
+        shape = remaining.pop()
         if hasattr(shape, "shapes"):
-            waiting += list(shape.shapes)
+            remaining += list(shape.shapes)
         else:
             opened.append(shape)
     half_inch = 457_200
@@ -84,9 +84,9 @@ def _chart_rows(chart: Any, page: int) -> Iterator[Row]:
     names = [clean_line(str(series.name)) for series in plot.series]
     values = [list(series.values) for series in plot.series]
     for number, category in enumerate(plot.categories):
-        shown = [
+        labels = [
             (name, f"{column[number]:g}")
             for name, column in zip(names, values, strict=True)
             if number < len(column) and column[number] is not None
         ]
-        yield Row((("", clean_line(str(category))), *shown), number + 1, (title,) if title else (), page)
+        yield Row((("", clean_line(str(category))), *labels), number + 1, (title,) if title else (), page)

@@ -129,7 +129,9 @@ def _format_date(value: datetime | date | time, number_format: str) -> str:
     if not has_time:
         return day
     clock = f"{value.hour:02d}:{value.minute:02d}" + (f":{value.second:02d}" if "s" in form or value.second else "")
-    return clock if isinstance(value, time) or not ("y" in form or "d" in form) else f"{day} {clock}"
+    if isinstance(value, time) or not ("y" in form or "d" in form):
+        return clock
+    return f"{day} {clock}"
 
 
 def _format_number(value: int | float, number_format: str) -> str:
@@ -142,14 +144,16 @@ def _format_number(value: int | float, number_format: str) -> str:
         return f"{value * 100:.{decimals}f}%"
     if not ("0" in plain or "#" in plain) or "E" in plain:
         return _format_general(value)
-    shown = f"{value:,.{decimals}f}" if "#,##0" in plain or ",0" in plain else f"{value:.{decimals}f}"
+    digits = f"{value:.{decimals}f}"
+    if "#,##0" in plain or ",0" in plain:
+        digits = f"{value:,.{decimals}f}"
     if "#" in plain.split(".")[-1] and "." in plain:
-        shown = _format_general(value)
+        digits = _format_general(value)
     elif re.fullmatch(r"0{2,}", plain.strip()) and value >= 0:
-        shown = shown.zfill(len(plain.strip()))
+        digits = digits.zfill(len(plain.strip()))
     before = "".join(sign for sign in "¥￥$€£" if sign in plain or sign in "".join(literals))
     after = "".join(text for text in literals if text.strip() and text not in "¥￥$€£")
-    return f"{before[:1]}{shown}{after}"
+    return f"{before[:1]}{digits}{after}"
 
 
 def _format_general(value: int | float) -> str:
