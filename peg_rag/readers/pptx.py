@@ -63,6 +63,7 @@ def _table_rows(table: Any, page: int) -> Iterator[Row]:
     rows = len(table.rows)
     columns = len(table.columns)
     grid: Grid = [[clean_line(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
+    merged = [[False] * columns for _ in range(rows)]
     for r in range(rows):
         for c in range(columns):
             cell = table.cell(r, c)
@@ -70,7 +71,9 @@ def _table_rows(table: Any, page: int) -> Iterator[Row]:
                 for down in range(cell.span_height):
                     for right in range(cell.span_width):
                         grid[r + down][c + right] = grid[r][c]
-    yield from to_blocks(table_rows(grid, header_rows=1 if table.first_row and rows > 1 else None), page=page)
+                        merged[r + down][c + right] = right > 0
+    header_rows = 1 if table.first_row and rows > 1 else None
+    yield from to_blocks(table_rows(grid, header_rows=header_rows, merged=merged), page=page)
 
 
 def _chart_rows(chart: Any, page: int) -> Iterator[Row]:

@@ -97,7 +97,8 @@ def _read_table(lines: list[str]) -> Iterator[Block]:
     columns = max(map(len, grid), default=0)
     grid = [row + [""] * (columns - len(row)) for row in grid]
     header_rows = 1 if rules and rules[0] == 1 else None
-    yield from to_blocks(table_rows(grid, header_rows=header_rows))
+    merged = [[False] * columns for _ in grid]  # Markdown has no merged cells
+    yield from to_blocks(table_rows(grid, header_rows=header_rows, merged=merged))
 
 
 def _split_cells(line: str) -> list[str]:
