@@ -23,6 +23,7 @@ from peg_rag.training.data.files import read_rows, source_files
 from peg_rag.training.data.sampler import shares
 from peg_rag.training.data.texts import clean_text
 from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.loss.momentum import MomentumOptions
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions, expand_path
 
@@ -149,8 +150,13 @@ def _estimate_stage(
         vector_bytes=_vector_bytes(queries, documents, encoder.dimension, devices)
         + _candidate_bytes(options, encoder.dimension),
         chunk_bytes=chunk * _token_bytes(encoder, precision),
-        seconds=tokens / (token_rate * devices) + loss / (multiply_rate * devices),
+        seconds=tokens * _passes(options) / (token_rate * devices) + loss / (multiply_rate * devices),
     )
+
+
+def _passes(options: StageOptions) -> float:
+    """What a momentum encoder's forward pass adds to the four that a step costs (a backward pass counts as two)."""
+    return 1.0 + 0.25 * any(isinstance(source, MomentumOptions) for source in options.loss.candidates)
 
 
 def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) -> float:

@@ -30,7 +30,7 @@ from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
 from peg_rag.training.data.tokens import Ints, TokenRows
-from peg_rag.training.extension import StageContext
+from peg_rag.training.extension import BatchObserver, StageContext
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.cosent import CosentObjective
 from peg_rag.training.loss.objective import ContrastiveObjective, Objective
@@ -359,6 +359,7 @@ class StageLoop:
             encoder=self._encoder_of_texts(),
             cache=self._cache,
             folder=folder,
+            model=self.encoder,
         )
 
     def _take_step(self, batch: RankBatch) -> None:
@@ -403,7 +404,10 @@ class StageLoop:
         context = self._describe_stage(self.stage.files, self.stage.split.training, self.stage.folder)
         with self.accelerator.main_process_first():  # a guide encodes the texts
             objective = build_objective(self.stage.options, context)
-        return CachedStep(model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device)
+        observers = [source for source in getattr(objective, "sources", ()) if isinstance(source, BatchObserver)]
+        return CachedStep(
+            model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device, observers=observers
+        )
 
     def _is_due(self, every_steps: int | None) -> bool:
         return every_steps is not None and self.progress.step % every_steps == 0
