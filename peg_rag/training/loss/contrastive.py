@@ -220,10 +220,11 @@ def _check_shapes(
         raise InvalidInput(
             f"matryoshka_dims={options.matryoshka_dims} exceed the {queries.shape[1]} dimensions there are"
         )
-    for extra in (*candidates, *rivals):
-        if extra.vectors.shape != (len(extra.texts), queries.shape[1]):
+    further: list[Candidates | Rivals] = [*candidates, *rivals]
+    for columns in further:
+        if columns.vectors.shape != (len(columns.texts), queries.shape[1]):
             raise InvalidInput(
-                f"further candidates {tuple(extra.vectors.shape)} with {len(extra.texts)} text ids must be (m, d) "
+                f"further candidates {tuple(columns.vectors.shape)} with {len(columns.texts)} text ids must be (m, d) "
                 "and (m,)"
             )
     for extra in candidates:
@@ -323,7 +324,7 @@ class _Step:
             pairs = replace(pairs, query_text_ids=self.query_ids, document_text_ids=self.document_ids, known_texts=None)
         else:
             self.query_ids, self.document_ids = pairs.query_text_ids, pairs.document_text_ids  # (b,), (n,)
-        self.answers = ranks.gather(pairs.list_answers())  # (k, 2)
+        self.answers: Tensor = ranks.gather(pairs.list_answers())  # (k, 2)
 
     def _index_owned(self, candidates: Sequence[Candidates]) -> None:
         """Append candidates that one query alone meets to its own: they stand behind the documents."""
