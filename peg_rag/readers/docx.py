@@ -168,7 +168,7 @@ class _Reader:
             elements = [*before, *(cell._tc for cell in cells), *after]
             grid.append([texts[element][0] if element is not None else "" for element in elements])
             bold.append([element is not None and texts[element][1] for element in elements])
-            merged.append([False, *(left is not None and left is right for left, right in pairwise(elements))])
+            merged.append([False, *(before is not None and before is after for before, after in pairwise(elements))])
             if header_rows == number and row._tr.find(f"{_W}trPr/{_W}tblHeader") is not None:
                 header_rows += 1
         columns = max(map(len, grid), default=0)
