@@ -767,7 +767,7 @@ def test_ten_thousand_bad_requests(guarded: tuple[httpx.Client, Path, RunningSer
         ("/ask", {"question": "花呗可以更换银行卡吗"}),
         ("/search", {"query": "花呗"}),
         ("/v1/rerank", {"query": "花呗", "documents": ["花呗可以更换银行卡", "故宫"]}),
-        ("/v1/chat/completions", {"model": "peg-rag", "messages": [{"role": "user", "content": "花呗可以更换银行卡吗"}]}),
+        ("/v1/chat/completions", {"model": "peg-rag", "messages": [{"role": "user", "content": "花呗能换银行卡吗"}]}),
     ):
         print(route, client.post(route, json=body, headers=AUTH).status_code)
     attack_all(30)

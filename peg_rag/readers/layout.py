@@ -49,7 +49,12 @@ class Glyph:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A piece of a line of text. `left` and `right`: the edges of the column that it stands in."""
+    """A piece of a line of text.
+
+    Attributes:
+        left_edge, right_edge: of the column that it stands in.
+        tilted_box: around it on a page that lay at an angle, where the coordinates are those of the page set straight.
+    """
 
     text: str
     page: int
@@ -61,10 +66,12 @@ class Line:
     bold: bool
     left_edge: float = 0.0
     right_edge: float = 0.0
+    tilted_box: Box | None = None
 
     @property
     def box(self) -> Box:
-        return rounded_box(self.x0, self.top, self.x1, self.bottom)
+        """Around the line on the page as it is."""
+        return self.tilted_box or rounded_box(self.x0, self.top, self.x1, self.bottom)
 
     @property
     def middle(self) -> float:
@@ -454,9 +461,8 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
             place = _column_of(piece, columns)
             cells[place] = piece.text
             marks[place] = piece.bold
-        box = rounded_box(
-            min(p.x0 for p in row), min(p.top for p in row), max(p.x1 for p in row), max(p.bottom for p in row)
-        )
+        lefts, tops, rights, bottoms = zip(*(piece.box for piece in row), strict=True)
+        box = (min(lefts), min(tops), max(rights), max(bottoms))
         wrapped = number > 0 and not cells[0] and (len(row) == 1 or pitches[number - 1] < 0.8 * pitch)
         if wrapped and grid:
             grid[-1] = [join_lines([above, below]) for above, below in zip(grid[-1], cells, strict=True)]

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from peg_rag.extras import require
-from peg_rag.readers.layout import Item, Line
+from peg_rag.readers.layout import Item, Line, rounded_box
 from peg_rag.readers.normalize import clean_line
 
 _DOTS_PER_INCH = 200
@@ -81,11 +81,19 @@ def _skew_angle(box: Any) -> float:
 
 
 def _straighten_line(text: str, corners: list[tuple[float, float]], page: int, angle: float) -> Line:
-    """A recognised line, set straight: turned about the page's corner by the angle of the paper."""
+    """A recognised line, set straight: turned about the page's corner by the angle of the paper.
+
+    Args:
+        corners: on the page as it is, in points, clockwise from the top left.
+    """
     cosine = math.cos(angle)
     sine = math.sin(angle)
     straight = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in corners]
     top = median([y for _, y in straight[:2]])
     bottom = median([y for _, y in straight[2:]])
     size = _TYPE_SHARE * (bottom - top)
-    return Line(text, page, min(x for x, _ in straight), top, max(x for x, _ in straight), bottom, size, bold=False)
+    x0 = min(x for x, _ in straight)
+    x1 = max(x for x, _ in straight)
+    across, down = zip(*corners, strict=True)
+    tilted_box = rounded_box(min(across), min(down), max(across), max(down))
+    return Line(text, page, x0, top, x1, bottom, size, bold=False, tilted_box=tilted_box)

@@ -49,6 +49,9 @@ class RankBatch:
     known_texts: Ints | None = None
     weights: NDArray[np.float32] | None = None
 
+    def __len__(self) -> int:
+        return len(self.queries)
+
     def pairs(self, device: torch.device) -> Pairs:
         """What the loss must know, as tensors."""
         return Pairs(
@@ -171,7 +174,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         return self._steps
 
     def __getitem__(self, step: int) -> RankBatch:
-        plan = _sort_by_source(_drop_remainder(self._sampler.batch(step), self._world))
+        plan = sort_by_source(drop_remainder(self._sampler.batch(step), self._world))
         size = len(plan) // self._world
         choices: list[list[int]] = [[] for _ in range(len(plan))]
         if self._negatives:
@@ -264,12 +267,14 @@ def _flatten_choices(offsets: Ints, choices: list[list[int]]) -> Ints:
     return np.array(places, dtype=np.int64)
 
 
-def _drop_remainder(plan: PlannedBatch, world: int) -> PlannedBatch:
+def drop_remainder(plan: PlannedBatch, world: int) -> PlannedBatch:
+    """As many rows as the ranks can share out evenly."""
     size = len(plan) // world * world
     return PlannedBatch(plan.sources[:size], plan.rows[:size])
 
 
-def _sort_by_source(plan: PlannedBatch) -> PlannedBatch:
+def sort_by_source(plan: PlannedBatch) -> PlannedBatch:
+    """The rows source by source, in their order otherwise."""
     order = np.argsort(plan.sources, kind="stable")
     return PlannedBatch(plan.sources[order], plan.rows[order])
 

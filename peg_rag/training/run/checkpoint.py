@@ -26,6 +26,7 @@ from peg_rag.training.data.files import file_digest
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.model.encoder import TrainableEncoder
 from peg_rag.training.run.grad_cache import CachedStep
+from peg_rag.training.run.masked_step import MaskedStep
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class TrainingState:
 
     encoder: TrainableEncoder
     optimizer: torch.optim.Optimizer
-    cached_step: CachedStep
+    cached_step: CachedStep | MaskedStep
     progress: Progress
 
 

@@ -21,7 +21,7 @@ from peg_rag.batching import plan_batches
 from peg_rag.errors import DataError
 from peg_rag.evaluation import RetrievalDataset, evaluate, load_beir
 from peg_rag.training.data.batches import FeatureRows
-from peg_rag.training.data.pairs import PairFile, pair_texts
+from peg_rag.training.data.pairs import KeyedFile, PairFile, pair_texts
 from peg_rag.training.data.sampler import SourceRows, in_validation, smallest_hashes
 from peg_rag.training.data.tokens import Ints, TokenRows
 from peg_rag.training.model.encoder import TrainableEncoder
@@ -41,8 +41,8 @@ class Split:
     validation: list[Ints]
 
 
-def split_rows(files: Sequence[PairFile], options: ValidationOptions) -> Split:
-    """Cut the validation split off; the rows of one query text are all on one side."""
+def split_rows(files: Sequence[KeyedFile], options: ValidationOptions) -> Split:
+    """Cut the validation split off; the rows of one query text (of plain texts: one text) are all on one side."""
     held_out = [in_validation(file.query_keys[file.usable], options.share) for file in files]
     queries = [file.query_keys[file.usable][out] for file, out in zip(files, held_out, strict=True)]
     validation_keys = np.unique(np.concatenate(queries))
@@ -58,7 +58,7 @@ def split_rows(files: Sequence[PairFile], options: ValidationOptions) -> Split:
     return Split(training, validation)
 
 
-def training_sources(files: Sequence[PairFile], rows: Sequence[Ints]) -> list[SourceRows]:
+def training_sources(files: Sequence[KeyedFile], rows: Sequence[Ints]) -> list[SourceRows]:
     """The rows as sampling sees them."""
     return [
         SourceRows(file.name, file.query_keys[numbers], file.positive_keys[numbers], file.weight)
@@ -192,7 +192,7 @@ class StageScorer:
     def __init__(
         self, objective: ObjectiveName, files: Sequence[PairFile], split: Split, distractors: int, beir: BeirFolders
     ) -> None:
-        self._graded = objective == "cosent"
+        self._objective = objective
         self._files = files
         self._split = split
         self._distractors = distractors
@@ -201,9 +201,9 @@ class StageScorer:
     def score(self, encoder: InTraining) -> dict[str, float]:
         """`ndcg@10` and `ndcg@10_by_file`, or `spearman`, and `<name>_ndcg@10` of each BEIR folder."""
         scores: dict[str, float] = {}
-        if self._graded and self._graded_pairs is not None:
+        if self._objective == "cosent" and self._graded_pairs is not None:
             scores |= graded_scores(encoder, self._graded_pairs)
-        if not self._graded and self._retrieval_task is not None:
+        if self._objective == "contrastive" and self._retrieval_task is not None:
             scores |= retrieval_scores(encoder, self._retrieval_task, self._files)
         for dataset in self._beir.datasets:
             scores[f"{dataset.name}_ndcg@10"] = evaluate(encoder, dataset, k=100).mean()
