@@ -341,12 +341,12 @@ def table(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> str
         "|---|" + "---:|" * len(columns),
     ]
     for name, row in rows.items():
-        cells = [_cell(column, row.get(column)) for column in columns]
+        cells = [_format_cell(column, row.get(column)) for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *ratios(rows)])
 
 
-def _cell(column: str, value: float | None) -> str:
+def _format_cell(column: str, value: float | None) -> str:
     if value is None:
         return "–"
     if column == "filtered right":

@@ -252,7 +252,7 @@ def loss_stage(b: int, grid: list[int], repeats: int, folder: Path) -> dict[str,
         "share_of_gemm": median(a / b for a, b in zip(gemm, own_seconds, strict=True)),
         "floor_s": median(floor),
         "share_of_floor": median(a / b for a, b in zip(floor, own_seconds, strict=True)),
-        "options_cost": dict(_variants(queries, documents, pairs, repeats)),
+        "options_cost": dict(_measure_options(queries, documents, pairs, repeats)),
     }
 
 
@@ -267,7 +267,9 @@ def compute_loss(
     return tiled_loss(queries, documents, pairs, options, progressive, scratch=SCRATCH)
 
 
-def _variants(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repeats: int) -> list[tuple[str, float]]:
+def _measure_options(
+    queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repeats: int
+) -> list[tuple[str, float]]:
     """How many times as long ours takes with options that the peer does not have; medians of ratios within a turn."""
     n = len(documents)
     texts = Pairs(pairs.positives, pairs.owners, torch.arange(len(queries)) + n, torch.arange(n) // 2)
@@ -340,14 +342,15 @@ def memory_stage(batches: list[int], repeats: int, folder: Path) -> list[dict[st
         row: dict[str, Any] = {"queries": b, **{who: median(values) for who, values in peaks.items()}, "peaks": peaks}
         rows.append(row)
         print(
-            f"  B={b}: ours {_megabytes(peaks['ours'])}; theirs at their default {_megabytes(peaks['32'])}; "
+            f"  B={b}: ours {_format_megabytes(peaks['ours'])}; "
+            f"theirs at their default {_format_megabytes(peaks['32'])}; "
             f"ratio of medians {row['ours'] / row['32']:.2f}",
             flush=True,
         )
     return rows
 
 
-def _megabytes(peaks: list[int]) -> str:
+def _format_megabytes(peaks: list[int]) -> str:
     return f"{median(peaks) / 1e6:.0f} MB ({min(peaks) / 1e6:.0f} to {max(peaks) / 1e6:.0f})"
 
 

@@ -244,7 +244,7 @@ class PEGEncoder:
     def _encode_texts(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
         checked = check_texts(texts, what="queries" if role == "query" else "documents")
         self._check_blank(checked, role)
-        started = time.perf_counter()
+        start = time.perf_counter()
         prompt = self.spec.query_prompt if role == "query" else self.spec.document_prompt
         places: dict[str, int] = {}  # text → row of its vector: equal texts are encoded once
         rows = np.array([places.setdefault(text, len(places)) for text in checked], dtype=np.intp)
@@ -252,7 +252,7 @@ class PEGEncoder:
         with _show_progress(len(places), f"embed {role}s", show_progress) as advance:
             self._encode_distinct([self._prepare_text(text, prompt) for text in places], distinct, advance)
         with self._lock:
-            self.stats.seconds += time.perf_counter() - started
+            self.stats.seconds += time.perf_counter() - start
         return distinct if len(distinct) == len(rows) else distinct[rows]
 
     def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], advance: Callable[[int], object]) -> None:

@@ -99,8 +99,8 @@ class ReaderProcess:
         process = self._ready_process()
         assert process.stdin is not None
         assert process.stdout is not None
-        whole = _start_timer(_LONGEST * self._timeout_s, process)
-        current = _start_timer(self._timeout_s, process)
+        total_timer = _start_timer(_LONGEST * self._timeout_s, process)
+        page_timer = _start_timer(self._timeout_s, process)
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(request)
@@ -109,12 +109,12 @@ class ReaderProcess:
                 message: dict[str, Any] = json.loads(line)
                 if "page" not in message:
                     return message
-                current.cancel()
-                current = _start_timer(self._timeout_s, process)
+                page_timer.cancel()
+                page_timer = _start_timer(self._timeout_s, process)
                 on_page(message["page"], message["pages"])
         finally:
-            current.cancel()
-            whole.cancel()
+            page_timer.cancel()
+            total_timer.cancel()
         self.close()
         return None
 

@@ -124,7 +124,7 @@ def test_t_follows_the_positives_as_in_the_package() -> None:
     weights, queries = lab._half_weights(), pack.queries
     for number in range(20):
         rows = lab.rows[16][number]
-        vectors = [lab._vectors(weights, keys[rows], 16) for keys in (queries, lab.positives)]
+        vectors = [lab._encode_rows(weights, keys[rows], 16) for keys in (queries, lab.positives)]
         state.advance((vectors[0] * vectors[1]).sum(1).mean().item(), number / 20)
         assert steps[number] == pytest.approx(state.t, abs=1e-5)
 

@@ -85,10 +85,10 @@ def ask(
     if as_json and chat:
         raise InvalidInput(translate("--json prints one answer and --chat holds a conversation; leave one of them out"))
     settings = _read_settings(llm_url, llm_model, llm_key_env, llm_timeout)
-    passages = k or (_QUOTED_PASSAGES if settings is None else _WRITTEN_PASSAGES)
+    default_passages = _QUOTED_PASSAGES if settings is None else _WRITTEN_PASSAGES
     limit = THRESHOLD if threshold is None else threshold
     with open_store(store, model) as (index, encoder), _open_writer(settings) as writer:
-        desk = _Desk(index, encoder, writer, passages, mode, rerank, limit, sentences)
+        desk = _Desk(index, encoder, writer, k or default_passages, mode, rerank, limit, sentences)
         is_found = question is None or desk.answer(question, as_json=as_json)
         if chat:
             _hold_conversation(desk)

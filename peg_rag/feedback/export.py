@@ -87,13 +87,13 @@ def collect_judgements(ratings: Iterable[Rating], index: "PEGIndex") -> Judgemen
     names = {name for passages in votes.values() for name in passages}
     present = {record.id for batch in _batch_ids(sorted(names)) for record in index.get(batch)}
     qrels: dict[str, dict[str, int]] = {}
-    gone = 0
+    left_out = 0
     for query, passages in votes.items():
         grades = {name: _majority_grade(passage_grades) for name, passage_grades in passages.items() if name in present}
-        gone += len(passages) - len(grades)
+        left_out += len(passages) - len(grades)
         if grades:
             qrels[query] = grades
-    return Judgements({query: questions[query] for query in qrels}, qrels, gone)
+    return Judgements({query: questions[query] for query in qrels}, qrels, left_out)
 
 
 def query_id(question: str) -> str:

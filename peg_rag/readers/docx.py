@@ -65,8 +65,13 @@ class _Reader:
             if not isinstance(part, _Text):
                 yield part
                 continue
-            level = self._guess_level(part, body_size) if part.level is None else part.level
-            yield Paragraph(part.text) if level is None else Heading(clean_line(part.text), level)
+            level = part.level
+            if level is None:
+                level = self._guess_level(part, body_size)
+            if level is None:
+                yield Paragraph(part.text)
+            else:
+                yield Heading(clean_line(part.text), level)
 
     def _read_children(self, container: Any) -> Iterator[_Text | Block]:
         for element in container:
@@ -124,11 +129,13 @@ class _Reader:
             text = "".join(t.text or "" for t in run.iterfind(f"{_W}t"))
             if not text.strip():
                 continue
-            own_size = run.find(f"{_W}rPr/{_W}sz")
-            own_bold = run.find(f"{_W}rPr/{_W}b")
-            sizes[size if own_size is None else _half_points(own_size)] += len(text)
-            all_bold = all_bold and (bold if own_bold is None else _is_on(own_bold))
-        return (sizes.most_common(1)[0][0] if sizes else size), all_bold and bool(sizes)
+            run_size = run.find(f"{_W}rPr/{_W}sz")
+            run_bold = run.find(f"{_W}rPr/{_W}b")
+            sizes[size if run_size is None else _half_points(run_size)] += len(text)
+            all_bold = all_bold and (bold if run_bold is None else _is_on(run_bold))
+        if not sizes:
+            return size, False
+        return sizes.most_common(1)[0][0], all_bold
 
     def _guess_level(self, part: _Text, body_size: float | None) -> int | None:
         """Headings that were only set in larger or bold type, or are numbered like chapters."""
@@ -161,7 +168,7 @@ class _Reader:
             elements = [*before, *(cell._tc for cell in cells), *after]
             grid.append([texts[element][0] if element is not None else "" for element in elements])
             bold.append([element is not None and texts[element][1] for element in elements])
-            merged.append([False, *(left is not None and left is right for left, right in pairwise(elements))])
+            merged.append([False, *(before is not None and before is after for before, after in pairwise(elements))])
             if header_rows == number and row._tr.find(f"{_W}trPr/{_W}tblHeader") is not None:
                 header_rows += 1
         columns = max(map(len, grid), default=0)

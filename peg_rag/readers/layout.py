@@ -174,7 +174,8 @@ def _split_row(row: list[Glyph]) -> list[list[Glyph]]:
             continue
         if last is not None:
             gap = (glyph.x0 - last.x1) / max(last.size, glyph.size, 1.0)
-            if gap > (_PIECE_GAP if spaced else _TIGHT_PIECE_GAP):
+            max_gap = _PIECE_GAP if spaced else _TIGHT_PIECE_GAP
+            if gap > max_gap:
                 pieces.append([])
             elif spaced:
                 pieces[-1].append(replace(glyph, text=" ", x0=last.x1, x1=glyph.x0))

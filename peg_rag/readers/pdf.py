@@ -195,8 +195,10 @@ def _split_by_box(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyp
     inside: list[Glyph] = []
     outside: list[Glyph] = []
     for glyph in glyphs:
-        within = box[0] - 1 <= (glyph.x0 + glyph.x1) / 2 <= box[2] + 1 and box[1] - 1 <= glyph.middle <= box[3] + 1
-        (inside if within else outside).append(glyph)
+        if box[0] - 1 <= (glyph.x0 + glyph.x1) / 2 <= box[2] + 1 and box[1] - 1 <= glyph.middle <= box[3] + 1:
+            inside.append(glyph)
+        else:
+            outside.append(glyph)
     return inside, outside
 
 
@@ -230,7 +232,9 @@ def _recognise_pages(data: bytes, path: Path, pages: list[_Page], scans: list[in
             pages_done += 1
             on_page(pages_done, len(pages))
     except MissingExtra as error:
-        numbers = ", ".join(map(str, scans[:10])) + (" …" if len(scans) > 10 else "")
+        numbers = ", ".join(map(str, scans[:10]))
+        if len(scans) > 10:
+            numbers += " …"
         message = f"{path}: pages without text, scanned perhaps (扫描件): {numbers}. OCR reads them: {error}"
         if len(scans) == len(pages):
             raise MissingExtra(message) from error
@@ -495,7 +499,9 @@ class _Continued(Table):
 
 
 def _pages_of(table: Table) -> tuple[int, ...]:
-    return table.pages if isinstance(table, _Continued) else (table.page,) * len(table.grid)
+    if isinstance(table, _Continued):
+        return table.pages
+    return (table.page,) * len(table.grid)
 
 
 def _is_continued(table: Table, following: Table) -> bool:

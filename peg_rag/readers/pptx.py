@@ -23,7 +23,9 @@ def read_pptx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
 def _iterate_slides(presentation: Any) -> Iterator[Block]:
     for number, slide in enumerate(presentation.slides, start=1):
         title = slide.shapes.title
-        heading = clean_line(title.text_frame.text) if title is not None and title.has_text_frame else ""
+        heading = ""
+        if title is not None and title.has_text_frame:
+            heading = clean_line(title.text_frame.text)
         yield Heading(heading, 1, number)
         shapes = [shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id]
         for shape in _in_order(shapes):
@@ -81,9 +83,9 @@ def _chart_rows(chart: Any, page: int) -> Iterator[Row]:
     plot = next(iter(chart.plots), None)
     if plot is None:
         return
-    title = (
-        clean_line(chart.chart_title.text_frame.text) if chart.has_title and chart.chart_title.has_text_frame else ""
-    )
+    title = ""
+    if chart.has_title and chart.chart_title.has_text_frame:
+        title = clean_line(chart.chart_title.text_frame.text)
     names = [clean_line(str(series.name)) for series in plot.series]
     values = [list(series.values) for series in plot.series]
     for number, category in enumerate(plot.categories):

@@ -83,7 +83,7 @@ def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str |
 
 def guess_merged(grid: Grid) -> list[list[bool]]:
     """Which cells are one with the cell at their left, for files that do not say it: those of the same text."""
-    return [[False, *(bool(left) and left == right for left, right in pairwise(row))] for row in grid]
+    return [[False, *(bool(before) and before == after for before, after in pairwise(row))] for row in grid]
 
 
 def guess_header(

@@ -107,7 +107,8 @@ def _find_regions(grid: Grid) -> Iterator[tuple[int, int]]:
     first: int | None = None
     for number, row in enumerate([*grid, []]):
         if any(row):
-            first = number if first is None else first
+            if first is None:
+                first = number
         elif first is not None and (number - first > 1 or number == len(grid) or not _is_title(grid[first])):
             yield first, number
             first = None

@@ -105,10 +105,10 @@ class ResidualEncoder(nn.Module):
         self.output_norm = nn.LayerNorm(shape.width)
         self.output = nn.Linear(shape.width, dimension)
         self.gate = nn.Linear(shape.width, 1)
-        self._start(directions)
+        self._initialise_weights(directions)
 
     @torch.no_grad()
-    def _start(self, directions: Tensor) -> None:
+    def _initialise_weights(self, directions: Tensor) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -456,35 +456,35 @@ class Lab:
             width: torch.zeros(most_steps, size, batches.negatives, dtype=torch.int64, device=self.device)
             for width, size in batches.queries.items()
         }
-        self.position = {width: self._number(0, torch.int64) for width in batches.queries}
-        self.step_number = self._number(0, torch.int64)
+        self.position = {width: self._make_scalar(0, torch.int64) for width in batches.queries}
+        self.step_number = self._make_scalar(0, torch.int64)
         self.rates = torch.zeros(most_steps, device=self.device)
         self.losses = torch.zeros(most_steps, device=self.device)
-        self.step_share = self._number(0.0)  # 1 / steps
-        self.scale = self._number(20.0)
-        self.fixed_strength = self._number(0.0)
-        self.growing_strength = self._number(0.0)
-        self.curricular = self._number(False, torch.bool)
-        self.retained = self._number(1.0)
-        self.t = self._number(0.0)
+        self.step_share = self._make_scalar(0.0)  # 1 / steps
+        self.scale = self._make_scalar(20.0)
+        self.fixed_strength = self._make_scalar(0.0)
+        self.growing_strength = self._make_scalar(0.0)
+        self.curricular = self._make_scalar(False, torch.bool)
+        self.retained = self._make_scalar(1.0)
+        self.t = self._make_scalar(0.0)
         self.replays: dict[int, Callable[[], None]] = {}
         self.graphs = graphs
         self.clean_negatives: Tensor | None = None
 
-    def _number(self, value: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    def _make_scalar(self, value: float, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.full((), value, dtype=dtype, device=self.device)
 
     # -- one step
 
-    def _step(self, width: int) -> None:
+    def _take_step(self, width: int) -> None:
         place, size = self.position[width], self.batches.queries[width]
         rows = self.rows[width].index_select(0, place[None])[0]  # (b,)
         picks = self.picks[width].index_select(0, place[None])[0]  # (b, negatives)
         query_keys = self.pack.queries[rows]
         document_keys = torch.cat([self.positives[rows], self.negatives[rows].gather(1, picks).flatten()])
         weights = self._half_weights()
-        queries = self._vectors(weights, query_keys, self.batches.query_width)
-        documents = self._vectors(weights, document_keys, width)
+        queries = self._encode_rows(weights, query_keys, self.batches.query_width)
+        documents = self._encode_rows(weights, document_keys, width)
         cosines = queries @ documents.T  # (b, n)
         with torch.no_grad():
             positive = cosines[:, :size].diagonal().mean()
@@ -511,7 +511,7 @@ class Lab:
             name: weight if name == "table" else weight.to(self.dtype) for name, weight in self.model.named_parameters()
         }
 
-    def _vectors(self, weights: dict[str, Tensor], rows: Tensor, width: int) -> Tensor:
+    def _encode_rows(self, weights: dict[str, Tensor], rows: Tensor, width: int) -> Tensor:
         ids = self.pack.texts.ids[:, :width].index_select(0, rows)
         vectors: Tensor = torch.func.functional_call(self.model, weights, (ids,))
         return vectors
@@ -521,17 +521,17 @@ class Lab:
         pool = None
         for width in self.batches.queries:
             if not self.graphs:
-                self.replays[width] = partial(self._step, width)
+                self.replays[width] = partial(self._take_step, width)
                 continue
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(3):
-                    self._step(width)
+                    self._take_step(width)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                self._step(width)
+                self._take_step(width)
             pool = graph.pool()
             self.replays[width] = graph.replay
 
@@ -559,7 +559,7 @@ class Lab:
         self.retained.fill_(0.5 ** (1 / (plan.steps * plan.half_life)))
         self.positives.copy_(self._noisy_positives(plan))
         torch.manual_seed(plan.seed)
-        return self._schedule(plan)
+        return self._schedule_widths(plan)
 
     def _noisy_positives(self, plan: Plan) -> Tensor:
         """Some pairs of each source exchange their positives in a circle."""
@@ -571,7 +571,7 @@ class Lab:
             positives[rows] = positives[np.roll(rows, 1)]
         return torch.from_numpy(positives)
 
-    def _schedule(self, plan: Plan) -> list[int]:
+    def _schedule_widths(self, plan: Plan) -> list[int]:
         """Batches of one source each, a function of the seed."""
         generator = np.random.default_rng((plan.seed, 8))
         sizes = np.array([source.end - source.start for source in self.pack.sources])
@@ -607,7 +607,7 @@ class Lab:
         for number, width in enumerate(widths, start=1):
             self.replays[width]()
             if number == trust_at:
-                self.weights.copy_(self._trust())
+                self.weights.copy_(self._trust_weights())
             if number in mine_at:
                 self.negatives.copy_(self.mine())
             if not watch(number):
@@ -675,7 +675,7 @@ class Lab:
         return negatives
 
     @torch.no_grad()
-    def _trust(self) -> Tensor:
+    def _trust_weights(self) -> Tensor:
         weights = torch.ones_like(self.weights)
         for source in self.pack.sources:
             pairs = slice(source.start, source.end)
@@ -741,12 +741,12 @@ def measure_rate(lab: Lab, plan: Plan, seconds: float) -> float:
     lab.train(plan, lambda number: number < 20)
     synchronize(lab.device)
     begin = time.monotonic()
-    steps = lab.train(plan, lambda number: number % 20 > 0 or not _over(lab.device, begin + seconds))
+    steps = lab.train(plan, lambda number: number % 20 > 0 or not _is_over(lab.device, begin + seconds))
     synchronize(lab.device)
     return steps / (time.monotonic() - begin)
 
 
-def _over(device: torch.device, deadline: float) -> bool:
+def _is_over(device: torch.device, deadline: float) -> bool:
     synchronize(device)
     return time.monotonic() > deadline
 

@@ -261,7 +261,9 @@ async def _generate_answer(request: AskRequest, hits: list[Hit], state: ServerSt
             raise
     state.metrics.generated.labels(piece.finish).inc()
     is_answered = piece.finish != "not_found"
-    numbers = parse_citations(text, len(hits)) if is_answered else []
+    numbers: list[int] = []
+    if is_answered:
+        numbers = parse_citations(text, len(hits))
     yield AnswerEnd(
         kind="generated",
         model=language_model.settings.model,
