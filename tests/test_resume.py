@@ -90,6 +90,7 @@ def add_components(stage: dict[str, Any]) -> None:
         "masks": [{"kind": "guide", "model": "peg-mini"}],
         "candidates": [
             {"kind": "queue", "size": 40},
+            {"kind": "momentum", "documents": 40, "queries": 20, "half_life": 0.2},
             {"kind": "mixing", "nearest": 4, "pairs": 2, "with_query": 2, "warmup": 0.2},
         ],
     }

@@ -123,7 +123,7 @@ def _find_nearest(queries: "Tensor", documents: "Tensor", pairs: "Pairs", width:
 
     if pairs.query_text_ids is None or pairs.document_text_ids is None:
         raise InvalidInput("mixing needs text ids to leave known answers out; give those of queries and documents")
-    mask = AnswerMask(pairs.query_text_ids, pairs.document_text_ids, _list_answers(pairs))
+    mask = AnswerMask(pairs.query_text_ids, pairs.document_text_ids, pairs.list_answers())
     nearest = []
     counts = []
     for start in range(0, len(queries), ROWS_AT_ONCE):
@@ -146,22 +146,3 @@ def _choose_pairs(nearest: "Tensor", counts: "Tensor", first: "Tensor", second: 
     place = (first * counts).long()  # (m, count)
     other = (place + 1 + (second * (counts - 1)).long()) % counts
     return nearest.gather(1, place), nearest.gather(1, other)
-
-
-def _list_answers(pairs: "Pairs") -> "Tensor":
-    """(query id, document id) of all that answers, (k, 2)."""
-    import torch
-
-    assert pairs.query_text_ids is not None
-    assert pairs.document_text_ids is not None
-    answers = [
-        pairs.query_text_ids[:, None].expand(-1, 2),
-        torch.stack([pairs.query_text_ids, pairs.document_text_ids[pairs.positives]], 1),
-    ]
-    if pairs.known_positives is not None:
-        query, document = pairs.known_positives.unbind(1)
-        answers.append(torch.stack([pairs.query_text_ids[query], pairs.document_text_ids[document]], 1))
-    if pairs.known_texts is not None:
-        query, text = pairs.known_texts.unbind(1)
-        answers.append(torch.stack([pairs.query_text_ids[query], text], 1))
-    return torch.cat(answers)

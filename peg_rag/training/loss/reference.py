@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from peg_rag.training.extension import CandidateMask
-from peg_rag.training.loss.contrastive import Candidates, Pairs
+from peg_rag.training.loss.contrastive import Candidates, Pairs, Rivals
 from peg_rag.training.loss.masks import TileColumns, TileRows
 from peg_rag.training.loss.progressive import TIE, ProgressiveState
 from peg_rag.training.recipe import LossOptions
@@ -21,6 +21,7 @@ def dense_loss(
     progressive: ProgressiveState | None = None,
     *,
     candidates: Sequence[Candidates] = (),
+    rivals: Sequence[Rivals] = (),
     masks: Sequence[CandidateMask] = (),
 ) -> Tensor:
     """The loss by autograd over whole (b, n) matrices.
@@ -51,7 +52,12 @@ def dense_loss(
         loss = _mean_loss(cosines, pairs.positives, is_hidden, weights, options, progressive)
         if options.symmetric:
             back = cosines[:, pairs.positives].T  # (b, b)
-            loss = (loss + _mean_loss(back, rows, answers[:, pairs.positives].T, weights, options, progressive)) / 2
+            is_answered = answers[:, pairs.positives].T  # (b, b)
+            for extra in rivals:
+                further = _unit_vectors(documents[pairs.positives][:, :dim]) @ _unit_vectors(extra.vectors[:, :dim]).T
+                back = torch.cat([back, further], 1)
+                is_answered = torch.cat([is_answered, _answers_rivals(pairs, extra)], 1)
+            loss = (loss + _mean_loss(back, rows, is_answered, weights, options, progressive)) / 2
         total = total + loss
     return total
 
@@ -100,6 +106,15 @@ def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Cand
         query, text = pairs.known_texts.unbind(1)
         answer_counts = answer_counts + same_query[:, query] @ (text[:, None] == texts[None, :]).double()
     return (answer_counts > 0) | (pairs.query_text_ids[:, None] == texts[None, :])
+
+
+def _answers_rivals(pairs: Pairs, rivals: Rivals) -> Tensor:
+    """(b, m) bool: the query's positive is known to answer the rival."""
+    assert pairs.document_text_ids is not None
+    answers = {(query, text) for query, text in torch.cat([pairs.list_answers(), rivals.answers]).tolist()}
+    positives = pairs.document_text_ids[pairs.positives].tolist()
+    cells = [[(rival, text) in answers for rival in rivals.texts.tolist()] for text in positives]
+    return torch.tensor(cells, device=rivals.texts.device).reshape(len(positives), -1)
 
 
 def _apply_masks(

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from peg_rag.batching import plan_batches
 from peg_rag.errors import InvalidInput, TrainingError
 from peg_rag.extras import require
+from peg_rag.training.extension import BatchObserver
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.contrastive import LossMetrics
 from peg_rag.training.loss.objective import Objective
@@ -75,6 +76,7 @@ class CachedStep:
         batch_tokens: rows × longest of a chunk; None measures a first chunk and takes what fits.
         graphs: `replay` encodes twice, `keep` once with all graphs in memory, `auto` keeps them when they fit.
         device: where the model is.
+        observers: see each batch before it is encoded.
 
     What was measured once holds for all later steps and is part of `state_dict`: a resumed run repeats the arithmetic.
     """
@@ -87,6 +89,7 @@ class CachedStep:
         batch_tokens: int | None = None,
         graphs: Literal["auto", "keep", "replay"] = "auto",
         device: torch.device | str = "cpu",
+        observers: Sequence[BatchObserver] = (),
     ) -> None:
         if graphs not in ("auto", "keep", "replay"):
             raise InvalidInput(f"graphs={graphs!r} is none of 'auto', 'keep', 'replay'")
@@ -95,6 +98,7 @@ class CachedStep:
         self.batch_tokens = batch_tokens
         self.graphs = graphs
         self.device = torch.device(device)
+        self._observers = observers
         self._token_bytes = 0.0  # activations per token; 0: not measured yet
         self._free_bytes = 0
 
@@ -110,6 +114,9 @@ class CachedStep:
             raise InvalidInput("a batch needs at least one query and one document on every rank")
         if self._token_bytes == 0.0 and (self.batch_tokens is None or self.graphs == "auto"):
             self._measure_memory(sides)
+        assert self.batch_tokens is not None
+        for observer in self._observers:
+            observer.observe(batch, self.batch_tokens)
         chunks = [_Chunk(i, rows, []) for i, side in enumerate(sides) for rows in self._plan_chunks(side)]
         keep = self._keep_graphs(chunks, sides)
         vectors = self._encode_chunks(chunks, sides, keep)

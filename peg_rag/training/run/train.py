@@ -32,7 +32,7 @@ from peg_rag.training.data.corpus import TextBatch, TextBatches, TextFile, TextR
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
 from peg_rag.training.data.tokens import Ints, TokenRows
-from peg_rag.training.extension import StageContext
+from peg_rag.training.extension import BatchObserver, StageContext
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.contrastive import LossMetrics
 from peg_rag.training.loss.cosent import CosentObjective
@@ -121,11 +121,7 @@ class _Stage:
     files: list[PairFile]
     texts: list[TextFile]
     split: Split
-<<<<<<< HEAD
-    known_positives: KnownPositives
-=======
-    known: KnownPositives | None
->>>>>>> search
+    known_positives: KnownPositives | None
     scorer: StageScorer
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -264,18 +260,12 @@ class StageLoop:
         """Train to the end of the stage, or until interrupted; whether it was."""
         set_seed(self.recipe.seed)
         options = self.stage.options
-<<<<<<< HEAD
-        self._optimizer = build_optimizer(self.encoder, options.optimizer)
-        self._cached_step = self._build_cached_step()
-        self._training_state = TrainingState(self.encoder, self._optimizer, self._cached_step, self.progress)
-=======
         self._module: nn.Module = self.encoder
         if options.objective == "retromae":
             self._module = self._build_retromae()
         self._optimizer = build_optimizer(self._module, options.optimizer)
         self._cached_step = self._build_step()
-        self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
->>>>>>> search
+        self._training_state = TrainingState(self.encoder, self._optimizer, self._cached_step, self.progress)
         if checkpoint is not None:
             load_checkpoint(checkpoint, self._training_state)
         self._line = ProgressLine(options.name, steps=options.steps, initial=self.progress.step, show=self._show)
@@ -422,6 +412,7 @@ class StageLoop:
             encoder=self._encoder_of_texts(),
             cache=self._cache,
             folder=folder,
+            model=self.encoder,
         )
 
     def _take_step(self, batch: RankBatch | TextBatch) -> None:
@@ -481,7 +472,10 @@ class StageLoop:
         context = self._describe_stage(self.stage.files, self.stage.split.training, self.stage.folder)
         with self.accelerator.main_process_first():  # a guide encodes the texts
             objective = build_objective(self.stage.options, context)
-        return CachedStep(model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device)
+        observers = [source for source in getattr(objective, "sources", ()) if isinstance(source, BatchObserver)]
+        return CachedStep(
+            model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device, observers=observers
+        )
 
     def _is_due(self, every_steps: int | None) -> bool:
         return every_steps is not None and self.progress.step % every_steps == 0
