@@ -72,11 +72,11 @@ def gemm_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
     a, b = torch.randn(1024, 1024).to(dtype), torch.randn(1024, 4096).to(dtype)
     for _ in range(3):
         a @ b
-    started, runs = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
+    start, runs = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
         a @ b
         runs += 1
-    return runs * 2 * 1024 * 1024 * 4096 / (time.perf_counter() - started) / 1e9
+    return runs * 2 * 1024 * 1024 * 4096 / (time.perf_counter() - start) / 1e9
 
 
 def flops(lengths: list[int], layers: int, width: int) -> float:
@@ -92,19 +92,24 @@ def systems(folder: Path) -> list[System]:
     def peer(name: str, **model_kwargs: object) -> System:
         embeddings = HuggingFaceEmbeddings(model_name=str(folder), model_kwargs={"device": "cpu", **model_kwargs})
         inner = embeddings._client
-        shown = {"model_kwargs": embeddings.model_kwargs, "encode_kwargs": embeddings.encode_kwargs, "batch_size": 32}
-        shown |= {"pooling": inner[1].pooling_mode, "dtype": str(next(inner.parameters()).dtype)}
-        return System(name, shown, embeddings.embed_documents, str(shown["dtype"]).removeprefix("torch."))
+        configuration = {
+            "model_kwargs": embeddings.model_kwargs,
+            "encode_kwargs": embeddings.encode_kwargs,
+            "batch_size": 32,
+        }
+        configuration |= {"pooling": inner[1].pooling_mode, "dtype": str(next(inner.parameters()).dtype)}
+        dtype = str(configuration["dtype"]).removeprefix("torch.")
+        return System(name, configuration, embeddings.embed_documents, dtype)
 
     def ours(name: str, **options: Any) -> System:
         encoder = PEGEncoder(folder, **options)
-        shown: dict[str, object] = {
+        configuration: dict[str, object] = {
             "dtype": encoder.dtype,
             "pooling": encoder.spec.pooling,
             "backend": encoder.backend_name,
         }
-        shown |= {"batch_tokens": encoder._get_model()[1].batch_tokens, "normalize": encoder.normalize}
-        return System(name, shown, encoder.encode_documents, encoder.dtype)
+        configuration |= {"batch_tokens": encoder._get_model()[1].batch_tokens, "normalize": encoder.normalize}
+        return System(name, configuration, encoder.encode_documents, encoder.dtype)
 
     return [
         peer("HuggingFaceEmbeddings, defaults"),
@@ -121,9 +126,9 @@ def take_turns(entrants: list[System], texts: list[str], rounds: int) -> None:
     for turn in range(rounds):
         part = texts[turn::rounds]
         for system in entrants[:: 1 if turn % 2 == 0 else -1]:
-            started = time.perf_counter()
+            start = time.perf_counter()
             system.vectors.append(np.asarray(system.embed(part), dtype=np.float32))
-            system.seconds.append(time.perf_counter() - started)
+            system.seconds.append(time.perf_counter() - start)
 
 
 def main() -> None:

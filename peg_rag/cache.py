@@ -104,10 +104,10 @@ class CachedEncoder:
         salt = f"{self.encoder.fingerprint}\0{role}\0".encode()
         keys = [hashlib.sha256(salt + text.encode("utf-8", "surrogatepass")).digest() for text in texts]
         vectors_by_key = self._read_vectors(set(keys))
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors_by_key}
-        self.hits, self.misses = self.hits + len(texts) - len(missing), self.misses + len(missing)
+        missing_texts = {key: text for key, text in zip(keys, texts, strict=True) if key not in vectors_by_key}
+        self.hits, self.misses = self.hits + len(texts) - len(missing_texts), self.misses + len(missing_texts)
         encode = self.encoder.encode_queries if role == "query" else self.encoder.encode_documents
-        new_keys, new_texts = list(missing), list(missing.values())
+        new_keys, new_texts = list(missing_texts), list(missing_texts.values())
         for start in range(0, len(new_keys), _WRITE_AT_ONCE):
             part = slice(start, start + _WRITE_AT_ONCE)
             vectors = encode(new_texts[part], show_progress=show_progress)  # (part, dimension)

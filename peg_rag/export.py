@@ -127,7 +127,7 @@ def _copy_model(spec: ModelSpec, out: Path) -> None:
     """The model folder without earlier exports, and with its name, pooling, length and prompts written down."""
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(spec.path, out, ignore=shutil.ignore_patterns(COMPILED, ".*"))
-    own = {
+    config = {
         "format": CONFIG_FORMAT,
         "name": spec.name,
         "pooling": spec.pooling,
@@ -135,7 +135,7 @@ def _copy_model(spec: ModelSpec, out: Path) -> None:
         "query_prompt": spec.query_prompt,
         "document_prompt": spec.document_prompt,
     }
-    write_atomically(out / CONFIG_FILE, json.dumps(own, ensure_ascii=False, indent=2).encode())
+    write_atomically(out / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2).encode())
 
 
 def _write_variant(spec: ModelSpec, folder: Path, backend: str, dtype: str) -> None:
@@ -248,8 +248,8 @@ def _compare_vectors(spec: ModelSpec, folder: Path, backend: str, dtype: str, te
 
 def _demo_texts() -> list[str]:
     """Passages of the demo in lengths from a few characters to the whole."""
-    packed = Path(str(files("peg_rag") / "assets" / "demo" / "passages.jsonl.gz"))
-    with gzip.open(packed, "rt", encoding="utf-8") as lines:
+    archive = Path(str(files("peg_rag") / "assets" / "demo" / "passages.jsonl.gz"))
+    with gzip.open(archive, "rt", encoding="utf-8") as lines:
         texts = [json.loads(line)["text"] for line, _ in zip(lines, range(_CHECK_TEXTS), strict=False)]
     return [text[: 4 * (i + 1)] if i % 2 else text[:400] for i, text in enumerate(texts)]
 

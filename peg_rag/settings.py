@@ -70,7 +70,7 @@ class EncoderSettings(BaseModel):
 
     _encoder: Encoder = PrivateAttr()
 
-    def _load(self, model: str | Path | None) -> PEGEncoder:
+    def _load_encoder(self, model: str | Path | None) -> PEGEncoder:
         return PEGEncoder(
             model,
             pooling=self.pooling,

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from experiments import data_folder
-from reranker import compared, fit
+from reranker import compare_orders, fit
 
 from peg_rag import PEGEncoder
 from peg_rag.evaluation import load_beir
@@ -27,7 +27,7 @@ def main() -> None:
     reranker = fit(arguments.out, arguments.model, (arguments.domain,))
     dataset = load_beir(data_folder() / "eval" / arguments.name)
     with PEGEncoder(str(arguments.model)) as encoder:
-        print(json.dumps({"domain": arguments.domain, **compared(encoder, reranker, dataset)}))
+        print(json.dumps({"domain": arguments.domain, **compare_orders(encoder, reranker, dataset)}))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import typer
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.extras import require
 from peg_rag.files import sync_file, write_atomically
-from peg_rag.records import parse_csv, parse_json_lines, read_parquet
+from peg_rag.records import choose_text_column, list_text_columns, parse_csv, parse_json_lines, read_parquet
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
@@ -84,8 +84,11 @@ class _Part:
 
 
 def embed(
-    file: Annotated[Path, typer.Argument(help="txt (a text per line), jsonl, csv, tsv or parquet.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file to write.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="txt (a text per line), jsonl, csv, tsv or parquet; several with ray."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file to write; with ray, a folder of them.")],
     column: Annotated[
         str | None,
         typer.Option("--column", "-c", help="The column of the texts. Default: text, or the only column."),
@@ -101,17 +104,61 @@ def embed(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT, and discard another job's parts.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local: this process. ray: the cluster of $RAY_ADDRESS, else one on this machine.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray: encoders at work at a time. Default: as many as fit.")
+    ] = None,
+    num_cpus: Annotated[float, typer.Option(min=0.0, help="With ray: CPUs of each worker.")] = 1.0,
+    num_gpus: Annotated[float, typer.Option(min=0.0, help="With ray: GPUs of each worker; 0.5 shares one.")] = 0.0,
 ) -> None:
     """Embed a file of texts. Run again after an interruption, it resumes. Blank texts are skipped."""
-    from peg_rag.encoder import PEGEncoder
-
     if role not in ("document", "query"):
         raise InvalidInput(f"--role {role}: document or query is expected")
+    settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "backend": backend}
+    if engine == "ray":
+        pool = {"workers": workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
+        _embed_with_ray(files, out, settings, column=column, role=role, overwrite=overwrite, **pool)
+    elif engine != "local":
+        raise InvalidInput(f"--engine {engine}: local or ray is expected")
+    elif len(files) > 1:
+        raise InvalidInput(f"{len(files)} files; one is expected. --engine ray embeds several, into a folder")
+    else:
+        _embed_file(files[0], out, settings, column, role, overwrite)
+
+
+def _embed_with_ray(files: list[Path], out: Path, settings: dict[str, Any], **options: Any) -> None:
+    from peg_rag.cli.console import note, progress, warn
+    from peg_rag.ray_embedding import EncoderSettings, embed_corpus
+
+    with progress() as bars:
+        task = bars.add_task("embed", total=None, unit="rows")
+        report = embed_corpus(
+            files,
+            out,
+            settings=EncoderSettings(**settings),
+            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
+            **options,
+        )
+    message = f"{report.texts:,} texts → {out} ({report.blocks:,} files"
+    if report.new_texts:
+        message += f", {report.new_texts / report.seconds:,.0f} texts/s"
+    note(f"{message})")
+    if report.bad_rows:
+        warn(f"{report.bad_rows:,} rows without a text are listed in {out / 'bad-rows'}")
+
+
+def _embed_file(
+    file: Path, out: Path, settings: dict[str, Any], column: str | None, role: str, overwrite: bool
+) -> None:
+    from peg_rag.encoder import PEGEncoder
+
     if not file.is_file():
         raise InvalidInput(f"{file}: there is no such file")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} exists; give another --out, or --overwrite")
-    with PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder:
+    with PEGEncoder(**settings) as encoder:
         digest, lines = _hash_and_count(file)
         job = _Job(_FORMAT, file.name, digest, column, role, encoder.identity)
         with _lock_parts(out) as parts:
@@ -285,7 +332,7 @@ def _read_jsonl(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
     for row in parse_json_lines(_open_text(file), file, bad_rows="raise", strings=True):
         text = row.value
         if isinstance(text, dict):
-            column = column or _choose_column(file, list(text))
+            column = column or choose_text_column(file, list(text))
             if column not in text:
                 raise DataError(f"{file}, line {row.line} has no {column!r}; it has {', '.join(text) or 'nothing'}")
             text = text[column]
@@ -296,34 +343,11 @@ def _read_csv(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     text_column = None
     for row in parse_csv(_open_text(file), file, bad_rows="raise", fields="any", delimiter=delimiter):
-        text_column = text_column or _choose_column(file, list(row.value), column)
+        text_column = text_column or choose_text_column(file, list(row.value), column)
         yield row.number - 1, row.value[text_column]
 
 
 def _read_parquet(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
-    column = _choose_column(file, _list_text_columns(file), column)
+    column = choose_text_column(file, list_text_columns(file, "cli"), column)
     for row in read_parquet(file, "cli", columns=[column]):
         yield row.number - 1, row.value[column]
-
-
-def _list_text_columns(file: Path) -> list[str]:
-    pa = require("pyarrow", "cli")
-    pq = require("pyarrow.parquet", "cli")
-    try:
-        schema = pq.read_schema(file)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
-    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-
-
-def _choose_column(file: Path, columns: list[str], column: str | None = None) -> str:
-    """The requested column, else `text`, else the only text column."""
-    if column is not None and column not in columns:
-        raise InvalidInput(f"{file} has no text column {column!r}; it has {', '.join(columns) or 'none'}")
-    if column is None and "text" not in columns and len(columns) != 1:
-        raise InvalidInput(
-            f"which column of {file} holds the text? Say --column, one of: {', '.join(columns) or 'none'}"
-        )
-    if column is not None:
-        return column
-    return "text" if "text" in columns else columns[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.text import Text
 
 from peg_rag.answer import subject_of
-from peg_rag.cli.console import excerpt, fold, printable, stdout
+from peg_rag.cli.console import excerpt, fold_text, printable, stdout
 from peg_rag.cli.messages import translate
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
@@ -38,7 +38,7 @@ def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGE
         yield index, encoder
 
 
-def find(
+def find_hits(
     index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str = "auto"
 ) -> list[list[Hit]]:
     """The k best hits of each query."""
@@ -115,9 +115,9 @@ def render_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = F
     if not stdout.is_terminal:  # piped output keeps an excerpt on one line, however long
         rows = [header, body_excerpt]
     elif header.cell_len <= width:
-        rows = [header, fold(body_excerpt, width)]
+        rows = [header, fold_text(body_excerpt, width)]
     else:
-        rows = [fold(location, width), scores, fold(body_excerpt, width)]
+        rows = [fold_text(location, width), scores, fold_text(body_excerpt, width)]
     margin = Text("\n" + " " * prefix.cell_len)
     return prefix + margin.join(line for row in rows for line in row.split("\n"))
 

@@ -26,9 +26,9 @@ def search(
     from peg_rag.cli.console import note, show
 
     with knowledge.open_store(store, model) as (index, encoder):
-        started = time.perf_counter()
-        [hits] = knowledge.find(index, encoder, [query], k, mode, rerank)
-        elapsed_ms = 1000 * (time.perf_counter() - started)
+        start = time.perf_counter()
+        [hits] = knowledge.find_hits(index, encoder, [query], k, mode, rerank)
+        elapsed_ms = 1000 * (time.perf_counter() - start)
         documents = len(index)
     if as_json:
         for hit in hits:

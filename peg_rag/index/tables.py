@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from peg_rag.index.database import BLOCK, DamagedRow
+from peg_rag.index.database import BLOCK, BLOCK_BITS, DamagedRow
 from peg_rag.index.encodings import STORAGES, Array, Storage, from_blobs
 from peg_rag.index.filters import Condition
 from peg_rag.index.lexical import build_postings, write_postings
@@ -104,10 +104,10 @@ class IndexState:
 # -- settings and manifest --------------------------------------------------------------------------------------------
 
 
-def read_settings(connection: Connection) -> dict[str, str]:
-    """The settings of the index; empty only while it is being created."""
+def read_settings(connection: Connection, state: IndexState | None = None) -> dict[str, str]:
+    """The settings of the index; empty only while it is being created. `state` is read here unless it is at hand."""
     settings = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-    state = IndexState.read(connection)
+    state = state or IndexState.read(connection)
     if not settings and not state.sequence:
         return settings
     for name, choices in _CHOICES.items():
@@ -143,7 +143,7 @@ def read_manifest(connection: Connection) -> Manifest:
         raise DamagedRow("the manifest of the vector file is malformed")
     manifest = Manifest(kind, size, checksums, keys)
     document_keys = manifest.read_keys()
-    if len(keys) and (document_keys[0] < 0 or (np.diff(document_keys) <= 0).any()):
+    if len(keys) and (document_keys[0] < 0 or (document_keys[1:] <= document_keys[:-1]).any()):
         raise DamagedRow("the keys in the manifest of the vector file do not ascend")
     return manifest
 
@@ -389,11 +389,15 @@ class Blocks:
         return counts
 
     def slots_of_keys(self, keys: Array) -> Array:
-        """(n,) slots of (n,) keys; -1 for keys of blocks that do not exist."""
-        if not len(self.numbers) or not len(keys):
-            return np.full(len(keys), -1, dtype=np.int64)
-        position = np.minimum(np.searchsorted(self.numbers, keys // BLOCK), len(self.numbers) - 1)
-        return np.where(self.numbers[position] == keys // BLOCK, position * BLOCK + keys % BLOCK, -1)
+        """(n,) slots of (n,) ascending keys; -1 for keys of blocks that do not exist."""
+        slots = np.full(len(keys), -1, dtype=np.int64)
+        blocks = keys >> BLOCK_BITS
+        starts = np.searchsorted(blocks, self.numbers)
+        stops = np.searchsorted(blocks, self.numbers, side="right")
+        for position in np.flatnonzero(stops > starts).tolist():
+            part = slice(starts[position], stops[position])
+            slots[part] = keys[part] + BLOCK * (position - self.numbers[position])
+        return slots
 
     def keys_of_slots(self, slots: Array) -> Array:
         """(n,) keys of (n,) slots."""

@@ -33,7 +33,7 @@ from peg_rag.serving.language_model import (
 from peg_rag.serving.logs import log
 from peg_rag.serving.routes.schemas import AnswerKind, Filter, Query, RequestBody, SearchMode, Text
 from peg_rag.serving.routes.search import FoundPassage, SearchAnswer
-from peg_rag.serving.state import ServerState
+from peg_rag.serving.state import ServerState, search_knowledge
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -185,8 +185,8 @@ async def ask(request: AskRequest, state: StateDep, knowledge: KnowledgeDep, htt
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
     kind = choose_kind(request.answers, state.language_model)
     request = await run_while_connected(http_request, condense_history(request, state))
-    hits = await state.searches.run(
-        knowledge.search, request.question, k=request.k, mode=request.mode, where=request.where
+    hits = await search_knowledge(
+        state, knowledge, request.question, k=request.k, mode=request.mode, where=request.where
     )
     opening = AnswerOpening.from_hits(request, hits, kind, state.language_model)
     events = answer_question(request, hits, kind, state, knowledge)
