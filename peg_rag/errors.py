@@ -41,6 +41,10 @@ class ForkedIndex(PegRagError, RuntimeError):
     """The index was opened before a fork; the child has to open its own."""
 
 
+class StoreError(PegRagError, OSError):
+    """The database behind a store cannot be reached or refused a request; the message holds its answer."""
+
+
 class UnsupportedSearch(PegRagError, NotImplementedError):
     """The store behind a retriever cannot do the kind of search that was asked for."""
 
