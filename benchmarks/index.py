@@ -462,17 +462,17 @@ def main() -> None:
     section, text = ("A million", million(options)) if options.million else ("Beside other stores", compare(options))
     print(text)
     if options.write:
-        write_section(section, text)
+        write_section(RESULTS, HEAD, section, text)
 
 
-def write_section(title: str, text: str) -> None:
-    """Replace one section of the results file, keeping the others."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    text_before = RESULTS.read_text() if RESULTS.exists() else HEAD
+def write_section(file: Path, head: str, title: str, text: str) -> None:
+    """Replace one section of a results file, keeping the others; a new file begins with `head`."""
+    file.parent.mkdir(exist_ok=True)
+    text_before = file.read_text() if file.exists() else head
     head, *sections = text_before.split("\n## ")
     bodies = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip("\n") for part in sections}
     bodies[title] = text
-    RESULTS.write_text(head.rstrip("\n") + "\n" + "".join(f"\n## {name}\n\n{body}\n" for name, body in bodies.items()))
+    file.write_text(head.rstrip("\n") + "\n" + "".join(f"\n## {name}\n\n{body}\n" for name, body in bodies.items()))
 
 
 if __name__ == "__main__":
