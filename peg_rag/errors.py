@@ -4,6 +4,10 @@ Each message says what was given, what was expected and the cure. The built-in p
 keep code that already guards against those working unchanged.
 """
 
+from collections.abc import Sequence
+
+_POSITIONS_SHOWN = 5  # of texts, in a message
+
 
 class PegRagError(Exception):
     """The parent of all errors raised on purpose by peg_rag."""
@@ -59,3 +63,26 @@ class DataError(PegRagError, ValueError):
 
 class TrainingError(PegRagError, RuntimeError):
     """Training cannot go on (NaN or infinite loss, a full disk); what was done is saved first."""
+
+
+class WorkerDied(PegRagError, RuntimeError):
+    """A worker process of `PEGEncoder(devices=…)` died while it loaded the model, or workers died over the same texts.
+
+    Attributes:
+        texts: what could not be embedded.
+        positions: the places of these texts in the list that was passed.
+        reason: how the workers died.
+    """
+
+    def __init__(
+        self, reason: str, *, what: str = "texts", texts: Sequence[str] = (), positions: Sequence[int] = ()
+    ) -> None:
+        message = reason
+        if positions:
+            places = ", ".join(f"{what}[{position}]" for position in positions[:_POSITIONS_SHOWN])
+            more = f" and {len(positions) - _POSITIONS_SHOWN} more" if len(positions) > _POSITIONS_SHOWN else ""
+            message = f"{places}{more} could not be embedded: {reason}; leave these out, or set batch_tokens lower"
+        super().__init__(message)
+        self.texts = list(texts)
+        self.positions = list(positions)
+        self.reason = reason
