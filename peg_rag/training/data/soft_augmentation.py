@@ -100,7 +100,7 @@ def special_tokens(tokenizer: "Tokenizer") -> NDArray[np.int32]:
     """The ids of tokens that stand for no text, in ascending order."""
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     named = {tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}  # a learned vocabulary does not mark them
-    return np.array(sorted(special | named - {None}), dtype=np.int32)
+    return np.array(sorted(special.union(i for i in named if i is not None)), dtype=np.int32)
 
 
 def _to_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
