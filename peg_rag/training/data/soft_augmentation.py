@@ -99,8 +99,8 @@ def mask_token(tokenizer: "Tokenizer") -> int | None:
 def special_tokens(tokenizer: "Tokenizer") -> NDArray[np.int32]:
     """The ids of tokens that stand for no text, in ascending order."""
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
-    named = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS]  # a learned vocabulary does not mark them
-    return np.array(sorted(special.union(number for number in named if number is not None)), dtype=np.int32)
+    named = {tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}  # a learned vocabulary does not mark them
+    return np.array(sorted(special.union(i for i in named if i is not None)), dtype=np.int32)
 
 
 def _to_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:
