@@ -306,8 +306,8 @@ class _Step:
         self.extra_texts = [extra.texts for extra in candidates]
         self.further_rivals = [_Side(extra.vectors.detach(), frozen=True) for extra in rivals]
         self.rival_texts = [extra.texts for extra in rivals]
-        self._number_texts()
-        self.answers = torch.cat([self.answers, *(extra.answers for extra in rivals)])
+        own_answers = self._number_texts()  # (k, 2)
+        self.answers = torch.cat([own_answers, *(extra.answers for extra in rivals)])
         self._index_owned(candidates)
 
     def _gather_side(self, side: _Side, rows: Tensor | None) -> _Side:
@@ -316,15 +316,15 @@ class _Step:
             return side
         return _Side(self.ranks.gather(side.raw if rows is None else side.raw[rows]))
 
-    def _number_texts(self) -> None:
-        """Give texts ids such that the answers of all ranks are pairs of ids; without texts, each row is its own."""
+    def _number_texts(self) -> Tensor:
+        """Give texts ids; the answers of all ranks as pairs of these, (k, 2). Without texts, each row is its own."""
         pairs, ranks = self.pairs, self.ranks
         if not self.options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
             self.query_ids, self.document_ids = -1 - ranks.number(pairs.positives), ranks.number(pairs.owners)
             pairs = replace(pairs, query_text_ids=self.query_ids, document_text_ids=self.document_ids, known_texts=None)
         else:
             self.query_ids, self.document_ids = pairs.query_text_ids, pairs.document_text_ids  # (b,), (n,)
-        self.answers: Tensor = ranks.gather(pairs.list_answers())  # (k, 2)
+        return ranks.gather(pairs.list_answers())
 
     def _index_owned(self, candidates: Sequence[Candidates]) -> None:
         """Append candidates that one query alone meets to its own: they stand behind the documents."""
