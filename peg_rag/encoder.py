@@ -60,7 +60,7 @@ class PEGEncoder:
         model: a hub id, a folder or a bundled name (`peg-mini`); None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling: `cls`, `mean`, `max` or `lasttoken`; None for what the model says (see `peg_rag.models`).
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` for the best there is.
-        devices: several, such as `["cuda:0", "cuda:1"]`, in place of `device`. Each gets a worker process that loads the
+        devices: several, such as `["cuda:0", "cuda:1"]`, in place of `device`. Each gets a process that loads the
             weights; see `peg_rag.backends.pool`. One alone is what `device` is, without a process.
         dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`; `int8` where the model
             was exported in it.
