@@ -28,10 +28,11 @@ from peg_rag import __version__
 from peg_rag.answer import MAX_HITS, THRESHOLD, extract_answer
 from peg_rag.errors import InvalidInput, PegRagError
 from peg_rag.hits import Hit
-from peg_rag.index import PEGIndex, Record
+from peg_rag.index import Record
 from peg_rag.ingest import file_of
 from peg_rag.passages import place_of
 from peg_rag.retriever import Encoder, Mode, Retriever
+from peg_rag.stores import Store
 
 Passage = Hit | Record
 
@@ -160,7 +161,7 @@ class KnowledgeReader:
 
     def __init__(
         self,
-        index: PEGIndex,
+        index: Store,
         encoder: Encoder,
         links: Links | None = None,
         *,

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
     from peg_rag.answer import Answer
     from peg_rag.encoder import PEGEncoder
     from peg_rag.hits import Hit
-    from peg_rag.index import PEGIndex
     from peg_rag.serving.language_model import LanguageModel, Turn
     from peg_rag.serving.settings import LanguageModelSettings
+    from peg_rag.stores import Store
 
 _QUOTED_PASSAGES = 20  # read for an answer in the documents' own words
 _WRITTEN_PASSAGES = 5  # sent to a language model
@@ -36,7 +35,7 @@ _OPTION_NAMES = {
 
 
 def ask(
-    store: Annotated[Path, typer.Argument(help="A folder made by `peg-rag index`.")],
+    store: Annotated[str, typer.Argument(help="A folder made by `peg-rag index`, or the URL of a store.")],
     question: Annotated[str | None, typer.Argument(help="The question; may be left out with --chat.")] = None,
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Passages to read. Default: 20, or 5 for a language model.")
@@ -197,7 +196,7 @@ def _convert_errors() -> Iterator[None]:
 class _Desk:
     """Answers questions about one store, and remembers the turns for those that follow."""
 
-    index: "PEGIndex"
+    index: "Store"
     encoder: "PEGEncoder"
     writer: _Writer | None
     passages: int

@@ -5,7 +5,7 @@ a text, the fusion of both sides and the errors, so a program that works with on
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from peg_rag.hits import Hit
 from peg_rag.index.encodings import Array
@@ -56,6 +56,10 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release files and connections."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     def get(
         self, ids: Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None, limit: int | None = None
