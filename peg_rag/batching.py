@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from peg_rag.errors import InvalidInput
 
-
 SMALLEST_PART = 4  # a batch for several workers has a quarter of `batch_tokens` or more; smaller ones are slow
 
 

@@ -1,4 +1,4 @@
-"""Child processes that run a module of this package, talk through pipes and never outlive the process that started them.
+"""Child processes that run a module of this package, talk through pipes and never outlive their parent.
 
 A child is a new interpreter, not a fork: it inherits no locks, threads or CUDA context, and a user's script needs no
 `if __name__ == "__main__"`. Starting one costs the imports of its module.
