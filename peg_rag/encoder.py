@@ -156,7 +156,7 @@ class PEGEncoder:
         checked = check_texts(texts, what="queries")
         self._check_blank(checked, "query")
         self._check_open()
-        return await self._encode_async(self.encode_queries, checked, "query")
+        return await encode_together(self._batcher, self.encode_queries, checked, "query")
 
     async def aencode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`encode_documents` off the event loop; see `aencode_queries`. A large call takes turns with the others.
@@ -166,15 +166,7 @@ class PEGEncoder:
         """
         checked = check_texts(texts, what="documents")
         self._check_open()
-        return await self._encode_async(self.encode_documents, checked, "document")
-
-    async def _encode_async(
-        self, encode: Callable[[list[str]], NDArray[np.float32]], texts: list[str], role: Role
-    ) -> NDArray[np.float32]:
-        try:
-            return await self._batcher.run(encode, texts)
-        except WorkerDied as error:  # whose positions are those in a slice of the texts
-            raise _locate_lost_texts(error, error.texts, texts, role) from error
+        return await encode_together(self._batcher, self.encode_documents, checked, "document")
 
     @property
     def dimension(self) -> int:
@@ -202,6 +194,11 @@ class PEGEncoder:
     def device(self) -> str:
         """`cpu`, `cuda:1`; of several, all of them: `cuda:0,cuda:1`."""
         return self._get_model()[1].device
+
+    @property
+    def devices(self) -> list[str]:
+        """All devices, one for each worker; in this process, the one."""
+        return self.device.split(",")
 
     @property
     def dtype(self) -> str:
@@ -278,7 +275,7 @@ class PEGEncoder:
                 self._encode_distinct([self._prepare_text(text, prompt) for text in places], distinct, advance)
         except WorkerDied as error:
             names = list(places)
-            raise _locate_lost_texts(error, [names[row] for row in error.positions], checked, role) from error
+            raise locate_lost_texts(error, [names[row] for row in error.positions], checked, role) from error
         with self._lock:
             self.stats.seconds += time.perf_counter() - start
         return distinct if len(distinct) == len(rows) else distinct[rows]
@@ -369,6 +366,27 @@ def make_batcher(threads: int = 1) -> MicroBatcher[NDArray[np.float32]]:
     return MicroBatcher(np.concatenate, batch_seconds=ASYNC_BATCH_SECONDS, threads=threads)
 
 
+async def encode_together(
+    batcher: MicroBatcher[NDArray[np.float32]],
+    encode: Callable[[list[str]], NDArray[np.float32]],
+    texts: list[str],
+    role: Role,
+) -> NDArray[np.float32]:
+    """The vectors of texts, (n, dimension), computed in batches with those of concurrent callers."""
+    try:
+        return await batcher.run(encode, texts)
+    except WorkerDied as error:  # its positions are those in a slice of the texts
+        raise locate_lost_texts(error, error.texts, texts, role) from error
+
+
+def locate_lost_texts(error: WorkerDied, lost_texts: Iterable[str], texts: Sequence[str], role: Role) -> WorkerDied:
+    """The error with the places of the lost texts in a caller's list."""
+    lost = set(lost_texts)
+    places = {i: text for i, text in enumerate(texts) if text in lost}
+    what = "queries" if role == "query" else "documents"
+    return WorkerDied(error.reason, what=what, texts=list(places.values()), positions=list(places))
+
+
 def _check_devices(device: str | None, devices: Sequence[str] | None) -> list[str | None]:
     """The devices to use; a single None for the best there is."""
     if devices is None:
@@ -389,14 +407,6 @@ def _embed_batches(
         return
     for batch in batches:
         yield batch, backend.embed(batch.token_ids)
-
-
-def _locate_lost_texts(error: WorkerDied, lost_texts: Iterable[str], texts: Sequence[str], role: Role) -> WorkerDied:
-    """The error with the places of the lost texts in a caller's list."""
-    lost = set(lost_texts)
-    places = {i: text for i, text in enumerate(texts) if text in lost}
-    what = "queries" if role == "query" else "documents"
-    return WorkerDied(error.reason, what=what, texts=list(places.values()), positions=list(places))
 
 
 @contextmanager
