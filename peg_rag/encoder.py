@@ -12,7 +12,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
 
     from peg_rag.backends.pool import DevicePool
+
+    AnyBackend = Backend | DevicePool
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ class PEGEncoder:
         self._batch_tokens = batch_tokens
         self._devices = _check_devices(device, devices)
         self._backend_options = {"name": backend, "dtype": dtype}
-        self._model: tuple[Tokenizer, Backend] | None = None
+        self._model: tuple[Tokenizer, AnyBackend] | None = None
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._closed = False
@@ -240,7 +242,7 @@ class PEGEncoder:
         self._warned = set()
         self._batcher = make_batcher(len(self._devices))
 
-    def _get_model(self) -> "tuple[Tokenizer, Backend]":
+    def _get_model(self) -> "tuple[Tokenizer, AnyBackend]":
         """Tokenizer and backend, loaded now if this encoder came out of a pickle."""
         with self._lock:
             self._check_open()
@@ -251,7 +253,7 @@ class PEGEncoder:
                 self._model = tokenizer, backend
             return self._model
 
-    def _open_backend(self) -> "Backend | DevicePool":
+    def _open_backend(self) -> "AnyBackend":
         if len(self._devices) == 1:
             return open_backend(**self._backend_options, spec=self.spec, device=self._devices[0])
         from peg_rag.backends.pool import DevicePool
@@ -289,7 +291,7 @@ class PEGEncoder:
                 out[batch.rows] = self._finish_vectors(vectors)
                 advance(len(batch.rows))
 
-    def _make_batches(self, tokenizer: "Tokenizer", backend: Backend, texts: list[str]) -> Iterator[Batch]:
+    def _make_batches(self, tokenizer: "Tokenizer", backend: "AnyBackend", texts: list[str]) -> Iterator[Batch]:
         """Batches of the texts, tokenised window by window; the last window's are shared out among the devices."""
         for start in range(0, len(texts), WINDOW_TEXTS):
             token_ids = self._tokenize_texts(tokenizer, texts[start : start + WINDOW_TEXTS])
@@ -399,8 +401,8 @@ def _check_devices(device: str | None, devices: Sequence[str] | None) -> list[st
 
 
 def _embed_batches(
-    backend: "Backend | DevicePool", batches: Iterator[Batch]
-) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    backend: "AnyBackend", batches: Iterator[Batch]
+) -> Generator[tuple[Batch, NDArray[np.float32]], None, None]:
     """Each batch with its pooled vectors, (rows, model dimension), in any order."""
     if hasattr(backend, "embed_batches"):
         yield from backend.embed_batches(batches, max_rows=WINDOW_TEXTS)
@@ -447,7 +449,7 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
     return tokenizer
 
 
-def _check_token_ids(tokenizer: "Tokenizer", backend: Backend, spec: ModelSpec) -> None:
+def _check_token_ids(tokenizer: "Tokenizer", backend: "AnyBackend", spec: ModelSpec) -> None:
     """Refuse a tokenizer and weights that do not belong together, before a text meets a token without an embedding."""
     special = tokenizer.encode("").ids  # the post-processor has ids of its own
     largest = max([*tokenizer.get_vocab().values(), *special], default=0)

@@ -216,7 +216,7 @@ def test_a_call_that_is_left_early_drops_its_batches(encoder: PEGEncoder) -> Non
 
     results = pool.embed_batches(make_batches(), max_rows=10)
     next(results)
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert len(fetched) <= 12  # no more are fetched than may wait
     assert pool._queue._size == 0
     assert pool.embed([[1, 2, 3]]).shape == (1, encoder.spec.dimension)
