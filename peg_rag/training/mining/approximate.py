@@ -160,7 +160,7 @@ def _score_candidates(
         places = order[low:high]
         file = work / f"scores-{number}.npy"
         if not file.is_file():
-            rows = flat[places] - start
+            rows = flat[places].astype(np.int64) - start
             _save_array(file, _multiply_pairs(vectors, places // candidates.shape[1], shard, rows))
         scores.ravel()[places] = np.load(file)
         start += len(shard)
