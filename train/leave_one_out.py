@@ -56,7 +56,7 @@ TIMED_QUERIES = 200
 RECIPE = Path(__file__).parent / "recipes" / "peg_mini.yaml"
 
 
-def recipe(out: Path, domain: str) -> Recipe:
+def build_recipe(out: Path, domain: str) -> Recipe:
     """`peg_mini.yaml` without a domain."""
     tree: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
     for stage in tree["stages"]:
@@ -65,13 +65,13 @@ def recipe(out: Path, domain: str) -> Recipe:
     return Recipe.parse(tree | {"output_dir": str(out)})
 
 
-def trained(out: Path, domain: str) -> Path:
+def train_without(out: Path, domain: str) -> Path:
     """The folder of the model; one that another recipe made is refused, whether it is finished or not."""
-    wanted = recipe(out, domain)
-    if (out / "peg_rag.json").is_file() and Recipe.load(out / "recipe.yaml") != wanted:
+    recipe = build_recipe(out, domain)
+    if (out / "peg_rag.json").is_file() and Recipe.load(out / "recipe.yaml") != recipe:
         raise SystemExit(f"{out} was made by another recipe; name another --out")
     if not (out / "peg_rag.json").is_file():
-        train(wanted, resume=(out / "recipe.yaml").is_file(), show_progress=True)
+        train(recipe, resume=(out / "recipe.yaml").is_file(), show_progress=True)
     return out
 
 
@@ -86,7 +86,7 @@ def main() -> None:
     os.environ["PEG_TEXT_PAIRS"] = str(arguments.text_pairs)
     runs = Runs(RESULTS / "leave_one_out.jsonl")
     for domain in arguments.domains:
-        folder = trained(arguments.out / f"no_{domain}", domain)
+        folder = train_without(arguments.out / f"no_{domain}", domain)
         if not runs.has({"domain": domain}):
             (fold,) = [fold for fold in FOLDS if domain in fold]
             reranker = fit(arguments.reranker, folder, fold)

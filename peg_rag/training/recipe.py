@@ -22,12 +22,13 @@ from peg_rag.training.data.shared_documents import SharedDocumentOptions
 from peg_rag.training.data.soft_augmentation import SoftAugmentationOptions
 from peg_rag.training.extension import Options
 from peg_rag.training.loss.mixing import MixingOptions
+from peg_rag.training.loss.momentum import MomentumOptions
 from peg_rag.training.loss.queue import QueueOptions
 from peg_rag.training.loss.trust import TrustOptions
 from peg_rag.training.recipe_file import apply_override, check_depth, explain_faults, parse_yaml
 
 ObjectiveName = Literal["contrastive", "cosent", "retromae"]
-CandidateSourceOptions = Annotated[QueueOptions | MixingOptions, Discriminator("kind")]
+CandidateSourceOptions = Annotated[QueueOptions | MomentumOptions | MixingOptions, Discriminator("kind")]
 CandidateMaskOptions = GuideOptions
 BatchTransformOptions = Annotated[SharedDocumentOptions | SoftAugmentationOptions, Discriminator("kind")]
 RowOrderOptions = Annotated[NeighbourOptions | ClusterOptions, Discriminator("kind")]
@@ -200,6 +201,11 @@ class LossOptions(Options):
             raise ValueError(
                 f"{parts[0].kind} needs to know which texts answer a query; set mask_same_text: true or remove "
                 f"{parts[0].kind}"
+            )
+        if not self.symmetric and any(isinstance(part, MomentumOptions) and part.queries for part in self.candidates):
+            raise ValueError(
+                "momentum remembers queries as negatives of documents, which only the symmetric loss has; set "
+                "symmetric: true, or queries: 0"
             )
         return self
 

@@ -369,13 +369,13 @@ class PairSampler:
         _, first = np.unique(source.positives[rows], return_index=True)
         rows = rows[np.sort(first)]
         counts = source.negative_starts[rows + 1] - source.negative_starts[rows]
-        chosen = [np.zeros(0, np.int64)]
+        choices = [np.zeros(0, np.int64)]
         for _ in range(self.negatives):
             has = counts > 0
             offsets = (generator.random(int(has.sum())) * counts[has]).astype(np.int64)
-            chosen.append(source.negatives[source.negative_starts[rows[has]] + offsets])
+            choices.append(source.negatives[source.negative_starts[rows[has]] + offsets])
         queries = source.queries[rows]
-        documents = np.concatenate([source.positives[rows], np.unique(np.concatenate(chosen))])
+        documents = np.concatenate([source.positives[rows], np.unique(np.concatenate(choices))])
         return Batch(self.texts.rows(queries), self.texts.rows(documents), queries, documents)
 
     def _passage_batch(self, source: Source, generator: np.random.Generator) -> Batch:
@@ -587,8 +587,8 @@ class Trainer:
     # --- state
 
     def save_model(self, name: str) -> None:
-        kept = {key: value.half().cpu().contiguous() for key, value in self.model.state_dict().items()}
-        save_file(kept, self.out / f"{name}.safetensors", metadata={"shape": json.dumps(self.shape)})
+        weights = {key: value.half().cpu().contiguous() for key, value in self.model.state_dict().items()}
+        save_file(weights, self.out / f"{name}.safetensors", metadata={"shape": json.dumps(self.shape)})
 
     def _save(self, phase: int) -> None:
         state = {}
@@ -665,8 +665,8 @@ def contrastive_loss(queries: Tensor, documents: Tensor, query_keys: Tensor, doc
 
 
 @torch.no_grad()
-def mine_negatives(trainer: Trainer, source: Source, kept: int = 8, margin: float = 0.95) -> tuple[Ints, Ints]:
-    """Negatives and where those of each pair start: up to `kept` of the first 60 that the model ranks, below the
+def mine_negatives(trainer: Trainer, source: Source, most: int = 8, margin: float = 0.95) -> tuple[Ints, Ints]:
+    """Negatives and where those of each pair start: up to `most` of the first 60 that the model ranks, below the
     positive by a margin, and half of the old ones.
     """
     texts = trainer.texts
@@ -686,7 +686,7 @@ def mine_negatives(trainer: Trainer, source: Source, kept: int = 8, margin: floa
         documents = corpus[top.indices.cpu().numpy()]  # (queries, 60)
         good &= ~np.isin(questions[:, None] << 32 | documents, answers) & (documents != questions[:, None])
         rank = np.cumsum(good, axis=1)
-        good &= rank <= kept
+        good &= rank <= most
         mined_counts.append(good.sum(1))
         mined_rows.append(documents[good])
     counts = np.concatenate(mined_counts)
@@ -716,11 +716,11 @@ def ndcg(ranked: NDArray[np.bool_], relevant: Ints) -> float:
     return float((gains / ideal).mean())
 
 
-def scale(scores: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def scale(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Scores of each row's known candidates brought to 0–1; 0 for the others."""
-    low = np.where(known, scores, np.inf).min(1, keepdims=True)
-    high = np.where(known, scores, -np.inf).max(1, keepdims=True)
-    return np.where(known, (scores - low) / np.maximum(high - low, 1e-9), 0)
+    low = np.where(mask, scores, np.inf).min(1, keepdims=True)
+    high = np.where(mask, scores, -np.inf).max(1, keepdims=True)
+    return np.where(mask, (scores - low) / np.maximum(high - low, 1e-9), 0)
 
 
 def validate(source: Source, encoder: Trainer, cross_encoder: Trainer | None) -> dict[str, float]:

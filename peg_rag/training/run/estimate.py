@@ -23,6 +23,7 @@ from peg_rag.training.data.files import is_text_file, read_lines, read_rows, sou
 from peg_rag.training.data.sampler import shares
 from peg_rag.training.data.texts import clean_text
 from peg_rag.training.data.tokens import TokenRows
+from peg_rag.training.loss.momentum import MomentumOptions
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions, expand_path
 
@@ -152,7 +153,7 @@ def _estimate_stage(
         vector_bytes=_vector_bytes(queries, documents, encoder.dimension, devices)
         + _candidate_bytes(options, encoder.dimension),
         chunk_bytes=chunk * _token_bytes(encoder, precision),
-        seconds=tokens / (token_rate * devices) + loss / (multiply_rate * devices),
+        seconds=tokens * _passes(options) / (token_rate * devices) + loss / (multiply_rate * devices),
     )
 
 
@@ -163,6 +164,11 @@ def _loss_operations(options: StageOptions, encoder: TrainableEncoder, tokens: f
         return 8.0 * told * encoder.tokenizer.get_vocab_size() * encoder.dimension
     directions = 2 if options.loss.symmetric else 1
     return 8.0 * options.batch.queries * options.candidates_per_query * encoder.dimension * directions
+
+
+def _passes(options: StageOptions) -> float:
+    """What a momentum encoder's forward pass adds to the four that a step costs (a backward pass counts as two)."""
+    return 1.0 + 0.25 * any(isinstance(source, MomentumOptions) for source in options.loss.candidates)
 
 
 def _vector_bytes(queries: int, documents: int, dimension: int, devices: int) -> float:
@@ -240,24 +246,24 @@ def _token_rate(encoder: TrainableEncoder, device: torch.device, bf16: bool) -> 
 
 
 def _multiply_rate(dimension: int, device: torch.device) -> float:
-    left = torch.randn(1_024, dimension, device=device)
-    right = torch.randn(4_096, dimension, device=device)
-    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: left @ right.T, device)
+    queries = torch.randn(1_024, dimension, device=device)
+    documents = torch.randn(4_096, dimension, device=device)
+    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: queries @ documents.T, device)
 
 
 def _time_call(work: Callable[[], object], device: torch.device, least: float = 1.0) -> float:
     """Seconds for one call: the fastest of as many as fit into `least` seconds, after one to warm up."""
     fastest = float("inf")
-    spent = 0.0
+    total = 0.0
     work()
-    while spent < least:
+    while total < least:
         _synchronise_device(device)
         start = time.perf_counter()
         work()
         _synchronise_device(device)
         seconds = time.perf_counter() - start
         fastest = min(fastest, seconds)
-        spent += seconds
+        total += seconds
     return fastest
 
 

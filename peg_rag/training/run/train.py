@@ -32,7 +32,7 @@ from peg_rag.training.data.corpus import TextBatch, TextBatches, TextFile, TextR
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
 from peg_rag.training.data.tokens import Ints, TokenRows
-from peg_rag.training.extension import StageContext
+from peg_rag.training.extension import BatchObserver, StageContext
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.contrastive import LossMetrics
 from peg_rag.training.loss.cosent import CosentObjective
@@ -43,7 +43,7 @@ from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load
 from peg_rag.training.model.retromae import RetroMAE
 from peg_rag.training.recipe import MiningRoundOptions, ModelOptions, Recipe, StageOptions, expand_path
 from peg_rag.training.run.callbacks import Interruption, LogObserver, ProgressLine, StepMeter
-from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, load_checkpoint, save_checkpoint
+from peg_rag.training.run.checkpoint import Progress, TrainingState, last_checkpoint, load_checkpoint, save_checkpoint
 from peg_rag.training.run.folder import HISTORY_FILE, RunFolder
 from peg_rag.training.run.grad_cache import CachedStep, StepBatch
 from peg_rag.training.run.hub import open_repository, push_checkpoint
@@ -121,7 +121,7 @@ class _Stage:
     files: list[PairFile]
     texts: list[TextFile]
     split: Split
-    known: KnownPositives | None
+    known_positives: KnownPositives | None
     scorer: StageScorer
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -151,10 +151,10 @@ class _Run:
         results: list[StageResult] = []
         facts: list[CardFacts] = []
         for number, options in enumerate(self.recipe.stages):
-            finished = self.folder.finished_stage(number)
-            if finished is not None:
-                results.append(StageResult(options.name, options.steps, finished.scores))
-                facts.append(finished)
+            saved_facts = self.folder.finished_stage(number)
+            if saved_facts is not None:
+                results.append(StageResult(options.name, options.steps, saved_facts.scores))
+                facts.append(saved_facts)
                 encoder = None
                 continue
             checkpoint = last_checkpoint(self.folder.stage(number)) if resume else None
@@ -265,9 +265,9 @@ class StageLoop:
             self._module = self._build_retromae()
         self._optimizer = build_optimizer(self._module, options.optimizer)
         self._cached_step = self._build_step()
-        self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
+        self._training_state = TrainingState(self.encoder, self._optimizer, self._cached_step, self.progress)
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self._trained)
+            load_checkpoint(checkpoint, self._training_state)
         self._line = ProgressLine(options.name, steps=options.steps, initial=self.progress.step, show=self._show)
         trackers = open_trackers(self.recipe, options.name, self.stage.folder)
         try:
@@ -359,7 +359,7 @@ class StageLoop:
             seed=self.recipe.seed,
             transforms=[transform.build(context) for transform in options.data.transforms],
             with_answers=bool(options.loss.candidates or options.data.transforms),
-            known=self.stage.known,
+            known_positives=self.stage.known_positives,
         )
 
     def _prepare_texts(self) -> TextBatches:
@@ -412,6 +412,7 @@ class StageLoop:
             encoder=self._encoder_of_texts(),
             cache=self._cache,
             folder=folder,
+            model=self.encoder,
         )
 
     def _take_step(self, batch: RankBatch | TextBatch) -> None:
@@ -471,7 +472,10 @@ class StageLoop:
         context = self._describe_stage(self.stage.files, self.stage.split.training, self.stage.folder)
         with self.accelerator.main_process_first():  # a guide encodes the texts
             objective = build_objective(self.stage.options, context)
-        return CachedStep(model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device)
+        observers = [source for source in getattr(objective, "sources", ()) if isinstance(source, BatchObserver)]
+        return CachedStep(
+            model, objective, batch_tokens=chunk_tokens, graphs=memory.graphs, device=device, observers=observers
+        )
 
     def _is_due(self, every_steps: int | None) -> bool:
         return every_steps is not None and self.progress.step % every_steps == 0
@@ -512,7 +516,7 @@ class StageLoop:
     def _save_checkpoint(self) -> None:
         """A checkpoint of this step, and its model on the hub where the recipe says so."""
         with self._meter.paused():
-            checkpoint = save_checkpoint(self.stage.folder, self._trained, keep=self.recipe.checkpoints.keep)
+            checkpoint = save_checkpoint(self.stage.folder, self._training_state, keep=self.recipe.checkpoints.keep)
             repository = self.recipe.logging.push_to_hub
             if repository is not None and self.accelerator.is_main_process:
                 push_checkpoint(repository, checkpoint)
@@ -538,10 +542,10 @@ class StageLoop:
         lines = [json.dumps(row, ensure_ascii=False) for row in batches.texts(self._batch)]
         write_atomically(file, "\n".join(lines).encode())
         checkpoint = last_checkpoint(folder)
-        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
+        resume_hint = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
         return TrainingError(
-            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {saved}. Lower the "
-            "learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
+            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {resume_hint}. Lower "
+            "the learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
             "batch, then resume"
         )
 

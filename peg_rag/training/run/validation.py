@@ -82,8 +82,8 @@ def retrieval_validation(files: Sequence[PairFile], split: Split, distractors: i
     total = sum(map(len, split.training))
     for file, rows in zip(files, split.training, strict=True):
         share = distractors * len(rows) // max(total, 1)
-        picked = rows[smallest_hashes(file.positive_keys[rows], share, _SALT_DISTRACTORS)]
-        for row, text in zip(picked.tolist(), pair_texts(file, picked) if len(picked) else [], strict=True):
+        sample = rows[smallest_hashes(file.positive_keys[rows], share, _SALT_DISTRACTORS)]
+        for row, text in zip(sample.tolist(), pair_texts(file, sample) if len(sample) else [], strict=True):
             corpus.setdefault(str(file.positive_keys[row]), text["positive"])
     return RetrievalDataset("validation", corpus, queries, qrels) if queries else None
 
@@ -233,11 +233,11 @@ def graded_scores(encoder: InTraining, pairs: GradedPairs) -> dict[str, float]:
     return {"spearman": spearman(cosines, pairs.grades)}
 
 
-def spearman(left: NDArray[Any], right: NDArray[Any]) -> float:
+def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Rank correlation, equal values sharing their mean rank."""
-    if len(left) < 2:
-        raise DataError(f"a rank correlation of {len(left)} pairs; 2 or more are needed: raise validation.share")
-    return float(np.corrcoef(_rank_values(left), _rank_values(right))[0, 1])
+    if len(first) < 2:
+        raise DataError(f"a rank correlation of {len(first)} pairs; 2 or more are needed: raise validation.share")
+    return float(np.corrcoef(_rank_values(first), _rank_values(second))[0, 1])
 
 
 def _rank_values(values: NDArray[Any]) -> NDArray[np.float64]:
