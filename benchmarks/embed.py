@@ -113,19 +113,21 @@ def systems(folder: Path, *, openvino: bool) -> list[System]:
             encode_kwargs={} if batch_size == 32 else {"batch_size": batch_size},
         )
         inner = embeddings._client
-        shown = {"model_kwargs": embeddings.model_kwargs, "batch_size": batch_size}
-        shown |= {"pooling": inner[1].pooling_mode, "dtype": str(next(inner.parameters()).dtype)}
-        return System(name, shown, embeddings.embed_documents, str(shown["dtype"]).removeprefix("torch."))
+        configuration: dict[str, object] = {"model_kwargs": embeddings.model_kwargs, "batch_size": batch_size}
+        configuration |= {"pooling": inner[1].pooling_mode, "dtype": str(next(inner.parameters()).dtype)}
+        return System(
+            name, configuration, embeddings.embed_documents, str(configuration["dtype"]).removeprefix("torch.")
+        )
 
     def ours(name: str, **options: Any) -> System:
         encoder = PEGEncoder(folder, **options)
-        shown: dict[str, object] = {
+        configuration: dict[str, object] = {
             "dtype": encoder.dtype,
             "pooling": encoder.spec.pooling,
             "backend": encoder.backend_name,
         }
-        shown |= {"batch_tokens": encoder._get_model()[1].batch_tokens, "normalize": encoder.normalize}
-        return System(name, shown, encoder.encode_documents, encoder.dtype)
+        configuration |= {"batch_tokens": encoder._get_model()[1].batch_tokens, "normalize": encoder.normalize}
+        return System(name, configuration, encoder.encode_documents, encoder.dtype)
 
     entrants = [
         peer("HuggingFaceEmbeddings, defaults"),

@@ -3,26 +3,47 @@
 A batch of texts costs rows × longest row, padding included. Sorted by token length, neighbours are about equally long,
 so next to nothing is padding; a budget in tokens instead of rows keeps every batch the same size in memory. The longest
 come first, so a batch that does not fit fails at the start and not at the end. Inference and training share this.
+
+Several workers that each take the next batch finish together if the last batches are small, and a short list is shared
+only if there is a batch for each: guided self-scheduling (Polychronopoulos and Kuck, 1987).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.errors import InvalidInput
 
+SMALLEST_PART = 4  # a batch for several workers has a quarter of `batch_tokens` or more; smaller ones are slow
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Texts that a model takes at once: their numbers, (rows,), and the token ids of each."""
+
+    rows: NDArray[np.intp]
+    token_ids: list[list[int]]
+
 
 def plan_batches(
-    lengths: Sequence[int] | NDArray[np.integer], batch_tokens: int, *, batch_cost: int | None = None
+    lengths: Sequence[int] | NDArray[np.integer],
+    batch_tokens: int,
+    *,
+    workers: int = 1,
+    batch_cost: int | None = None,
 ) -> list[NDArray[np.intp]]:
     """Pack rows of the given token lengths into batches of at most `batch_tokens` tokens, padding counted.
 
     Args:
         lengths: tokens in each row, (n,).
         batch_tokens: rows × longest row of a batch stays at or below this; a single longer row stands alone.
+        workers: how many share the batches, all of which they get at once. Of several, each batch holds an equal share
+            of the tokens that are left, down to a quarter of `batch_tokens`.
         batch_cost: the time of one more batch, in tokens. Then batches are split where that saves more padding than it
-            costs, which matters for few texts of unlike lengths. None: every batch is as full as it may be.
+            costs, which matters for few texts of unlike lengths. None, or for several workers: batches are as full as
+            they may be.
 
     Returns:
         Index arrays, longest rows first; together they hold each of 0…n−1 once.
@@ -31,14 +52,34 @@ def plan_batches(
         raise InvalidInput(f"batch_tokens={batch_tokens} must be 1 or more")
     sizes = np.maximum(np.asarray(lengths, dtype=np.int64), 1)  # (n,); an empty row still takes a row
     order = np.argsort(-sizes, kind="stable")
-    ordered = sizes[order]
-    most_rows = np.maximum(1, batch_tokens // ordered)  # (n,) of a batch that begins here
-    rows = most_rows if batch_cost is None else _choose_rows(ordered, most_rows, batch_cost)
+    if workers == 1:
+        return _cut_rows(order, sizes[order], batch_tokens, batch_cost)
+    smallest = max(1, batch_tokens // SMALLEST_PART)
+    tokens_left = int(sizes.sum())
     batches = []
     start = 0
     while start < len(order):
-        batches.append(order[start : start + int(rows[start])])
-        start += int(rows[start])
+        budget = min(batch_tokens, max(smallest, tokens_left // workers))
+        rows = max(1, budget // int(sizes[order[start]]))
+        batch = order[start : start + rows]
+        batches.append(batch)
+        tokens_left -= int(sizes[batch].sum())
+        start += rows
+    return batches
+
+
+def _cut_rows(
+    order: NDArray[np.intp], sizes: NDArray[np.int64], batch_tokens: int, batch_cost: int | None
+) -> list[NDArray[np.intp]]:
+    """Batches of (n,) rows, whose sizes descend, for one worker."""
+    most_rows = np.maximum(1, batch_tokens // sizes)  # (n,) of a batch that begins here
+    rows = most_rows if batch_cost is None else _choose_rows(sizes, most_rows, batch_cost)
+    batches = []
+    start = 0
+    while start < len(order):
+        stop = start + int(rows[start])
+        batches.append(order[start:stop])
+        start = stop
     return batches
 
 

@@ -163,7 +163,7 @@ def _check_target(target: Path, spec: ModelSpec, backend: str, dtype: str) -> No
 def _copy_model(spec: ModelSpec, out: Path) -> None:
     """The model folder without earlier exports, and with its name, pooling, length and prompts written down."""
     shutil.copytree(spec.path, out, ignore=shutil.ignore_patterns(COMPILED, ".*"))
-    own = {
+    config = {
         "format": CONFIG_FORMAT,
         "name": spec.name,
         "pooling": spec.pooling,
@@ -171,7 +171,7 @@ def _copy_model(spec: ModelSpec, out: Path) -> None:
         "query_prompt": spec.query_prompt,
         "document_prompt": spec.document_prompt,
     }
-    write_atomically(out / CONFIG_FILE, json.dumps(own, ensure_ascii=False, indent=2).encode())
+    write_atomically(out / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2).encode())
 
 
 def _convert_model(spec: ModelSpec, folder: Path, backend: str, dtype: str) -> None:

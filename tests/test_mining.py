@@ -126,6 +126,19 @@ def test_bm25_candidates_take_turns_with_the_encoders(tmp_path: Path) -> None:
     assert set(rows[0]["negatives"]) == {"花呗花呗", "逾期怎么办理延期"}
 
 
+def test_approximate_mining_finds_what_exact_mining_does_where_it_looks_everywhere(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list("abcdefghijklmnop"), size=30)) for _ in range(150)]
+    pairs = [{"query": text[3:], "positive": text} for text in texts[:40]]
+    options = {"last_rank": 20, "relative_margin": None, "shard_rows": 60}
+    exact = mined(tmp_path, pairs, corpus=texts, **options)
+    approximate = mined(tmp_path, pairs, corpus=texts, **options, approximate=True)
+    shares = [
+        len(set(one["negatives"]) & set(other["negatives"])) / 5 for one, other in zip(exact, approximate, strict=True)
+    ]
+    assert np.mean(shares) > 0.98  # equal counts of letters make ties
+
+
 def test_interrupted_mining_goes_on_from_its_shards(tmp_path: Path) -> None:
     class Stops(LetterEncoder):
         left = 3

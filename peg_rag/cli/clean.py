@@ -22,6 +22,10 @@ def clean(
     maximum_uses: Annotated[
         int, typer.Option(help="A positive of more queries is boilerplate; 0 allows any.", min=0)
     ] = 100,
+    belonging: Annotated[
+        float,
+        typer.Option(help="Least probability that a passage belongs to the others; 0 skips this rule.", min=0, max=1),
+    ] = 0.0,
     trust: Annotated[bool, typer.Option("--trust", help="Write trust weights to the column weight.")] = False,
     seed: Annotated[int, typer.Option(help="Of the models that are trained.")] = 0,
 ) -> None:
@@ -36,6 +40,7 @@ def clean(
         similarity=similarity or None,
         top=top or None,
         pool=pool,
+        belonging=belonging or None,
         trust=trust,
         seed=seed,
     )

@@ -27,6 +27,9 @@ def mine(
     sample: Annotated[str, typer.Option(help="top: the hardest; random: any of the range.")] = "top",
     keep: Annotated[bool, typer.Option(help="Keep the negatives in the file, before mined ones.")] = True,
     bm25: Annotated[bool, typer.Option("--bm25", help="Let BM25 propose candidates too.")] = False,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Search quantised vectors in lists: for millions of passages.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the random draw.")] = 0,
     shard_rows: Annotated[int, typer.Option(help="Passages whose vectors are in memory at once.", min=1)] = 100_000,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, …; by default the best that is available.")] = None,
@@ -47,15 +50,16 @@ def mine(
         random=sample == "random",
         keep=keep,
         bm25=bm25,
+        approximate=approximate,
         seed=seed,
     )
     with PEGEncoder(model, device=device) as encoder:
         report = mine_hard_negatives(
             pairs, out, encoder, corpus=corpus, options=options, shard_rows=shard_rows, show_progress=True
         )
-    refused = ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items())
+    refusals = ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items())
     stderr.print(
         f"{report.negatives:,} negatives for {report.pairs:,} pairs out of {report.corpus:,} passages → {out}; "
-        f"{report.short:,} pairs have fewer than {negatives}; refused: {refused or 'none'}",
+        f"{report.short:,} pairs have fewer than {negatives}; refused: {refusals or 'none'}",
         soft_wrap=True,
     )

@@ -34,6 +34,24 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
+class Documents:
+    """Stored documents with their vectors, as `export` yields them and `upsert` takes them.
+
+    Attributes:
+        ids, texts, metadatas: one for each document.
+        vectors: (documents, dimension) float32 unit rows.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    vectors: Array
+    metadatas: Sequence[Mapping[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedDocuments:
     """Documents as they are stored: valid, with metadata as JSON and vectors as blobs."""
 
@@ -221,6 +239,17 @@ def read_records(connection: Connection, keys: Sequence[int]) -> dict[int, Recor
     return {key: _decode_record(*rows[key]) for key in keys}
 
 
+def read_documents(connection: Connection, keys: Sequence[int], dimension: int, storage: Storage) -> Documents:
+    """Documents with their vectors, in the order of `keys`."""
+    records = list(read_records(connection, keys).values())
+    return Documents(
+        [record.id for record in records],
+        [record.text for record in records],
+        read_vectors(connection, np.array(keys, dtype=np.int64), dimension, storage),
+        [record.metadata for record in records],
+    )
+
+
 def _decode_record(key: int, name: Any, text: Any, metadata: Any) -> Record:
     if not isinstance(name, str) or not isinstance(text, str) or not isinstance(metadata, str):
         raise DamagedRow(f"the id, text or metadata of the document with key {key} is not a string")
@@ -296,6 +325,12 @@ def find_keys(connection: Connection, condition: Condition) -> list[int]:
     """Keys of the documents that pass a filter, oldest first."""
     sql = f"SELECT key FROM documents WHERE {condition.sql} ORDER BY key"
     return [key for (key,) in connection.execute(sql, condition.parameters)]
+
+
+def find_keys_after(connection: Connection, key: int, limit: int) -> list[int]:
+    """The next keys greater than `key`, oldest first."""
+    sql = "SELECT key FROM documents WHERE key > ? ORDER BY key LIMIT ?"
+    return [key for (key,) in connection.execute(sql, (key, limit))]
 
 
 def find_ids(connection: Connection, condition: Condition) -> list[str]:

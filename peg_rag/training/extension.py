@@ -11,7 +11,7 @@ is killed and resumed repeats every bit. No torch is imported here, so a recipe 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
     from torch import Tensor
+    from torch.nn import Module
 
     from peg_rag.retriever import Encoder
     from peg_rag.training.data.batches import RankBatch
     from peg_rag.training.data.pairs import PairFile
     from peg_rag.training.data.sampler import PlannedBatch
-    from peg_rag.training.loss.contrastive import Candidates, Pairs
+    from peg_rag.training.loss.contrastive import Candidates, Pairs, Rivals
     from peg_rag.training.loss.masks import TileColumns, TileRows
+    from peg_rag.training.run.grad_cache import StepBatch
 
 
 class Options(BaseModel):
@@ -47,6 +49,7 @@ class StageContext:
         encoder: that model, as an encoder of texts.
         cache: a folder shared by runs, for what depends on the data and on a model that does not change.
         folder: a folder of the stage, for what must be the same when the run is resumed.
+        model: the module that is trained, features → (n, d) vectors, for what follows its weights.
     """
 
     steps: int
@@ -59,6 +62,7 @@ class StageContext:
     encoder: "Encoder"
     cache: Path
     folder: Path
+    model: "Module | None" = None
 
 
 class BatchSampler(Protocol):
@@ -115,6 +119,22 @@ class CandidateSource(Protocol):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint."""
+
+
+@runtime_checkable
+class RivalSource(Protocol):
+    """A candidate source that remembers queries, too: more columns of the symmetric loss's other direction."""
+
+    def rivals(self, pairs: "Pairs") -> "Rivals | None":
+        """Further queries that this rank's documents meet; None where there are none."""
+
+
+@runtime_checkable
+class BatchObserver(Protocol):
+    """What must see the texts of a batch, and not their vectors alone: a second encoder."""
+
+    def observe(self, batch: "StepBatch", batch_tokens: int) -> None:
+        """Look at this rank's share of a batch, before its loss; `batch_tokens`: rows × longest of a chunk."""
 
 
 class CandidateMask(Protocol):

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from peg_rag.training.data.texts import clean_text, text_key
 from peg_rag.training.data.tokens import Ints
 
 EXAMPLES = 5
+SHUFFLED_SHARE = 0.25  # of the counter-examples by which foreign passages are told
 _NO_TEXTS = "no query or positive"
 
 
@@ -41,6 +43,8 @@ class CleaningOptions:
             are one; None keeps them.
         top: a pair stays when its positive is among the first `top` of `pool` random passages; None skips the filter.
         pool: passages that the positive competes with.
+        belonging: a pair goes when the probability that its passage belongs to the others is below this, judged by its
+            parts (`peg_rag.partwise`): a passage of another kind, or one patched up of several; None skips the rule.
         trust: write each pair's trust weight, σ of its positive's cosine, to the column `weight`.
         seed: of the first models.
     """
@@ -49,6 +53,7 @@ class CleaningOptions:
     similarity: float | None = 0.8
     top: int | None = 20
     pool: int = 10_000
+    belonging: float | None = None
     trust: bool = False
     seed: int = 0
 
@@ -59,6 +64,8 @@ class CleaningOptions:
             raise InvalidInput(f"top={self.top} must be 1 or more; None skips the filter")
         if self.pool < 1:
             raise InvalidInput(f"pool={self.pool} must be 1 or more")
+        if self.belonging is not None and not 0 < self.belonging < 1:
+            raise InvalidInput(f"belonging={self.belonging} must lie between 0 and 1; None skips the rule")
 
 
 @dataclass
@@ -99,6 +106,7 @@ def clean_pairs(
             negatives; other columns travel along.
         out: a .jsonl file.
         encoder: judges consistency; None trains two first models, each of which judges the half it has not seen.
+            Also compares the parts of passages; None takes the bundled model.
 
     Interrupted training of the first models goes on in the next call, from `<out>.cleaning`.
 
@@ -120,6 +128,8 @@ def clean_pairs(
     _apply_rules(rows, reasons, options.rules)
     if options.similarity is not None:
         _mark_duplicates(rows, reasons, options.similarity)
+    if options.belonging is not None:
+        _mark_foreign(rows, reasons, options.belonging, encoder, options.seed)
     weights = None
     if options.top is not None or options.trust:
         weights = _check_consistency(rows, reasons, options, encoder, out, show_progress)
@@ -203,6 +213,31 @@ def _mark_duplicates(rows: Sequence[dict[str, Any]], reasons: list[str | None], 
         if group in first:
             reasons[i] = "near-duplicate"
         first.add(group)
+
+
+def _mark_foreign(
+    rows: Sequence[dict[str, Any]], reasons: list[str | None], least: float, encoder: Encoder | None, seed: int
+) -> None:
+    """Mark passages that do not belong to the others; each half is judged by what the other is like."""
+    from peg_rag.encoder import PEGEncoder
+    from peg_rag.training.clean.partwise import fit_discriminator
+
+    remaining = np.array(_list_kept(reasons), dtype=np.int64)
+    keys = np.array([text_key(rows[i]["positive"]) for i in remaining.tolist()], dtype=np.int64)
+    distinct, first, places = np.unique(keys, return_index=True, return_inverse=True)
+    texts = [rows[i]["positive"] for i in remaining[first].tolist()]
+    halves = assign_halves(distinct)
+    if min(halves.sum(), (~halves).sum()) < 2:
+        return
+    odds = np.empty(len(texts))
+    with nullcontext(encoder) if encoder is not None else PEGEncoder("peg-mini", device="cpu") as judge:
+        for half in (False, True):
+            lesson = [texts[i] for i in np.flatnonzero(halves != half).tolist()]
+            judged = np.flatnonzero(halves == half)
+            discriminator = fit_discriminator(lesson, judge, shuffled=SHUFFLED_SHARE, seed=seed)
+            odds[judged] = discriminator.score_documents([texts[i] for i in judged.tolist()])
+    for i in remaining[odds[places] < np.log(least / (1 - least))].tolist():
+        reasons[i] = "foreign passage"
 
 
 def _check_consistency(

@@ -2,14 +2,16 @@
 
 Sample4Geo (Deuser et al. 2023, arXiv 2303.11851) fills batches with each example's nearest neighbours, NGAME (Dahiya et
 al. 2022, arXiv 2207.04452) with clusters. Here both are an order of a source's rows, of which batches are consecutive
-pieces, so that every row is used once an epoch. Nearness is that of the model at the beginning of the stage (or round):
-the order is then known before the first step, and a resumed run finds it on disk.
+pieces, so that every row is used once an epoch. Sample4Geo takes its first neighbours from what is known without a
+model, there geography; here `group_epochs` begins with rows of one document, place or category. Nearness is that of the
+model at the beginning of the stage (or round): the order is then known before the first step, and a resumed run finds
+it on disk.
 
 `neighbours` costs an exact search up to `EXACT_ROWS` rows (2·n²·d operations), an approximate one above, and
 4·among bytes a row on disk; `clusters` costs log2(n / size) passes over the vectors for each size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +33,7 @@ EXACT_ROWS = 200_000
 PROBES = 32  # lists of an approximate index that are searched
 BLOCK_ROWS = 4_096
 SPLIT_ROUNDS = 4  # of two-means before a cluster is cut at the median
-_SALT_SEEDS, _SALT_CHOICE, _SALT_CLUSTERS, _SALT_SPLIT = 24, 25, 26, 27
+_SALT_SEEDS, _SALT_CHOICE, _SALT_CLUSTERS, _SALT_SPLIT, _SALT_GROUPS, _SALT_SINGLES = 24, 25, 26, 27, 28, 29
 
 
 class NeighbourOptions(Options):
@@ -44,6 +46,8 @@ class NeighbourOptions(Options):
     """Others that are drawn among the next ones."""
     among: int = Field(default=128, ge=1)
     """Neighbours that are known of each row."""
+    group_epochs: int = Field(default=0, ge=0)
+    """Epochs in which rows of one group (`columns.group`: a document, a place, a category) stand together instead."""
 
     @model_validator(mode="after")
     def _check_counts(self) -> "NeighbourOptions":
@@ -54,13 +58,13 @@ class NeighbourOptions(Options):
     def build(self, stage: StageContext) -> "NeighbourOrder":
         """The order of a stage's rows; searches the neighbours the first time."""
         graphs = []
-        for number, (file, rows) in enumerate(zip(stage.files, stage.rows, strict=True)):
+        for number, (file, rows) in enumerate(stage_rows(stage)):
             path = stage.folder / f"neighbours-{number}.npy"
             if not path.is_file():
                 queries, documents = encode_rows(file, rows, stage)
                 _save_array(path, search_neighbours(queries, documents, self.among))
             graphs.append(np.load(path, mmap_mode="r"))
-        return NeighbourOrder(self, graphs, stage.seed)
+        return NeighbourOrder(self, graphs, stage.seed, [file.groups[rows] for file, rows in stage_rows(stage)])
 
 
 class NeighbourOrder:
@@ -68,11 +72,19 @@ class NeighbourOrder:
 
     Args:
         graphs: for each source the neighbours of its rows, the nearest first, (n, among) int32, −1 for none.
+        groups: for each source the groups of its rows, −1 for none, (n,); only needed where the options ask for them.
     """
 
-    def __init__(self, options: NeighbourOptions, graphs: "Sequence[NDArray[np.int32]]", seed: int) -> None:
+    def __init__(
+        self,
+        options: NeighbourOptions,
+        graphs: "Sequence[NDArray[np.int32]]",
+        seed: int,
+        groups: "Sequence[Ints]" = (),
+    ) -> None:
         self._options = options
         self._graphs = graphs
+        self._groups = groups
         self._seed = seed
         self._orders: dict[int, tuple[int, Ints]] = {}  # by source: the last epoch and its order
 
@@ -80,28 +92,42 @@ class NeighbourOrder:
         """A permutation of the source's rows."""
         cached = self._orders.get(source)
         if cached is None or cached[0] != epoch:
-            cached = (epoch, self._arrange_rows(source, epoch))
+            arrange = self._arrange_groups if epoch < self._options.group_epochs else self._arrange_rows
+            cached = (epoch, arrange(source, epoch))
             self._orders[source] = cached
         return cached[1]
+
+    def _arrange_groups(self, source: int, epoch: int) -> "Ints":
+        """Group by group, in random order, with rows without a group scattered between."""
+        from peg_rag.training.data.sampler import Permutation, mix
+
+        groups = self._groups[source]
+        rows = np.arange(len(groups))
+        of_group = mix(groups.view(np.uint64), self._seed, _SALT_GROUPS, source, epoch)
+        of_row = mix(rows.view(np.uint64), self._seed, _SALT_SINGLES, source, epoch)
+        within = Permutation(len(rows), self._seed, _SALT_SEEDS, source)(rows, epoch)
+        return np.lexsort((within, np.where(groups >= 0, of_group, of_row)))
 
     def _arrange_rows(self, source: int, epoch: int) -> "Ints":
         from peg_rag.training.data.sampler import Permutation, mix
 
         graph = self._graphs[source]
         n = len(graph)
-        used = np.zeros(n, dtype=bool)
+        is_used = np.zeros(n, dtype=bool)
         groups = []
         for row in Permutation(n, self._seed, _SALT_SEEDS, source)(np.arange(n), epoch).tolist():
-            if used[row]:
+            if is_used[row]:
                 continue
-            used[row] = True
-            near = np.asarray(graph[row], dtype=np.int64)
-            near = near[near >= 0]
-            near = near[~used[near]]
-            rest = near[self._options.nearest :]
-            draws = mix(rest.view(np.uint64), self._seed, _SALT_CHOICE, epoch)
-            group = np.concatenate([near[: self._options.nearest], rest[np.argsort(draws)[: self._options.random]]])
-            used[group] = True
+            is_used[row] = True
+            neighbours = np.asarray(graph[row], dtype=np.int64)
+            neighbours = neighbours[neighbours >= 0]
+            neighbours = neighbours[~is_used[neighbours]]
+            farther = neighbours[self._options.nearest :]
+            draws = mix(farther.view(np.uint64), self._seed, _SALT_CHOICE, epoch)
+            group = np.concatenate(
+                [neighbours[: self._options.nearest], farther[np.argsort(draws)[: self._options.random]]]
+            )
+            is_used[group] = True
             groups.append(np.concatenate([[row], group]))
         return np.concatenate(groups)
 
@@ -123,7 +149,7 @@ class ClusterOptions(Options):
     def build(self, stage: StageContext) -> "ClusterOrder":
         """The order of a stage's rows; finds the clusters the first time."""
         orders = []
-        for number, (file, rows) in enumerate(zip(stage.files, stage.rows, strict=True)):
+        for number, (file, rows) in enumerate(stage_rows(stage)):
             paths = [stage.folder / f"clusters-{number}-{size}.npy" for size in self.sizes]
             if not all(path.is_file() for path in paths):
                 queries, documents = encode_rows(file, rows, stage)
@@ -156,6 +182,11 @@ class ClusterOrder:
         return np.concatenate([rows[cuts[cluster] : cuts[cluster + 1]] for cluster in order.tolist()])
 
 
+def stage_rows(stage: StageContext) -> "Iterator[tuple[PairFile, Ints]]":
+    """Each file with its rows that are trained on."""
+    return zip(stage.files, stage.rows, strict=True)
+
+
 def encode_rows(file: "PairFile", rows: "Ints", stage: StageContext) -> tuple[Floats, Floats]:
     """Vectors of the queries and of the positives of some rows, (n, d) each, by the stage's model."""
     from peg_rag.training.data.pairs import pair_texts
@@ -179,9 +210,9 @@ def search_neighbours(queries: Floats, documents: Floats, among: int) -> NDArray
         rows = search(queries[start : start + BLOCK_ROWS])  # (q, width)
         own_rows = np.arange(start, start + len(rows))[:, None]
         order = np.argsort(rows == own_rows, axis=1, kind="stable")  # its own document last
-        others = np.take_along_axis(rows, order, axis=1)
-        others[others == own_rows] = -1
-        neighbours[start : start + len(rows), : min(width, among)] = others[:, :among]
+        nearest = np.take_along_axis(rows, order, axis=1)
+        nearest[nearest == own_rows] = -1
+        neighbours[start : start + len(rows), : min(width, among)] = nearest[:, :among]
     return neighbours
 
 

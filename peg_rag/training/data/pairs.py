@@ -4,7 +4,7 @@ A run of days must not stop for one broken line, must not hold its texts in memo
 twice. Each file is read once, cleaned, checked row by row (what is wrong is counted and reported by file and line) and
 written as Arrow, from which Hugging Face `datasets` maps it; the token ids lie beside it. Both are cached, keyed by the
 file's content and the tokenizer. Costs the first time about a CPU second for 3,000 rows of news (400 characters) or
-15,000 of questions, then milliseconds, and 24 bytes of memory a row in use.
+15,000 of questions, then milliseconds, and 40 bytes of memory a row.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
+Row = TypeVar("Row")
 FAULTS_SHOWN = 5
 WRITE_ROWS = 10_000
 
@@ -61,6 +62,30 @@ class ReadReport:
             self.faults.append(f"{self.file}:{line}: {reason}")
 
 
+class KeyedFile(Protocol):
+    """What sampling and the validation split know of a file, of pairs or of texts; see `PairFile`."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffixes."""
+
+    @property
+    def usable(self) -> Ints:
+        """The rows in use, (n,)."""
+
+    @property
+    def query_keys(self) -> Ints:
+        """Of all rows."""
+
+    @property
+    def positive_keys(self) -> Ints:
+        """Of all rows; the same for single texts."""
+
+    @property
+    def weight(self) -> float:
+        """The recipe's factor for this source."""
+
+
 @dataclass(frozen=True)
 class PairFile:
     """One source, ready for training: texts and token ids mapped from disk, the keys of its texts in memory.
@@ -73,6 +98,7 @@ class PairFile:
         query_keys, positive_keys: of all rows, int64; see `text_key`.
         grades: the label as a number, NaN where there is none, float32.
         weights: by which the rows count in the loss, 1 where the file says nothing, float32.
+        groups: of the rows, equal for equal values of the column; −1 where the file says nothing, int64.
         weight: the recipe's factor for this source.
         report: what was wrong with the file.
     """
@@ -85,6 +111,7 @@ class PairFile:
     positive_keys: Ints
     grades: NDArray[np.float32]
     weights: NDArray[np.float32]
+    groups: Ints
     weight: float
     report: ReadReport
 
@@ -127,7 +154,8 @@ def load_pairs(
             where = f"{path}[{i}]"
             rows, report = _load_rows(file, source.columns, cache, maximum_bad_share, where)
             with dataset_progress(show_progress):
-                tokens = tokenise_rows(rows, tokenizer, cache, dict(prompts or {}))
+                anchored = source.columns.anchor is not None
+                tokens = tokenise_rows(rows, tokenizer, cache, dict(prompts or {}), anchored=anchored)
             files.append(_make_pair_file(file, source, rows, tokens, report))
     return files
 
@@ -143,6 +171,12 @@ def row_tokens(file: PairFile, rows: Ints) -> RowTokens:
         offsets,
         keys,
     )
+
+
+def anchored_positives(file: PairFile, rows: Ints) -> TokenRows:
+    """Token ids of the positives of some rows, each with its anchor before it."""
+    table = file.tokens.select_columns(["anchored_ids"]).with_format("arrow")[rows]
+    return token_rows_of(table.column("anchored_ids").combine_chunks())
 
 
 def row_negative_keys(file: PairFile, rows: Ints) -> tuple[Ints, Ints]:
@@ -171,11 +205,16 @@ def _load_rows(
         _write_rows(arrow, _check_rows(read_rows(file), columns, report, where))
         write_atomically(record, json.dumps(vars(report), ensure_ascii=False).encode())
     report = ReadReport(**json.loads(record.read_text(encoding="utf-8")))
-    _check_report(report, maximum_bad_share, where)
+    check_report(report, maximum_bad_share, where)
     return require("datasets", "train").Dataset.from_file(str(arrow)), report
 
 
-def _check_report(report: ReadReport, maximum_bad_share: float, where: str) -> None:
+def check_report(report: ReadReport, maximum_bad_share: float, where: str) -> None:
+    """Log what is left out.
+
+    Raises:
+        DataError: the file has no usable row, or too many bad ones.
+    """
     total = report.rows + report.bad
     if report.bad:
         logger.warning("%s: %d of %d rows are left out (%s)", report.file, report.bad, total, "; ".join(report.faults))
@@ -251,7 +290,15 @@ def _check_row(row: Mapping[str, Any], columns: Columns) -> dict[str, Any] | str
         "negative_keys": [key for key, _ in usable],
         "grade": grade,
         "weight": weight,
+        "anchor": _clean_label(row, columns.anchor),
+        "group": _clean_label(row, columns.group),
     }
+
+
+def _clean_label(row: Mapping[str, Any], column: str | None) -> str:
+    """A string or number of a row as text; "" where there is none."""
+    value = row.get(column) if column is not None else None
+    return clean_text(str(value)) if isinstance(value, str | int | float) else ""
 
 
 def _parse_negatives(value: Any) -> list[tuple[int, str]] | None:
@@ -295,15 +342,18 @@ def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
             "negative_keys": keys,
             "grade": pa.float32(),
             "weight": pa.float32(),
+            "anchor": pa.string(),
+            "group": pa.string(),
         }
     )
     with open_atomically(arrow) as file, pa.ipc.new_stream(file, schema) as writer:
-        for block in _split_blocks(rows, WRITE_ROWS):
+        for block in split_blocks(rows, WRITE_ROWS):
             writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
 
 
-def _split_blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    block: list[dict[str, Any]] = []
+def split_blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The rows in lists of `size`, the last one shorter."""
+    block: list[Row] = []
     for row in rows:
         block.append(row)
         if len(block) == size:
@@ -326,4 +376,16 @@ def _make_pair_file(file: Path, source: SourceOptions, rows: Any, tokens: Any, r
         usable = usable[~(grades[usable] < source.minimum_label)]
     name = file.name.split(".")[0]
     weights = numbers["weight"].astype(np.float32)
-    return PairFile(name, rows, tokens, usable, query_keys, positive_keys, grades, weights, source.weight, report)
+    groups = np.full(len(rows), -1, dtype=np.int64)
+    if source.columns.group is not None:
+        groups = _number_groups(rows.select_columns(["group"])[:]["group"])
+    return PairFile(
+        name, rows, tokens, usable, query_keys, positive_keys, grades, weights, groups, source.weight, report
+    )
+
+
+def _number_groups(labels: Sequence[str]) -> Ints:
+    """A number for each row, equal for equal labels; −1 for "", (n,)."""
+    _, numbers = np.unique(np.array(labels, dtype=object).astype(str), return_inverse=True)
+    has_label = np.array([label != "" for label in labels])
+    return np.where(has_label, numbers, -1).astype(np.int64)

@@ -15,7 +15,7 @@ of the loss. Cosines, sums and gradients are float32 (float64 for float64 vector
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,6 +55,26 @@ class Pairs:
         owners = torch.arange(queries, device=device).repeat_interleave(1 + negatives)  # (n,)
         return cls(torch.arange(queries, device=device) * (1 + negatives), owners)
 
+    def list_answers(self) -> Tensor:
+        """(k, 2) ids of a query's text and of a text that is no negative for it: known answers, and the text itself.
+
+        Raises:
+            InvalidInput: the texts have no ids.
+        """
+        if self.query_text_ids is None or self.document_text_ids is None:
+            raise InvalidInput("known answers are told by text ids; give those of queries and documents")
+        answers = [
+            self.query_text_ids[:, None].expand(-1, 2),
+            torch.stack([self.query_text_ids, self.document_text_ids[self.positives]], 1),
+        ]
+        if self.known_positives is not None:
+            query, document = self.known_positives.unbind(1)
+            answers.append(torch.stack([self.query_text_ids[query], self.document_text_ids[document]], 1))
+        if self.known_texts is not None:
+            query, text = self.known_texts.unbind(1)
+            answers.append(torch.stack([self.query_text_ids[query], text], 1))
+        return torch.cat(answers)
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -68,6 +88,20 @@ class Candidates:
     vectors: Tensor
     texts: Tensor
     owners: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rivals:
+    """Queries that the documents meet besides those of the batch, in the symmetric loss; the same on every rank.
+
+    vectors: (m, d), constants.
+    texts: (m,) int64 ids, of the same space as the texts of `Pairs`, and none of the batch's queries.
+    answers: (k, 2) int64 ids of such a query's text and of a text that answers it, for which it is no negative.
+    """
+
+    vectors: Tensor
+    texts: Tensor
+    answers: Tensor
 
 
 @dataclass(frozen=True)
@@ -110,6 +144,7 @@ def tiled_loss(
     progressive: ProgressiveState | None = None,
     *,
     candidates: Sequence[Candidates] = (),
+    rivals: Sequence[Rivals] = (),
     masks: Sequence[CandidateMask] = (),
     tile: Tile | None = None,
     ranks: Ranks | None = None,
@@ -136,7 +171,7 @@ def tiled_loss(
     """
     options = options or LossOptions()
     progressive = progressive or ProgressiveState(options.progressive)
-    _check_shapes(queries, documents, pairs, options, candidates)
+    _check_shapes(queries, documents, pairs, options, candidates, rivals)
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):  # float32 is a promise
         step = _Step(
             queries.detach(),
@@ -145,6 +180,7 @@ def tiled_loss(
             options,
             progressive,
             candidates,
+            rivals if options.symmetric else (),
             masks,
             tile,
             ranks or Ranks(),
@@ -155,16 +191,21 @@ def tiled_loss(
     return result
 
 
-def cosines(left: Tensor, right: Tensor) -> Tensor:
+def cosines(first: Tensor, second: Tensor) -> Tensor:
     """(n,) cosines of paired rows (n, d), in float32 or better, without a graph; 0 for a zero vector."""
-    with torch.no_grad(), torch.autocast(left.device.type, enabled=False):
-        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (left, right)]
+    with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (first, second)]
         product: Tensor = torch.linalg.vecdot(*units)
     return product
 
 
 def _check_shapes(
-    queries: Tensor, documents: Tensor, pairs: Pairs, options: LossOptions, candidates: Sequence[Candidates]
+    queries: Tensor,
+    documents: Tensor,
+    pairs: Pairs,
+    options: LossOptions,
+    candidates: Sequence[Candidates],
+    rivals: Sequence[Rivals],
 ) -> None:
     b, n = len(queries), len(documents)
     if queries.ndim != 2 or documents.ndim != 2 or queries.shape[1] != documents.shape[1]:
@@ -179,15 +220,17 @@ def _check_shapes(
         raise InvalidInput(
             f"matryoshka_dims={options.matryoshka_dims} exceed the {queries.shape[1]} dimensions there are"
         )
-    for extra in candidates:
-        if extra.vectors.shape != (len(extra.texts), queries.shape[1]):
+    further: list[Candidates | Rivals] = [*candidates, *rivals]
+    for columns in further:
+        if columns.vectors.shape != (len(columns.texts), queries.shape[1]):
             raise InvalidInput(
-                f"further candidates {tuple(extra.vectors.shape)} with {len(extra.texts)} text ids must be (m, d) "
+                f"further candidates {tuple(columns.vectors.shape)} with {len(columns.texts)} text ids must be (m, d) "
                 "and (m,)"
             )
+    for extra in candidates:
         if extra.owners is not None and extra.owners.shape != extra.texts.shape:
             raise InvalidInput(f"owners of candidates {tuple(extra.owners.shape)} must be ({len(extra.texts)},)")
-    if candidates and not (options.mask_same_text and pairs.query_text_ids is not None):
+    if (candidates or rivals) and not (options.mask_same_text and pairs.query_text_ids is not None):
         raise InvalidInput(
             "further candidates can contain a query's own positive, which only text ids reveal; "
             "give the text ids of queries and documents, and leave mask_same_text on"
@@ -245,6 +288,7 @@ class _Step:
         options: LossOptions,
         progressive: ProgressiveState,
         candidates: Sequence[Candidates],
+        rivals: Sequence[Rivals],
         masks: Sequence[CandidateMask],
         tile: Tile | None,
         ranks: Ranks,
@@ -260,7 +304,10 @@ class _Step:
         self.rivals = self._gather_side(self.queries, None) if options.symmetric else self.queries
         self.extra = [_Side(extra.vectors.detach(), not extra.vectors.requires_grad) for extra in candidates]
         self.extra_texts = [extra.texts for extra in candidates]
-        self._number_texts()
+        self.further_rivals = [_Side(extra.vectors.detach(), frozen=True) for extra in rivals]
+        self.rival_texts = [extra.texts for extra in rivals]
+        own_answers = self._number_texts()  # (k, 2)
+        self.answers = torch.cat([own_answers, *(extra.answers for extra in rivals)])
         self._index_owned(candidates)
 
     def _gather_side(self, side: _Side, rows: Tensor | None) -> _Side:
@@ -269,23 +316,15 @@ class _Step:
             return side
         return _Side(self.ranks.gather(side.raw if rows is None else side.raw[rows]))
 
-    def _number_texts(self) -> None:
-        """Give texts ids such that the answers of all ranks are pairs of ids; without texts, each row is its own."""
+    def _number_texts(self) -> Tensor:
+        """Give texts ids; the answers of all ranks as pairs of these, (k, 2). Without texts, each row is its own."""
         pairs, ranks = self.pairs, self.ranks
         if not self.options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
             self.query_ids, self.document_ids = -1 - ranks.number(pairs.positives), ranks.number(pairs.owners)
-            answers = []
+            pairs = replace(pairs, query_text_ids=self.query_ids, document_text_ids=self.document_ids, known_texts=None)
         else:
             self.query_ids, self.document_ids = pairs.query_text_ids, pairs.document_text_ids  # (b,), (n,)
-            answers = [self.query_ids[:, None].expand(-1, 2)]
-            if pairs.known_texts is not None:
-                query, text = pairs.known_texts.unbind(1)
-                answers.append(torch.stack([self.query_ids[query], text], 1))
-        answers.append(torch.stack([self.query_ids, self.document_ids[pairs.positives]], 1))  # (b, 2)
-        if pairs.known_positives is not None:
-            query, document = pairs.known_positives.unbind(1)
-            answers.append(torch.stack([self.query_ids[query], self.document_ids[document]], 1))
-        self.answers = ranks.gather(torch.cat(answers))  # (k, 2)
+        return ranks.gather(pairs.list_answers())
 
     def _index_owned(self, candidates: Sequence[Candidates]) -> None:
         """Append candidates that one query alone meets to its own: they stand behind the documents."""
@@ -315,7 +354,8 @@ class _Step:
         return self._sum_up(loss, sums[-1][0])
 
     def _all_sides(self) -> dict[int, _Side]:
-        return {id(side): side for side in (self.queries, self.documents, self.candidates, self.rivals, *self.extra)}
+        sides = (self.queries, self.documents, self.candidates, self.rivals, *self.extra, *self.further_rivals)
+        return {id(side): side for side in sides}
 
     def _normalise_weights(self) -> Tensor:
         """(b,), summing to 1 over all ranks. All ranks learn here whether any vector is broken."""
@@ -323,8 +363,8 @@ class _Step:
         weights = queries.unit.new_ones(len(queries.unit))
         if self.pairs.query_weights is not None:
             weights = self.pairs.query_weights.to(weights)
-        broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
-        totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
+        invalid_norms = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
+        totals = self.ranks.sum(torch.stack([weights.double().sum(), invalid_norms.double()]))
         if totals[1] > 0:
             raise TrainingError(
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "
@@ -343,14 +383,15 @@ class _Step:
         extra = [prefixes[id(side)] for side in self.extra]
         share = weights / 2 if self.options.symmetric else weights
         owned = [vectors for vectors, is_owned in zip(extra, self.owned, strict=True) if is_owned]
-        own = _join_prefixes([documents, *owned])
-        sums = [self._contrast_direction(self._query_direction(queries, own, candidates, extra, share))]
+        row_vectors = _join_prefixes([documents, *owned])
+        sums = [self._contrast_direction(self._query_direction(queries, row_vectors, candidates, extra, share))]
         if owned:
-            parts = torch.split(own.gradient, [len(part.unit) for part in (documents, *owned)])
+            parts = torch.split(row_vectors.gradient, [len(part.unit) for part in (documents, *owned)])
             for prefix, part in zip((documents, *owned), parts, strict=True):
                 prefix.gradient.add_(part)
         if self.options.symmetric:
-            back = self._document_direction(queries, documents, rivals, share)
+            further = [prefixes[id(side)] for side in self.further_rivals]
+            back = self._document_direction(queries, documents, rivals, further, share)
             sums.append(self._contrast_direction(back))
             documents.gradient.index_add_(0, self.pairs.positives, back.rows.gradient)
         for key, side in sides.items():
@@ -362,7 +403,7 @@ class _Step:
         return contrast(direction, self.scoring, tile, self.scratch)
 
     def _query_direction(
-        self, queries: Prefix, own: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
+        self, queries: Prefix, row_vectors: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
     ) -> Direction:
         """Each query looks for its positive among its own hard negatives, those of all ranks and further ones."""
         blocks = [Block(candidates, self.ranks.gather(self.document_ids[self.shared]))]
@@ -373,15 +414,20 @@ class _Step:
         masks = [AnswerMask(self.query_ids, columns, self.answers), *limit_masks(self.options), *self.masks]
         positive_texts = self.document_ids[self.pairs.positives]
         return Direction(
-            queries, self.query_ids, positive_texts, own, self.own_index, self.own_texts, blocks, masks, weights
+            queries, self.query_ids, positive_texts, row_vectors, self.own_index, self.own_texts, blocks, masks, weights
         )
 
-    def _document_direction(self, queries: Prefix, documents: Prefix, rivals: Prefix, weights: Tensor) -> Direction:
-        """Each positive looks for its query among the queries of all ranks."""
+    def _document_direction(
+        self, queries: Prefix, documents: Prefix, rivals: Prefix, further: Sequence[Prefix], weights: Tensor
+    ) -> Direction:
+        """Each positive looks for its query among the queries of all ranks and further ones."""
         positives = self.pairs.positives
         unit = documents.unit[positives]  # (b, dim)
         rows = Prefix(unit, documents.norms[positives])
-        texts, columns = self.document_ids[positives], self.ranks.gather(self.query_ids)
+        blocks = [Block(rivals, self.ranks.gather(self.query_ids))]
+        blocks += [Block(part, ids, frozen=True) for part, ids in zip(further, self.rival_texts, strict=True)]
+        texts = self.document_ids[positives]
+        columns = torch.cat([block.texts for block in blocks])
         masks = [AnswerMask(texts, columns, self.answers.flip(1)), *limit_masks(self.options)]
         own_index = torch.arange(len(unit), device=unit.device).unsqueeze(1)  # (b, 1)
         return Direction(
@@ -391,7 +437,7 @@ class _Step:
             queries,
             own_index,
             own_index[:, 1:],
-            [Block(rivals, columns)],
+            blocks,
             masks,
             weights,
         )

@@ -78,8 +78,8 @@ class Mixing:
         nearest, counts = _find_nearest(units[0].detach(), units[1].detach(), pairs, width)
         rows = (counts >= 2).nonzero().squeeze(1)  # a mixture needs two negatives
         draws = self._draw_numbers(len(queries))[:, rows.cpu()].to(queries)  # (3, m, count)
-        left, right = _choose_pairs(nearest[rows], counts[rows], draws[0], draws[1])
-        vectors = self._mix_vectors(units[0][rows], units[1][left], units[1][right], draws[2])
+        first, second = _choose_pairs(nearest[rows], counts[rows], draws[0], draws[1])
+        vectors = self._mix_vectors(units[0][rows], units[1][first], units[1][second], draws[2])
         owners = rows.repeat_interleave(self._options.max_candidates)
         texts = torch.full_like(owners, torch.iinfo(torch.int64).min)  # of no text
         return Candidates(vectors.flatten(0, 1), texts, owners)
@@ -93,14 +93,14 @@ class Mixing:
         generator = torch.Generator().manual_seed(int(seed))
         return torch.rand(3, rows, self._options.max_candidates, generator=generator, dtype=torch.float64)
 
-    def _mix_vectors(self, queries: "Tensor", left: "Tensor", right: "Tensor", shares: "Tensor") -> "Tensor":
+    def _mix_vectors(self, queries: "Tensor", first: "Tensor", second: "Tensor", shares: "Tensor") -> "Tensor":
         """Mixtures (m, count, d) of queries (m, d) and two negatives of each mixture (m, count, d)."""
         import torch
 
         with_query = torch.arange(self._options.max_candidates, device=shares.device) >= self._options.pairs  # (count,)
         shares = torch.where(with_query, 0.5 * shares, shares).unsqueeze(2)  # (m, count, 1)
-        first = torch.where(with_query[:, None], queries[:, None], left)
-        return shares * first + (1 - shares) * right
+        partners = torch.where(with_query[:, None], queries[:, None], first)
+        return shares * partners + (1 - shares) * second
 
     def update(self, documents: "Tensor", pairs: "Pairs") -> None:
         """Count the step."""
@@ -123,7 +123,7 @@ def _find_nearest(queries: "Tensor", documents: "Tensor", pairs: "Pairs", width:
 
     if pairs.query_text_ids is None or pairs.document_text_ids is None:
         raise InvalidInput("mixing needs text ids to leave known answers out; give those of queries and documents")
-    mask = AnswerMask(pairs.query_text_ids, pairs.document_text_ids, _list_answers(pairs))
+    mask = AnswerMask(pairs.query_text_ids, pairs.document_text_ids, pairs.list_answers())
     nearest = []
     counts = []
     for start in range(0, len(queries), ROWS_AT_ONCE):
@@ -146,22 +146,3 @@ def _choose_pairs(nearest: "Tensor", counts: "Tensor", first: "Tensor", second: 
     place = (first * counts).long()  # (m, count)
     other = (place + 1 + (second * (counts - 1)).long()) % counts
     return nearest.gather(1, place), nearest.gather(1, other)
-
-
-def _list_answers(pairs: "Pairs") -> "Tensor":
-    """(query id, document id) of all that answers, (k, 2)."""
-    import torch
-
-    assert pairs.query_text_ids is not None
-    assert pairs.document_text_ids is not None
-    answers = [
-        pairs.query_text_ids[:, None].expand(-1, 2),
-        torch.stack([pairs.query_text_ids, pairs.document_text_ids[pairs.positives]], 1),
-    ]
-    if pairs.known_positives is not None:
-        query, document = pairs.known_positives.unbind(1)
-        answers.append(torch.stack([pairs.query_text_ids[query], pairs.document_text_ids[document]], 1))
-    if pairs.known_texts is not None:
-        query, text = pairs.known_texts.unbind(1)
-        answers.append(torch.stack([pairs.query_text_ids[query], text], 1))
-    return torch.cat(answers)

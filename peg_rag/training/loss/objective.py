@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from peg_rag.training.extension import CandidateMask, CandidateSource
+from peg_rag.training.extension import CandidateMask, CandidateSource, RivalSource
 from peg_rag.training.loss.collectives import Ranks
-from peg_rag.training.loss.contrastive import Candidates, LossResult, Pairs, cosines, tiled_loss
+from peg_rag.training.loss.contrastive import Candidates, LossResult, Pairs, Rivals, cosines, tiled_loss
 from peg_rag.training.loss.progressive import ProgressiveState
 from peg_rag.training.loss.tiles import Scratch, Tile
 from peg_rag.training.loss.trust import trust_weights
@@ -72,6 +72,7 @@ class ContrastiveObjective:
             self.options,
             self.progressive,
             candidates=self._collect_candidates(queries, documents, labels),
+            rivals=self._collect_rivals(labels),
             masks=self.masks,
             tile=self.tile,
             ranks=ranks,
@@ -95,6 +96,12 @@ class ContrastiveObjective:
         with torch.enable_grad():
             candidates = [source.candidates(queries, documents, labels) for source in self.sources]
         return [extra for extra in candidates if len(extra.texts)]
+
+    def _collect_rivals(self, labels: Pairs) -> list[Rivals]:
+        if not self.options.symmetric:
+            return []
+        rivals = [source.rivals(labels) for source in self.sources if isinstance(source, RivalSource)]
+        return [extra for extra in rivals if extra is not None and len(extra.texts)]
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the progressive weights and of the sources."""

@@ -42,62 +42,95 @@ class QueueOptions(Options):
         return DocumentQueue(self, stage.steps)
 
 
-class DocumentQueue:
-    """The newest document vectors, one for each text, the same on every rank. A `CandidateSource`."""
+class VectorQueue:
+    """The newest vectors, one for each text, the same on every rank.
 
-    def __init__(self, options: QueueOptions, steps: int) -> None:
-        self._size = options.size
-        self._first_step = round(options.warmup * steps)
-        self._steps = 0  # taken so far
-        self._vectors: Tensor | None = None  # (m, d), the oldest first
-        self._texts: Tensor | None = None  # (m,)
+    Args:
+        size: vectors that are remembered, over all ranks.
+    """
 
-    def candidates(self, queries: "Tensor", documents: "Tensor", pairs: "Pairs") -> "Candidates":
-        """What is remembered, less the documents of this batch; nothing before the warm-up is over."""
-        import torch
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self.vectors: Tensor | None = None  # (m, d), the oldest first
+        self.texts: Tensor | None = None  # (m,)
 
-        from peg_rag.training.loss.collectives import Ranks
-        from peg_rag.training.loss.contrastive import Candidates
-
-        texts = _require_text_ids(pairs)
-        if self._vectors is None or self._texts is None or self._steps < self._first_step:
-            return Candidates(documents.detach()[:0], texts[:0])
-        elsewhere = ~torch.isin(self._texts, Ranks().gather(texts))
-        return Candidates(self._vectors[elsewhere], self._texts[elsewhere])
-
-    def update(self, documents: "Tensor", pairs: "Pairs") -> None:
-        """Remember this step's documents; of many, every rank gives its share, positives first."""
+    def push(self, vectors: "Tensor", texts: "Tensor") -> None:
+        """Remember this rank's vectors (n, d) of texts (n,); of many, every rank gives its share, the first ones."""
         import torch
 
         from peg_rag.training.loss.collectives import Ranks
 
         ranks = Ranks()
         share = -(-self._size // ranks.size)
-        vectors = ranks.gather(documents.detach()[:share])
-        texts = ranks.gather(_require_text_ids(pairs)[:share])
-        if self._vectors is not None and self._texts is not None:
-            outdated = torch.isin(self._texts, texts)
-            vectors = torch.cat([self._vectors[~outdated], vectors])
-            texts = torch.cat([self._texts[~outdated], texts])
-        self._vectors = vectors[-self._size :].clone()
-        self._texts = texts[-self._size :].clone()
+        vectors = ranks.gather(vectors.detach()[:share])
+        texts = ranks.gather(texts[:share])
+        if self.vectors is not None and self.texts is not None:
+            outdated = torch.isin(self.texts, texts)
+            vectors = torch.cat([self.vectors[~outdated], vectors])
+            texts = torch.cat([self.texts[~outdated], texts])
+        self.vectors = vectors[-self._size :].clone()
+        self.texts = texts[-self._size :].clone()
+
+    def select_others(self, texts: "Tensor") -> "tuple[Tensor, Tensor] | None":
+        """Vectors (k, d) and texts (k,) of what is remembered, less the given texts of all ranks; None before any."""
+        import torch
+
+        from peg_rag.training.loss.collectives import Ranks
+
+        if self.vectors is None or self.texts is None:
+            return None
+        elsewhere = ~torch.isin(self.texts, Ranks().gather(texts))
+        return self.vectors[elsewhere], self.texts[elsewhere]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The vectors with their texts."""
+        return {} if self.vectors is None else {"vectors": self.vectors, "texts": self.texts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take up the state of a checkpoint; its tensors must be on the device of the model."""
+        self.vectors = state.get("vectors")
+        self.texts = state.get("texts")
+
+
+class DocumentQueue:
+    """The newest document vectors. A `CandidateSource`."""
+
+    def __init__(self, options: QueueOptions, steps: int) -> None:
+        self._queue = VectorQueue(options.size)
+        self._first_step = round(options.warmup * steps)
+        self._steps = 0  # taken so far
+
+    def candidates(self, queries: "Tensor", documents: "Tensor", pairs: "Pairs") -> "Candidates":
+        """What is remembered, less the documents of this batch; nothing before the warm-up is over."""
+        from peg_rag.training.loss.contrastive import Candidates
+
+        texts = require_text_ids(pairs)
+        others = self._queue.select_others(texts)
+        if others is None or self._steps < self._first_step:
+            return Candidates(documents.detach()[:0], texts[:0])
+        return Candidates(*others)
+
+    def update(self, documents: "Tensor", pairs: "Pairs") -> None:
+        """Remember this step's documents; of many, positives first."""
+        self._queue.push(documents, require_text_ids(pairs))
         self._steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The vectors with their texts, and how many steps were taken."""
-        state: dict[str, Any] = {"steps": self._steps}
-        if self._vectors is not None:
-            state |= {"vectors": self._vectors, "texts": self._texts}
-        return state
+        return {"steps": self._steps, **self._queue.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take up the state of a checkpoint; its tensors must be on the device of the model."""
         self._steps = state["steps"]
-        self._vectors = state.get("vectors")
-        self._texts = state.get("texts")
+        self._queue.load_state_dict(state)
 
 
-def _require_text_ids(pairs: "Pairs") -> "Tensor":
+def require_text_ids(pairs: "Pairs") -> "Tensor":
+    """The ids of the documents' texts.
+
+    Raises:
+        InvalidInput: there are none.
+    """
     if pairs.document_text_ids is None:
         raise InvalidInput("a queue needs document text ids to mask known positives; give pairs.document_text_ids")
     return pairs.document_text_ids

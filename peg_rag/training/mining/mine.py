@@ -6,7 +6,8 @@ rows that ask it), and a margin below the positive's own score, absolute or rela
 NV-Retriever, arXiv 2407.15831, section 3.2).
 
 Costs one encoding of the corpus and the queries, an exact search (2·queries·corpus·dimension operations), and
-memory for one shard of vectors. Every finished shard stays on disk, so an interrupted run goes on where it stopped.
+memory for one shard of vectors; `peg_rag.training.mining.approximate` is for millions of passages. Every finished
+shard stays on disk, so an interrupted run goes on where it stopped.
 """
 
 import hashlib
@@ -31,6 +32,7 @@ from peg_rag.training.data.files import read_lines, read_rows
 from peg_rag.training.data.sampler import mix
 from peg_rag.training.data.texts import clean_text, text_key
 from peg_rag.training.data.tokens import Ints
+from peg_rag.training.mining.approximate import search_approximately
 from peg_rag.training.mining.search import (
     Corpus,
     Floats,
@@ -60,6 +62,8 @@ class MiningOptions:
         random: draw among the candidates instead of taking the best.
         bm25: every other candidate is BM25's; the margins, by the encoder's cosine, hold for those too.
         keep: negatives that the file gives come first.
+        approximate: look through product-quantised lists instead of every vector: for millions of passages; needs
+            faiss, and misses some of the nearest.
         seed: of the draw.
     """
 
@@ -71,6 +75,7 @@ class MiningOptions:
     random: bool = False
     bm25: bool = False
     keep: bool = True
+    approximate: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -134,7 +139,13 @@ def mine_hard_negatives(
         queries = encode_shards(work / "queries", pair_texts.queries, encoder.encode_queries, shard_rows, bar)
         documents = encode_shards(work / "documents", passages.texts, encoder.encode_documents, shard_rows, bar)
     k = options.last_rank + SPARE_RANKS
-    rankings = [search_corpus(work, queries, documents, passages.searched, k, show_progress)]
+    if options.approximate:
+        ranking = search_approximately(
+            work / "approximate", queries, documents, passages.searched, k, show_progress=show_progress
+        )
+    else:
+        ranking = search_corpus(work, queries, documents, passages.searched, k, show_progress)
+    rankings = [ranking]
     if options.bm25:
         rankings.append(search_words(work, pair_texts, passages, queries, documents, k, show_progress))
     report = MiningReport(len(pair_texts.queries), passages.searched)

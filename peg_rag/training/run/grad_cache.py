@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from peg_rag.batching import plan_batches
 from peg_rag.errors import InvalidInput, TrainingError
 from peg_rag.extras import require
+from peg_rag.training.extension import BatchObserver
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.loss.contrastive import LossMetrics
 from peg_rag.training.loss.objective import Objective
@@ -75,6 +76,7 @@ class CachedStep:
         batch_tokens: rows × longest of a chunk; None measures a first chunk and takes what fits.
         graphs: `replay` encodes twice, `keep` once with all graphs in memory, `auto` keeps them when they fit.
         device: where the model is.
+        observers: see each batch before it is encoded.
 
     What was measured once holds for all later steps and is part of `state_dict`: a resumed run repeats the arithmetic.
     """
@@ -87,6 +89,7 @@ class CachedStep:
         batch_tokens: int | None = None,
         graphs: Literal["auto", "keep", "replay"] = "auto",
         device: torch.device | str = "cpu",
+        observers: Sequence[BatchObserver] = (),
     ) -> None:
         if graphs not in ("auto", "keep", "replay"):
             raise InvalidInput(f"graphs={graphs!r} is none of 'auto', 'keep', 'replay'")
@@ -95,6 +98,7 @@ class CachedStep:
         self.batch_tokens = batch_tokens
         self.graphs = graphs
         self.device = torch.device(device)
+        self._observers = observers
         self._token_bytes = 0.0  # activations per token; 0: not measured yet
         self._free_bytes = 0
 
@@ -110,6 +114,9 @@ class CachedStep:
             raise InvalidInput("a batch needs at least one query and one document on every rank")
         if self._token_bytes == 0.0 and (self.batch_tokens is None or self.graphs == "auto"):
             self._measure_memory(sides)
+        assert self.batch_tokens is not None
+        for observer in self._observers:
+            observer.observe(batch, self.batch_tokens)
         chunks = [_Chunk(i, rows, []) for i, side in enumerate(sides) for rows in self._plan_chunks(side)]
         keep = self._keep_graphs(chunks, sides)
         vectors = self._encode_chunks(chunks, sides, keep)
@@ -220,12 +227,12 @@ class CachedStep:
         side = sides[0]
         rows = plan_batches(side.lengths, 1024)[0]
         parameters = {p.untyped_storage().data_ptr() for p in getattr(self._local_model, "parameters", tuple)()}
-        saved: dict[int, int] = {}
+        bytes_by_storage: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in parameters:
-                saved[storage.data_ptr()] = storage.nbytes()
+                bytes_by_storage[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -234,7 +241,7 @@ class CachedStep:
             raise InvalidInput("the model's vectors have no gradient: all its parameters are frozen")
         torch.clear_autocast_cache()
         self._set_random_state(before)
-        self._token_bytes = max(sum(saved.values()), 1) / (len(rows) * int(side.lengths[rows].max()))
+        self._token_bytes = max(sum(bytes_by_storage.values()), 1) / (len(rows) * int(side.lengths[rows].max()))
         self._free_bytes = _free_bytes(self.device)
         if self.batch_tokens is None:
             ceiling = 65_536 if self.device.type == "cuda" else 4_096  # throughput has levelled off by then
