@@ -80,9 +80,9 @@ def main() -> None:
     questions = [q for q in read_questions(folder_of_set) if options.split in (q.split, "all")]
     if not questions:
         parser.error(f"{folder_of_set} has no question of the split {options.split}")
-    wanted = options.only.split(",")
+    names = options.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
-        for name, answer in systems(wanted, folder_of_set / "files", options.model, Path(folder), options.llama_index):
+        for name, answer in systems(names, folder_of_set / "files", options.model, Path(folder), options.llama_index):
             replies = [(question, answer(question.question)) for question in questions]
             report(name, options.split, replies, options.show.split(","))
             if options.replies and name == "peg-rag":
@@ -95,14 +95,14 @@ def read_questions(folder: Path = DOCUMENTS) -> list[Question]:
 
 
 def systems(
-    wanted: list[str], files: Path, model: str, folder: Path, llama_index: Path | None
+    names: list[str], files: Path, model: str, folder: Path, llama_index: Path | None
 ) -> Iterator[tuple[str, Answerer]]:
-    if "peg-rag" in wanted:
+    if "peg-rag" in names:
         yield "peg-rag", command_line(files, model, folder / "peg")
-    if "llama-index" in wanted and llama_index:
+    if "llama-index" in names and llama_index:
         texts = read_llama_index(llama_index, folder / "texts")
         yield "LlamaIndex readers", command_line(texts, model, folder / "llama")
-    if "baseline" in wanted:
+    if "baseline" in names:
         yield "baseline", Baseline(files).answer
 
 
@@ -118,12 +118,12 @@ def command_line(documents: Path, model: str, store: Path) -> Answerer:
         result = runner.invoke(app, ["ask", str(store), question, "--json"])
         if result.exit_code not in (0, 3):
             raise RuntimeError(f"peg-rag ask failed on {question!r}: {result.output}") from result.exception
-        said = json.loads(result.stdout)
-        if not said["found"]:
+        output = json.loads(result.stdout)
+        if not output["found"]:
             return Reply("")
-        sources = said["sources"]
-        first = sources[said["sentences"][0]["citation"] - 1]["metadata"]
-        return Reply(said["answer"], Path(str(first["source"])).name)
+        sources = output["sources"]
+        first = sources[output["sentences"][0]["citation"] - 1]["metadata"]
+        return Reply(output["answer"], Path(str(first["source"])).name)
 
     return answer
 
@@ -234,8 +234,8 @@ def report(name: str, split: str, replies: list[tuple[Question, Reply]], show: l
         verdict = judge(question, reply)
         counts[question.kind][verdict] += 1
         if verdict in show:
-            said = reply.text.replace("\n", "⏎") or "-"
-            print(f"{verdict} {question.id}: {question.question}\n    must {question.must}\n    {reply.file}: {said}")
+            line = reply.text.replace("\n", "⏎") or "-"
+            print(f"{verdict} {question.id}: {question.question}\n    must {question.must}\n    {reply.file}: {line}")
     print(f"\n{name}, {split} questions\n{'kind':<14}{'all':>5}{'right':>7}{'exact':>7}{'wrong':>7}{'declined':>10}")
     for kind, count in counts.items():
         print_row(kind, count)

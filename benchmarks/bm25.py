@@ -37,8 +37,8 @@ def parameters(k1: float, b: float, single: float) -> Iterator[None]:
         counts = Counter(terms)
         return {t: n * (single if len(t) == 1 and tokenizers._IS_RUN(t) else 1) for t, n in counts.items()}
 
-    scored = partial(lexical.bm25, k1=k1, b=b)
-    with patch("peg_rag.index.ranking.bm25", scored), patch("peg_rag.index.lexical.term_weights", weights):
+    bm25_score = partial(lexical.bm25, k1=k1, b=b)
+    with patch("peg_rag.index.ranking.bm25", bm25_score), patch("peg_rag.index.lexical.term_weights", weights):
         yield
 
 
@@ -50,10 +50,10 @@ def bm25s_jieba(texts: list[str], queries: list[str]) -> list[Ranking]:
     jieba.setLogLevel("WARNING")
     model = bm25s.BM25()
     model.index([jieba.lcut(text) for text in texts], show_progress=False)
-    cut = [jieba.lcut(query) for query in queries]
-    found, scores = model.retrieve(cut, k=min(10, len(texts)), show_progress=False)
+    query_words = [jieba.lcut(query) for query in queries]
+    numbers, scores = model.retrieve(query_words, k=min(10, len(texts)), show_progress=False)
     return [
-        dict(zip(map(str, row), line, strict=True)) for row, line in zip(found.tolist(), scores.tolist(), strict=True)
+        dict(zip(map(str, row), line, strict=True)) for row, line in zip(numbers.tolist(), scores.tolist(), strict=True)
     ]
 
 
@@ -77,7 +77,7 @@ def scores_of(texts: list[str], relevant: Mapping[str, frozenset[str]]) -> dict[
     queries = list(relevant)
 
     def mean(rankings: Sequence[Ranking]) -> float:
-        return float(np.mean([ndcg(found, relevant[q]) for q, found in zip(queries, rankings, strict=True)]))
+        return float(np.mean([ndcg(ranking, relevant[q]) for q, ranking in zip(queries, rankings, strict=True)]))
 
     results = {"jieba + bm25s": mean(bm25s_jieba(texts, queries))}
     ids, nothing = [str(i) for i in range(len(texts))], np.ones((len(texts), 1))

@@ -55,9 +55,9 @@ def print_table(model: str, scores: dict[str, float]) -> None:
         for name in names:
             print(f"{name:<22}{scores[name]:>24.2f}{PUBLISHED[name]:>16.2f}")
         if names:
-            ours = mean(scores[name] for name in names)
-            theirs = mean(PUBLISHED[name] for name in names)
-            print(f"{f'mean of {len(names)} {kind}':<22}{ours:>24.2f}{theirs:>16.2f}")
+            model_mean = mean(scores[name] for name in names)
+            published_mean = mean(PUBLISHED[name] for name in names)
+            print(f"{f'mean of {len(names)} {kind}':<22}{model_mean:>24.2f}{published_mean:>16.2f}")
 
 
 if __name__ == "__main__":

@@ -109,8 +109,9 @@ def made_up(encoder: PEGEncoder) -> Iterator[Case]:
         with PEGIndex(identity=encoder.identity) as index:
             ids = [str(number) for number in range(len(rows))]
             index.upsert(ids, texts, encoder.encode_documents(texts), [metadata for _, metadata in rows])
-            found = Retriever(index, encoder, mode="hybrid").retrieve_batch([q.question for q in questions], k=MAX_HITS)
-            for number, (question, hits) in enumerate(zip(questions, found, strict=True)):
+            retriever = Retriever(index, encoder, mode="hybrid")
+            results = retriever.retrieve_batch([question.question for question in questions], k=MAX_HITS)
+            for number, (question, hits) in enumerate(zip(questions, results, strict=True)):
                 score, hit, text = surest(question.question, hits, encoder)
                 here = hit is not None and question.document in str(hit.metadata["source"])
                 right = here and text in question.answers
@@ -132,11 +133,11 @@ def encyclopedia(data: Path, encoder: PEGEncoder) -> Iterator[Case]:
             right = answers[question]
             few = {*rng.choice(texts, SMALL).tolist(), right}
             wide = retriever.retrieve(question, k=MAX_HITS + 1)
-            near = retriever.retrieve(question, k=MAX_HITS + 1, where={"text": {"$in": sorted(few)}})
-            for source, hits in (("all passages", wide), ("50 passages", near)):
+            narrow = retriever.retrieve(question, k=MAX_HITS + 1, where={"text": {"$in": sorted(few)}})
+            for source, hits in (("all passages", wide), ("50 passages", narrow)):
                 for with_answer in (True, False):
-                    kept = [hit for hit in hits if with_answer or hit.text != right][:MAX_HITS]
-                    score, hit, _ = surest(question, kept, encoder)
+                    shown_hits = [hit for hit in hits if with_answer or hit.text != right][:MAX_HITS]
+                    score, hit, _ = surest(question, shown_hits, encoder)
                     yield Case(source, number % 2 == 0, score, hit is not None and hit.text == right, with_answer)
 
 
@@ -178,9 +179,9 @@ def table(source: str, cases: list[Case], every: list[Case]) -> None:
     answerable = np.array([case.answerable for case in cases])
     print(f"{source}: {len(cases)} questions\nthreshold  right  wrong  declined  silent where there is no answer")
     for threshold in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8):
-        said = confidence >= threshold
-        shares = [rate(said & right, answerable), rate(said & ~right & answerable, answerable)]
-        shares += [rate(~said & answerable, answerable), rate(~said & ~answerable, ~answerable)]
+        is_answered = confidence >= threshold
+        shares = [rate(is_answered & right, answerable), rate(is_answered & ~right & answerable, answerable)]
+        shares += [rate(~is_answered & answerable, answerable), rate(~is_answered & ~answerable, ~answerable)]
         print(f"{threshold:>9.1f}  " + "  ".join(f"{share:>5.3f}" for share in shares))
     print()
 

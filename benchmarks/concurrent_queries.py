@@ -83,9 +83,9 @@ def print_table(title: str, encoder: PEGEncoder, count: int, rounds: int) -> flo
     print(f"\n## {title}\n\n{encoder.backend_name}, {encoder.dtype}; {count} queries, median of {rounds} rounds\n")
     print("| way | queries/s | × sequential | worst round |\n|---|---:|---:|---:|")
     ratios = {}
-    for way, taken in seconds.items():
-        ratios[way] = [alone / own for alone, own in zip(seconds["sequential"], taken, strict=True)]
-        rate = count / median(taken)
+    for way, way_seconds in seconds.items():
+        ratios[way] = [alone / shared for alone, shared in zip(seconds["sequential"], way_seconds, strict=True)]
+        rate = count / median(way_seconds)
         print(f"| {way} | {rate:,.0f} | {median(ratios[way]):.2f} | {min(ratios[way]):.2f} |")
     difference = asyncio.run(largest_difference(encoder, count))
     print(f"\nLargest difference of a coordinate to the vector computed alone: {difference:.1e}")

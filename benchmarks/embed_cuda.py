@@ -23,13 +23,13 @@ Embed = Callable[[list[str]], object]
 
 def matrix_rate(device: str, size: int = 8_192, runs: int = 10) -> float:
     """FLOP/s of a square bfloat16 product on random data."""
-    left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    right = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    torch.mm(left, right)
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    b = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    torch.mm(a, b)
     torch.cuda.synchronize()
     start = time.perf_counter()
     for _ in range(runs):
-        torch.mm(left, right)
+        torch.mm(a, b)
     torch.cuda.synchronize()
     return runs * 2 * size**3 / (time.perf_counter() - start)
 
@@ -38,13 +38,13 @@ def load_systems(folder: Path, device: str) -> dict[str, Embed]:
     from sentence_transformers import SentenceTransformer
 
     peer = SentenceTransformer(str(folder), device=device, model_kwargs={"dtype": torch.bfloat16})
-    ours = PEGEncoder(folder, device=device, dtype="bfloat16")
+    encoder = PEGEncoder(folder, device=device, dtype="bfloat16")
 
     def embed_with_peer(size: int) -> Embed:
         return lambda texts: peer.encode(texts, batch_size=size, show_progress_bar=False)
 
     return {
-        "peg-rag, bfloat16": ours.encode_documents,
+        "peg-rag, bfloat16": encoder.encode_documents,
         "sentence-transformers, bfloat16, batch 32": embed_with_peer(32),
         "sentence-transformers, bfloat16, batch 128": embed_with_peer(128),
         "sentence-transformers, bfloat16, batch 512": embed_with_peer(512),

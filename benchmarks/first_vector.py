@@ -53,21 +53,21 @@ def main() -> None:
         for way in ways:
             runs[way].append(measure(WAYS[way]))
     print(f"{'':<28}{'wall s':>8}{'best s':>8}{'CPU s':>8}  imports")
-    for way, taken in runs.items():
-        walls = [wall for wall, _, _ in taken]
-        cpu = median(seconds for _, seconds, _ in taken)
-        print(f"{way:<28}{median(walls):>8.2f}{min(walls):>8.2f}{cpu:>8.2f}  {', '.join(taken[0][2]) or '-'}")
+    for way, way_runs in runs.items():
+        walls = [wall for wall, _, _ in way_runs]
+        cpu = median(seconds for _, seconds, _ in way_runs)
+        print(f"{way:<28}{median(walls):>8.2f}{min(walls):>8.2f}{cpu:>8.2f}  {', '.join(way_runs[0][2]) or '-'}")
 
 
 def measure(code: str) -> tuple[float, float, list[str]]:
     """(wall seconds, CPU seconds, heavy modules that were imported) of a fresh process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code + REPORT], capture_output=True, text=True, check=True)
+    process = subprocess.run([sys.executable, "-c", code + REPORT], capture_output=True, text=True, check=True)
     wall = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    return wall, cpu, json.loads(done.stdout.splitlines()[-1])
+    return wall, cpu, json.loads(process.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

@@ -62,13 +62,13 @@ class Searched:
     relevant: frozenset[str]
 
 
-def places(rankings: Rankings) -> Rankings:
+def drop_unmatched(rankings: Rankings) -> Rankings:
     """The lexical side without documents that share no term with the query: they have no place."""
-    found = {key: score for key, score in rankings["lexical"].items() if score > 0}
-    return {"dense": rankings["dense"], "lexical": found}
+    lexical = {key: score for key, score in rankings["lexical"].items() if score > 0}
+    return {"dense": rankings["dense"], "lexical": lexical}
 
 
-def leaning(dense: float) -> Callable[[Rankings], Mapping[str, float]]:
+def lean_weights(dense: float) -> Callable[[Rankings], Mapping[str, float]]:
     """`by_confidence`, leaning to one side."""
     share = {"dense": dense, "lexical": 1 - dense}
     return lambda rankings: {name: share[name] * weight for name, weight in by_confidence(rankings).items()}
@@ -77,17 +77,17 @@ def leaning(dense: float) -> Callable[[Rankings], Mapping[str, float]]:
 WAYS: dict[str, Callable[[Rankings], Fused]] = {
     "dense alone": lambda r: r["dense"],
     "BM25 alone": lambda r: r["lexical"],
-    "rrf": lambda r: fuse(places(r), method="rrf"),
-    "rrf, BM25 twice": lambda r: fuse(places(r), {"lexical": 2}, method="rrf"),
+    "rrf": lambda r: fuse(drop_unmatched(r), method="rrf"),
+    "rrf, BM25 twice": lambda r: fuse(drop_unmatched(r), {"lexical": 2}, method="rrf"),
     "convex, dense 0.3": lambda r: fuse(r, {"dense": 0.3, "lexical": 0.7}),
     "convex, dense 0.5": lambda r: fuse(r, {"dense": 0.5, "lexical": 0.5}),
     "convex, dense 0.7": lambda r: fuse(r, {"dense": 0.7, "lexical": 0.3}),
     "convex by confidence": lambda r: fuse(r, by_confidence),
-    "convex by confidence, dense 0.25": lambda r: fuse(r, leaning(0.25)),
-    "convex by confidence, dense 0.3": lambda r: fuse(r, leaning(0.3)),
+    "convex by confidence, dense 0.25": lambda r: fuse(r, lean_weights(0.25)),
+    "convex by confidence, dense 0.3": lambda r: fuse(r, lean_weights(0.3)),
     "convex by confidence, dense 0.35 (default)": lambda r: fuse(r),
-    "convex by confidence, dense 0.4": lambda r: fuse(r, leaning(0.4)),
-    "convex by confidence, dense 0.6": lambda r: fuse(r, leaning(0.6)),
+    "convex by confidence, dense 0.4": lambda r: fuse(r, lean_weights(0.4)),
+    "convex by confidence, dense 0.6": lambda r: fuse(r, lean_weights(0.6)),
 }
 
 
@@ -103,21 +103,21 @@ def held_out(path: Path, count: int, *, trained: bool) -> tuple[list[str], dict[
                 relevant.setdefault(row["query"], set()).add(key)
     queries = list(relevant)
     if trained:
-        held = in_validation(np.array([text_key(query) for query in queries], dtype=np.int64), HELD_OUT)
-        queries = [query for query, out in zip(queries, held, strict=True) if out]
+        in_share = in_validation(np.array([text_key(query) for query in queries], dtype=np.int64), HELD_OUT)
+        queries = [query for query, out in zip(queries, in_share, strict=True) if out]
     return list(documents), {query: frozenset(relevant[query]) for query in queries[:count]}
 
 
-def searched(path: Path, encoder: PEGEncoder, *, trained: bool) -> list[Searched]:
+def search_source(path: Path, encoder: PEGEncoder, *, trained: bool) -> list[Searched]:
     """Search the held-out queries of one source among its positives."""
     texts, relevant = held_out(path, QUERIES, trained=trained)
     queries = list(relevant)
     with PEGIndex() as index:
         index.upsert([str(i) for i in range(len(texts))], texts, encoder.encode_documents(texts))
-        found = index.search_batch(encoder.encode_queries(queries), queries, k=2 * CANDIDATES, fetch_k=CANDIDATES)
+        results = index.search_batch(encoder.encode_queries(queries), queries, k=2 * CANDIDATES, fetch_k=CANDIDATES)
     return [
         Searched({side: {hit.id: hit.scores[side] for hit in hits} for side in ("dense", "lexical")}, relevant[query])
-        for query, hits in zip(queries, found, strict=True)
+        for query, hits in zip(queries, results, strict=True)
     ]
 
 
@@ -155,12 +155,12 @@ def main() -> None:
     jobs = [(options.model, name, name, name in TRAINED) for name in [*TRAINED, *UNTRAINED]]
     if options.left_out:
         folders = [(domain, options.left_out / f"no_{domain}") for domain in LEFT_OUT]
-        found = [(domain, folder) for domain, folder in folders if folder.is_dir()]
-        jobs += [(folder, f"{name} (left out)", name, False) for domain, folder in found for name in LEFT_OUT[domain]]
+        models = [(domain, folder) for domain, folder in folders if folder.is_dir()]
+        jobs += [(folder, f"{name} (left out)", name, False) for domain, folder in models for name in LEFT_OUT[domain]]
     scores: dict[str, dict[str, float]] = {}
     for model, label, name, trained in jobs:
         with PEGEncoder(model) as encoder:
-            queries = searched(options.data / "pairs" / f"{name}.jsonl.zst", encoder, trained=trained)
+            queries = search_source(options.data / "pairs" / f"{name}.jsonl.zst", encoder, trained=trained)
         scores[label] = {
             way: float(np.mean([ndcg(fused(q.rankings), q.relevant) for q in queries])) for way, fused in WAYS.items()
         }

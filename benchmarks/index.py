@@ -52,16 +52,16 @@ class Data:
         self.count, self.dimension, self.characters = count, dimension, characters
         rng = np.random.default_rng(7)
         self.centers = rng.standard_normal((max(count // 200, 1), dimension)).astype(np.float32)
-        self.queries = self._near(rng, 50)
+        self.queries = self._draw_vectors(rng, 50)
 
-    def _near(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        chosen = rng.integers(0, len(self.centers), count)
-        vectors = self.centers[chosen] + rng.standard_normal((count, self.dimension)).astype(np.float32)
+    def _draw_vectors(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        clusters = rng.integers(0, len(self.centers), count)
+        vectors = self.centers[clusters] + rng.standard_normal((count, self.dimension)).astype(np.float32)
         unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return unit
 
     def vectors(self, start: int, stop: int) -> np.ndarray:
-        return self._near(np.random.default_rng((1, start)), stop - start)
+        return self._draw_vectors(np.random.default_rng((1, start)), stop - start)
 
     def texts(self, start: int, stop: int) -> list[str]:
         rng = np.random.default_rng((2, start))
@@ -245,50 +245,50 @@ NOT_MEASURED = {  # the same as another row, or not there at all
 # -- measuring, in processes of their own -----------------------------------------------------------------------------
 
 
-def timed(action: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def seconds_of(action: Callable[[], Any]) -> float:
+    start = time.perf_counter()
     action()
-    return time.perf_counter() - started
+    return time.perf_counter() - start
 
 
-def answers(
+def run_queries(
     store: Store, queries: np.ndarray, sources: Sequence[str | None], budget_s: float
 ) -> tuple[list[float], list[Any]]:
     """Seconds and answers, query by query, until the budget is spent."""
-    seconds, found = [], []
+    seconds, results = [], []
     for query, source in zip(queries, sources, strict=True):
-        started = time.perf_counter()
-        found.append(store.search(query, source))
-        seconds.append(time.perf_counter() - started)
+        start = time.perf_counter()
+        results.append(store.search(query, source))
+        seconds.append(time.perf_counter() - start)
         if sum(seconds) > budget_s:
             break
-    return seconds, found
+    return seconds, results
 
 
-def right(found: list[list[str]], expected: list[list[str]]) -> float:
+def recall(results: list[list[str]], expected: list[list[str]]) -> float:
     """Share of the true k nearest that were found."""
-    pairs = list(zip(found, expected, strict=False))
+    pairs = list(zip(results, expected, strict=False))
     return statistics.fmean(len(set(a) & set(b)) / len(b) for a, b in pairs)
 
 
 def measure(name: str, path: Path, data: Data) -> dict[str, float]:
     store = SYSTEMS[name](path)
-    adding = sum(timed(partial(store.add, *part)) for part in data.slices())
-    result = {"add": adding + timed(store.finish)}
+    adding = sum(seconds_of(partial(store.add, *part)) for part in data.slices())
+    result = {"add": adding + seconds_of(store.finish)}
     store.search(data.queries[0], None)
-    seconds, found = answers(store, data.queries, [None] * len(data.queries), 30)
+    seconds, results = run_queries(store, data.queries, [None] * len(data.queries), 30)
     result["search"] = statistics.median(seconds)
-    result["search right"] = right(found, data.right_answers(None))
+    result["search right"] = recall(results, data.right_answers(None))
     if "filtered" not in NOT_MEASURED.get(name, ()):
         different = [f"file{i % SOURCES}.txt" for i in range(len(data.queries))]
-        seconds, found = answers(store, data.queries, different, 30)
+        seconds, results = run_queries(store, data.queries, different, 30)
         result["filtered"] = statistics.median(seconds)
-        seconds, found = answers(store, data.queries, ["file3.txt"] * len(data.queries), 30)
+        seconds, results = run_queries(store, data.queries, ["file3.txt"] * len(data.queries), 30)
         expected = data.right_answers("file3.txt")
         result["repeated"] = statistics.median(seconds[1:] or seconds)
-        result["filtered right"] = right(found, expected)
+        result["filtered right"] = recall(results, expected)
     if "delete" not in NOT_MEASURED.get(name, ()):
-        result["delete"] = timed(lambda: store.delete([f"doc-{i}" for i in range(0, data.count, 100)]))
+        result["delete"] = seconds_of(lambda: store.delete([f"doc-{i}" for i in range(0, data.count, 100)]))
     return result
 
 
@@ -296,16 +296,16 @@ def open_again(name: str, path: Path, data: Data) -> dict[str, float]:
     """Open and answer one query; the imports are done before the clock starts."""
     warm = SYSTEMS[name](path.with_name("other"))  # imports, and nothing that is there
     del warm
-    started = time.perf_counter()
+    start = time.perf_counter()
     SYSTEMS[name](path).search(data.queries[0], None)
-    return {"open": time.perf_counter() - started}
+    return {"open": time.perf_counter() - start}
 
 
 def in_process(task: str, name: str, path: Path, options: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, __file__, "--task", task, "--system", name, "--path", str(path)]
     command += ["--count", str(options.count), "--dimension", str(options.dimension)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    answer: dict[str, float] = json.loads(process.stdout.splitlines()[-1])
     return answer
 
 
@@ -341,12 +341,12 @@ def table(rows: dict[str, dict[str, float]], options: argparse.Namespace) -> str
         "|---|" + "---:|" * len(columns),
     ]
     for name, row in rows.items():
-        cells = [_cell(column, row.get(column)) for column in columns]
+        cells = [_format_cell(column, row.get(column)) for column in columns]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *ratios(rows)])
 
 
-def _cell(column: str, value: float | None) -> str:
+def _format_cell(column: str, value: float | None) -> str:
     if value is None:
         return "–"
     if column == "filtered right":
@@ -355,14 +355,14 @@ def _cell(column: str, value: float | None) -> str:
 
 
 def ratios(rows: dict[str, dict[str, float]]) -> list[str]:
-    ours, chroma = rows["PEGIndex"], rows["LangChain Chroma"]
+    peg, chroma = rows["PEGIndex"], rows["LangChain Chroma"]
     everything, alone = rows["LangChain FAISS (all)"], rows["FAISS IndexFlatIP alone"]
     return [
-        f"* add: {chroma['add'] / ours['add']:.1f} times as fast as Chroma",
-        f"* search: {alone['search'] / ours['search']:.2f} times as fast as FAISS's flat index alone",
-        f"* filtered search (1 % passes): {everything['filtered'] / ours['filtered']:.1f} times as fast as LangChain "
-        f"FAISS fetching everything, {everything['repeated'] / ours['repeated']:.0f} times for a filter used before",
-        f"* open + first query: {chroma['open'] / ours['open']:.1f} times as fast as Chroma",
+        f"* add: {chroma['add'] / peg['add']:.1f} times as fast as Chroma",
+        f"* search: {alone['search'] / peg['search']:.2f} times as fast as FAISS's flat index alone",
+        f"* filtered search (1 % passes): {everything['filtered'] / peg['filtered']:.1f} times as fast as LangChain "
+        f"FAISS fetching everything, {everything['repeated'] / peg['repeated']:.0f} times for a filter used before",
+        f"* open + first query: {chroma['open'] / peg['open']:.1f} times as fast as Chroma",
     ]
 
 
@@ -377,12 +377,12 @@ def million(options: argparse.Namespace) -> str:
             Path(options.folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             path = Path(folder) / "kb"
-            built = in_process("fill", kind, path, options)
-            asked = in_process("ask", kind, path, options)
+            filling = in_process("fill", kind, path, options)
+            search = in_process("ask", kind, path, options)
             lines.append(
-                f"| {kind} | {built['seconds']:.0f} | {built['peak']:.2f} | {asked['open']:.2f} "
-                f"| {asked['median']:.1f} | {asked['slowest']:.1f} | {asked['peak']:.2f} "
-                f"| {100 * asked['right']:.1f} % |"
+                f"| {kind} | {filling['seconds']:.0f} | {filling['peak']:.2f} | {search['open']:.2f} "
+                f"| {search['median']:.1f} | {search['slowest']:.1f} | {search['peak']:.2f} "
+                f"| {100 * search['right']:.1f} % |"
             )
             print(lines[-1], file=sys.stderr, flush=True)
     head = (
@@ -395,26 +395,26 @@ def million(options: argparse.Namespace) -> str:
 
 def fill(kind: str, path: Path, data: Data) -> dict[str, float]:
     store = Peg(path, kind)
-    started = time.perf_counter()
-    waiting: list[Any] = []
+    start = time.perf_counter()
+    parts: list[Any] = []
     for part in data.slices():
-        waiting.append(part)
-        if len(waiting) * SLICE == BULK:
-            ids, texts, vectors, metadatas = zip(*waiting, strict=True)
+        parts.append(part)
+        if len(parts) * SLICE == BULK:
+            ids, texts, vectors, metadatas = zip(*parts, strict=True)
             store.add([*chain(*ids)], [*chain(*texts)], np.concatenate(vectors), [*chain(*metadatas)])
-            waiting = []
-    for part in waiting:
+            parts = []
+    for part in parts:
         store.add(*part)
     store.finish()
-    return {"seconds": time.perf_counter() - started, "peak": peak_gib()}
+    return {"seconds": time.perf_counter() - start, "peak": peak_gib()}
 
 
 def ask(kind: str, path: Path, data: Data) -> dict[str, float]:
     started = time.perf_counter()
     store = Peg(path)
     store.search(data.queries[0], None)
-    opened = time.perf_counter() - started
-    seconds, found = answers(store, data.queries, [None] * len(data.queries), 60)
+    open_s = time.perf_counter() - started
+    seconds, results = run_queries(store, data.queries, [None] * len(data.queries), 60)
     peak = peak_gib()
     best = [(np.empty(0), np.empty(0, dtype=np.int64))] * len(data.queries)
     for start in range(0, data.count, SLICE):
@@ -426,8 +426,8 @@ def ask(kind: str, path: Path, data: Data) -> dict[str, float]:
             best[i] = values[top], ids[top]
     expected = [[f"doc-{i}" for i in ids] for _, ids in best]
     return {
-        "open": opened, "median": 1000 * statistics.median(seconds), "slowest": 1000 * max(seconds), "peak": peak,
-        "right": right(found, expected),
+        "open": open_s, "median": 1000 * statistics.median(seconds), "slowest": 1000 * max(seconds), "peak": peak,
+        "right": recall(results, expected),
     }  # fmt: skip
 
 
@@ -462,17 +462,17 @@ def main() -> None:
     section, text = ("A million", million(options)) if options.million else ("Beside other stores", compare(options))
     print(text)
     if options.write:
-        write_section(section, text)
+        write_section(RESULTS, HEAD, section, text)
 
 
-def write_section(title: str, text: str) -> None:
-    """Replace one section of the results file, keeping the others."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    old = RESULTS.read_text() if RESULTS.exists() else HEAD
-    head, *sections = old.split("\n## ")
-    kept = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip("\n") for part in sections}
-    kept[title] = text
-    RESULTS.write_text(head.rstrip("\n") + "\n" + "".join(f"\n## {name}\n\n{body}\n" for name, body in kept.items()))
+def write_section(file: Path, head: str, title: str, text: str) -> None:
+    """Replace one section of a results file, keeping the others; a new file begins with `head`."""
+    file.parent.mkdir(exist_ok=True)
+    text_before = file.read_text() if file.exists() else head
+    head, *sections = text_before.split("\n## ")
+    bodies = {part.split("\n", 1)[0]: part.split("\n", 1)[1].strip("\n") for part in sections}
+    bodies[title] = text
+    file.write_text(head.rstrip("\n") + "\n" + "".join(f"\n## {name}\n\n{body}\n" for name, body in bodies.items()))
 
 
 if __name__ == "__main__":

@@ -132,9 +132,9 @@ async def one_client(client: httpx.AsyncClient, number: int, until: float, tally
     for kind, method, path, arguments in requests_of(number, model, only):
         if time.monotonic() > until:
             return
-        started = time.perf_counter()
+        start = time.perf_counter()
         response = await client.request(method, path, **arguments)
-        tally.add(kind, response, time.perf_counter() - started)
+        tally.add(kind, response, time.perf_counter() - start)
 
 
 async def load(
@@ -163,9 +163,9 @@ async def flood(url: str, clients: int, model: str) -> Tally:
     async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
 
         async def one(number: int) -> None:
-            started = time.perf_counter()
+            start = time.perf_counter()
             body = {"model": model, "input": [f"{text}{number}" for text in PASSAGES * 8]}
-            tally.add("flood", await client.post("/v1/embeddings", json=body), time.perf_counter() - started)
+            tally.add("flood", await client.post("/v1/embeddings", json=body), time.perf_counter() - start)
 
         await asyncio.gather(*map(one, range(clients)))
     return tally
@@ -181,19 +181,19 @@ def server(store: Path, model: str, max_in_flight: int) -> Iterator[tuple[str, p
             command, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1", "PEG_RAG_API_KEYS": KEY}
         )
         try:
-            yield address(process, log), psutil.Process(process.pid)
+            yield wait_for_address(process, log), psutil.Process(process.pid)
         finally:
             process.terminate()
             process.wait(60)
 
 
-def address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
+def wait_for_address(process: "subprocess.Popen[bytes]", log: IO[str]) -> str:
     give_up = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < give_up:
         log.seek(0)
-        found = re.search(r"running on (http://[\d.]+:\d+)", log.read())
-        if found:
-            return found[1]
+        match = re.search(r"running on (http://[\d.]+:\d+)", log.read())
+        if match:
+            return match[1]
         time.sleep(0.1)
     raise SystemExit("the server did not start")
 
@@ -205,10 +205,10 @@ def demo_store(folder: Path, model: str) -> Path:
     from peg_rag import PEGEncoder, PEGIndex
     from peg_rag.ingest import sync
 
-    packed = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "demo" / "passages.jsonl.gz"
+    archive = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "demo" / "passages.jsonl.gz"
     corpus = folder / "corpus"
     corpus.mkdir()
-    (corpus / "passages.jsonl").write_bytes(gzip.decompress(packed.read_bytes()))
+    (corpus / "passages.jsonl").write_bytes(gzip.decompress(archive.read_bytes()))
     with PEGEncoder(model) as encoder, PEGIndex(folder / "kb", identity=encoder.identity) as index:
         sync(corpus, index, encoder, folder / "kb", model=model)
         print(f"store: {len(index):,} passages, {encoder.identity}")
@@ -270,20 +270,20 @@ def main() -> None:
             # Caches fill and threads start before anything is counted.
             asyncio.run(load(url, args.clients, args.warm_up, process, model, args.only))
             tally, memory = asyncio.run(load(url, args.clients, args.seconds, process, model, args.only))
-            flooded = asyncio.run(flood(url, 2 * args.max_in_flight, model))
+            flood_tally = asyncio.run(flood(url, 2 * args.max_in_flight, model))
             calm = httpx.get(f"{url}/health/ready").status_code
     report(tally, args.seconds, args.clients)
     if args.plot:
         plot(memory, args.seconds, f"peg-rag serve, {args.clients} clients, {args.only}", args.plot)
-    grown = growth(memory)
-    print(f"\nmemory: {min(memory) / 2**20:,.0f} to {max(memory) / 2**20:,.0f} MiB, last quarter / first {grown:.3f}")
+    ratio = growth(memory)
+    print(f"\nmemory: {min(memory) / 2**20:,.0f} to {max(memory) / 2**20:,.0f} MiB, last quarter / first {ratio:.3f}")
     print(f"writes answered 429: {tally.refused_writes:.1%}")
-    print(f"{2 * args.max_in_flight} requests at once, {args.max_in_flight} taken on: {dict(flooded.statuses)}")
-    bad = [status for status in tally.statuses | flooded.statuses if status >= 500]
+    print(f"{2 * args.max_in_flight} requests at once, {args.max_in_flight} taken on: {dict(flood_tally.statuses)}")
+    bad = [status for status in tally.statuses | flood_tally.statuses if status >= 500]
     early = tally.refused_reads and args.clients <= args.max_in_flight
-    failed = bad or early or grown > MAX_GROWTH or tally.refused_writes >= MAX_REFUSED
-    if failed or not flooded.statuses[429] or flooded.without_retry_after or calm != 200:
-        raise SystemExit(f"failed: 5xx {bad}, early 429s {early}, growth {grown:.3f}, then health {calm}")
+    failed = bad or early or ratio > MAX_GROWTH or tally.refused_writes >= MAX_REFUSED
+    if failed or not flood_tally.statuses[429] or flood_tally.without_retry_after or calm != 200:
+        raise SystemExit(f"failed: 5xx {bad}, early 429s {early}, growth {ratio:.3f}, then health {calm}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Outcome:
 
     sqlite: int
     vector_file: int
-    found: list[list[str]]
+    rankings: list[list[str]]
     scores: np.ndarray
 
 
@@ -65,24 +65,24 @@ def measure(corpus: Corpus, storage: Storage, path: Path) -> Outcome:
         index.upsert(corpus.ids, corpus.texts, corpus.vectors)
         index.persist()
         hits = index.search_batch(corpus.queries, k=K)
-        found = [[hit.id for hit in row] for row in hits]
+        rankings = [[hit.id for hit in row] for row in hits]
         scores = np.array([[hit.score for hit in row] for row in hits])  # (queries, K)
     sizes = {file.name.split("-")[0]: file.stat().st_size for file in path.iterdir()}
-    return Outcome(sizes["index.sqlite"], sizes["vectors"], found, scores)
+    return Outcome(sizes["index.sqlite"], sizes["vectors"], rankings, scores)
 
 
-def row(corpus: Corpus, storage: str, outcome: Outcome, exact: Outcome) -> str:
+def format_row(corpus: Corpus, storage: str, outcome: Outcome, exact: Outcome) -> str:
     count = len(corpus.ids)
-    same = np.mean([len(set(a) & set(b)) / K for a, b in zip(outcome.found, exact.found, strict=True)])
+    overlap = np.mean([len(set(a) & set(b)) / K for a, b in zip(outcome.rankings, exact.rankings, strict=True)])
     ranks = [
-        found.index(answer) if answer in found else None
-        for found, answer in zip(outcome.found, corpus.answers, strict=True)
+        ranking.index(answer) if answer in ranking else None
+        for ranking, answer in zip(outcome.rankings, corpus.answers, strict=True)
     ]
     ndcg = np.mean([0.0 if rank is None else 1 / np.log2(rank + 2) for rank in ranks])
     error = abs(outcome.scores - exact.scores).max()
     return (
         f"| {storage} | {outcome.sqlite / count:,.0f} | {outcome.vector_file / count:,.0f} | {error:.5f} "
-        f"| {100 * same:.1f} % | {ndcg:.4f} |"
+        f"| {100 * overlap:.1f} % | {ndcg:.4f} |"
     )
 
 
@@ -104,7 +104,7 @@ def main() -> None:
         "",
         "| storage | SQLite, bytes a passage | vector file | largest error of a score | same ten nearest | nDCG@10 |",
         "|---|---:|---:|---:|---:|---:|",
-        *(row(corpus, storage, outcome, outcomes["float32"]) for storage, outcome in outcomes.items()),
+        *(format_row(corpus, storage, outcome, outcomes["float32"]) for storage, outcome in outcomes.items()),
     ]
     print("\n".join(lines))
     if options.write:

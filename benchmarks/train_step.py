@@ -73,9 +73,9 @@ def token_lengths(rows: int, seed: int = 0) -> np.ndarray:
 
 
 def seconds_of(run: Callable[[], Any]) -> float:
-    started = clock()
+    start = clock()
     run()
-    return clock() - started
+    return clock() - start
 
 
 def gemm_seconds(flops: int) -> float:
@@ -102,12 +102,12 @@ def floor_seconds(queries: torch.Tensor, documents: torch.Tensor, tile: Tile) ->
             torch.mul(vectors, DIM**-0.5, out=unit)
         for at in range(0, len(queries), tile.rows):
             rows = queries[at : at + tile.rows]
-            some = scores[: len(rows)]
+            row_scores = scores[: len(rows)]
             for column in columns:
-                torch.mm(rows, documents[column].T, out=some[:, column])
-                some[:, column].exp_().sum(1)
-            torch.mm(some, documents, out=row_gradient[at : at + tile.rows])
-            column_gradient.addmm_(some.T, rows)
+                torch.mm(rows, documents[column].T, out=row_scores[:, column])
+                row_scores[:, column].exp_().sum(1)
+            torch.mm(row_scores, documents, out=row_gradient[at : at + tile.rows])
+            column_gradient.addmm_(row_scores.T, rows)
         for gradient, unit in ((row_gradient, queries), (column_gradient, documents)):
             gradient.add_(unit)
 
@@ -118,9 +118,9 @@ def best_of(run: Callable[[], Any], repeats: int) -> tuple[float, Any]:
     """Seconds of the fastest run, and its result. The fastest: a shared machine only ever adds time."""
     best, result = float("inf"), None
     for _ in range(repeats):
-        started = clock()
+        start = clock()
         result = run()
-        best = min(best, clock() - started)
+        best = min(best, clock() - start)
     return best, result
 
 
@@ -191,12 +191,13 @@ def peer_stage(
     return run, gradients
 
 
-def assert_same(ours: LossResult, value: float, gradients: tuple[torch.Tensor, torch.Tensor]) -> None:
-    if abs(ours.loss.item() - value) > 1e-4:
-        raise SystemExit(f"the losses differ: ours {ours.loss.item():.6f}, theirs {value:.6f}")
-    for mine, theirs in zip((ours.query_gradient, ours.document_gradient), gradients, strict=True):
-        if (mine - theirs).norm() > 1e-3 * theirs.norm():
-            raise SystemExit(f"the gradients differ by {(mine - theirs).norm() / theirs.norm():.2e} of their length")
+def assert_same(result: LossResult, value: float, gradients: tuple[torch.Tensor, torch.Tensor]) -> None:
+    if abs(result.loss.item() - value) > 1e-4:
+        raise SystemExit(f"the losses differ: ours {result.loss.item():.6f}, theirs {value:.6f}")
+    for gradient, reference in zip((result.query_gradient, result.document_gradient), gradients, strict=True):
+        error = (gradient - reference).norm() / reference.norm()
+        if error > 1e-3:
+            raise SystemExit(f"the gradients differ by {error:.2e} of their length")
 
 
 # ---------------------------------------------------------------------------------------------------- loss stage
@@ -212,26 +213,26 @@ def loss_stage(b: int, grid: list[int], repeats: int, folder: Path) -> dict[str,
     pairs, loss = Pairs.regular(b, NEGATIVES), peer_loss(peer_model(folder))
     tile = Tile.automatic(len(documents), documents.device)
     flops = (6 if tile.keep else 8) * b * len(documents) * DIM
-    mine: list[float] = []
+    own_seconds: list[float] = []
     gemm: list[float] = []
     floor: list[float] = []
-    theirs: dict[str, float] = {}
+    peer_seconds: dict[str, float] = {}
     faster: dict[str, float] = {}
     settings: list[tuple[int, int | None]] = [(rows, None) for rows in grid if rows <= b]
     while settings:
         rows, tokens = settings.pop(0)
         run, gradients = peer_stage(loss, queries, documents, rows, tokens)
-        result = ours(queries, documents, pairs)
+        result = compute_loss(queries, documents, pairs)
         assert_same(result, run(), gradients())
         name = f"mini_batch_size={rows}" + (f", mini_batch_num_tokens={tokens}" if tokens else "")
         turns: list[float] = []
         for _ in range(repeats if rows > GRID[0] else DEFAULT_REPEATS):
             turns.append(seconds_of(run))
-            mine.append(seconds_of(lambda: ours(queries, documents, pairs)))
+            own_seconds.append(seconds_of(lambda: compute_loss(queries, documents, pairs)))
             gemm.append(gemm_seconds(flops))
             floor.append(floor_seconds(queries, documents, tile))
-        theirs[name] = median(turns)
-        faster[name] = median(a / b for a, b in zip(turns, mine[-len(turns) :], strict=True))
+        peer_seconds[name] = median(turns)
+        faster[name] = median(a / b for a, b in zip(turns, own_seconds[-len(turns) :], strict=True))
         if not settings and tokens is None:
             best = min(faster, key=lambda key: faster[key])
             settings = [(int(best.partition("=")[2]), tokens) for tokens in TOKEN_GRID]
@@ -241,21 +242,21 @@ def loss_stage(b: int, grid: list[int], repeats: int, folder: Path) -> dict[str,
         "candidates": len(documents),
         "tile": asdict(tile),
         "loss": result.loss.item(),
-        "ours_s": median(mine),
-        "theirs_s": theirs,
+        "ours_s": median(own_seconds),
+        "theirs_s": peer_seconds,
         "faster": faster,
         "faster_than_default": faster[f"mini_batch_size={GRID[0]}"],
         "faster_than_best": min(faster.values()),
-        "ours_gflops": flops / median(mine) / 1e9,
+        "ours_gflops": flops / median(own_seconds) / 1e9,
         "gemm_gflops": flops / median(gemm) / 1e9,
-        "share_of_gemm": median(a / b for a, b in zip(gemm, mine, strict=True)),
+        "share_of_gemm": median(a / b for a, b in zip(gemm, own_seconds, strict=True)),
         "floor_s": median(floor),
-        "share_of_floor": median(a / b for a, b in zip(floor, mine, strict=True)),
-        "options_cost": dict(_variants(queries, documents, pairs, repeats)),
+        "share_of_floor": median(a / b for a, b in zip(floor, own_seconds, strict=True)),
+        "options_cost": dict(_measure_options(queries, documents, pairs, repeats)),
     }
 
 
-def ours(
+def compute_loss(
     queries: torch.Tensor,
     documents: torch.Tensor,
     pairs: Pairs,
@@ -266,7 +267,9 @@ def ours(
     return tiled_loss(queries, documents, pairs, options, progressive, scratch=SCRATCH)
 
 
-def _variants(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repeats: int) -> list[tuple[str, float]]:
+def _measure_options(
+    queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repeats: int
+) -> list[tuple[str, float]]:
     """How many times as long ours takes with options that the peer does not have; medians of ratios within a turn."""
     n = len(documents)
     texts = Pairs(pairs.positives, pairs.owners, torch.arange(len(queries)) + n, torch.arange(n) // 2)
@@ -285,8 +288,8 @@ def _variants(queries: torch.Tensor, documents: torch.Tensor, pairs: Pairs, repe
     costs = []
     for name, arguments in variants.items():
         turns = [
-            seconds_of(lambda: ours(queries, documents, *arguments))  # noqa: B023
-            / seconds_of(lambda: ours(queries, documents, pairs))
+            seconds_of(lambda: compute_loss(queries, documents, *arguments))  # noqa: B023
+            / seconds_of(lambda: compute_loss(queries, documents, pairs))
             for _ in range(repeats)
         ]
         costs.append((name, median(turns)))
@@ -320,9 +323,9 @@ def memory_of(who: str, b: int, folder: Path) -> int:
         run, _ = peer_stage(loss, queries, documents, int(who), None)
     reset_peak()
     before = resident("VmRSS")
-    kept = run()
+    result = run()
     gradients = 4 * DIM * (len(queries) + len(documents))
-    del kept
+    del result
     return resident("VmHWM") - before - gradients
 
 
@@ -331,22 +334,23 @@ def memory_stage(batches: list[int], repeats: int, folder: Path) -> list[dict[st
     for b in batches:
         peaks: dict[str, list[int]] = {"ours": [], "32": []}
         for _ in range(repeats):
-            for who, found in peaks.items():
+            for who, values in peaks.items():
                 options = ["--measure-memory", who, "--batches", str(b), "--folder", str(folder)]
                 command = [sys.executable, __file__, *options]
                 out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                found.append(int(out.splitlines()[-1]))
-        row: dict[str, Any] = {"queries": b, **{who: median(found) for who, found in peaks.items()}, "peaks": peaks}
+                values.append(int(out.splitlines()[-1]))
+        row: dict[str, Any] = {"queries": b, **{who: median(values) for who, values in peaks.items()}, "peaks": peaks}
         rows.append(row)
         print(
-            f"  B={b}: ours {_megabytes(peaks['ours'])}; theirs at their default {_megabytes(peaks['32'])}; "
+            f"  B={b}: ours {_format_megabytes(peaks['ours'])}; "
+            f"theirs at their default {_format_megabytes(peaks['32'])}; "
             f"ratio of medians {row['ours'] / row['32']:.2f}",
             flush=True,
         )
     return rows
 
 
-def _megabytes(peaks: list[int]) -> str:
+def _format_megabytes(peaks: list[int]) -> str:
     return f"{median(peaks) / 1e6:.0f} MB ({min(peaks) / 1e6:.0f} to {max(peaks) / 1e6:.0f})"
 
 
@@ -399,20 +403,20 @@ def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
         feature_rows([columns[1 + j][i] for i in range(b) for j in range(1 + NEGATIVES)]),
         Pairs.regular(b, NEGATIVES),
     )
-    ours = {
+    own_steps = {
         graphs: CachedStep(encode, ContrastiveObjective(OPTIONS), graphs=graphs, batch_tokens=4096)
         for graphs in ("replay", "keep")
     }
-    theirs = {f"mini_batch_size={size}": peer_loss(model, mini_batch_size=size) for size in (32, 256)}
-    theirs["mini_batch_num_tokens=4096"] = peer_loss(model, mini_batch_num_tokens=4096)
-    seconds = dict.fromkeys([*ours, *theirs], float("inf"))
-    losses, found = {}, {}
+    peer_losses = {f"mini_batch_size={size}": peer_loss(model, mini_batch_size=size) for size in (32, 256)}
+    peer_losses["mini_batch_num_tokens=4096"] = peer_loss(model, mini_batch_num_tokens=4096)
+    seconds = dict.fromkeys([*own_steps, *peer_losses], float("inf"))
+    losses, gradients_by_name = {}, {}
     for _ in range(repeats):  # turn and turn about
-        for name, step in ours.items():
+        for name, step in own_steps.items():
             model.zero_grad()
             took, metrics = best_of(lambda: step(rows), 1)  # noqa: B023
-            seconds[name], losses[name], found[name] = min(seconds[name], took), metrics.loss, gradients()
-        for name, loss in theirs.items():
+            seconds[name], losses[name], gradients_by_name[name] = min(seconds[name], took), metrics.loss, gradients()
+        for name, loss in peer_losses.items():
             model.zero_grad()
 
             def run() -> float:
@@ -421,10 +425,11 @@ def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
                 return float(value.detach())
 
             took, losses[name] = best_of(run, 1)
-            seconds[name], found[name] = min(seconds[name], took), gradients()
-    reference = found["mini_batch_size=32"]
+            seconds[name], gradients_by_name[name] = min(seconds[name], took), gradients()
+    reference = gradients_by_name["mini_batch_size=32"]
     for name in seconds:
-        if abs(losses[name] - losses["replay"]) > 1e-4 or (found[name] - reference).norm() > 1e-2 * reference.norm():
+        error = (gradients_by_name[name] - reference).norm() / reference.norm()
+        if abs(losses[name] - losses["replay"]) > 1e-4 or error > 1e-2:
             raise SystemExit(f"{name}: loss {losses[name]:.6f}, replay {losses['replay']:.6f}, or gradients differ")
     return {
         "queries": b,
@@ -432,7 +437,7 @@ def step_stage(b: int, repeats: int, folder: Path) -> dict[str, Any]:
         "loss": losses["replay"],
         "seconds": seconds,
         "replay_faster_than_default": seconds["mini_batch_size=32"] / seconds["replay"],
-        "replay_faster_than_best": min(seconds[name] for name in theirs) / seconds["replay"],
+        "replay_faster_than_best": min(seconds[name] for name in peer_losses) / seconds["replay"],
         "keep_faster_than_default": seconds["mini_batch_size=32"] / seconds["keep"],
     }
 

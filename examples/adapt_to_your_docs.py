@@ -42,14 +42,14 @@ def write_documents(handbook: RetrievalDataset, folder: Path) -> Path:
 
 def adapt_model(documents: Path, out: Path) -> bool:
     """Adapt `peg-mini`, and return whether it found more in documents that were held out; only then is it saved."""
-    done = adapt(documents, "peg-mini", out, AdaptOptions(held_out=0.2))
-    judgement = done.judgement
+    adaptation = adapt(documents, "peg-mini", out, AdaptOptions(held_out=0.2))
+    judgement = adaptation.judgement
     if judgement is None:
         raise SystemExit("interrupted; run it again to go on")
-    print(f"{done.pairs:,} pairs cut from {done.documents - done.held_out:,} documents, {done.steps} steps")
-    print(
-        f"{len(judgement.before.query_ids)} queries of {done.held_out:,} held-out documents (half of them to choose on)"
-    )
+    training = adaptation.documents - adaptation.held_out
+    queries = len(judgement.before.query_ids)
+    print(f"{adaptation.pairs:,} pairs cut from {training:,} documents, {adaptation.steps} steps")
+    print(f"{queries} queries of {adaptation.held_out:,} held-out documents (half of them to choose on)")
     for metric in ("nDCG@10", "MRR@10", "Recall@10"):
         print(f"  {metric:10} {judgement.before.mean(metric):.3f} → {judgement.after.mean(metric):.3f}")
     print_comparison(judgement.comparison.difference, judgement.comparison.low, judgement.comparison.high)

@@ -57,7 +57,10 @@ def main() -> None:
 
 def show(message: AIMessage | ToolMessage) -> None:
     if isinstance(message, ToolMessage):
-        print("Tool: ", ", ".join(f"[{n}] {found.metadata['source']}" for n, found in enumerate(message.artifact, 1)))
+        print(
+            "Tool: ",
+            ", ".join(f"[{n}] {document.metadata['source']}" for n, document in enumerate(message.artifact, 1)),
+        )
     elif message.tool_calls:
         print("Agent:", *(f"{call['name']}({call['args']})" for call in message.tool_calls))
     else:

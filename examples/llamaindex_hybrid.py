@@ -34,8 +34,8 @@ def main() -> None:
         print(query)
         for mode in MODES:
             retriever = PEGRetriever(store, embed_model, mode=mode, similarity_top_k=3)
-            found = retriever.retrieve(query)
-            print(f"  {mode:12}", "  ".join(f"{hit.metadata['source']} {hit.score:.3f}" for hit in found))
+            nodes = retriever.retrieve(query)
+            print(f"  {mode:12}", "  ".join(f"{hit.metadata['source']} {hit.score:.3f}" for hit in nodes))
         print()
 
 

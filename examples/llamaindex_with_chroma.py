@@ -40,8 +40,8 @@ def open_store(path: str) -> ChromaVectorStore:
 
 
 def search(index: VectorStoreIndex, filters: MetadataFilters | None = None) -> None:
-    for found in index.as_retriever(similarity_top_k=2, filters=filters).retrieve(QUESTION):
-        print(f"  {found.score:.3f}  {found.metadata['topic']}/{found.metadata['source']}")
+    for node in index.as_retriever(similarity_top_k=2, filters=filters).retrieve(QUESTION):
+        print(f"  {node.score:.3f}  {node.metadata['topic']}/{node.metadata['source']}")
 
 
 def main() -> None:

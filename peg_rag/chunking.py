@@ -87,8 +87,8 @@ def split(sections: Iterable[Section], source: str, version: str, chunking: Chun
     repeats: dict[str, int] = {}
     number = 0
     for section in sections:
-        whole = bool(section.cells) and len(section.text) <= _WHOLE_ROW * chunking.characters
-        pieces = [(0, len(section.text))] if whole else list(_split_text(section.text, chunking))
+        is_short_row = bool(section.cells) and len(section.text) <= _WHOLE_ROW * chunking.characters
+        pieces = [(0, len(section.text))] if is_short_row else list(_split_text(section.text, chunking))
         cells = dict(section.cells) if len(pieces) == 1 else _short_cells(section)
         heading = _fit_title(section, cells, len(pieces))
         for start, end in pieces:
@@ -139,14 +139,14 @@ def _short_cells(section: Section) -> dict[str, str]:
 
 def _split_text(text: str, chunking: Chunking) -> Iterator[tuple[int, int]]:
     """(start, end) of the chunks of a text: units packed one after the other, blanks at both ends left out."""
-    waiting: list[tuple[int, int]] = []
+    units: list[tuple[int, int]] = []
     for unit in _split_units(text, 0, len(text), chunking.characters, 0):
-        if waiting and unit[1] - waiting[0][0] > chunking.characters:
-            yield from _strip_blanks(text, waiting[0][0], waiting[-1][1])
-            waiting = _select_overlap(waiting, unit, chunking)
-        waiting.append(unit)
-    if waiting:
-        yield from _strip_blanks(text, waiting[0][0], waiting[-1][1])
+        if units and unit[1] - units[0][0] > chunking.characters:
+            yield from _strip_blanks(text, units[0][0], units[-1][1])
+            units = _select_overlap(units, unit, chunking)
+        units.append(unit)
+    if units:
+        yield from _strip_blanks(text, units[0][0], units[-1][1])
 
 
 def _split_units(text: str, start: int, end: int, longest: int, level: int) -> Iterator[tuple[int, int]]:
@@ -170,13 +170,13 @@ def _select_overlap(
     units: Sequence[tuple[int, int]], following: tuple[int, int], chunking: Chunking
 ) -> list[tuple[int, int]]:
     """The last units of a chunk that the next one repeats: as many as the overlap and its length allow."""
-    kept: list[tuple[int, int]] = []
+    overlap: list[tuple[int, int]] = []
     end = units[-1][1]
     for unit in reversed(units[1:]):
         if end - unit[0] > chunking.overlap or following[1] - unit[0] > chunking.characters:
             break
-        kept.insert(0, unit)
-    return kept
+        overlap.insert(0, unit)
+    return overlap
 
 
 def _strip_blanks(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -198,16 +198,16 @@ def _places_between(places: Sequence[Place], start: int, end: int) -> Iterator[P
 
 def _merge_boxes(places: Sequence[Place]) -> list[Place]:
     """Lines right below one another in one column as one box."""
-    merged: list[Place] = []
+    regions: list[Place] = []
     for place in places:
-        last = merged[-1] if merged else None
+        last = regions[-1] if regions else None
         if last is not None and _is_below(last, place):
             x0, top, x1, bottom = last.box
             box = (min(x0, place.box[0]), min(top, place.box[1]), max(x1, place.box[2]), max(bottom, place.box[3]))
-            merged[-1] = Place(last.start, last.page, box)
+            regions[-1] = Place(last.start, last.page, box)
         else:
-            merged.append(place)
-    return merged
+            regions.append(place)
+    return regions
 
 
 def _is_below(upper: Place, lower: Place) -> bool:

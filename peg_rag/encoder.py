@@ -4,15 +4,16 @@ Texts are tokenised once, sorted by token length and packed into batches of a to
 end, and texts that are equal are encoded once. Work goes in windows of a few thousand texts, so memory beyond the
 result stays bounded however long the corpus is. One encoder serves many threads: a tokenizer is never reconfigured
 after loading (else sharing one fails with "Already borrowed") and a backend runs one batch at a time. The async
-methods put the texts of concurrent callers into shared batches (`peg_rag.microbatching`).
+methods put the texts of concurrent callers into shared batches (`peg_rag.microbatching`). With several devices, batches
+go to worker processes (`peg_rag.backends.pool`); everything else stays as it is.
 """
 
 import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,15 +21,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.backends import Backend, open_backend
-from peg_rag.batching import plan_batches
-from peg_rag.errors import DamagedModel, InvalidInput, PegRagError
+from peg_rag.backends import Backend, name_backend, open_backend
+from peg_rag.batching import Batch, plan_batches
+from peg_rag.errors import DamagedModel, InvalidInput, PegRagError, WorkerDied
 from peg_rag.microbatching import MicroBatcher
 from peg_rag.models import ModelSpec, resolve
 from peg_rag.texts import check_texts, replace_unencodable
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
+
+    from peg_rag.backends.pool import DevicePool
+
+    AnyBackend = Backend | DevicePool
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +62,8 @@ class PEGEncoder:
         model: a hub id, a folder or a bundled name (`peg-mini`); None for `$PEG_RAG_MODEL`, else `TownsWu/PEG`.
         pooling: `cls`, `mean`, `max` or `lasttoken`; None for what the model says (see `peg_rag.models`).
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` for the best there is.
+        devices: several, such as `["cuda:0", "cuda:1"]`, in place of `device`. Each gets a process that loads the
+            weights; see `peg_rag.backends.pool`. One alone is what `device` is, without a process.
         dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`; `int8` where the model
             was exported in it.
         backend: `auto`, `torch` (transformers), `numpy` (static models); `openvino` or `onnx` (transformers exported by
@@ -71,6 +78,7 @@ class PEGEncoder:
     Raises:
         ModelNotAvailable, DamagedModel: see `peg_rag.models.resolve`.
         InvalidInput: an argument is out of range.
+        WorkerDied: with `devices`, a worker process died while it loaded the weights.
     """
 
     def __init__(
@@ -79,6 +87,7 @@ class PEGEncoder:
         *,
         pooling: str | None = None,
         device: str | None = None,
+        devices: Sequence[str] | None = None,
         dtype: str = "auto",
         backend: str = "auto",
         batch_tokens: int | None = None,
@@ -107,12 +116,13 @@ class PEGEncoder:
         self.stats = EncoderStats()
         self._truncate_dim = truncate_dim
         self._batch_tokens = batch_tokens
-        self._backend_options = {"name": backend, "device": device, "dtype": dtype}
-        self._model: tuple[Tokenizer, Backend] | None = None
+        self._devices = _check_devices(device, devices)
+        self._backend_options = {"name": backend, "dtype": dtype}
+        self._model: tuple[Tokenizer, AnyBackend] | None = None
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._closed = False
-        self._batcher = make_batcher()
+        self._batcher = make_batcher(len(self._devices))
         self._get_model()
 
     def encode_queries(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
@@ -120,6 +130,7 @@ class PEGEncoder:
 
         Raises:
             InvalidInput: not a list of strings, or a blank query; the message names the index.
+            WorkerDied: with `devices`, workers died over some of the texts.
         """
         return self._encode_texts(texts, "query", show_progress)
 
@@ -130,6 +141,7 @@ class PEGEncoder:
 
         Raises:
             InvalidInput: not a list of strings; the message names the index.
+            WorkerDied: with `devices`, workers died over some of the texts.
         """
         return self._encode_texts(texts, "document", show_progress)
 
@@ -146,7 +158,7 @@ class PEGEncoder:
         checked = check_texts(texts, what="queries")
         self._check_blank(checked, "query")
         self._check_open()
-        return await self._batcher.run(self.encode_queries, checked)
+        return await encode_together(self._batcher, self.encode_queries, checked, "query")
 
     async def aencode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`encode_documents` off the event loop; see `aencode_queries`. A large call takes turns with the others.
@@ -156,7 +168,7 @@ class PEGEncoder:
         """
         checked = check_texts(texts, what="documents")
         self._check_open()
-        return await self._batcher.run(self.encode_documents, checked)
+        return await encode_together(self._batcher, self.encode_documents, checked, "document")
 
     @property
     def dimension(self) -> int:
@@ -182,7 +194,13 @@ class PEGEncoder:
 
     @property
     def device(self) -> str:
+        """`cpu`, `cuda:1`; of several, all of them: `cuda:0,cuda:1`."""
         return self._get_model()[1].device
+
+    @property
+    def devices(self) -> list[str]:
+        """All devices, one for each worker; in this process, the one."""
+        return self.device.split(",")
 
     @property
     def dtype(self) -> str:
@@ -191,7 +209,8 @@ class PEGEncoder:
     @property
     def backend_name(self) -> str:
         """`torch`, `static` (what `backend="numpy"` opens), `openvino` or `onnx`."""
-        return type(self._get_model()[1]).__name__.removesuffix("Backend").lower()
+        _, backend = self._get_model()
+        return str(getattr(backend, "backend_name", None) or name_backend(backend))
 
     def close(self) -> None:
         """Free the model's memory. A closed encoder refuses to encode, and async calls that still wait fail."""
@@ -221,21 +240,25 @@ class PEGEncoder:
         self._model = None
         self._lock = threading.RLock()
         self._warned = set()
-        self._batcher = make_batcher()
+        self._batcher = make_batcher(len(self._devices))
 
-    def _get_model(self) -> "tuple[Tokenizer, Backend]":
+    def _get_model(self) -> "tuple[Tokenizer, AnyBackend]":
         """Tokenizer and backend, loaded now if this encoder came out of a pickle."""
         with self._lock:
             self._check_open()
             if self._model is None:
-                options = self._backend_options
-                backend = open_backend(
-                    str(options["name"]), self.spec, device=options["device"], dtype=str(options["dtype"])
-                )
+                backend = self._open_backend()
                 tokenizer = load_tokenizer(self.spec)
                 _check_token_ids(tokenizer, backend, self.spec)
                 self._model = tokenizer, backend
             return self._model
+
+    def _open_backend(self) -> "AnyBackend":
+        if len(self._devices) == 1:
+            return open_backend(**self._backend_options, spec=self.spec, device=self._devices[0])
+        from peg_rag.backends.pool import DevicePool
+
+        return DevicePool(**self._backend_options, spec=self.spec, devices=[str(device) for device in self._devices])
 
     def _check_open(self) -> None:
         if self._closed:
@@ -244,28 +267,39 @@ class PEGEncoder:
     def _encode_texts(self, texts: Sequence[str], role: Role, show_progress: bool) -> NDArray[np.float32]:
         checked = check_texts(texts, what="queries" if role == "query" else "documents")
         self._check_blank(checked, role)
-        started = time.perf_counter()
+        start = time.perf_counter()
         prompt = self.spec.query_prompt if role == "query" else self.spec.document_prompt
         places: dict[str, int] = {}  # text → row of its vector: equal texts are encoded once
         rows = np.array([places.setdefault(text, len(places)) for text in checked], dtype=np.intp)
         distinct = np.empty((len(places), self.dimension), dtype=np.float32)
-        with _show_progress(len(places), f"embed {role}s", show_progress) as advance:
-            self._encode_distinct([self._prepare_text(text, prompt) for text in places], distinct, advance)
+        try:
+            with _show_progress(len(places), f"embed {role}s", show_progress) as advance:
+                self._encode_distinct([self._prepare_text(text, prompt) for text in places], distinct, advance)
+        except WorkerDied as error:
+            names = list(places)
+            raise locate_lost_texts(error, [names[row] for row in error.positions], checked, role) from error
         with self._lock:
-            self.stats.seconds += time.perf_counter() - started
+            self.stats.seconds += time.perf_counter() - start
         return distinct if len(distinct) == len(rows) else distinct[rows]
 
     def _encode_distinct(self, texts: list[str], out: NDArray[np.float32], advance: Callable[[int], object]) -> None:
-        """Encode window by window into `out` (n, dimension); `advance` is told how many texts are done."""
+        """Encode into `out` (n, dimension); `advance` is told how many texts are done."""
         tokenizer, backend = self._get_model()
+        batches = self._make_batches(tokenizer, backend, texts)
+        with closing(_embed_batches(backend, batches)) as results:
+            for batch, vectors in results:
+                out[batch.rows] = self._finish_vectors(vectors)
+                advance(len(batch.rows))
+
+    def _make_batches(self, tokenizer: "Tokenizer", backend: "AnyBackend", texts: list[str]) -> Iterator[Batch]:
+        """Batches of the texts, tokenised window by window; the last window's are shared out among the devices."""
         for start in range(0, len(texts), WINDOW_TEXTS):
-            window = texts[start : start + WINDOW_TEXTS]
-            tokens = self._tokenize_texts(tokenizer, window)
+            token_ids = self._tokenize_texts(tokenizer, texts[start : start + WINDOW_TEXTS])
+            is_last = start + WINDOW_TEXTS >= len(texts)
             budget = self._batch_tokens or backend.batch_tokens
-            for batch in plan_batches([len(row) for row in tokens], budget):
-                vectors = backend.embed([tokens[i] for i in batch])  # (rows, model dimension)
-                out[start + batch] = self._finish_vectors(vectors)
-                advance(len(batch))
+            plan = plan_batches(list(map(len, token_ids)), budget, workers=len(self._devices) if is_last else 1)
+            for rows in plan:
+                yield Batch(start + rows, [token_ids[row] for row in rows])
 
     def _prepare_text(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
@@ -329,9 +363,52 @@ class PEGEncoder:
             logger.warning("%s: %s. Further ones are only counted.", self.spec.name, message)
 
 
-def make_batcher() -> MicroBatcher[NDArray[np.float32]]:
-    """What puts the texts of an encoder's concurrent callers together."""
-    return MicroBatcher(np.concatenate, batch_seconds=ASYNC_BATCH_SECONDS)
+def make_batcher(threads: int = 1) -> MicroBatcher[NDArray[np.float32]]:
+    """What puts the texts of an encoder's concurrent callers together; `threads`: batches at a time."""
+    return MicroBatcher(np.concatenate, batch_seconds=ASYNC_BATCH_SECONDS, threads=threads)
+
+
+async def encode_together(
+    batcher: MicroBatcher[NDArray[np.float32]],
+    encode: Callable[[list[str]], NDArray[np.float32]],
+    texts: list[str],
+    role: Role,
+) -> NDArray[np.float32]:
+    """The vectors of texts, (n, dimension), computed in batches with those of concurrent callers."""
+    try:
+        return await batcher.run(encode, texts)
+    except WorkerDied as error:  # its positions are those in a slice of the texts
+        raise locate_lost_texts(error, error.texts, texts, role) from error
+
+
+def locate_lost_texts(error: WorkerDied, lost_texts: Iterable[str], texts: Sequence[str], role: Role) -> WorkerDied:
+    """The error with the places of the lost texts in a caller's list."""
+    lost = set(lost_texts)
+    places = {i: text for i, text in enumerate(texts) if text in lost}
+    what = "queries" if role == "query" else "documents"
+    return WorkerDied(error.reason, what=what, texts=list(places.values()), positions=list(places))
+
+
+def _check_devices(device: str | None, devices: Sequence[str] | None) -> list[str | None]:
+    """The devices to use; a single None for the best there is."""
+    if devices is None:
+        return [device]
+    if device is not None:
+        raise InvalidInput(f"device={device!r} and devices={devices!r}: one of the two is expected")
+    if isinstance(devices, str) or not devices or not all(isinstance(name, str) and name for name in devices):
+        raise InvalidInput(f"devices={devices!r}: a list of names is expected, such as ['cuda:0', 'cuda:1']")
+    return list(devices)
+
+
+def _embed_batches(
+    backend: "AnyBackend", batches: Iterator[Batch]
+) -> Generator[tuple[Batch, NDArray[np.float32]], None, None]:
+    """Each batch with its pooled vectors, (rows, model dimension), in any order."""
+    if hasattr(backend, "embed_batches"):
+        yield from backend.embed_batches(batches, max_rows=WINDOW_TEXTS)
+        return
+    for batch in batches:
+        yield batch, backend.embed(batch.token_ids)
 
 
 @contextmanager
@@ -372,7 +449,7 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
     return tokenizer
 
 
-def _check_token_ids(tokenizer: "Tokenizer", backend: Backend, spec: ModelSpec) -> None:
+def _check_token_ids(tokenizer: "Tokenizer", backend: "AnyBackend", spec: ModelSpec) -> None:
     """Refuse a tokenizer and weights that do not belong together, before a text meets a token without an embedding."""
     special = tokenizer.encode("").ids  # the post-processor has ids of its own
     largest = max([*tokenizer.get_vocab().values(), *special], default=0)

@@ -4,6 +4,8 @@ Each message says what was given, what was expected and the cure. The built-in p
 keep code that already guards against those working unchanged.
 """
 
+_POSITIONS_SHOWN = 5  # of texts, in a message
+
 
 class PegRagError(Exception):
     """The parent of all errors raised on purpose by peg_rag."""
@@ -41,6 +43,10 @@ class ForkedIndex(PegRagError, RuntimeError):
     """The index was opened before a fork; the child has to open its own."""
 
 
+class StoreError(PegRagError, OSError):
+    """The database behind a store cannot be reached or refused a request; the message holds its answer."""
+
+
 class UnsupportedSearch(PegRagError, NotImplementedError):
     """The store behind a retriever cannot do the kind of search that was asked for."""
 
@@ -55,3 +61,26 @@ class DataError(PegRagError, ValueError):
 
 class TrainingError(PegRagError, RuntimeError):
     """Training cannot go on (NaN or infinite loss, a full disk); what was done is saved first."""
+
+
+class WorkerDied(PegRagError, RuntimeError):
+    """A worker process of `PEGEncoder(devices=…)` died while it loaded the model, or workers died over the same texts.
+
+    Attributes:
+        texts: what could not be embedded.
+        positions: the places of these texts in the list that was passed.
+        reason: how the workers died.
+    """
+
+    def __init__(
+        self, reason: str, *, what: str = "texts", texts: list[str] | None = None, positions: list[int] | None = None
+    ) -> None:
+        message = reason
+        if positions:
+            places = ", ".join(f"{what}[{position}]" for position in positions[:_POSITIONS_SHOWN])
+            more = f" and {len(positions) - _POSITIONS_SHOWN} more" if len(positions) > _POSITIONS_SHOWN else ""
+            message = f"{places}{more} could not be embedded: {reason}; leave these out, or set batch_tokens lower"
+        super().__init__(message)
+        self.texts = texts or []
+        self.positions = positions or []
+        self.reason = reason

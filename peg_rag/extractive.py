@@ -79,6 +79,6 @@ def _parse_number(mark: re.Match[str]) -> int:
 def _make_hit(number: str, text: str) -> Hit:
     """A passage as a hit. A first line that is no sentence is the passage's title: it says what the rest is about."""
     body = text.strip()
-    first, _, rest = body.partition("\n")
-    has_title = rest.strip() and not _SENTENCE_END.search(first)
+    first, _, remainder = body.partition("\n")
+    has_title = remainder.strip() and not _SENTENCE_END.search(first)
     return Hit(number, body, score=0.0, metadata={"title": first} if has_title else {})

@@ -38,7 +38,7 @@ def download_model(hub_id: str, revision: str | None) -> tuple[Path, str | None]
     hub = "ModelScope" if from_modelscope else "the hub"
     try:
         folder = download(hub_id.removeprefix(MODELSCOPE), revision)
-        missing = _find_missing_file(folder)
+        missing_file = _find_missing_file(folder)
     except MissingExtra:
         raise
     except Exception as error:  # the clients and what stands in for a hub raise errors of many kinds
@@ -46,9 +46,9 @@ def download_model(hub_id: str, revision: str | None) -> tuple[Path, str | None]
             f"model {hub_id!r} is no folder here, is not in the local hub cache and could not be fetched from {hub} "
             f"({_describe_error(error)}). {ways_out()}"
         ) from error
-    if missing is not None:
+    if missing_file is not None:
         raise ModelNotAvailable(
-            f"model {hub_id!r} is not whole: {missing} is neither in {folder} nor offered by {hub}. {ways_out()}"
+            f"model {hub_id!r} is incomplete: {missing_file} is neither in {folder} nor offered by {hub}. {ways_out()}"
         )
     if from_modelscope:
         return folder, revision
@@ -84,12 +84,12 @@ def _download_from_modelscope(hub_id: str, revision: str | None) -> Path:
         folder = Path(api.download_repo(hub_id, "model", revision=revision, local_files_only=True))
         _check_listing(folder, error)
         return folder
-    wanted = _choose_files([file.path for file in files if file.type != "tree"])
-    entries = [{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files if file.path in wanted]
-    for path in wanted:
+    names = _choose_files([file.path for file in files if file.type != "tree"])
+    entries = [{"Path": file.path, "Size": file.size, "Sha256": file.sha256} for file in files if file.path in names]
+    for path in names:
         inside(Path(hub_id), path, Path(f"{MODELSCOPE}{hub_id}"))
     folder = Path(api.download_repo(hub_id, "model", revision=revision, file_list=entries))
-    write_atomically(folder / _LISTING, json.dumps({"files": sorted(wanted)}).encode())
+    write_atomically(folder / _LISTING, json.dumps({"files": sorted(names)}).encode())
     return folder
 
 
@@ -122,7 +122,9 @@ def _find_missing_file(folder: Path) -> str | None:
         except DamagedModel:
             return None  # whoever opens the model says what is wrong with it
     patterns = (_SAFETENSORS, f"*_StaticEmbedding/{_SAFETENSORS}", _OLD_WEIGHTS)
-    return None if any(any(folder.glob(pattern)) for pattern in patterns) else "model.safetensors"
+    if not any(any(folder.glob(pattern)) for pattern in patterns):
+        return "model.safetensors"
+    return None
 
 
 def _describe_error(error: Exception) -> str:

@@ -167,7 +167,7 @@ def sync(
         InvalidInput: no such folder, or the store holds another folder of that name.
         IndexBusy: another process is syncing into this store.
     """
-    started = time.perf_counter()
+    start = time.perf_counter()
     path = Path(path)
     chunking = chunking or Chunking()
     folder = list_files(path, name)
@@ -181,7 +181,7 @@ def sync(
         job = _Sync(index, encoder, ledger, reader, root, chunking, report, on_progress, len(files))
         job.remove(sorted(ledger.list_sources(root) - set(files)))
         job.refresh(files)
-    report.seconds = time.perf_counter() - started
+    report.seconds = time.perf_counter() - start
     return report
 
 
@@ -208,7 +208,7 @@ class _Sync:
     report: SyncReport
     on_progress: Callable[[Progress], None]
     files: int
-    done: int = 0
+    files_done: int = 0
     is_complete: bool = True  # the index holds as many chunks as the ledger lists
 
     def remove(self, sources: list[str]) -> None:
@@ -231,7 +231,7 @@ class _Sync:
                 file = None
             if file is not None:
                 group.append(file)
-            self.done += 1
+            self.files_done += 1
             self._report_progress()
             if sum(len(file.chunks) for file in group) >= _GROUP_CHUNKS:
                 self._store_files(group)
@@ -242,21 +242,21 @@ class _Sync:
         """The file's chunks, or None where the index already has them."""
         state = path.stat()
         entry = FileEntry(state.st_size, state.st_mtime_ns, "", self.chunking.fingerprint, 0)
-        earlier = self.ledger.get(source)
-        if earlier is not None and self._is_indexed(source, earlier):
-            if (earlier.size, earlier.mtime_ns) == (entry.size, entry.mtime_ns):
+        previous = self.ledger.get(source)
+        if previous is not None and self._is_indexed(source, previous):
+            if (previous.size, previous.mtime_ns) == (entry.size, entry.mtime_ns):
                 self.report.unchanged.append(source)
                 return None
             entry.sha256 = file_digest(path)
-            if entry.sha256 == earlier.sha256:  # touched, not changed
-                entry.chunks = earlier.chunks
+            if entry.sha256 == previous.sha256:  # touched, not changed
+                entry.chunks = previous.chunks
                 self.ledger.put(self.root, {source: entry})
                 self.report.unchanged.append(source)
                 return None
         entry.sha256 = entry.sha256 or file_digest(path)
         chunks = self._read_chunks(source, path, entry.version)
         entry.chunks = len(chunks)
-        return _ChunkedFile(source, entry, chunks, is_new=earlier is None)
+        return _ChunkedFile(source, entry, chunks, is_new=previous is None)
 
     def _is_indexed(self, source: str, entry: FileEntry) -> bool:
         """Whether the index has all chunks of an entry, cut as they would be now.
@@ -310,7 +310,7 @@ class _Sync:
         return np.concatenate(parts)
 
     def _report_progress(self, source: str = "", page: int = 0, pages: int = 0) -> None:
-        self.on_progress(Progress(self.done, self.files, self.report.chunks, source, page, pages))
+        self.on_progress(Progress(self.files_done, self.files, self.report.chunks, source, page, pages))
 
 
 def _decode_name(name: str) -> str:

@@ -28,10 +28,11 @@ from peg_rag import __version__
 from peg_rag.answer import MAX_HITS, THRESHOLD, extract_answer
 from peg_rag.errors import InvalidInput, PegRagError
 from peg_rag.hits import Hit
-from peg_rag.index import PEGIndex, Record
+from peg_rag.index import Record
 from peg_rag.ingest import file_of
 from peg_rag.passages import place_of
 from peg_rag.retriever import Encoder, Mode, Retriever
+from peg_rag.stores import Store
 
 Passage = Hit | Record
 
@@ -123,14 +124,14 @@ class Links:
 
     def url_of(self, passage: Passage) -> str:
         """The link of a passage; a page is its fragment, as PDF viewers take it."""
-        known = passage.metadata
-        own = known.get("url")
-        if isinstance(own, str) and _is_web_address(own):
-            return own
-        base = self._document_url(known.get("source"))
+        metadata = passage.metadata
+        url = metadata.get("url")
+        if isinstance(url, str) and _is_web_address(url):
+            return url
+        base = self._document_url(metadata.get("source"))
         if base is None:
             return f"peg-rag:passage/{quote(passage.id, safe='')}"
-        page = known.get("page")
+        page = metadata.get("page")
         return f"{base}#page={page}" if page else base
 
     def _document_url(self, source: Any) -> str | None:
@@ -160,7 +161,7 @@ class KnowledgeReader:
 
     def __init__(
         self,
-        index: PEGIndex,
+        index: Store,
         encoder: Encoder,
         links: Links | None = None,
         *,
@@ -232,16 +233,16 @@ class KnowledgeReader:
 
     def _read_neighbours(self, passage: Record) -> list[Record]:
         """The passages of the same version of the document, one further on each side than is shown."""
-        known = passage.metadata
-        number = known.get("chunk")
-        if not isinstance(known.get("source"), str) or not isinstance(number, int):
+        metadata = passage.metadata
+        number = metadata.get("chunk")
+        if not isinstance(metadata.get("source"), str) or not isinstance(number, int):
             return [passage]
         where: dict[str, Any] = {
-            "source": known["source"],
+            "source": metadata["source"],
             "chunk": {"$gte": number - _AROUND - 1, "$lte": number + _AROUND + 1},
         }
-        if "version" in known:
-            where["version"] = known["version"]
+        if "version" in metadata:
+            where["version"] = metadata["version"]
         records = self._index.get(where=where)
         # Between two reads the document may have been replaced; the passage itself is at hand.
         by_number = {_chunk_number(record): record for record in [*records, passage]}
@@ -323,9 +324,9 @@ class _Piece:
     def of(cls, passage: Passage) -> Self:
         title = str(passage.metadata.get("title") or "")
         start = passage.metadata.get("start")
-        first, separator, rest = passage.text.partition("\n")
+        first, separator, body = passage.text.partition("\n")
         titled = bool(separator) and first in title
-        return cls(first if titled else "", rest if titled else passage.text, start if isinstance(start, int) else None)
+        return cls(first if titled else "", body if titled else passage.text, start if isinstance(start, int) else None)
 
     def introduced(self) -> str:
         return f"{self.heading}\n{self.text}" if self.heading else self.text

@@ -5,8 +5,8 @@ form the next: no timer is needed, a lone request never waits, and the busier th
 Requests take turns, a slice of their texts at a time, so a large request does not starve small ones. A request that
 was cancelled is dropped before it is computed.
 
-The work runs in one thread, which starts with the first request and ends with the batcher. Requests may come from any
-thread and any event loop. A forked child starts with an empty queue and a thread of its own.
+The work runs in one thread, or one for each device, which start with the requests and end with the batcher. Requests
+may come from any thread and any event loop. A forked child starts with an empty queue and threads of its own.
 """
 
 import os
@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -47,14 +48,15 @@ class _Job(Generic[R]):
     function: BatchFunction[R]
     texts: Sequence[str]
     future: "Future[R]"
+    lock: threading.RLock = field(default_factory=threading.RLock)
     position: int = 0
-    parts: list[R] = field(default_factory=list)
+    parts: dict[int, R] = field(default_factory=dict)  # by the place of the part's first text
 
     @property
     def has_more(self) -> bool:
         return self.position < len(self.texts)
 
-    def take_slice(self, max_characters: int) -> list[str]:
+    def take_slice(self, max_characters: int) -> "_Slice[R]":
         """The next texts: up to so many characters, but at least one text."""
         start = self.position
         size = 0
@@ -63,33 +65,36 @@ class _Job(Generic[R]):
             if self.position > start and size >= max_characters:
                 break
             self.position += 1
-        return list(self.texts[start : self.position])
+        return _Slice(self, start, list(self.texts[start : self.position]))
 
-    def add_part(self, part: R, join: Callable[[list[R]], R]) -> None:
-        """Add the rows of the next texts; the last part completes the result."""
-        if self.future.done():  # cancelled, or an earlier part failed
-            return
-        self.parts.append(part)
-        if sum(map(len, self.parts)) < len(self.texts):
-            return
-        try:
-            result = join(self.parts)
-        except Exception as error:  # out of memory
-            self.fail(error)
-            return
-        if self.future.set_running_or_notify_cancel():
-            self.future.set_result(result)
+    def add_part(self, start: int, part: R, join: Callable[[list[R]], R]) -> None:
+        """Add the rows of the texts from `start` on; the part that was missing last completes the result."""
+        with self.lock:
+            if self.future.done():  # cancelled, or another part failed
+                return
+            self.parts[start] = part
+            if sum(map(len, self.parts.values())) < len(self.texts):
+                return
+            try:
+                result = join([self.parts[start] for start in sorted(self.parts)])
+            except Exception as error:  # out of memory
+                self.fail(error)
+                return
+            if self.future.set_running_or_notify_cancel():
+                self.future.set_result(result)
 
     def fail(self, error: BaseException) -> None:
-        if not self.future.done() and self.future.set_running_or_notify_cancel():
-            self.future.set_exception(error)
+        with self.lock:
+            if not self.future.done() and self.future.set_running_or_notify_cancel():
+                self.future.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
 class _Slice(Generic[R]):
-    """Some texts of a job, as a part of a batch."""
+    """Some texts of a job, from `start` on, as a part of a batch."""
 
     job: _Job[R]
+    start: int
     texts: list[str]
 
 
@@ -100,17 +105,21 @@ class MicroBatcher(Generic[R]):
         join: puts the rows of a request's parts, at least one, together; the result must not share their memory.
         batch_seconds: a batch is as large as the function can process in this time, by the rate of recent batches:
             about what a request may have to wait for one that came before it.
-        name: of the thread.
+        threads: how many batches may run at a time.
+        name: of the threads.
     """
 
     _lock: threading.Lock
     _jobs: deque[_Job[R]]
     _executor: ThreadPoolExecutor
-    _is_running: bool  # the thread has batches to run
+    _running: int  # threads that have batches to run
 
-    def __init__(self, join: Callable[[list[R]], R], *, batch_seconds: float, name: str = "embed") -> None:
+    def __init__(
+        self, join: Callable[[list[R]], R], *, batch_seconds: float, threads: int = 1, name: str = "embed"
+    ) -> None:
         self._join = join
         self._batch_seconds = batch_seconds
+        self._threads = threads
         self._name = name
         self._closed = False
         self.rate = 0.0  # characters per second; 0 until a batch was large enough to measure
@@ -136,25 +145,29 @@ class MicroBatcher(Generic[R]):
         with self._lock:
             if self._closed:
                 raise PegRagError("this queue is closed and takes no more texts; make a new encoder")
-            if not self._is_running:
-                self._executor.submit(self._run_batches)
-                self._is_running = True
+            self._start_thread()
             self._jobs.append(job)
         return job.future
 
     def close(self) -> None:
-        """Finish the requests in the queue, then end the thread."""
+        """Finish the requests in the queue, then end the threads."""
         with self._lock:
             self._closed = True
         self._executor.shutdown()
 
     def _clear_queue(self) -> None:
-        """An empty queue and a thread that starts with the first request; for a new batcher and a forked child."""
+        """An empty queue and threads that start with the requests; for a new batcher and a forked child."""
         self._lock = threading.Lock()
         self._jobs = deque()
-        self._is_running = False
-        # Its idle thread keeps no reference to this object, so a batcher that is dropped takes the thread along.
-        self._executor = ThreadPoolExecutor(1, self._name)
+        self._running = 0
+        # Its idle threads keep no reference to this object, so a batcher that is dropped takes the threads along.
+        self._executor = ThreadPoolExecutor(self._threads, self._name)
+
+    def _start_thread(self) -> None:
+        """Have one more thread run batches, unless all do; with the lock held."""
+        if self._running < self._threads:
+            self._executor.submit(self._run_batches)
+            self._running += 1
 
     def _run_batches(self) -> None:
         """Run until the queue is empty."""
@@ -162,8 +175,11 @@ class MicroBatcher(Generic[R]):
             with self._lock:
                 batch = self._take_batch()
                 if not batch:
-                    self._is_running = False
+                    self._running -= 1
                     return
+                if self._jobs:
+                    with suppress(RuntimeError):  # the batcher is closing, and the threads that run finish the queue
+                        self._start_thread()
             self._run_batch(batch)
 
     def _take_batch(self) -> list[_Slice[R]]:
@@ -179,9 +195,9 @@ class MicroBatcher(Generic[R]):
             if batch and job.function != batch[0].job.function:
                 postponed.append(job)
                 continue
-            texts = job.take_slice(max_characters // _SLICES_PER_BATCH)
-            size += count_characters(texts)
-            batch.append(_Slice(job, texts))
+            part = job.take_slice(max_characters // _SLICES_PER_BATCH)
+            size += count_characters(part.texts)
+            batch.append(part)
             if job.has_more:
                 self._jobs.append(job)
         self._jobs.extendleft(reversed(postponed))
@@ -206,7 +222,7 @@ class MicroBatcher(Generic[R]):
         start = 0
         for part in batch:
             stop = start + len(part.texts)
-            part.job.add_part(rows[start:stop], self._join)
+            part.job.add_part(part.start, rows[start:stop], self._join)
             start = stop
 
     def _retry_one_by_one(self, batch: list[_Slice[R]], error: BaseException) -> None:

@@ -49,8 +49,8 @@ def read_number(settings: dict[str, Any], key: str, file: Path, *, largest: int)
     value = settings.get(key)
     if value is None:
         return None
-    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
-    if isinstance(value, bool) or not whole or not 1 <= value <= largest:
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not is_whole or not 1 <= value <= largest:
         raise DamagedModel(f"{file} has {key}={_quote_value(value)}; a whole number from 1 to {largest} is expected")
     return int(value)
 

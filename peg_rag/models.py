@@ -71,7 +71,7 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
-class _Known:
+class _ModelCard:
     """What a model's card says of it and its folder may not."""
 
     pooling: Pooling
@@ -81,15 +81,15 @@ class _Known:
 
 _BGE_ZH = "为这个句子生成表示以用于检索相关文章："
 _BGE_EN = "Represent this sentence for searching relevant passages: "
-_KNOWN: list[tuple[str, _Known]] = [
-    (r"TownsWu/PEG", _Known("cls")),
-    (r"BAAI/bge-(small|base|large)-zh.*", _Known("cls", query_prompt=_BGE_ZH)),
-    (r"BAAI/bge-(small|base|large)-en.*", _Known("cls", query_prompt=_BGE_EN)),
-    (r"BAAI/bge-.*", _Known("cls")),
-    (r"moka-ai/m3e-.*", _Known("mean")),
-    (r"thenlper/gte-.*-zh", _Known("cls")),
-    (r"thenlper/gte-.*", _Known("mean")),
-    (r"intfloat/(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?", _Known("mean", "query: ", "passage: ")),
+_MODEL_CARDS: list[tuple[str, _ModelCard]] = [
+    (r"TownsWu/PEG", _ModelCard("cls")),
+    (r"BAAI/bge-(small|base|large)-zh.*", _ModelCard("cls", query_prompt=_BGE_ZH)),
+    (r"BAAI/bge-(small|base|large)-en.*", _ModelCard("cls", query_prompt=_BGE_EN)),
+    (r"BAAI/bge-.*", _ModelCard("cls")),
+    (r"moka-ai/m3e-.*", _ModelCard("mean")),
+    (r"thenlper/gte-.*-zh", _ModelCard("cls")),
+    (r"thenlper/gte-.*", _ModelCard("mean")),
+    (r"intfloat/(multilingual-)?e5-(small|base|large)(-v2|-unsupervised)?", _ModelCard("mean", "query: ", "passage: ")),
 ]
 
 
@@ -117,32 +117,32 @@ def resolve(
         InvalidInput: an override is out of range.
     """
     name, path, commit = _locate_folder(model, revision)
-    own = _own_config(path)
-    if isinstance(own.get("name"), str):
-        name = own["name"]  # an exported model keeps the name of the one that it was made from
+    config = _read_config(path)
+    if isinstance(config.get("name"), str):
+        name = config["name"]  # an exported model keeps the name of the one that it was made from
     modules = _read_modules(path)
-    known = next((k for pattern, k in _KNOWN if re.fullmatch(pattern, name, re.IGNORECASE)), None)
-    prompts = _folder_prompts(path, own)
+    card = next((k for pattern, k in _MODEL_CARDS if re.fullmatch(pattern, name, re.IGNORECASE)), None)
+    prompts = _read_prompts(path, config)
     kind = _read_kind(path, modules)
     weights = weight_files(path)
     if kind == "transformer":
         _check_layers(path, weights)
-    limit = _length_limit(path, own, kind)
+    limit = _find_length_limit(path, config, kind)
     if max_length is not None and not 3 <= max_length <= limit:
         raise InvalidInput(f"max_length={max_length}, but {name} takes from 3 to {limit} tokens")
     return ModelSpec(
         name=name,
         path=path,
         kind=kind,
-        pooling=_choose_pooling(name, kind, pooling, own, modules, known, path),
+        pooling=_choose_pooling(name, kind, pooling, config, modules, card, path),
         max_length=max_length or limit,
         dimension=_read_dimension(path, kind),
-        query_prompt=_first_given(query_prompt, prompts.get("query"), known.query_prompt if known else None),
+        query_prompt=_first_given(query_prompt, prompts.get("query"), card.query_prompt if card else None),
         document_prompt=_first_given(
             document_prompt,
             prompts.get("document"),
             prompts.get("passage"),
-            known.document_prompt if known else None,
+            card.document_prompt if card else None,
         ),
         revision=commit,
         fingerprint=_hash_weights(weights),
@@ -160,10 +160,10 @@ def weight_files(path: Path) -> list[Path]:
         if (folder / "model.safetensors").is_file():
             base = folder
             break
-    whole = base / "model.safetensors"
+    single_file = base / "model.safetensors"
     index = base / "model.safetensors.index.json"
-    if whole.is_file():
-        weights = [whole]
+    if single_file.is_file():
+        weights = [single_file]
     elif index.is_file():
         weights = _read_shards(index)
     elif (base / "pytorch_model.bin").is_file():
@@ -239,11 +239,11 @@ def _locate_folder(model: str | Path | None, revision: str | None) -> tuple[str,
 
 def _guess_name(name: str) -> str | None:
     """The name that a user who wrote this one may have meant, or None."""
-    meant = {_keep_letters(bundled): bundled for bundled in BUNDLED}
-    meant |= {_keep_letters(f"TownsWu/{bundled}"): bundled for bundled in BUNDLED}
-    meant |= {_keep_letters(DEFAULT_MODEL): DEFAULT_MODEL, _keep_letters("PEG"): DEFAULT_MODEL}
-    matches = get_close_matches(_keep_letters(name), meant, n=1, cutoff=0.8)
-    guess = meant[matches[0]] if matches else None
+    names = {_keep_letters(bundled): bundled for bundled in BUNDLED}
+    names |= {_keep_letters(f"TownsWu/{bundled}"): bundled for bundled in BUNDLED}
+    names |= {_keep_letters(DEFAULT_MODEL): DEFAULT_MODEL, _keep_letters("PEG"): DEFAULT_MODEL}
+    matches = get_close_matches(_keep_letters(name), names, n=1, cutoff=0.8)
+    guess = names[matches[0]] if matches else None
     return None if guess == name else guess
 
 
@@ -251,14 +251,14 @@ def _keep_letters(name: str) -> str:
     return re.sub(r"[\W_]", "", name).lower()
 
 
-def _own_config(path: Path) -> dict[str, Any]:
-    own = read_object(path / CONFIG_FILE, missing={})
-    if own and own.get("format") != CONFIG_FORMAT:
+def _read_config(path: Path) -> dict[str, Any]:
+    config = read_object(path / CONFIG_FILE, missing={})
+    if config and config.get("format") != CONFIG_FORMAT:
         raise DamagedModel(
-            f"{path / CONFIG_FILE} has format {own.get('format')!r}, this version of peg_rag reads {CONFIG_FORMAT}; "
+            f"{path / CONFIG_FILE} has format {config.get('format')!r}, this version of peg_rag reads {CONFIG_FORMAT}; "
             "update peg_rag"
         )
-    return own
+    return config
 
 
 def _read_modules(path: Path) -> list[dict[str, Any]] | None:
@@ -290,29 +290,29 @@ def _read_kind(path: Path, modules: list[dict[str, Any]] | None) -> Kind:
 def _choose_pooling(
     name: str,
     kind: Kind,
-    asked: str | None,
-    own: dict[str, Any],
+    override: str | None,
+    config: dict[str, Any],
     modules: list[dict[str, Any]] | None,
-    known: _Known | None,
+    card: _ModelCard | None,
     path: Path,
 ) -> Pooling:
-    if asked is not None and asked not in get_args(Pooling):
-        raise InvalidInput(f"pooling={asked!r}, but one of {', '.join(get_args(Pooling))} is expected")
+    if override is not None and override not in get_args(Pooling):
+        raise InvalidInput(f"pooling={override!r}, but one of {', '.join(get_args(Pooling))} is expected")
     if kind == "static":
-        if asked not in (None, "mean"):
-            raise InvalidInput(f"pooling={asked!r}, but {name} is a static model, which always takes the mean")
+        if override not in (None, "mean"):
+            raise InvalidInput(f"pooling={override!r}, but {name} is a static model, which always takes the mean")
         return "mean"
-    found = asked or own.get("pooling") or _modules_pooling(path, modules) or (known and known.pooling)
-    if found is None:
+    pooling = override or config.get("pooling") or _modules_pooling(path, modules) or (card and card.pooling)
+    if pooling is None:
         logger.warning(
             "%s does not say how its token vectors are pooled; CLS is taken, as for PEG. If the model was trained "
             "otherwise, pass pooling='mean' (or what its card says).",
             name,
         )
         return "cls"
-    if found not in get_args(Pooling):
-        raise DamagedModel(f"{path} asks for pooling {found!r}; peg_rag knows {', '.join(get_args(Pooling))}")
-    return cast(Pooling, found)
+    if pooling not in get_args(Pooling):
+        raise DamagedModel(f"{path} asks for pooling {pooling!r}; peg_rag knows {', '.join(get_args(Pooling))}")
+    return cast(Pooling, pooling)
 
 
 def _modules_pooling(path: Path, modules: list[dict[str, Any]] | None) -> str | None:
@@ -329,34 +329,34 @@ def _modules_pooling(path: Path, modules: list[dict[str, Any]] | None) -> str | 
     return "+".join(map(str, mode)) if isinstance(mode, list) else str(mode)
 
 
-def _folder_prompts(path: Path, own: dict[str, Any]) -> dict[str, str]:
+def _read_prompts(path: Path, config: dict[str, Any]) -> dict[str, str]:
     file = path / "config_sentence_transformers.json"
     prompts = read_object(file, missing={}).get("prompts") or {}
     if not isinstance(prompts, dict):
         raise DamagedModel(f"{file} has prompts that are no object; role → prompt is expected")
     prompts = {role: text for role, text in prompts.items() if text}
     for role in ("query", "document"):
-        if f"{role}_prompt" in own:
-            prompts[role] = own[f"{role}_prompt"]
+        if f"{role}_prompt" in config:
+            prompts[role] = config[f"{role}_prompt"]
     for role, text in prompts.items():
         if not isinstance(text, str):
             raise DamagedModel(f"{path} has a prompt for {role!r} that is not a string")
     return prompts
 
 
-def _length_limit(path: Path, own: dict[str, Any], kind: Kind) -> int:
+def _find_length_limit(path: Path, config: dict[str, Any], kind: Kind) -> int:
     """The smallest of the limits that the folder's files name; 512 where none does."""
     sentence_file = path / "sentence_bert_config.json"
     limits = [
-        read_number(own, "max_length", path / CONFIG_FILE, largest=_MAX_LENGTH),
+        read_number(config, "max_length", path / CONFIG_FILE, largest=_MAX_LENGTH),
         read_number(read_object(sentence_file, missing={}), "max_seq_length", sentence_file, largest=_MAX_LENGTH),
-        _tokenizer_limit(path),
+        _read_tokenizer_limit(path),
         _count_positions(path) if kind == "transformer" else None,
     ]
     return min((limit for limit in limits if limit is not None), default=512)
 
 
-def _tokenizer_limit(path: Path) -> int | None:
+def _read_tokenizer_limit(path: Path) -> int | None:
     file = path / "tokenizer_config.json"
     settings = read_object(file, missing={})
     limit = settings.get("model_max_length")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from peg_rag.errors import DataError, MissingExtra
+from peg_rag.processes import end_with_parent, start_module, take_stdout
 from peg_rag.readers import MAX_FILE_BYTES, PartlyRead, Section, read_sections
 
 TIMEOUT_S = 120.0
@@ -99,8 +100,8 @@ class ReaderProcess:
         process = self._ready_process()
         assert process.stdin is not None
         assert process.stdout is not None
-        whole = _start_timer(_LONGEST * self._timeout_s, process)
-        current = _start_timer(self._timeout_s, process)
+        total_timer = _start_timer(_LONGEST * self._timeout_s, process)
+        page_timer = _start_timer(self._timeout_s, process)
         try:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(request)
@@ -109,12 +110,12 @@ class ReaderProcess:
                 message: dict[str, Any] = json.loads(line)
                 if "page" not in message:
                     return message
-                current.cancel()
-                current = _start_timer(self._timeout_s, process)
+                page_timer.cancel()
+                page_timer = _start_timer(self._timeout_s, process)
                 on_page(message["page"], message["pages"])
         finally:
-            current.cancel()
-            whole.cancel()
+            page_timer.cancel()
+            total_timer.cancel()
         self.close()
         return None
 
@@ -128,16 +129,7 @@ class ReaderProcess:
         return self._process
 
     def _start_process(self) -> "subprocess.Popen[bytes]":
-        home = str(Path(__file__).resolve().parent.parent)
-        return subprocess.Popen(
-            # -P: no module is taken from the working directory, which may be the strangers' folder.
-            [sys.executable, "-P", "-m", "peg_rag.reader_process", str(self._memory_bytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C is for the parent, which then closes the pipe
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [home, os.environ.get("PYTHONPATH")]))},
-        )
+        return start_module("peg_rag.reader_process", str(self._memory_bytes), stderr=subprocess.DEVNULL)
 
 
 def _start_timer(seconds: float, process: "subprocess.Popen[bytes]") -> threading.Timer:
@@ -150,13 +142,12 @@ def _start_timer(seconds: float, process: "subprocess.Popen[bytes]") -> threadin
 
 def _serve_requests(memory_bytes: int) -> None:
     """Answer requests, a line each, until the pipe is closed. Whatever a library prints goes to stderr."""
-    _end_with_parent()
+    end_with_parent()
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    replies = take_stdout()
     requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_watch_pipe, args=(requests,), daemon=True).start()
     while True:
@@ -178,20 +169,6 @@ def _watch_pipe(requests: "queue.SimpleQueue[bytes]") -> None:
     for line in sys.stdin.buffer:
         requests.put(line)
     os._exit(0)
-
-
-def _end_with_parent() -> None:
-    """Ask the kernel to kill this process when the thread that started it ends (Linux)."""
-    if sys.platform != "linux":
-        return
-    import ctypes
-
-    parent = os.getppid()
-    set_death_signal = 1  # PR_SET_PDEATHSIG in <sys/prctl.h>
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked
-        os._exit(0)
 
 
 def _limit_time(seconds: float) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn, overload
 
-from peg_rag.errors import DataError
+from peg_rag.errors import DataError, InvalidInput
 from peg_rag.extras import require
 
 BadRows = Literal["raise", "skip", "yield"]
@@ -141,6 +141,40 @@ def parse_csv(
         DataError: a row is bad, and `bad_rows` is `raise`; or the quoting is broken, so that no row can be told.
     """
     return _apply_policy(_parse_csv(stream, place, fields, delimiter, quotes), bad_rows)
+
+
+def list_text_columns(file: Path, extra: str) -> list[str]:
+    """The columns of strings of a Parquet file.
+
+    Raises:
+        DataError: it is not a complete Parquet file.
+        MissingExtra: pyarrow, which the extra `extra` brings, is missing.
+    """
+    pa = require("pyarrow", extra)
+    pq = require("pyarrow.parquet", extra)
+    try:
+        schema = pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
+    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+
+
+def choose_text_column(file: Path, columns: Sequence[str], column: str | None = None) -> str:
+    """The requested column, else `text`, else the only one.
+
+    Raises:
+        InvalidInput: the requested column is not there, or none was requested and there are several.
+    """
+    names = ", ".join(columns) or "none"
+    if column is not None:
+        if column not in columns:
+            raise InvalidInput(f"{file} has no text column {column!r}; it has {names}")
+        return column
+    if "text" in columns:
+        return "text"
+    if len(columns) != 1:
+        raise InvalidInput(f"which column of {file} holds the text? Say column (--column), one of: {names}")
+    return columns[0]
 
 
 def read_parquet(file: Path, extra: str, *, columns: Sequence[str] | None = None) -> Iterator[GoodRow]:

@@ -218,14 +218,33 @@ class Retriever:
         return self.retrieve_batch([query], k=k, mode=mode, where=where)[0]
 
     def retrieve_batch(
-        self, queries: Sequence[str], *, k: int | None = None, mode: Mode | None = None, where: Any = None
+        self,
+        queries: Sequence[str],
+        *,
+        k: int | None = None,
+        mode: Mode | None = None,
+        where: Any = None,
+        vectors: NDArray[np.float32] | None = None,
     ) -> list[list[Hit]]:
-        """`retrieve` for many queries at once: one call to the encoder, one search, one call to the reranker."""
+        """`retrieve` for many queries at once: one call to the encoder, one search, one call to the reranker.
+
+        Args:
+            vectors: the queries' vectors (queries, dimension), where the caller has them; None to encode the queries.
+
+        Raises:
+            InvalidInput: a query is blank or not a string, or there is not one vector for each.
+            UnsupportedSearch: the searcher cannot do this mode.
+        """
         search = self._change_settings(k, mode, where)
         texts = check_texts(queries, what="queries")
+        if vectors is not None and len(vectors) != len(texts):
+            raise InvalidInput(f"{len(vectors):,} vectors for {len(texts):,} queries; one for each is expected")
         if not texts:
             return []
-        vectors = None if search.mode == "lexical" else search.encoder.encode_queries(texts)
+        if search.mode == "lexical":
+            vectors = None
+        elif vectors is None:
+            vectors = search.encoder.encode_queries(texts)
         return search._search_and_rerank(texts, vectors)
 
     async def aretrieve(

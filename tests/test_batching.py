@@ -10,9 +10,10 @@ from peg_rag.errors import InvalidInput
 @given(
     lengths=st.lists(st.integers(0, 600), max_size=200),
     budget=st.integers(1, 2000),
+    workers=st.integers(1, 9),
 )
-def test_every_row_once_longest_first_within_the_budget(lengths: list[int], budget: int) -> None:
-    batches = plan_batches(lengths, budget)
+def test_every_row_once_longest_first_within_the_budget(lengths: list[int], budget: int, workers: int) -> None:
+    batches = plan_batches(lengths, budget, workers=workers)
     flat = [int(i) for batch in batches for i in batch]
     assert sorted(flat) == list(range(len(lengths)))
     sizes = [max(1, lengths[i]) for i in flat]
@@ -20,6 +21,18 @@ def test_every_row_once_longest_first_within_the_budget(lengths: list[int], budg
     for batch in batches:
         longest = max(max(1, lengths[i]) for i in batch)
         assert len(batch) * longest <= budget or len(batch) == 1
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+@pytest.mark.parametrize("rows", [100, 1000, 4096])
+def test_workers_finish_together(rows: int, workers: int) -> None:
+    """Each takes the next batch when it is done with one; the time of a batch is its tokens, padding counted."""
+    lengths = np.random.default_rng(0).lognormal(4.3, 0.7, rows).astype(int) + 2
+    finished_at = np.zeros(workers)
+    budget = 4096
+    for batch in plan_batches(lengths, budget, workers=workers):
+        finished_at[finished_at.argmin()] += len(batch) * lengths[batch].max()
+    assert finished_at.max() - finished_at.min() <= budget / 4
 
 
 def test_padding_is_small_on_texts_of_real_length_spread() -> None:

@@ -16,7 +16,7 @@ from sample_files import pdf, static_model
 
 from peg_rag.cli import main
 from peg_rag.cli.app import VERBS, run
-from peg_rag.cli.console import excerpt, fold, printable
+from peg_rag.cli.console import excerpt, fold_text, printable
 from peg_rag.cli.knowledge import common_terms, render_hit
 from peg_rag.hits import Hit
 
@@ -219,7 +219,11 @@ def test_text_of_documents_cannot_paint_the_terminal(
 
 def test_printing_counts_chinese_as_two_columns() -> None:
     assert printable("a\x1b[2J\tb\n c\u2066") == "a [2J b c"
-    assert [line.plain for line in fold(excerpt("检索增强生成", cells=12), 4).split("\n")] == ["检索", "增强", "生成"]
+    assert [line.plain for line in fold_text(excerpt("检索增强生成", cells=12), 4).split("\n")] == [
+        "检索",
+        "增强",
+        "生成",
+    ]
     assert excerpt("检索增强生成", cells=7).cell_len <= 7
     assert excerpt("前" * 100 + "检索增强", ("检索",), cells=60).plain.endswith("检索增强")
 

@@ -136,6 +136,32 @@ def test_errors_are_chinese(chinese: None, capsys: pytest.CaptureFixture[str], t
     assert "输入的内容用不了" in printed
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["serch", "a"], "没有 'serch' 这个命令，是不是想用 'search', 'serve'？"),
+        (["nonsense"], "没有 'nonsense' 这个命令。"),
+        (["ask"], "缺少参数 'store'。"),
+        (["search", "kb", "q", "-k", "x"], "'-k' 的值不对，应该是整数。"),
+        (["search", "kb", "q", "-k", "0"], "'-k' 的值不对，不能小于 1。"),
+        (["ask", "kb", "q", "--threshold", "3"], "'--threshold' 的值不对，不能大于 1。"),
+        (["search", "kb", "q", "more"], "多出了参数：more。带空格的内容要加引号。"),
+        (
+            ["ask", "kb", "q", "--llm-ur", "x"],
+            "没有 --llm-ur 这个选项，是不是想用：--llm-model, --llm-timeout, --llm-url？",
+        ),
+        (["index", "--store"], "选项 '--store' 后面要写一个值。"),
+        (["index", "a", "--debug=1"], "没有 --debug 这个选项。"),
+    ],
+)
+def test_wrong_arguments_are_answered_in_chinese(
+    arguments: list[str], message: str, chinese: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    printed = re.sub(r"[│\s]", "", capsys.readouterr().err)
+    assert re.sub(r"\s", "", message) in printed
+
+
 def test_english_stays_the_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
     assert run(["ask", "--help"]) == 0

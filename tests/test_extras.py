@@ -98,6 +98,11 @@ PROMISES = {
         "from peg_rag import PEGIndex\n"
         "PEGIndex(None, dimension=8, tokenizer='jieba').upsert(['a'], ['花呗'], np.eye(1, 8))"
     ),
+    "postgres": (
+        "from peg_rag.errors import StoreError; from peg_rag.stores import open_store\n"
+        "try:\n    open_store('postgresql://127.0.0.1:1/none', timeout_s=1)\n"
+        "except StoreError as error:\n    assert 'PostgreSQL at' in str(error), error"
+    ),
     "serve": (
         "from peg_rag import PEGEncoder; from peg_rag.serving.app import create_app\n"
         "assert create_app(PEGEncoder('peg-mini')).openapi()['paths']"

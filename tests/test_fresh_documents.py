@@ -1,19 +1,26 @@
-"""The fresh set of documents and questions is whole, made anew from its words, and fair: a right answer is there."""
+"""The fresh sets of documents are whole, made anew from their words, and fair: a right answer is there."""
 
 import re
 import sys
 import zipfile
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-FRESH = Path(__file__).parent / "data" / "documents-2"
+DATA = Path(__file__).parent / "data"
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-sys.path.insert(0, str(FRESH))
+sys.path.insert(0, str(DATA / "documents-2"))
+sys.path.insert(0, str(DATA / "documents-3"))
 
+import make_documents.content  # noqa: E402
+import make_documents.render  # noqa: E402
+import make_files.content  # noqa: E402
+import make_files.render  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -25,49 +32,97 @@ from answers import (  # noqa: E402
     occurs,
     read_questions,
 )
-from make_documents import render  # noqa: E402
-from make_documents.content import SOURCES, lines_of  # noqa: E402
-
-QUESTIONS = read_questions(FRESH)
-ANSWERABLE = [question for question in QUESTIONS if question.kind != "unanswerable"]
 
 
-def test_there_are_80_questions_of_the_promised_kinds() -> None:
-    counts = Counter(question.kind for question in QUESTIONS)
-    assert len(QUESTIONS) == len({question.id for question in QUESTIONS}) == 80
-    assert {question.split for question in QUESTIONS} == {"fresh"}
+@dataclass(frozen=True, eq=False)
+class FreshSet:
+    """A folder of documents and questions, with the scripts that make its files."""
+
+    name: str
+    content: Any
+    render: Any
+    searches: int  # questions for a cell of a table or a record
+    scans: int
+    unanswerable: int
+
+    @property
+    def files(self) -> Path:
+        return DATA / self.name / "files"
+
+    @property
+    def questions(self) -> list[Question]:
+        return read_questions(DATA / self.name)
+
+
+SETS = (
+    FreshSet("documents-2", make_documents.content, make_documents.render, searches=28, scans=7, unanswerable=14),
+    FreshSet("documents-3", make_files.content, make_files.render, searches=32, scans=8, unanswerable=13),
+)
+each_set = pytest.mark.parametrize("fresh", SETS, ids=lambda fresh: fresh.name)
+each_answerable = pytest.mark.parametrize(
+    ("fresh", "question"),
+    [
+        pytest.param(fresh, question, id=f"{fresh.name}-{question.id}")
+        for fresh in SETS
+        for question in fresh.questions
+        if question.kind != "unanswerable"
+    ],
+)
+needs_fonts = pytest.mark.skipif(
+    not (Path(make_files.render.SANS_FONT).exists() and Path(make_files.render.SCAN_FONT).exists()),
+    reason="needs the fonts of fonts-wqy-zenhei and fonts-wqy-microhei",
+)
+
+
+@each_set
+def test_there_are_80_questions_of_the_promised_kinds(fresh: FreshSet) -> None:
+    questions = fresh.questions
+    counts = Counter(question.kind for question in questions)
+    assert len(questions) == len({question.id for question in questions}) == 80
+    assert {question.split for question in questions} == {"fresh"}
     assert set(counts) == set(KINDS)
-    assert counts["table"] + counts["record"] == 28
-    assert counts["scan"] == 7
-    assert counts["unanswerable"] == 14
+    assert counts["table"] + counts["record"] == fresh.searches
+    assert counts["scan"] == fresh.scans
+    assert counts["unanswerable"] == fresh.unanswerable
 
 
-def test_the_files_are_those_of_the_sources_and_small() -> None:
-    files = list((FRESH / "files").iterdir())
-    assert {file.name for file in files} == set(SOURCES)
+@each_set
+def test_the_files_are_those_of_the_sources_and_small(fresh: FreshSet) -> None:
+    files = list(fresh.files.iterdir())
+    assert {file.name for file in files} == set(fresh.content.SOURCES)
     assert sum(file.stat().st_size for file in files) < 1_500_000
-    assert not {file.name for file in (DOCUMENTS / "files").iterdir()} & set(SOURCES)
 
 
-def test_every_file_is_asked_about() -> None:
-    assert {name for question in QUESTIONS for name in question.files} == set(SOURCES)
+def test_no_two_sets_share_a_file_or_a_question() -> None:
+    folders = (DOCUMENTS / "files", *(fresh.files for fresh in SETS))
+    names = [file.name for folder in folders for file in folder.iterdir()]
+    assert len(names) == len(set(names))
+    questions = [question for fresh in SETS for question in fresh.questions]
+    assert len({question.id for question in questions}) == len({question.question for question in questions}) == 160
 
 
-def test_an_unanswerable_question_names_nothing() -> None:
-    for question in QUESTIONS:
+@each_set
+def test_every_file_is_asked_about(fresh: FreshSet) -> None:
+    assert {name for question in fresh.questions for name in question.files} == set(fresh.content.SOURCES)
+
+
+@each_set
+def test_an_unanswerable_question_names_nothing(fresh: FreshSet) -> None:
+    for question in fresh.questions:
         assert bool(question.files) == bool(question.must) == (question.kind != "unanswerable")
         assert question.must or not (question.must_not or question.beside)
 
 
-@pytest.mark.parametrize("question", ANSWERABLE, ids=lambda question: question.id)
-def test_a_short_stretch_of_the_source_is_a_right_answer(question: Question) -> None:
+@each_answerable
+def test_a_short_stretch_of_the_source_is_a_right_answer(fresh: FreshSet, question: Question) -> None:
     for name in question.files:
-        assert any(judge(question, Reply(text, name)) in ("right", "exact") for text in stretches(name))
+        stretches = stretches_of(fresh.content.lines_of, name)
+        assert any(judge(question, Reply(text, name)) in ("right", "exact") for text in stretches)
 
 
-@pytest.mark.parametrize("question", ANSWERABLE, ids=lambda question: question.id)
-def test_every_pattern_is_about_something_in_the_sources(question: Question) -> None:
-    whole = {name: normalise("\n".join(lines_of(name))) for name in SOURCES}
+@each_answerable
+def test_every_pattern_is_about_something_in_the_sources(fresh: FreshSet, question: Question) -> None:
+    whole = texts_of(fresh)
     for pattern in question.must:
         assert all(occurs(pattern, whole[name]) for name in question.files)
     for pattern in (*question.must_not, *question.beside):
@@ -75,40 +130,61 @@ def test_every_pattern_is_about_something_in_the_sources(question: Question) -> 
         assert any(occurs(pattern, text) for text in whole.values()), f"{pattern} tempts nobody"
 
 
-def test_the_texts_are_made_anew_to_the_byte(tmp_path: Path) -> None:
-    render.make_texts(tmp_path)
-    for file in tmp_path.iterdir():
-        assert file.read_bytes() == (FRESH / "files" / file.name).read_bytes()
+@each_set
+def test_the_texts_are_made_anew_to_the_byte(fresh: FreshSet, tmp_path: Path) -> None:
+    fresh.render.make_texts(tmp_path)
+    for file in made_files(tmp_path):
+        assert file.read_bytes() == (fresh.files / file.name).read_bytes()
 
 
-def test_the_office_files_are_made_anew(tmp_path: Path) -> None:
+@each_set
+def test_the_office_files_are_made_anew(fresh: FreshSet, tmp_path: Path) -> None:
     for module in ("docx", "openpyxl", "pptx"):
         pytest.importorskip(module)
-    render.make_archives(tmp_path)
-    for file in tmp_path.iterdir():
-        with zipfile.ZipFile(file) as new, zipfile.ZipFile(FRESH / "files" / file.name) as kept:
+    fresh.render.make_archives(tmp_path)
+    for file in made_files(tmp_path):
+        with zipfile.ZipFile(file) as new, zipfile.ZipFile(fresh.files / file.name) as kept:
             assert new.namelist() == kept.namelist()
             assert all(new.read(name) == kept.read(name) for name in new.namelist())
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path(render.SANS_FONT).exists(), reason="needs the fonts of fonts-wqy-zenhei")
-@pytest.mark.skipif(not Path(render.SCAN_FONT).exists(), reason="needs the fonts of fonts-wqy-microhei")
-def test_the_pdfs_are_made_anew(tmp_path: Path) -> None:
+@needs_fonts
+@each_set
+def test_the_pdfs_are_made_anew(fresh: FreshSet, tmp_path: Path) -> None:
     pytest.importorskip("reportlab")
+    fresh.render.make_pdfs(tmp_path)
+    for file in made_files(tmp_path):
+        assert texts_of_pages(file) == texts_of_pages(fresh.files / file.name)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path(make_files.render.CHROMIUM).exists(), reason="needs Chromium")
+def test_the_printed_page_is_made_anew(tmp_path: Path) -> None:
+    pytest.importorskip("playwright")
+    name = make_files.render.PRINTED
+    make_files.render.print_page(tmp_path / name)
+    assert texts_of_pages(tmp_path / name) == texts_of_pages(DATA / "documents-3" / "files" / name)
+
+
+def texts_of_pages(path: Path) -> list[str]:
     pdfium = pytest.importorskip("pypdfium2")
-    render.make_pdfs(tmp_path)
-    for file in tmp_path.iterdir():
-        new, kept = (pdfium.PdfDocument(path) for path in (file, FRESH / "files" / file.name))
-        assert texts_of_pages(new) == texts_of_pages(kept)
+    return [page.get_textpage().get_text_bounded() for page in pdfium.PdfDocument(path)]
 
 
-def texts_of_pages(document: Any) -> list[str]:
-    return [page.get_textpage().get_text_bounded() for page in document]
+def made_files(folder: Path) -> list[Path]:
+    files = list(folder.iterdir())
+    assert files
+    return files
 
 
 @cache
-def stretches(name: str) -> list[str]:
+def texts_of(fresh: FreshSet) -> dict[str, str]:
+    return {name: normalise("|".join(fresh.content.lines_of(name))) for name in fresh.content.SOURCES}
+
+
+@cache
+def stretches_of(lines_of: Callable[[str], list[str]], name: str) -> list[str]:
     """All runs of lines of a file that are short enough for an answer."""
     lines = lines_of(name)
     runs = []

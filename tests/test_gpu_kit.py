@@ -14,6 +14,9 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from peg_rag import PEGEncoder
+from peg_rag.training.model.encoder import load_encoder
+from peg_rag.training.model.retromae import HiddenTexts, RetroMAE, draw_visible
+from peg_rag.training.recipe import ModelOptions
 
 KIT = Path(__file__).parents[1] / "train" / "gpu"
 TEXTS = ["花呗怎么换银行卡", "故宫周一闭馆，门票要提前预约。", "差旅报销需要发票和行程单", "好"]
@@ -109,6 +112,46 @@ def test_padding_leaves_out_the_gap(texts: Any) -> None:
     length = int(rows.lengths[0])
     expected = [int(whole[0]), *whole[1:3].tolist(), *whole[6 : length + 1].tolist(), small.SEP]
     assert ids[: len(expected)].tolist() == expected
+
+
+def test_masked_loss_is_that_of_the_package(run: Path, texts: Any, tokenizer_file: Path, tmp_path: Path) -> None:
+    """The same weights, the same hidden tokens and the same places seen."""
+    unpack.write_encoder(tmp_path / "encoder", run, tokenizer_file)
+    package = RetroMAE(load_encoder(ModelOptions(path=str(tmp_path / "encoder"))), small.MASK, 0.5).eval()
+    scorer = small.Scorer(texts, torch.device("cpu"), tokens=64)
+    scorer.load(run / "encoder.safetensors")
+    kit = scorer.model.float()
+    for ours, theirs in ((package.head.transform, kit.head), (package.head.norm, kit.head_norm)):
+        ours.load_state_dict(theirs.state_dict())
+    names = ("attended", "attention_norm", "up", "down", "output_norm")
+    for name in names:
+        getattr(package.decoder, name).load_state_dict(getattr(kit.decoder, name).state_dict())
+    parts = zip(kit.decoder.qkv.weight.chunk(3), kit.decoder.qkv.bias.chunk(3), strict=True)
+    for name, (weight, bias) in zip(("query", "key", "value"), parts, strict=True):
+        getattr(package.decoder, name).load_state_dict({"weight": weight, "bias": bias})
+    ids = texts.pad(texts.rows(np.arange(len(TEXTS))), 510)
+    ordinary = ids > small.MASK
+    hidden = ordinary & (torch.arange(ids.shape[1]) % 3 == 1)
+    words = torch.randint(0, 2**31, (*ids.shape, 2), generator=torch.Generator().manual_seed(2))
+    package_texts = HiddenTexts(ids, ids != small.PAD, ordinary, hidden, words)
+    with torch.no_grad():
+        losses = package(package_texts)
+        loss = small.masked_loss(kit, ids, hidden, draw_visible(package_texts, 0.5), ordinary)
+        visible = small.visible_places(ids, torch.rand(*ids.shape, ids.shape[1]) >= 0.0)
+    assert loss.item() == pytest.approx(
+        float(losses.encoder / hidden.sum() + losses.decoder / ordinary.sum()), abs=1e-3
+    )
+    assert torch.equal(visible, draw_visible(package_texts, 0.0))
+
+
+def test_a_masked_step_leaves_gradients(run: Path, texts: Any) -> None:
+    trainer = small.Scorer(texts, torch.device("cpu"), tokens=64)
+    trainer.load(run / "encoder.safetensors")
+    torch.manual_seed(4)
+    loss = trainer._masked_loss(texts.pad(texts.rows(np.arange(len(TEXTS))), 510))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(trainer.model.get_parameter(f"decoder.{name}.weight").grad.any() for name in ("qkv", "up", "down"))
 
 
 def test_loss_hides_other_answers_of_the_same_question() -> None:

@@ -124,7 +124,7 @@ def test_t_follows_the_positives_as_in_the_package() -> None:
     weights, queries = lab._half_weights(), pack.queries
     for number in range(20):
         rows = lab.rows[16][number]
-        vectors = [lab._vectors(weights, keys[rows], 16) for keys in (queries, lab.positives)]
+        vectors = [lab._encode_rows(weights, keys[rows], 16) for keys in (queries, lab.positives)]
         state.advance((vectors[0] * vectors[1]).sum(1).mean().item(), number / 20)
         assert steps[number] == pytest.approx(state.t, abs=1e-5)
 
@@ -192,7 +192,7 @@ def test_ranking_scores_as_trec_eval() -> None:
     generator = torch.Generator().manual_seed(1)
     queries, documents = torch.randn(5, 8, generator=generator), torch.randn(40, 8, generator=generator)
     answers = torch.tensor([(q, (7 * q + i) % 40, 1 + i % 2) for q in range(5) for i in range(3)])
-    scores = residual.rank(queries, documents, answers, kept=20)
+    scores = residual.rank(queries, documents, answers, depth=20)
     cosines = (queries @ documents.T).tolist()
     run = {str(q): {str(d): cosines[q][d] for d in range(40)} for q in range(5)}
     qrels: dict[str, dict[str, int]] = {}

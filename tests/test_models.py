@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from peg_rag.errors import DamagedModel, InvalidInput, ModelNotAvailable
-from peg_rag.models import _KNOWN, bundled_path, resolve
+from peg_rag.models import _MODEL_CARDS, bundled_path, resolve
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_known_hub_ids(
 
 
 def test_the_table_of_known_ids_starts_with_peg() -> None:
-    assert _KNOWN[0][0] == "TownsWu/PEG"
+    assert _MODEL_CARDS[0][0] == "TownsWu/PEG"
 
 
 def test_the_default_is_peg_and_the_environment_can_change_it(monkeypatch: pytest.MonkeyPatch, tiny_bert: Path) -> None:

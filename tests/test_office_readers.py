@@ -18,6 +18,7 @@ from pptx.util import Inches
 from peg_rag.errors import DataError
 from peg_rag.readers import Section, read_sections
 from peg_rag.readers.docx import format_number
+from peg_rag.readers.tables import table_rows
 from peg_rag.readers.xlsx import format_value
 
 
@@ -314,3 +315,67 @@ def test_real_office_files_are_read(data_dir: Path) -> None:
     titles = {section.title for section in read_sections(folder / "test_wikipedia.html")}
     assert "Microsoft > History > 1972–1985: Founding" in titles
     assert not any("Navigation menu" in title for title in titles)
+    assert merged[-1].cells == {"列A": "相同值", "列B": "相同值", "列C": "独立值"}
+    order = {
+        name: text for s in read_sections(folder / "movie-theater-booking-2024.pdf") for name, text in s.cells.items()
+    }
+    assert order["Cinema"] == "Downtown Multiplex"
+    assert order["Billing Type"] == "Net 30"
+    estimate = read_sections(folder / "REPAIR-2022-INV-001_multipage.pdf")
+    assert any(s.cells.get("Insured name") == "Gabriel Diaz" and s.cells.get("Year") == "2022" for s in estimate)
+
+
+# -- tables -----------------------------------------------------------------------------------------------------------
+
+
+def test_equal_neighbours_are_merged_only_where_the_file_says_so(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    sheet.append(["开始", "结束", "负责人"])
+    sheet.append(["5月1日", "5月1日", "郭楠"])
+    sheet.append(["5月2日", None, "何山"])
+    sheet.merge_cells("A3:B3")
+    book.save(tmp_path / "a.xlsx")
+    document = docx.Document()
+    table = document.add_table(3, 3)
+    for row, texts in enumerate((("开始", "结束", "负责人"), ("5月1日", "5月1日", "郭楠"), ("5月2日", "", "何山"))):
+        for column, text in enumerate(texts):
+            table.cell(row, column).text = text
+    table.cell(2, 0).merge(table.cell(2, 1))
+    document.save(str(tmp_path / "a.docx"))
+    rows = "<tr><td>5月1日<td>5月1日<td>郭楠<tr><td colspan=2>5月2日<td>何山"
+    page = f"<html><body><table><tr><th>开始<th>结束<th>负责人{rows}</table></body></html>"
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    for suffix in ("xlsx", "docx", "html"):
+        first, second = read_sections(tmp_path / f"a.{suffix}")
+        assert first.cells == {"开始": "5月1日", "结束": "5月1日", "负责人": "郭楠"}, suffix
+        assert second.cells == {"开始": "5月2日", "负责人": "何山"}, suffix
+
+
+def test_a_row_of_equal_values_is_no_title() -> None:
+    rows = table_rows([["上午", "下午", "晚上"], ["休息", "休息", "休息"]], merged=[[False] * 3] * 2)
+    assert [row.cells for row in rows] == [(("上午", "休息"), ("下午", "休息"), ("晚上", "休息"))]
+
+
+def test_a_form_keeps_each_name_with_its_value() -> None:
+    form = [
+        ["姓名", "李明", "部门", "财务部"],
+        ["入职日期", "2021-03-01", "岗位", "会计"],
+        ["", "", "联系电话", "8806"],
+        ["备注", "负责华东区", "负责华东区", "负责华东区"],
+    ]
+    merged = [[False] * 4, [False] * 4, [False] * 4, [False, False, True, True]]
+    rows = [dict(row.cells) for row in table_rows(form, merged=merged)]
+    assert rows == [
+        {"姓名": "李明", "部门": "财务部"},
+        {"入职日期": "2021-03-01", "岗位": "会计"},
+        {"联系电话": "8806"},
+        {"备注": "负责华东区"},
+    ]
+    staff = [
+        ["姓名", "部门", "小组", "电话"],
+        ["李明", "财务部", "会计组", "8806"],
+        ["王芳", "人事部", "招聘组", "8807"],
+    ]
+    assert dict(table_rows(staff)[0].cells) == {"姓名": "李明", "部门": "财务部", "小组": "会计组", "电话": "8806"}

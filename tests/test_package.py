@@ -56,6 +56,7 @@ def test_the_version_is_one() -> None:
             "Path('a.html').write_text('<p>一</p>'); list(read_sections(Path('a.html')))",
             "ingest",
         ),
+        ("psycopg", "from peg_rag.stores import open_store; open_store('postgresql:///kb')", "postgres"),
         ("ir_measures", "from peg_rag.evaluation import score_run; score_run({}, {}, ['nDCG@10'])", "eval"),
         ("accelerate", "from peg_rag.training import Recipe, train", "train"),
         ("typer", "import sys; sys.argv = ['peg-rag', '--help']; from peg_rag.cli import main; main()", "cli"),

@@ -1,11 +1,14 @@
 """PDFs made with reportlab: columns, running lines, tables over a page's end, headings, boxes, scans, passwords."""
 
 import io
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
@@ -272,6 +275,31 @@ def test_scans_without_the_extra_say_what_to_install(tmp_path: Path, monkeypatch
     mixed = make_pdf(tmp_path / "b.pdf", picture_page, lambda canvas: write(canvas, 72, 80, "这一页有文字。"))
     with pytest.warns(PartlyRead, match=r"b\.pdf.*扫描件"):
         assert [(s.page, s.text) for s in read_sections(mixed)] == [(2, "这一页有文字。")]
+
+
+def test_the_places_of_a_tilted_scan_are_those_on_the_page() -> None:
+    from peg_rag.readers.layout import Table as PageTable
+    from peg_rag.readers.layout import in_reading_order
+    from peg_rag.readers.ocr import _recognize_lines
+
+    angle = math.radians(3)
+
+    def turn(x: float, y: float) -> tuple[float, float]:
+        return x * math.cos(angle) - y * math.sin(angle), x * math.sin(angle) + y * math.cos(angle)
+
+    names, prices, boxes = ["项目", "成人票", "儿童票"], ["价格", "60元", "30元"], []
+    for row in range(3):
+        for x in (100, 900):
+            y = 1000 + 60 * row
+            boxes.append([turn(x, y), turn(x + 200, y), turn(x + 200, y + 40), turn(x, y + 40)])
+    texts = [text for pair in zip(names, prices, strict=True) for text in pair]
+    result = SimpleNamespace(boxes=np.array(boxes), txts=texts, scores=[0.9] * 6)
+    [table] = in_reading_order(_recognize_lines(result, 1, scale=2.0), 800.0)
+    assert isinstance(table, PageTable)
+    assert table.grid == [["项目", "价格"], ["成人票", "60元"], ["儿童票", "30元"]]
+    corners = np.array(boxes[2:4]).reshape(-1, 2) / 2  # of the second row, in points
+    expected = [*corners.min(axis=0), *corners.max(axis=0)]
+    assert table.rows[1] == pytest.approx(expected, abs=0.1)
 
 
 def test_scans_are_read_where_the_extra_is_there(tmp_path: Path) -> None:

@@ -87,8 +87,9 @@ def test_an_error_that_nobody_expected_is_named_and_the_next_file_is_read(tmp_pa
 
 BUSY = r"""
 import os, re, sys
-from peg_rag.reader_process import _end_with_parent, _limit_time
-_end_with_parent()
+from peg_rag.processes import end_with_parent
+from peg_rag.reader_process import _limit_time
+end_with_parent()
 _limit_time(float(sys.argv[2]))
 os.write(int(sys.argv[1]), b"ready")
 re.match("(a+)+b", "a" * 1000)  # holds the interpreter for ever: no thread of Python's runs beside it

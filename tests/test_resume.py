@@ -20,7 +20,7 @@ from peg_rag.training import Recipe, train
 from peg_rag.training.loss.objective import ContrastiveObjective
 from peg_rag.training.model.encoder import load_encoder
 from peg_rag.training.recipe import ModelOptions, OptimizerOptions
-from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, list_checkpoints, load_checkpoint
+from peg_rag.training.run.checkpoint import Progress, TrainingState, last_checkpoint, list_checkpoints, load_checkpoint
 from peg_rag.training.run.grad_cache import CachedStep
 from peg_rag.training.run.optimizer import build_optimizer
 
@@ -176,7 +176,7 @@ def test_the_state_of_a_version_0_1_checkpoint_is_taken_whole() -> None:
     checkpoint = OLD_RUN / "run" / "stages" / "1-main" / "checkpoint-4"
     encoder = load_encoder(ModelOptions(path=str(checkpoint)))
     options = OptimizerOptions(learning_rate=0.01, weight_decay=0.01)
-    trained = Trained(
+    trained = TrainingState(
         encoder,
         build_optimizer(encoder, options),
         CachedStep(encoder, ContrastiveObjective(), batch_tokens=100),

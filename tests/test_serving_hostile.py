@@ -763,6 +763,13 @@ def test_ten_thousand_bad_requests(guarded: tuple[httpx.Client, Path, RunningSer
                 with contextlib.suppress(Unsatisfiable):  # nothing can be wrong with a request that takes nothing
                     attack(operation, mode, examples if mode is GenerationMode.NEGATIVE else examples // 5)
 
+    for route, body in (  # what a route loads for its first valid request is no leak
+        ("/ask", {"question": "花呗可以更换银行卡吗"}),
+        ("/search", {"query": "花呗"}),
+        ("/v1/rerank", {"query": "花呗", "documents": ["花呗可以更换银行卡", "故宫"]}),
+        ("/v1/chat/completions", {"model": "peg-rag", "messages": [{"role": "user", "content": "花呗能换银行卡吗"}]}),
+    ):
+        print(route, client.post(route, json=body, headers=AUTH).status_code)
     attack_all(30)
     before, files = process.memory_bytes, psutil.Process(process.process.pid).num_fds()
     while sum(count for status, count in counts.items() if status >= 400) < 10_000:

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from peg_rag import PEGIndex, Retriever
 from peg_rag.errors import InvalidInput
+from peg_rag.hits import Hit
 from peg_rag.microbatching import MAX_BATCH_CHARACTERS
 from peg_rag.serving.errors import Busy
 from peg_rag.serving.filenames import MAX_BYTES, sanitize_filename
@@ -24,6 +26,7 @@ from peg_rag.serving.limits.middleware import LimitsMiddleware, Load
 from peg_rag.serving.limits.queues import EmbeddingQueue, Embeddings, InputType, WorkerPool
 from peg_rag.serving.metrics import Metrics
 from peg_rag.serving.settings import ServerSettings
+from peg_rag.serving.state import search_knowledge
 
 KEYS = ["first-key-0123456789", "second-key-0123456789"]
 
@@ -156,6 +159,32 @@ async def occupied(encoder: Held, queue: EmbeddingQueue) -> asyncio.Task[Embeddi
     first = asyncio.create_task(queue.embed(["first"], "document"))
     await asyncio.to_thread(encoder.started.wait, 10)
     return first
+
+
+async def test_concurrent_searches_share_a_batch(held: tuple[Held, EmbeddingQueue]) -> None:
+    encoder, queue = held
+    index = PEGIndex(identity=encoder.letters.identity)
+    index.upsert(["a", "b"], ["abc", "xyz"], encoder.letters.encode_documents(["abc", "xyz"]))
+    knowledge = SimpleNamespace(
+        search=lambda query, *, mode, k, vectors: Retriever(index, encoder.letters, None).retrieve_batch(
+            [query], k=k, mode=mode, vectors=vectors
+        )[0]
+    )
+    pool = WorkerPool("searches", 2, 100)
+    state = SimpleNamespace(embedding_queue=queue, searches=pool)
+
+    def search(query: str, mode: str = "hybrid") -> asyncio.Task[list[Hit]]:
+        return asyncio.create_task(search_knowledge(state, knowledge, query, mode=mode, k=1))  # type: ignore[arg-type]
+
+    first = search("ab")
+    await asyncio.to_thread(encoder.started.wait, 10)
+    others = [search("xy") for _ in range(20)]
+    lexical = await search("abc", "lexical")  # needs no vector
+    encoder.go.set()
+    assert [hit.id for hit in await first + lexical] == ["a", "a"]
+    assert {hits[0].id for hits in await asyncio.gather(*others)} == {"b"}
+    assert encoder.batches == [["ab"], ["xy"] * 20]
+    pool.close()
 
 
 async def test_waiting_requests_share_a_batch_and_get_their_own_vectors(

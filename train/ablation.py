@@ -43,9 +43,9 @@ def run(name: str, overrides: list[str], seed: int, out: Path) -> tuple[Path, di
     folder = out / f"{name.replace(' ', '_').replace('+', 'plus')}-{seed}"
     shutil.rmtree(folder, ignore_errors=True)
     recipe = Recipe.load(RECIPE, [*overrides, f"seed={seed}", f"output_dir={folder}"])
-    started = time.perf_counter()
+    start = time.perf_counter()
     result = train(recipe, show_progress=True)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - start
     return folder, {"seconds": round(seconds, 1), "validation": result.stages[-1].scores["ndcg@10_by_file"]}
 
 
@@ -55,13 +55,13 @@ def batch_overrides(queries: int, rate: float) -> list[str]:
 
 
 def best_rate(runs: Runs, queries: int) -> float:
-    found = [row for row in runs if row["kind"] == "rate" and row["queries"] == queries]
-    return float(max(found, key=lambda row: row["validation"])["rate"])
+    candidates = [row for row in runs if row["kind"] == "rate" and row["queries"] == queries]
+    return float(max(candidates, key=lambda row: row["validation"])["rate"])
 
 
 def best_batch(runs: Runs) -> int:
-    found = [row for row in runs if row["kind"] == "rate"]
-    return int(max(found, key=lambda row: row["validation"])["queries"])
+    candidates = [row for row in runs if row["kind"] == "rate"]
+    return int(max(candidates, key=lambda row: row["validation"])["queries"])
 
 
 def search_rates(runs: Runs, out: Path, extra: list[str]) -> None:
@@ -155,8 +155,8 @@ def draw(summary: dict[str, Summary], file: Path) -> None:
     for axis, (title, values) in zip(axes, columns.items(), strict=True):
         means, spreads = [np.mean(v) for v in values], [np.std(v, ddof=1) if len(v) > 1 else 0 for v in values]
         axis.errorbar(means, places, xerr=spreads, fmt="o", capsize=3)
-        for place, some in zip(places, values, strict=True):
-            axis.plot(some, [place] * len(some), "|", color="grey")
+        for place, seed_values in zip(places, values, strict=True):
+            axis.plot(seed_values, [place] * len(seed_values), "|", color="grey")
         axis.set(title=title, xlabel="nDCG@10 (mean ± deviation over seeds)", yticks=places, yticklabels=list(summary))
         axis.grid(axis="x", alpha=0.3)
     axes[0].invert_yaxis()

@@ -32,14 +32,14 @@ def main() -> None:
     options = parser.parse_args()
     data = Path(os.environ.get("PEG_DATA", ROOT.parent / "shared" / "data"))
     news = load_beir(data / "eval" / "news-xwlb")
-    started = time.process_time()
+    start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         texts = Path(folder) / "texts.txt"
         texts.write_text("\n".join(news.corpus.values()), encoding="utf-8")
-        done = adapt(texts, options.model, Path(folder) / "model", show_progress=True)
-        seconds = time.process_time() - started
-        results = score(news, {"before": options.model, "after": done.folder if done.saved else options.model})
-    report = table(results, done, seconds)
+        outcome = adapt(texts, options.model, Path(folder) / "model", show_progress=True)
+        seconds = time.process_time() - start
+        results = score(news, {"before": options.model, "after": outcome.folder if outcome.saved else options.model})
+    report = table(results, outcome, seconds)
     print(report)
     if options.write:
         write_atomically(RESULTS, report.encode())
@@ -55,27 +55,28 @@ def score(news: RetrievalDataset, models: dict[str, Path]) -> list[Evaluation]:
     return results
 
 
-def table(results: list[Evaluation], done: Adaptation, seconds: float) -> str:
+def table(results: list[Evaluation], outcome: Adaptation, seconds: float) -> str:
     rows = [f"| {r.system} | {' | '.join(f'{r.mean(metric):.4f}' for metric in METRICS)} |" for r in results]
-    named = {result.system: result for result in results}
-    found, judgement = compare([named["before"]], [named["after"]]), done.judgement
+    by_system = {result.system: result for result in results}
+    gain, judgement = compare([by_system["before"]], [by_system["after"]]), outcome.judgement
     assert judgement is not None
     return f"""# Adapting to news without labels
 
-`python train/adapt_news.py --write`: a static model trained without news, adapted to the {done.documents:,} texts of
-`eval/news-xwlb`; {len(named["after"].query_ids):,} headlines, never seen, are asked.
+`python train/adapt_news.py --write`: a static model trained without news, adapted to the {outcome.documents:,} texts of
+`eval/news-xwlb`; {len(by_system["after"].query_ids):,} headlines, never seen, are asked.
 
 | | {" | ".join(METRICS)} |
 |---|{"---:|" * len(METRICS)}
 {chr(10).join(rows)}
 
-nDCG@10 of the model alone: **{100 * found.difference:+.1f} points** (95 % interval {100 * found.low:+.1f} to
-{100 * found.high:+.1f}, p = {found.p:.4f}, permutation test paired over queries; {found.wins} queries won,
-{found.losses} lost).
+nDCG@10 of the model alone: **{100 * gain.difference:+.1f} points** (95 % interval {100 * gain.low:+.1f} to
+{100 * gain.high:+.1f}, p = {gain.p:.4f}, permutation test paired over queries; {gain.wins} queries won,
+{gain.losses} lost).
 
-{done.pairs:,} pairs cut from {done.documents - done.held_out:,} texts, {done.steps} steps, {judgement.share:.2f} of the
-trained weights; {seconds:.0f} s of processor time in all. On the sentences cut from {done.held_out:,} held-out texts,
-which decide whether a model is saved: nDCG@10 {judgement.before.mean():.4f} before, {judgement.after.mean():.4f} after.
+{outcome.pairs:,} pairs cut from {outcome.documents - outcome.held_out:,} texts, {outcome.steps} steps,
+{judgement.share:.2f} of the trained weights; {seconds:.0f} s of processor time in all. On the sentences cut from
+{outcome.held_out:,} held-out texts, which decide whether a model is saved: nDCG@10 {judgement.before.mean():.4f}
+before, {judgement.after.mean():.4f} after.
 """
 
 

@@ -56,13 +56,13 @@ class Task:
     @classmethod
     def of(cls, recipe: Recipe) -> "Task":
         torch.manual_seed(0)
-        cache = fresh(expand_path(recipe.cache_dir))
+        cache = empty_folder(expand_path(recipe.cache_dir))
         encoder = build_encoder(recipe.model, recipe.stages[0].data.sources, cache)
-        started = time.perf_counter()
+        start = time.perf_counter()
         files = load_pairs(recipe.stages[0].data.sources, encoder.tokenizer, cache)
         split = split_rows(files, recipe.validation)
-        preparation_s = time.perf_counter() - started
-        rows = {file.name: pair_texts(file, mine) for file, mine in zip(files, split.training, strict=True)}
+        preparation_s = time.perf_counter() - start
+        rows = {file.name: pair_texts(file, indices) for file, indices in zip(files, split.training, strict=True)}
         validation = retrieval_validation(files, split, recipe.validation.distractors)
         assert validation is not None
         folder = Path(recipe.output_dir) / "words"
@@ -79,7 +79,7 @@ class Task:
         return float(np.mean([values[files == number].mean() for number in np.unique(files)]))
 
 
-def ours(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int) -> float:
+def train_ours(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int) -> float:
     """Train → seconds of the training loop."""
     overrides = {
         "output_dir": str(out),
@@ -95,7 +95,7 @@ def ours(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int
     return float(next(entry["train_runtime"] for entry in history if "train_runtime" in entry))
 
 
-def theirs(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int) -> float:
+def train_theirs(task: Task, out: Path, queries: int, rate: float, steps: int, seed: int) -> float:
     """The same by their trainer."""
     from datasets import Dataset
     from sentence_transformers import (
@@ -136,30 +136,31 @@ def theirs(task: Task, out: Path, queries: int, rate: float, steps: int, seed: i
 
 def their_rows(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     """A column for each negative; a row that has fewer repeats its own, one without borrows an answer."""
-    made = []
+    filled_rows = []
     for i, row in enumerate(rows):
         negatives = row["negatives"] or [rows[i - 1]["positive"]]
-        some = itertools.islice(itertools.cycle(negatives), NEGATIVES)
-        columns = {f"negative_{n}": text for n, text in enumerate(some)}
-        made.append({"anchor": row["query"], "positive": row["positive"], **columns})
-    return made
+        repeated = itertools.islice(itertools.cycle(negatives), NEGATIVES)
+        columns = {f"negative_{n}": text for n, text in enumerate(repeated)}
+        filled_rows.append({"anchor": row["query"], "positive": row["positive"], **columns})
+    return filled_rows
 
 
-TRAINERS = {"sentence-transformers": theirs, "peg-rag": ours}
+TRAINERS = {"sentence-transformers": train_theirs, "peg-rag": train_ours}
 
 
-def timed(side: str, task: Task, out: Path, queries: int, rate: float, seed: int, seconds: float) -> dict[str, Any]:
+def train_for(side: str, task: Task, out: Path, queries: int, rate: float, seed: int, seconds: float) -> dict[str, Any]:
     """Train for so many seconds: two probes tell how many steps fit, so that the learning rate falls to 0 in time."""
-    few, more = (TRAINERS[side](task, fresh(out / "probe"), queries, rate, steps, seed) for steps in PROBE_STEPS)
-    one = (more - few) / (PROBE_STEPS[1] - PROBE_STEPS[0])
-    start_s = max(few - PROBE_STEPS[0] * one, 0.0)
-    steps = max(int((seconds - start_s) / one), 2)
-    taken = TRAINERS[side](task, fresh(out / side), queries, rate, steps, seed)
-    result = {"steps": steps, "pairs": steps * queries, "seconds": round(taken, 1)}
+    run = TRAINERS[side]
+    short_s, long_s = (run(task, empty_folder(out / "probe"), queries, rate, steps, seed) for steps in PROBE_STEPS)
+    step_s = (long_s - short_s) / (PROBE_STEPS[1] - PROBE_STEPS[0])
+    start_s = max(short_s - PROBE_STEPS[0] * step_s, 0.0)
+    steps = max(int((seconds - start_s) / step_s), 2)
+    loop_s = run(task, empty_folder(out / side), queries, rate, steps, seed)
+    result = {"steps": steps, "pairs": steps * queries, "seconds": round(loop_s, 1)}
     return result | {"validation": task.score(out / side)}
 
 
-def fresh(folder: Path) -> Path:
+def empty_folder(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder
@@ -179,12 +180,14 @@ def main() -> None:
     for side, queries, rate in itertools.product(SIDES, BATCHES, RATES):
         key = {"kind": "search", "side": side, "queries": queries, "rate": rate}
         if not runs.has(key):
-            runs.add(key | timed(side, task, arguments.out, queries, rate, 0, arguments.seconds / 3))
+            runs.add(key | train_for(side, task, arguments.out, queries, rate, 0, arguments.seconds / 3))
     for side in SIDES:
         searched = [row for row in runs if row["kind"] == "search" and row["side"] == side]
         finalists = sorted(searched, key=validation, reverse=True)[:FINALISTS]
-        tried = [in_full(runs, task, arguments, sets, side, row["queries"], row["rate"], SEEDS[0]) for row in finalists]
-        best = max(tried, key=validation)
+        finals = [
+            in_full(runs, task, arguments, sets, side, row["queries"], row["rate"], SEEDS[0]) for row in finalists
+        ]
+        best = max(finals, key=validation)
         for seed in SEEDS[1:]:
             in_full(runs, task, arguments, sets, side, best["queries"], best["rate"], seed)
     write_table(runs)
@@ -205,7 +208,7 @@ def in_full(
     if not runs.has(key):
         before = {"preparation": task.preparation_s if side == "peg-rag" else 0.0}
         seconds = arguments.seconds - before["preparation"]
-        result = timed(side, task, arguments.out, queries, rate, seed, seconds)
+        result = train_for(side, task, arguments.out, queries, rate, seed, seconds)
         runs.add(key | before | result | {"eval": scores(StaticModel.load(arguments.out / side, task.words), sets)})
     return next(row for row in runs if key.items() <= row.items())
 

@@ -107,10 +107,10 @@ def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def swap_positives(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A fifth of the rows that are trained on gets the positive of another of them."""
     keys = np.array([text_key(row["query"]) for row in rows], dtype=np.int64)
-    trained = np.flatnonzero(~in_validation(keys, VALIDATION_SHARE))
-    chosen = np.random.default_rng(0).permutation(trained)[: int(NOISE * len(trained))]
+    training_rows = np.flatnonzero(~in_validation(keys, VALIDATION_SHARE))
+    noisy_rows = np.random.default_rng(0).permutation(training_rows)[: int(NOISE * len(training_rows))]
     noisy = [dict(row) for row in rows]
-    for row, other in zip(chosen.tolist(), np.roll(chosen, 1).tolist(), strict=True):
+    for row, other in zip(noisy_rows.tolist(), np.roll(noisy_rows, 1).tolist(), strict=True):
         noisy[row]["positive"] = rows[other]["positive"]
     return noisy
 
@@ -155,14 +155,14 @@ class Experiment:
             folder = self._out / "run"
             shutil.rmtree(folder, ignore_errors=True)
             pairs = self._out / FOLDERS.get(arm, "noisy" if noise else "clean")
-            started = time.process_time()
+            start = time.process_time()
             result = train(build_recipe(pairs, arm, overrides, temperature, seed, folder), show_progress=True)
-            seconds = round(time.process_time() - started, 1)
+            seconds = round(time.process_time() - start, 1)
             validation = result.stages[-1].scores["ndcg@10_by_file"]
-            self._runs.add(key | {"validation": validation, "seconds": seconds, "eval": self._score(folder)})
+            self._runs.add(key | {"validation": validation, "seconds": seconds, "eval": self._score_sets(folder)})
         return next(float(row["validation"]) for row in self._runs if key.items() <= row.items())
 
-    def _score(self, folder: Path) -> dict[str, float]:
+    def _score_sets(self, folder: Path) -> dict[str, float]:
         if self._sets is None or self._words is None:
             self._sets = chinese_sets(data_folder())
             self._words = Words(folder / "tokenizer.json")

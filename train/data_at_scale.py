@@ -144,7 +144,9 @@ def build_batches(files: list[PairFile], steps: int) -> StepBatches:
     rows: list[Ints] = [file.usable for file in files]
     sources = [SourceRows(file.name, file.query_keys, file.positive_keys) for file in files]
     plan = BatchPlan(sources, batch=BATCH, steps=steps, alpha=1.0)
-    return StepBatches(files, rows, plan, steps=steps, negatives=0, rank=0, world=1, known=KnownPositives(files))
+    return StepBatches(
+        files, rows, plan, steps=steps, negatives=0, rank=0, world=1, known_positives=KnownPositives(files)
+    )
 
 
 def main() -> None:

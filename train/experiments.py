@@ -66,10 +66,10 @@ class Words:
         self._known: dict[str, NDArray[np.int32]] = {}
 
     def ids(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        for start in range(0, len(new), 5_000):
-            some = new[start : start + 5_000]
-            for text, encoding in zip(some, self._tokenizer.encode_batch_fast(some, False), strict=True):
+        new_texts = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for start in range(0, len(new_texts), 5_000):
+            batch = new_texts[start : start + 5_000]
+            for text, encoding in zip(batch, self._tokenizer.encode_batch_fast(batch, False), strict=True):
                 self._known[text] = np.array(encoding.ids or [0], dtype=np.int32)
         return [self._known[text] for text in texts]
 

@@ -37,12 +37,12 @@ def known_runs(file: Path) -> set[int]:
     return {run for line in read_lines(file) for run in runs(json.loads(line)["positive"], RUN)}
 
 
-def permitted_domain(text: str, known: dict[str, set[int]]) -> str | None:
+def permitted_domain(text: str, runs_by_source: dict[str, set[int]]) -> str | None:
     """The domain of a passage that is known to come from a permitted source; None for all others."""
-    seen = Counter(name for run in runs(text, 1) for name, some in known.items() if run in some)
-    if seen[RESEARCH_ONLY]:
+    shared_runs = Counter(name for run in runs(text, 1) for name, hashes in runs_by_source.items() if run in hashes)
+    if shared_runs[RESEARCH_ONLY]:
         return None
-    source, hits = max(((name, seen[name]) for name in PERMITTED), key=lambda item: item[1])
+    source, hits = max(((name, shared_runs[name]) for name in PERMITTED), key=lambda item: item[1])
     if hits >= 2:
         return PERMITTED[source]
     return "law" if _ARTICLE.search(text) else None
@@ -50,9 +50,9 @@ def permitted_domain(text: str, known: dict[str, set[int]]) -> str | None:
 
 def text_documents(data: Path) -> Iterator[tuple[str, TextDocument]]:
     names = [*PERMITTED, RESEARCH_ONLY]
-    known = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
+    runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
     for text in tqdm(read_lines(data / "text" / "zh.txt.zst"), desc="passages", mininterval=5):
-        if domain := permitted_domain(text, known):
+        if domain := permitted_domain(text, runs_by_source):
             yield domain, TextDocument.of(text)
 
 
@@ -64,8 +64,8 @@ def main() -> None:
     documents: dict[str, list[TextDocument]] = {}
     for domain, document in text_documents(arguments.data):
         documents.setdefault(domain, []).append(document)
-    for domain, some in sorted(documents.items()):
-        write(arguments.out / f"{domain}-sentences.jsonl", list(pairs_from(some, ["sentence"])))
+    for domain, domain_documents in sorted(documents.items()):
+        write(arguments.out / f"{domain}-sentences.jsonl", list(pairs_from(domain_documents, ["sentence"])))
 
 
 def write(file: Path, pairs: list[TextPair]) -> None:

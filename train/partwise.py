@@ -189,8 +189,8 @@ def main() -> None:
     lines = [
         "# What a discriminator over parts tells",
         "",
-        "Made by `train/partwise.py` (`peg_rag.partwise`, `peg-mini`). No number was chosen on these sets; that foreign "
-        "texts like the documents have to be left out was learned on science-csl (0.427 before).",
+        "Made by `train/partwise.py` (`peg_rag.partwise`, `peg-mini`). No number was chosen on these sets; that "
+        "foreign texts like the documents have to be left out was learned on science-csl (0.427 before).",
         "",
         "## Questions outside the documents",
         "",

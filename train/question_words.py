@@ -43,21 +43,21 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("PEG_DATA", REPO.parent / "shared" / "data")))
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    asked: Counter[str] = Counter()
-    kept: Counter[str] = Counter()
+    question_counts: Counter[str] = Counter()
+    answer_counts: Counter[str] = Counter()
     for name in SOURCES:
         rows = [row for _, row in read_rows(options.data / "pairs" / f"{name}.jsonl.zst") if not isinstance(row, str)]
         for row in rows[:MOST_PAIRS]:
             answer = fold(row["positive"])
             for token in set(tokens_of(fold(row["query"]))):
-                asked[token] += 1
-                kept[token] += token in answer
-    mean = sum(kept.values()) / sum(asked.values())
-    rare = [token for token, count in asked.items() if count < LEAST]
-    other = sum(kept[token] for token in rare) / sum(asked[token] for token in rare)
+                question_counts[token] += 1
+                answer_counts[token] += token in answer
+    mean = sum(answer_counts.values()) / sum(question_counts.values())
+    rare = [token for token, count in question_counts.items() if count < LEAST]
+    other = sum(answer_counts[token] for token in rare) / sum(question_counts[token] for token in rare)
     shares = {
-        token: round((kept[token] + PRIOR * other) / (count + PRIOR), 3)
-        for token, count in asked.items()
+        token: round((answer_counts[token] + PRIOR * other) / (count + PRIOR), 3)
+        for token, count in question_counts.items()
         if count >= LEAST
     }
     print(f"{len(shares):,} words, {mean:.3f} of all stand in the answer, {other:.3f} of rare ones")
@@ -78,7 +78,7 @@ def main() -> None:
         "能",
         "花",
     ):
-        print(f"  {token}: {shares.get(token)} of {asked[token]}")
+        print(f"  {token}: {shares.get(token)} of {question_counts[token]}")
     if options.write:
         content = {"format": 1, "other": round(other, 3), "shares": dict(sorted(shares.items()))}
         ASSET.write_text(json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -117,11 +117,11 @@ SHARE = 0.9
 def half_recipe(out: Path, half: str) -> Recipe:
     """`peg_mini.yaml` on the domains of one half, with three fifths of its steps."""
     tree: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    others = [domain for name, domains in HALVES.items() if name != half for domain in domains]
+    other_domains = [domain for name, domains in HALVES.items() if name != half for domain in domains]
     for stage in tree["stages"]:
         stage["steps"] = 300
         for source in stage["data"]["sources"]:
-            source["exclude"] = [*source.get("exclude", []), *(f"{domain}-*" for domain in others)]
+            source["exclude"] = [*source.get("exclude", []), *(f"{domain}-*" for domain in other_domains)]
     tree["model"]["static"]["vocabulary"]["texts_per_file"] = 10_000
     tree["validation"] = {"share": 0.02, "queries_per_source": 200, "distractors": 5_000}
     tree["evaluation"] = {"every_steps": 300}
@@ -216,9 +216,9 @@ def search(encoder: PEGEncoder, texts: Sequence[str], queries: Sequence[str]) ->
     """The hybrid's first candidates of each query: their numbers, and what the reranker sees of them."""
     with PEGIndex() as index:
         index.upsert([str(number) for number in range(len(texts))], texts, encoder.encode_documents(texts))
-        for some in batched(queries, 100):
-            vectors = encoder.encode_queries(some)
-            for hits in index.search_batch(vectors, some, k=CANDIDATES, mode="hybrid"):
+        for batch in batched(queries, 100):
+            vectors = encoder.encode_queries(batch)
+            for hits in index.search_batch(vectors, batch, k=CANDIDATES, mode="hybrid"):
                 sides = [np.array([hit.scores[side] for hit in hits]) for side in ("dense", "lexical", "fused")]
                 yield [int(hit.id) for hit in hits], Candidates([hit.text for hit in hits], *sides)
 
@@ -247,14 +247,14 @@ def rarity_counts(sources: Sequence[Source]) -> dict[str, tuple[Array, Array, in
     for source in sources:
         texts.setdefault(source.domain, []).extend(source.texts[:COUNTED])
     return {
-        domain: count_documents(split_units(batch) for batch in batched(some, 500)) for domain, some in texts.items()
+        domain: count_documents(split_units(batch) for batch in batched(lines, 500)) for domain, lines in texts.items()
     }
 
 
 def rarity_without(counts: Mapping[str, tuple[Array, Array, int]], left_out: Sequence[str] = ()) -> Rarity:
     """The table without the texts of some domains."""
-    some = [count for domain, count in counts.items() if domain not in left_out]
-    units, pairs, documents = zip(*some, strict=True)
+    domain_counts = [count for domain, count in counts.items() if domain not in left_out]
+    units, pairs, documents = zip(*domain_counts, strict=True)
     return Rarity.of(np.sum(units, axis=0), np.sum(pairs, axis=0), sum(documents))
 
 
@@ -268,12 +268,12 @@ def make_candidates(out: Path, data: Path) -> None:
     for half in HALVES:
         folder = out / f"half-{half}"
         blind = [source for source in sources if blind_half(out, source.domain) == folder]
-        missing = [source for source in blind if not judged_file(out, source.name).is_file()]
-        if not missing or not (folder / "peg_rag.json").is_file():
+        missing_sources = [source for source in blind if not judged_file(out, source.name).is_file()]
+        if not missing_sources or not (folder / "peg_rag.json").is_file():
             continue
         vectors = TokenVectors.load(folder)
         with PEGEncoder(folder) as encoder:
-            for source in tqdm(missing, desc=folder.name):
+            for source in tqdm(missing_sources, desc=folder.name):
                 judged = judge(source, encoder, FeatureMaker(vectors, rarity_without(counts, [source.domain])))
                 judged_file(out, source.name).parent.mkdir(exist_ok=True)
                 np.savez(judged_file(out, source.name), **vars(judged))
@@ -307,7 +307,7 @@ def load_judged(out: Path) -> dict[str, Judged]:
 # -- trees ------------------------------------------------------------------------------------------------------------
 
 
-def grow(sources: Sequence[Judged], seed: int = 0, **changes: Any) -> lightgbm.Booster:
+def grow_trees(sources: Sequence[Judged], seed: int = 0, **changes: Any) -> lightgbm.Booster:
     """LambdaMART on the queries that have a relevant candidate; one source weighs by its queries."""
     parameters = PARAMETERS | {"seed": seed} | changes
     rounds = parameters.pop("rounds", ROUNDS)
@@ -318,12 +318,12 @@ def grow(sources: Sequence[Judged], seed: int = 0, **changes: Any) -> lightgbm.B
     return lightgbm.train(parameters, data, rounds)
 
 
-def grown(out: Path, left_out: Sequence[str] = ()) -> lightgbm.Booster:
+def load_trees(out: Path, left_out: Sequence[str] = ()) -> lightgbm.Booster:
     """Trees of all domains but some; read from their file where they were grown before."""
     file = out / "trees" / f"{'_'.join(['without', *left_out]) if left_out else 'all'}.txt"
     if not file.is_file():
         file.parent.mkdir(exist_ok=True)
-        booster = grow([some for name, some in load_judged(out).items() if domain_of(name) not in left_out])
+        booster = grow_trees([source for name, source in load_judged(out).items() if domain_of(name) not in left_out])
         booster.save_model(file)
     return lightgbm.Booster(model_file=file)
 
@@ -332,10 +332,10 @@ def left_out_scores(out: Path, judged: Mapping[str, Judged]) -> dict[str, Array]
     """By source, (candidates,) scores of trees that never saw its domain."""
     scores: dict[str, Array] = {}
     for fold in FOLDS:
-        booster = grown(out, fold)
-        for name, some in judged.items():
+        booster = load_trees(out, fold)
+        for name, source in judged.items():
             if domain_of(name) in fold:
-                scores[name] = np.asarray(booster.predict(some.rows))
+                scores[name] = np.asarray(booster.predict(source.rows))
     return scores
 
 
@@ -344,7 +344,7 @@ def by_domain(values: Mapping[str, float]) -> dict[str, float]:
     domains: dict[str, list[float]] = {}
     for name, value in values.items():
         domains.setdefault(domain_of(name), []).append(value)
-    return {domain: float(np.mean(some)) for domain, some in domains.items()}
+    return {domain: float(np.mean(domain_values)) for domain, domain_values in domains.items()}
 
 
 def domain_of(source: str) -> str:
@@ -355,7 +355,7 @@ def choose(out: Path) -> None:
     """What trees gain on the domains that they never saw, by their share."""
     judged = load_judged(out)
     scores = left_out_scores(out, judged)
-    hybrid = by_domain({name: float(some.ndcg(some.fused).mean()) for name, some in judged.items()})
+    hybrid = by_domain({name: float(source.ndcg(source.fused).mean()) for name, source in judged.items()})
     lines = [
         "# The share of the trees",
         "",
@@ -367,7 +367,8 @@ def choose(out: Path) -> None:
         f"| (hybrid) | {np.mean(list(hybrid.values())):.3f} | {' | '.join(f'{v:.3f}' for v in hybrid.values())} |"
     ]
     for share in SHARES:
-        reranked = by_domain({n: float(some.ndcg(some.blended(scores[n], share)).mean()) for n, some in judged.items()})
+        orders = {name: source.blended(scores[name], share) for name, source in judged.items()}
+        reranked = by_domain({name: float(source.ndcg(orders[name]).mean()) for name, source in judged.items()})
         gains = [100 * (reranked[domain] - hybrid[domain]) for domain in hybrid]
         lines.append(f"| {share:.1f} | **{np.mean(gains):+.2f}** | {' | '.join(f'{gain:+.1f}' for gain in gains)} |")
     text = "\n".join(lines) + "\n"
@@ -380,7 +381,7 @@ def choose(out: Path) -> None:
 
 def fit(out: Path, vectors: Path, left_out: Sequence[str] = ()) -> MiniReranker:
     """The reranker that never saw some domains, for the token vectors of a model."""
-    trees = Trees.from_lightgbm(grown(out, left_out).dump_model())
+    trees = Trees.from_lightgbm(load_trees(out, left_out).dump_model())
     maker = FeatureMaker(TokenVectors.load(vectors), rarity_without(load_counts(out), left_out))
     return MiniReranker(maker, trees, SHARE)
 
@@ -392,18 +393,18 @@ def report(out: Path, data: Path) -> None:
     for folder in sets:
         if not runs.has({"left_out": None, "set": folder.name}):
             with PEGEncoder("peg-mini") as encoder:
-                runs.add({"left_out": None, **compared(encoder, load_reranker("mini"), load_beir(folder))})
+                runs.add({"left_out": None, **compare_orders(encoder, load_reranker("mini"), load_beir(folder))})
     for domain, name in EVALUATION_DOMAINS.items():
         if not runs.has({"left_out": domain}):
             folder = blind_half(out, domain)
             with PEGEncoder(folder) as encoder:
                 (fold,) = [fold for fold in FOLDS if domain in fold]
                 reranker = fit(out, folder, fold)
-                runs.add({"left_out": domain, **compared(encoder, reranker, load_beir(data / "eval" / name))})
+                runs.add({"left_out": domain, **compare_orders(encoder, reranker, load_beir(data / "eval" / name))})
     write_report(runs)
 
 
-def compared(encoder: PEGEncoder, reranker: MiniReranker, dataset: RetrievalDataset) -> dict[str, Any]:
+def compare_orders(encoder: PEGEncoder, reranker: MiniReranker, dataset: RetrievalDataset) -> dict[str, Any]:
     """The hybrid's candidates in its own order and in the reranker's, query by query."""
     ids = list(dataset.corpus)
     queries = query_texts(dataset)
@@ -518,7 +519,7 @@ def compare_forms(source: Source, folder: Path, reranker: MiniReranker) -> dict[
                 labels = np.array([int(hit.id) in relevant for hit in hits])
                 for form, scores in score_forms(reranker, query, texts, dense, lexical).items():
                     values.setdefault(form, []).append(ndcg(labels, scores, len(relevant)))
-    return {"queries": len(values["bm25"])} | {form: float(np.mean(some)) for form, some in values.items()}
+    return {"queries": len(values["bm25"])} | {form: float(np.mean(gains)) for form, gains in values.items()}
 
 
 def score_forms(
@@ -542,10 +543,10 @@ def score_terms_by_rarity(query: str, texts: Sequence[str], rarity: Rarity) -> A
     """(texts,) BM25 scores with the table of rarity in place of inverse document frequencies."""
     tokenizer = get_tokenizer("bigram")
     terms = sorted(set(tokenizer.terms(query)))
-    counted = [Counter(tokenizer.terms(text)) for text in texts]
-    counts = np.array([[counter[term] for term in terms] for counter in counted], dtype=np.float64)
+    counters = [Counter(tokenizer.terms(text)) for text in texts]
+    counts = np.array([[counter[term] for term in terms] for counter in counters], dtype=np.float64)
     counts = counts.reshape(len(texts), len(terms))
-    lengths = np.array([counter.total() for counter in counted])
+    lengths = np.array([counter.total() for counter in counters])
     norm = K1 * (1 - B + B * lengths / max(float(lengths.mean()), 1.0))[:, None]
     weights = np.array([rarity_of_term(term, rarity) for term in terms])
     return np.asarray((counts * (K1 + 1) / (counts + norm)) @ weights)

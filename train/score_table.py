@@ -36,8 +36,8 @@ def table(results: Sequence[Evaluation], metric: str) -> str:
 
 
 def put_between_marks(card: Path, text: str) -> None:
-    before, rest = card.read_text(encoding="utf-8").split(BEGIN)
-    card.write_text(f"{before}{BEGIN}\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    before, after = card.read_text(encoding="utf-8").split(BEGIN)
+    card.write_text(f"{before}{BEGIN}\n{text}\n{END}{after.split(END)[1]}", encoding="utf-8")
 
 
 def main() -> None:
@@ -48,11 +48,11 @@ def main() -> None:
     parser.add_argument("--card", type=Path, help="a model card with the two marks; the table is put between them")
     arguments = parser.parse_args()
     sets = [load_beir(folder) for folder in sorted((arguments.data / "eval").iterdir()) if folder.is_dir()]
-    others = [Dense(PEGEncoder(folder), name) for name, _, folder in (also.partition("=") for also in arguments.also)]
+    further = [Dense(PEGEncoder(folder), name) for name, _, folder in (also.partition("=") for also in arguments.also)]
     with PEGEncoder(arguments.model) as encoder:
         name = Path(arguments.model).name
         fused = Indexed("hybrid", encoder, "hybrid")
-        systems: list[System] = [Dense(encoder, name), *others, BM25s(), Indexed("lexical", name="bm25"), fused]
+        systems: list[System] = [Dense(encoder, name), *further, BM25s(), Indexed("lexical", name="bm25"), fused]
         if name == "peg-mini":  # the reranker was trained for it
             systems.append(RerankedHybrid(encoder))
         results = []

@@ -165,18 +165,18 @@ class TermMatrix:
         documents = len(source.texts)
         of_query = occurrences.rows >= documents
         codes = np.unique(occurrences.codes[of_query])
-        used = np.searchsorted(codes, occurrences.codes)
-        is_used = codes[np.minimum(used, len(codes) - 1)] == occurrences.codes
+        numbers = np.searchsorted(codes, occurrences.codes)
+        is_used = codes[np.minimum(numbers, len(codes) - 1)] == occurrences.codes
         shape = (documents + len(source.queries), len(codes))
         counts = sparse.coo_array(
-            (np.ones(int(is_used.sum()), np.float32), (occurrences.rows[is_used], used[is_used])), shape=shape
+            (np.ones(int(is_used.sum()), np.float32), (occurrences.rows[is_used], numbers[is_used])), shape=shape
         ).tocsr()
         counts.sum_duplicates()
         lengths = np.bincount(occurrences.rows[~of_query], minlength=documents)
-        return cls(spell(occurrences, codes), bm25_parts(counts[:documents], lengths), counts[documents:])
+        return cls(spell_terms(occurrences, codes), bm25_parts(counts[:documents], lengths), counts[documents:])
 
 
-def spell(occurrences: Any, codes: Array) -> Array:
+def spell_terms(occurrences: Any, codes: Array) -> Array:
     heads = occurrences.spell_heads(codes >> 16)
     tails = [chr(tail) if tail else "" for tail in (codes & 0xFFFF).tolist()]
     return np.array([head + tail for head, tail in zip(heads, tails, strict=True)])
@@ -277,20 +277,20 @@ class Lists:
     @classmethod
     def of(cls, by_source: Mapping[str, Candidates], settings: Settings, seed: int = 0) -> "Lists":
         candidates = list(by_source.values())
-        terms, inverse = np.unique(np.concatenate([some.terms for some in candidates]), return_inverse=True)
-        firsts = np.cumsum([0, *(len(some.terms) for some in candidates)])
+        terms, inverse = np.unique(np.concatenate([source.terms for source in candidates]), return_inverse=True)
+        firsts = np.cumsum([0, *(len(source.terms) for source in candidates)])
         rng = np.random.default_rng(seed)
         values, numbers, sizes, hits, sources = [], [], [], [], []
-        for source, some in enumerate(candidates):
-            order, counts = select_lists(some, settings)
+        for number, source in enumerate(candidates):
+            order, counts = select_lists(source, settings)
             if seed:  # other seeds learn from other queries: a sample with replacement
                 order, counts = resample(order, counts, rng)
-            entries = ragged(np.cumsum(some.sizes)[order] - some.sizes[order], some.sizes[order])
-            values.append(some.values[entries])
-            numbers.append(inverse[firsts[source] + some.numbers[entries]].astype(np.int32))
-            sizes.append(some.sizes[order])
+            entries = join_ranges(np.cumsum(source.sizes)[order] - source.sizes[order], source.sizes[order])
+            values.append(source.values[entries])
+            numbers.append(inverse[firsts[number] + source.numbers[entries]].astype(np.int32))
+            sizes.append(source.sizes[order])
             hits.append(counts)
-            sources.append(np.full(len(counts), source))
+            sources.append(np.full(len(counts), number))
         source_of_query = np.concatenate(sources)
         all_sizes = np.concatenate(sizes).astype(np.int64)
         all_hits = np.concatenate(hits).astype(np.int64)
@@ -312,13 +312,13 @@ def balance_domains(domains: Sequence[str], sources: Array, balance: float) -> A
     return np.asarray(weights / weights.mean(), dtype=np.float32)
 
 
-def ragged(starts: Array, sizes: Array) -> Array:
+def join_ranges(starts: Array, sizes: Array) -> Array:
     """start, start + 1, … start + size - 1 of each."""
     ends = np.cumsum(sizes)
     return np.repeat(starts - (ends - sizes), sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
-def select_lists(some: Candidates, settings: Settings) -> tuple[Array, Array]:
+def select_lists(candidates: Candidates, settings: Settings) -> tuple[Array, Array]:
     """Hits to learn from, the answer first in each list, and (lists,) their counts.
 
     The best answer of a query stands against its best other hits; a query without both teaches nothing. Hits without an
@@ -327,34 +327,34 @@ def select_lists(some: Candidates, settings: Settings) -> tuple[Array, Array]:
     order: list[int] = []
     counts: list[int] = []
     start = 0
-    for size in some.hits[: settings.queries].tolist():
+    for size in candidates.hits[: settings.queries].tolist():
         rows = np.arange(start, start + size)
         start += size
-        rows = rows[some.sizes[rows] > 0]
-        answers = rows[some.labels[rows] == 1]
-        others = rows[some.labels[rows] == 0][: settings.negatives]
-        if len(answers) and len(others):
-            order += [int(answers[0]), *others.tolist()]
-            counts.append(1 + len(others))
+        rows = rows[candidates.sizes[rows] > 0]
+        answers = rows[candidates.labels[rows] == 1]
+        negatives = rows[candidates.labels[rows] == 0][: settings.negatives]
+        if len(answers) and len(negatives):
+            order += [int(answers[0]), *negatives.tolist()]
+            counts.append(1 + len(negatives))
     return np.array(order, dtype=np.int64), np.array(counts, dtype=np.int64)
 
 
 def resample(order: Array, counts: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     rows = np.sort(rng.integers(0, len(counts), len(counts)))
     starts = np.cumsum(counts) - counts
-    return order[ragged(starts[rows], counts[rows])], counts[rows]
+    return order[join_ranges(starts[rows], counts[rows])], counts[rows]
 
 
 def part_places(terms: Sequence[str], settings: Settings) -> sparse.csr_array:
     """(terms, SIZE): which places of the table each term adds up."""
     places = [hash_parts(term) for term in terms]
     if settings.parts == "own":
-        places = [some[:1] for some in places]
+        places = [term_places[:1] for term_places in places]
     elif settings.parts == "characters":
-        places = [some[1:] if len(some) > 2 else some for some in places]
+        places = [term_places[1:] if len(term_places) > 2 else term_places for term_places in places]
     elif settings.parts == "kinds":
-        places = [some[1:2] for some in places]
-    counts = np.array([len(some) for some in places])
+        places = [term_places[1:2] for term_places in places]
+    counts = np.array([len(term_places) for term_places in places])
     starts = np.cumsum([0, *counts.tolist()])
     return sparse.csr_array(
         (np.ones(starts[-1], np.float32), np.concatenate(places).astype(np.int32), starts), shape=(len(terms), SIZE)
@@ -401,7 +401,7 @@ def make_objective(lists: Lists, settings: Settings) -> tuple[Objective, Array]:
     return objective, np.concatenate([np.zeros(SIZE), np.full(sources, np.log(FIRST_SCALE))])
 
 
-def learn(lists: Lists, settings: Settings) -> Array:
+def learn_table(lists: Lists, settings: Settings) -> Array:
     """(SIZE,) the table that explains the answers best, by L-BFGS."""
     objective, start = make_objective(lists, settings)
     options = {"maxiter": settings.steps, "maxcor": 10}
@@ -409,7 +409,7 @@ def learn(lists: Lists, settings: Settings) -> Array:
     return np.asarray(result.x[:SIZE], dtype=np.float32)
 
 
-def thetas(table: Array, terms: Sequence[str], settings: Settings) -> Array:
+def sum_parts(table: Array, terms: Sequence[str], settings: Settings) -> Array:
     """(terms,) the sum of each term's parts."""
     return np.asarray(part_places(terms, settings) @ table)
 
@@ -423,8 +423,8 @@ def load_table(out: Path, settings: Settings, left_out: Sequence[str] = (), seed
     file = out / "tables" / f"{name}-{settings.name}-{seed}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        some = {name: one for name, one in load_candidates(out).items() if domain_of(name) not in left_out}
-        np.save(file, learn(Lists.of(some, settings, seed), settings))
+        candidates = {name: one for name, one in load_candidates(out).items() if domain_of(name) not in left_out}
+        np.save(file, learn_table(Lists.of(candidates, settings, seed), settings))
     return np.asarray(np.load(file))
 
 
@@ -440,18 +440,18 @@ def shrink_table(table: Array) -> TermWeights:
     return TermWeights.of(SHRINKAGE * table)
 
 
-def ndcg_of_hits(some: Candidates, theta: Array) -> Array:
+def ndcg_of_hits(candidates: Candidates, theta: Array) -> Array:
     """(queries,) nDCG@10 of BM25's own hits in the order of the weighted scores, of the first `VALIDATION` queries."""
-    weighted = some.values * np.exp(theta)[some.numbers]
-    ends = np.cumsum(some.sizes)
+    weighted = candidates.values * np.exp(theta)[candidates.numbers]
+    ends = np.cumsum(candidates.sizes)
     sums = np.concatenate([[0.0], np.cumsum(weighted, dtype=np.float64)])
-    scores = sums[ends] - sums[ends - some.sizes]
+    scores = sums[ends] - sums[ends - candidates.sizes]
     values = []
     start = 0
-    for size, relevant in zip(some.hits[:VALIDATION].tolist(), some.relevant.tolist(), strict=False):
-        rows = np.arange(start, start + size)[some.is_hit[start : start + size]]
+    for size, relevant in zip(candidates.hits[:VALIDATION].tolist(), candidates.relevant.tolist(), strict=False):
+        rows = np.arange(start, start + size)[candidates.is_hit[start : start + size]]
         start += size
-        gains = some.labels[rows][np.argsort(-scores[rows], kind="stable")][:CUTOFF]
+        gains = candidates.labels[rows][np.argsort(-scores[rows], kind="stable")][:CUTOFF]
         ideal = np.sum(1 / np.log2(np.arange(2, 2 + min(relevant, CUTOFF))))
         values.append(float(np.sum(gains / np.log2(np.arange(2, 2 + len(gains)))) / ideal))
     return np.array(values)
@@ -463,11 +463,11 @@ def left_out_gains(out: Path, settings: Settings, seed: int, shrinkages: Sequenc
     gains: dict[str, list[float]] = {}
     for fold in FOLDS:
         table = load_table(out, settings, fold, seed)
-        for name, some in candidates.items():
+        for name, source in candidates.items():
             if domain_of(name) in fold:
-                theta = thetas(table, some.terms.tolist(), settings)
-                base = ndcg_of_hits(some, 0 * theta)
-                gains[name] = [100 * float(np.mean(ndcg_of_hits(some, s * theta) - base)) for s in shrinkages]
+                theta = sum_parts(table, source.terms.tolist(), settings)
+                base = ndcg_of_hits(source, 0 * theta)
+                gains[name] = [100 * float(np.mean(ndcg_of_hits(source, s * theta) - base)) for s in shrinkages]
     columns = [by_domain({name: row[i] for name, row in gains.items()}) for i in range(len(shrinkages))]
     return {domain: [column[domain] for column in columns] for domain in columns[0]}
 
@@ -513,11 +513,11 @@ class Searcher:
         """For each query what each of `SYSTEMS` puts first: document numbers and scores, best first."""
         with PEGIndex(self.folder, term_weights=weights, read_only=True) as index:
             for start in range(0, len(queries), 100):
-                some = queries[start : start + 100]
-                vectors = self.encoder.encode_queries(some)
-                by_terms = index.search_batch(texts=some, k=CUTOFF, mode="lexical")
-                fused = index.search_batch(vectors, some, k=HITS, mode="hybrid")
-                for query, lexical, hits in zip(some, by_terms, fused, strict=True):
+                batch = queries[start : start + 100]
+                vectors = self.encoder.encode_queries(batch)
+                by_terms = index.search_batch(texts=batch, k=CUTOFF, mode="lexical")
+                fused = index.search_batch(vectors, batch, k=HITS, mode="hybrid")
+                for query, lexical, hits in zip(batch, by_terms, fused, strict=True):
                     scores = self.reranker.score_hits(query, hits)
                     order = np.argsort(-scores, kind="stable").tolist()
                     yield {
@@ -561,8 +561,8 @@ def plain_results(out: Path, reranker_out: Path, queries: int) -> dict[str, list
     judged = load_judged(reranker_out)
     trees = left_out_scores(reranker_out, judged)
     results = {}
-    for name, some in load_candidates(out).items():
-        bm25 = ndcg_of_hits(some, np.zeros(len(some.terms)))
+    for name, candidates in load_candidates(out).items():
+        bm25 = ndcg_of_hits(candidates, np.zeros(len(candidates.terms)))
         orders = [judged[name].fused, judged[name].blended(trees[name], SHARE)]
         sides = [bm25, *(judged[name].ndcg(order) for order in orders)]
         results[name] = [float(np.mean(values[:queries])) for values in sides]
@@ -604,7 +604,7 @@ def compare_weights(
 ) -> dict[str, Any]:
     """Each system without and with weights on the same queries: those first by the hash of their text."""
     names = sorted(dataset.qrels, key=lambda name: text_key(dataset.queries[name]))[:queries]
-    some = replace(dataset, qrels={name: dataset.qrels[name] for name in names})
+    sample = replace(dataset, qrels={name: dataset.qrels[name] for name in names})
     ids = list(dataset.corpus)
     searcher.add(list(dataset.corpus.values()))
     sides: list[dict[str, Evaluation]] = []
@@ -614,7 +614,7 @@ def compare_weights(
         for name, orders in zip(names, results, strict=True):
             for system, order in orders.items():
                 runs[system][name] = {ids[number]: score for number, score in order}
-        sides.append({system: evaluation(some, system, run) for system, run in runs.items()})
+        sides.append({system: evaluation(sample, system, run) for system, run in runs.items()})
     row: dict[str, Any] = {"set": dataset.name, "queries": len(names)}
     for system in SYSTEMS:
         plain, weighted = (side[system] for side in sides)

@@ -73,20 +73,20 @@ def read_corpus(data: Path) -> tuple[NDArray[np.uint16], NDArray[np.str_]]:
 
     Frequent words are thinned out.
     """
-    cut = (tokens_of(fold(text)) for text in texts(data))
-    lines = list(islice((line for line in cut if len(line) > 2), MOST_TEXTS))
+    token_lists = (tokens_of(fold(text)) for text in texts(data))
+    lines = list(islice((line for line in token_lists if len(line) > 2), MOST_TEXTS))
     counts = Counter(token for line in lines for token in line)
     words = [word for word, count in counts.most_common(BREAK - 1) if count >= LEAST]
     total = sum(counts.values())
     numbers = {word: number for number, word in enumerate(words)}
     chances = {word: min(1.0, (SAMPLE * total / counts[word]) ** 0.5) for word in words}
     rng = np.random.default_rng(0)
-    kept: list[int] = []
+    ids: list[int] = []
     for line in lines:
         draws = rng.random(len(line))
-        kept += [numbers[t] for t, draw in zip(line, draws, strict=True) if t in numbers and draw < chances[t]]
-        kept.append(BREAK)
-    return np.array(kept, dtype=np.uint16), np.array(words)
+        ids += [numbers[t] for t, draw in zip(line, draws, strict=True) if t in numbers and draw < chances[t]]
+        ids.append(BREAK)
+    return np.array(ids, dtype=np.uint16), np.array(words)
 
 
 def texts(data: Path) -> Iterator[str]:
@@ -100,9 +100,9 @@ def texts(data: Path) -> Iterator[str]:
                 yield f"{row['query']}\n{row['positive']}"
     for name in ("queries-ecom", "queries-video"):
         yield from read_lines(data / "text" / f"{name}.txt.zst")
-    known = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in (*PERMITTED, RESEARCH_ONLY)}
+    runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in (*PERMITTED, RESEARCH_ONLY)}
     for text in read_lines(data / "text" / "zh.txt.zst"):
-        if permitted_domain(text, known):
+        if permitted_domain(text, runs_by_source):
             yield text
 
 
@@ -111,11 +111,11 @@ def count_pairs(ids: NDArray[np.int32]) -> sparse.csr_matrix:
     text = np.cumsum(ids == BREAK).astype(np.int32)
     counts = sparse.csr_matrix((VOCABULARY, VOCABULARY), dtype=np.float32)
     for distance in range(1, WINDOW + 1):
-        left, right = ids[:-distance], ids[distance:]  # (pairs,)
-        fits = (text[:-distance] == text[distance:]) & (left < VOCABULARY) & (right < VOCABULARY)
+        first, second = ids[:-distance], ids[distance:]  # (pairs,)
+        fits = (text[:-distance] == text[distance:]) & (first < VOCABULARY) & (second < VOCABULARY)
         ones = np.ones(int(fits.sum()), dtype=np.float32)
-        some = sparse.coo_matrix((ones, (left[fits], right[fits])), shape=counts.shape).tocsr()
-        counts = counts + some + some.T
+        pair_counts = sparse.coo_matrix((ones, (first[fits], second[fits])), shape=counts.shape).tocsr()
+        counts = counts + pair_counts + pair_counts.T
     return counts
 
 
@@ -125,12 +125,12 @@ def fit_vectors(counts: sparse.csr_matrix) -> NDArray[np.float32]:
     contexts = totals**SMOOTHING / (totals**SMOOTHING).sum()
     pairs = counts.tocoo()
     information = np.log(pairs.data / np.maximum(totals[pairs.row] * contexts[pairs.col], 1e-9) / SHIFT)
-    kept = information > 0
+    mask = information > 0
     matrix = sparse.csr_matrix(
-        (information[kept].astype(np.float32), (pairs.row[kept], pairs.col[kept])), shape=counts.shape
+        (information[mask].astype(np.float32), (pairs.row[mask], pairs.col[mask])), shape=counts.shape
     )
-    left, values, _ = randomized_svd(matrix, n_components=DIMENSION, n_iter=3, n_oversamples=12, random_state=0)
-    vectors = (left * np.sqrt(values)).astype(np.float32)
+    factors, values, _ = randomized_svd(matrix, n_components=DIMENSION, n_iter=3, n_oversamples=12, random_state=0)
+    vectors = (factors * np.sqrt(values)).astype(np.float32)
     vectors -= vectors.mean(axis=0)  # what all words share says nothing
     lengths = np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)  # (words, 1)
     return np.asarray(vectors / lengths, dtype=np.float32)

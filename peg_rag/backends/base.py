@@ -48,6 +48,11 @@ def backend_names(kind: Kind) -> list[str]:
     return list(_BACKENDS[kind])
 
 
+def name_backend(backend: object) -> str:
+    """`torch`, `static` (what the name `numpy` opens), `openvino` or `onnx`."""
+    return type(backend).__name__.removesuffix("Backend").lower()
+
+
 def open_backend(name: str, spec: ModelSpec, *, device: str | None, dtype: str) -> Backend:
     """Load the model's weights into the backend of that name.
 

@@ -5,6 +5,7 @@ beside the weights it was made from. A record holds their fingerprint, so that a
 weights change.
 """
 
+import os
 import threading
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -69,6 +70,12 @@ def read_vocabulary_size(spec: ModelSpec) -> int:
     if not isinstance(size, int):
         raise DamagedModel(f"{spec.path / 'config.json'} does not say vocab_size")
     return size
+
+
+def read_thread_limit() -> int | None:
+    """The threads that `OMP_NUM_THREADS` allows, which torch obeys by itself and these runtimes do not."""
+    value = os.environ.get("OMP_NUM_THREADS", "")
+    return int(value) if value.isdecimal() and int(value) else None
 
 
 class ExportedBackend:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.backends.exported import ExportedBackend, check_device, exported_file
+from peg_rag.backends.exported import ExportedBackend, check_device, exported_file, read_thread_limit
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.extras import require
 from peg_rag.models import ModelSpec
@@ -28,8 +28,10 @@ class OnnxBackend(ExportedBackend):
         self.dtype = "int8" if dtype == "int8" else "float32"
         file = exported_file(spec, "onnx", self.dtype, MODEL_FILE)
         runtime = require("onnxruntime", "onnx")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = read_thread_limit() or 0  # 0: one for each core
         try:
-            self._model: Any = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            self._model: Any = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime has an error of its own for every kind of damage
             raise DamagedModel(f"{file} cannot be opened ({str(error)[:200]}); export the model again") from error
 

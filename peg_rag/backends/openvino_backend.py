@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.backends.exported import ExportedBackend, check_device, exported_file
+from peg_rag.backends.exported import ExportedBackend, check_device, exported_file, read_thread_limit
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.extras import require
 from peg_rag.models import ModelSpec
@@ -36,6 +36,8 @@ class OpenvinoBackend(ExportedBackend):
         self.dtype = dtype
         options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": _PRECISION[dtype], "PERFORMANCE_HINT": "LATENCY"}
         options["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _INT8_GROUP if dtype == "int8" else 0
+        if threads := read_thread_limit():
+            options["INFERENCE_NUM_THREADS"] = threads
         try:
             self._model = core.compile_model(str(file), "CPU", options)
         except Exception as error:  # the runtime has one error for every kind of damage, with a trace of its own code

@@ -38,8 +38,8 @@ def adapt(
     from peg_rag.cli.console import error, note, show
     from peg_rag.extras import require
 
-    for needed in ("accelerate", "datasets", "faiss", "ir_measures", "pydantic"):
-        require(needed, "train")
+    for package in ("accelerate", "datasets", "faiss", "ir_measures", "pydantic"):
+        require(package, "train")
     from peg_rag.training.adapt.adapt import AdaptOptions
     from peg_rag.training.adapt.adapt import adapt as run
 

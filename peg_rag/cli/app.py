@@ -26,6 +26,8 @@ VERBS = (
     "serve",
     "mcp",
     "embed",
+    "load",
+    "copy",
     "info",
     "evaluate",
     "feedback",

@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
     from peg_rag.answer import Answer
     from peg_rag.encoder import PEGEncoder
     from peg_rag.hits import Hit
-    from peg_rag.index import PEGIndex
     from peg_rag.serving.language_model import LanguageModel, Turn
     from peg_rag.serving.settings import LanguageModelSettings
+    from peg_rag.stores import Store
 
 _QUOTED_PASSAGES = 20  # read for an answer in the documents' own words
 _WRITTEN_PASSAGES = 5  # sent to a language model
@@ -36,7 +35,7 @@ _OPTION_NAMES = {
 
 
 def ask(
-    store: Annotated[Path, typer.Argument(help="A folder made by `peg-rag index`.")],
+    store: Annotated[str, typer.Argument(help="A folder made by `peg-rag index`, or the URL of a store.")],
     question: Annotated[str | None, typer.Argument(help="The question; may be left out with --chat.")] = None,
     k: Annotated[
         int | None, typer.Option("-k", min=1, help="Passages to read. Default: 20, or 5 for a language model.")
@@ -85,10 +84,10 @@ def ask(
     if as_json and chat:
         raise InvalidInput(translate("--json prints one answer and --chat holds a conversation; leave one of them out"))
     settings = _read_settings(llm_url, llm_model, llm_key_env, llm_timeout)
-    passages = k or (_QUOTED_PASSAGES if settings is None else _WRITTEN_PASSAGES)
+    default_passages = _QUOTED_PASSAGES if settings is None else _WRITTEN_PASSAGES
     limit = THRESHOLD if threshold is None else threshold
     with open_store(store, model) as (index, encoder), _open_writer(settings) as writer:
-        desk = _Desk(index, encoder, writer, passages, mode, rerank, limit, sentences)
+        desk = _Desk(index, encoder, writer, k or default_passages, mode, rerank, limit, sentences)
         is_found = question is None or desk.answer(question, as_json=as_json)
         if chat:
             _hold_conversation(desk)
@@ -138,7 +137,7 @@ def _open_writer(settings: "LanguageModelSettings | None") -> Iterator["_Writer 
 @dataclass(frozen=True, slots=True)
 class _WrittenAnswer:
     text: str
-    found: bool
+    is_found: bool
     complete: bool
     numbers: list[int]  # of the passages it cites, from 1
 
@@ -158,9 +157,9 @@ class _Writer:
     def write(self, question: str, hits: "list[Hit]", *, streamed: bool) -> _WrittenAnswer:
         """The model's answer, printed as it comes if it is `streamed`."""
         with _convert_errors():
-            return self.runner.run(self._write(question, hits, streamed))
+            return self.runner.run(self._collect_pieces(question, hits, streamed))
 
-    async def _write(self, question: str, hits: "list[Hit]", streamed: bool) -> _WrittenAnswer:
+    async def _collect_pieces(self, question: str, hits: "list[Hit]", streamed: bool) -> _WrittenAnswer:
         from contextlib import aclosing
 
         from peg_rag.cli.console import show_piece
@@ -175,7 +174,10 @@ class _Writer:
                 if streamed:
                     show_piece(piece.text)
         is_found = finish != "not_found"
-        return _WrittenAnswer(text, is_found, finish != "length", parse_citations(text, len(hits)) if is_found else [])
+        numbers: list[int] = []
+        if is_found:
+            numbers = parse_citations(text, len(hits))
+        return _WrittenAnswer(text, is_found, finish != "length", numbers)
 
 
 @contextmanager
@@ -194,7 +196,7 @@ def _convert_errors() -> Iterator[None]:
 class _Desk:
     """Answers questions about one store, and remembers the turns for those that follow."""
 
-    index: "PEGIndex"
+    index: "Store"
     encoder: "PEGEncoder"
     writer: _Writer | None
     passages: int
@@ -207,21 +209,21 @@ class _Desk:
     def answer(self, question: str, *, as_json: bool = False) -> bool:
         """Print the answer to a question, and return whether there is one."""
         if self.writer is None:
-            return self._quote(question, as_json)
-        return self._write(self.writer, question, as_json)
+            return self._quote_sentences(question, as_json)
+        return self._write_answer(self.writer, question, as_json)
 
-    def _find(self, question: str) -> "list[Hit]":
-        from peg_rag.cli.knowledge import find
+    def _find_hits(self, question: str) -> "list[Hit]":
+        from peg_rag.cli.knowledge import find_hits
 
-        [hits] = find(self.index, self.encoder, [question], self.passages, self.mode, self.rerank)
+        [hits] = find_hits(self.index, self.encoder, [question], self.passages, self.mode, self.rerank)
         return hits
 
-    def _quote(self, question: str, as_json: bool) -> bool:
+    def _quote_sentences(self, question: str, as_json: bool) -> bool:
         from peg_rag.answer import extract_answer
 
         answer = extract_answer(
             question,
-            self._find(question),
+            self._find_hits(question),
             self.encoder,
             threshold=self.threshold,
             max_sentences=self.sentences,
@@ -233,22 +235,24 @@ class _Desk:
             _print_answer(answer)
         return answer.found
 
-    def _write(self, writer: _Writer, question: str, as_json: bool) -> bool:
+    def _write_answer(self, writer: _Writer, question: str, as_json: bool) -> bool:
         from peg_rag.cli.console import note
         from peg_rag.serving.language_model import Turn
 
         standalone = writer.condense(question, self.history)
         if standalone != question:
             note(translate("searched for: {question}").format(question=standalone))
-        hits = self._find(standalone)
-        answer = writer.write(standalone, hits, streamed=not as_json) if hits else _WrittenAnswer("", False, True, [])
+        hits = self._find_hits(standalone)
+        answer = _WrittenAnswer("", is_found=False, complete=True, numbers=[])
+        if hits:
+            answer = writer.write(standalone, hits, streamed=not as_json)
         if as_json:
             _print_json(_describe_written(standalone, answer, hits, writer.client.settings.model))
         else:
             _print_sources(answer, hits, writer.client.settings)
-        if answer.found:
+        if answer.is_found:
             self.history.append(Turn(question, answer.text))
-        return answer.found
+        return answer.is_found
 
 
 def _hold_conversation(desk: _Desk) -> None:
@@ -291,7 +295,7 @@ def _print_sources(answer: _WrittenAnswer, hits: "list[Hit]", settings: "Languag
     from peg_rag.answer import NOT_FOUND
     from peg_rag.cli.console import note, show
 
-    show("\n" if answer.found else NOT_FOUND)
+    show("\n" if answer.is_found else NOT_FOUND)
     for number in answer.numbers:
         _print_source(number, hits[number - 1])
     if not answer.complete:
@@ -333,8 +337,8 @@ def _describe_written(question: str, answer: _WrittenAnswer, hits: "list[Hit]", 
 
     return {
         "question": question,
-        "found": answer.found,
-        "answer": answer.text if answer.found else NOT_FOUND,
+        "found": answer.is_found,
+        "answer": answer.text if answer.is_found else NOT_FOUND,
         "model": model,
         "complete": answer.complete,
         "sources": [{"number": number, **hit_to_json(hits[number - 1])} for number in answer.numbers],

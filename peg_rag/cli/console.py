@@ -97,7 +97,7 @@ def excerpt(text: str, terms: tuple[str, ...] = (), cells: int = 160) -> Text:
     return text_excerpt
 
 
-def fold(text: Text, cells: int) -> Text:
+def fold_text(text: Text, cells: int) -> Text:
     """Break the text into lines of `cells` columns at any character: rich breaks at spaces, which Chinese lacks."""
     lengths = [len(line) for line in chop_cells(text.plain, max(2, cells))]
     return Text("\n").join(text.divide(accumulate(lengths[:-1])))

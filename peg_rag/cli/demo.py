@@ -56,14 +56,14 @@ def demo(
 
     from peg_rag.answer import extract_answer
     from peg_rag.cli.console import progress, show
-    from peg_rag.cli.knowledge import find
+    from peg_rag.cli.knowledge import find_hits
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
 
     passages, questions = load_passages(), load_questions()
-    started = time.perf_counter()
+    start = time.perf_counter()
     with PEGEncoder(model) as encoder, PEGIndex(identity=encoder.identity) as index:
-        load_s = time.perf_counter() - started
+        load_s = time.perf_counter() - start
         spec = encoder.spec
         description = translate("{name} ({kind}, {pooling} pooling, {dimension} dimensions) on {device}").format(
             name=spec.name, kind=spec.kind, pooling=spec.pooling, dimension=encoder.dimension, device=encoder.device
@@ -72,15 +72,15 @@ def demo(
         show(Text.assemble(("peg-rag demo  ", "bold cyan"), heading))
         with progress() as bars:
             embed_s, index_s = _fill_index(index, encoder, passages, bars)
-        started = time.perf_counter()
-        results = find(index, encoder, [question.text for question in questions], max(k, _PASSAGES), mode)
-        search_s = time.perf_counter() - started
+        start = time.perf_counter()
+        results = find_hits(index, encoder, [question.text for question in questions], max(k, _PASSAGES), mode)
+        search_s = time.perf_counter() - start
         answers = []
         answer_s = 0.0
         for number, (question, hits) in enumerate(zip(questions, results, strict=True), start=1):
-            started = time.perf_counter()
+            start = time.perf_counter()
             answers.append(extract_answer(question.text, hits, encoder))
-            answer_s += time.perf_counter() - started
+            answer_s += time.perf_counter() - start
             _print_answer(number, question, answers[-1], hits[:k])
     show(Rule(style="dim"))
     timing = Timing(load_s, embed_s, index_s, search_s, answer_s)
@@ -89,8 +89,8 @@ def demo(
 
 def load_passages() -> list[dict[str, str]]:
     """The demo corpus: `id`, `topic`, `text` and, for some, `title`."""
-    packed = files("peg_rag") / "assets" / "demo" / "passages.jsonl.gz"
-    return [json.loads(line) for line in gzip.decompress(packed.read_bytes()).decode("utf-8").splitlines()]
+    archive = files("peg_rag") / "assets" / "demo" / "passages.jsonl.gz"
+    return [json.loads(line) for line in gzip.decompress(archive.read_bytes()).decode("utf-8").splitlines()]
 
 
 def load_questions() -> list[Question]:
@@ -112,14 +112,14 @@ def _fill_index(
 
     texts = [passage["text"] for passage in passages]
     task = bars.add_task(translate("embed"), total=len(texts), unit="texts")
-    started = time.perf_counter()
+    start = time.perf_counter()
     batches = []
     for start in range(0, len(texts), _SLICE_TEXTS):
         batches.append(encoder.encode_documents(texts[start : start + _SLICE_TEXTS]))
         bars.advance(task, len(batches[-1]))
     vectors = np.concatenate(batches)  # (passages, dimension)
-    embed_s = time.perf_counter() - started
-    started = time.perf_counter()
+    embed_s = time.perf_counter() - start
+    start = time.perf_counter()
     task = bars.add_task(translate("index"), total=len(texts), unit="texts")
     metadatas = [{"source": f"{p['topic']}/{p['id']}", "title": p.get("title", "")} for p in passages]
     ids = [p["id"] for p in passages]
@@ -127,7 +127,7 @@ def _fill_index(
         part = slice(start, start + 4 * _SLICE_TEXTS)
         index.upsert(ids[part], texts[part], vectors[part], metadatas[part])
         bars.advance(task, len(ids[part]))
-    return embed_s, time.perf_counter() - started
+    return embed_s, time.perf_counter() - start
 
 
 def count_successes(k: int, questions: list[Question], results: list[list[Hit]]) -> int:
@@ -147,11 +147,11 @@ def _print_answer(number: int, question: Question, answer: "Answer", hits: list[
     from rich.text import Text
 
     from peg_rag.answer import NOT_FOUND
-    from peg_rag.cli.console import fold, printable, show, stdout
+    from peg_rag.cli.console import fold_text, printable, show, stdout
     from peg_rag.cli.knowledge import format_location, render_hit
 
     def show_indented(line: Text) -> None:
-        lines = fold(line, stdout.width - len(margin)).split("\n") if stdout.is_terminal else [line]
+        lines = fold_text(line, stdout.width - len(margin)).split("\n") if stdout.is_terminal else [line]
         for part in lines:
             show(Text(margin) + part)
 

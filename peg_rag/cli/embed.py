@@ -8,7 +8,9 @@ import hashlib
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -20,16 +22,19 @@ import typer
 from peg_rag.errors import DataError, IndexBusy, InvalidInput
 from peg_rag.extras import require
 from peg_rag.files import sync_file, write_atomically
-from peg_rag.records import parse_csv, parse_json_lines, read_parquet
+from peg_rag.records import choose_text_column, list_text_columns, parse_csv, parse_json_lines, read_parquet
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
 
 _SNIFF_BYTES = 1 << 20
 _SLICE_TEXTS = 256  # texts between two updates of the progress bar
+_SLICES_PER_DEVICE = 2  # under way at a time, where there are several devices
 _PART_SECONDS = 30.0
 _PART_TEXTS = 16_384
 _FORMAT = 1
+
+_Row = tuple[int, str]  # the number of the row in the file, and its text
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,11 @@ class _Part:
 
 
 def embed(
-    file: Annotated[Path, typer.Argument(help="txt (a text per line), jsonl, csv, tsv or parquet.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file to write.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE...", help="txt (a text per line), jsonl, csv, tsv or parquet; several with ray."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The Parquet file to write; with ray, a folder of them.")],
     column: Annotated[
         str | None,
         typer.Option("--column", "-c", help="The column of the texts. Default: text, or the only column."),
@@ -96,29 +104,82 @@ def embed(
         typer.Option("--model", "-m", help="Hub id, folder or peg-mini. Default: $PEG_RAG_MODEL, TownsWu/PEG."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Several, with a worker process each: cuda:0,cuda:1. Instead of --device."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
     backend: Annotated[str, typer.Option(help="auto, torch, numpy, openvino or onnx.")] = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace OUT, and discard another job's parts.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(help="local: this process. ray: the cluster of $RAY_ADDRESS, else one on this machine.")
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray: encoders at work at a time. Default: as many as fit.")
+    ] = None,
+    num_cpus: Annotated[float, typer.Option(min=0.0, help="With ray: CPUs of each worker.")] = 1.0,
+    num_gpus: Annotated[float, typer.Option(min=0.0, help="With ray: GPUs of each worker; 0.5 shares one.")] = 0.0,
 ) -> None:
     """Embed a file of texts. Run again after an interruption, it resumes. Blank texts are skipped."""
-    from peg_rag.encoder import PEGEncoder
-
     if role not in ("document", "query"):
         raise InvalidInput(f"--role {role}: document or query is expected")
+    settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "backend": backend}
+    if devices is not None and engine == "ray":
+        raise InvalidInput(f"--devices {devices} is for --engine local; with ray, give --workers and --num-gpus")
+    if engine == "ray":
+        pool = {"workers": workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
+        _embed_with_ray(files, out, settings, column=column, role=role, overwrite=overwrite, **pool)
+    elif engine != "local":
+        raise InvalidInput(f"--engine {engine}: local or ray is expected")
+    elif len(files) > 1:
+        raise InvalidInput(f"{len(files)} files; one is expected. --engine ray embeds several, into a folder")
+    else:
+        names = None if devices is None else [name.strip() for name in devices.split(",")]
+        _embed_file(files[0], out, settings | {"devices": names}, column, role, overwrite)
+
+
+def _embed_with_ray(files: list[Path], out: Path, settings: dict[str, Any], **options: Any) -> None:
+    from peg_rag.cli.console import note, progress, warn
+    from peg_rag.ray_embedding import EncoderSettings, embed_corpus
+
+    with progress() as bars:
+        task = bars.add_task("embed", total=None, unit="rows")
+        report = embed_corpus(
+            files,
+            out,
+            settings=EncoderSettings(**settings),
+            on_progress=lambda done, total: bars.update(task, completed=done, total=total),
+            **options,
+        )
+    message = f"{report.texts:,} texts → {out} ({report.blocks:,} files"
+    if report.new_texts:
+        message += f", {report.new_texts / report.seconds:,.0f} texts/s"
+    note(f"{message})")
+    if report.bad_rows:
+        warn(f"{report.bad_rows:,} rows without a text are listed in {out / 'bad-rows'}")
+
+
+def _embed_file(
+    file: Path, out: Path, settings: dict[str, Any], column: str | None, role: str, overwrite: bool
+) -> None:
+    from peg_rag.encoder import PEGEncoder
+
     if not file.is_file():
         raise InvalidInput(f"{file}: there is no such file")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} exists; give another --out, or --overwrite")
-    with PEGEncoder(model, device=device, dtype=dtype, backend=backend) as encoder:
+    with PEGEncoder(**settings) as encoder:
         digest, lines = _hash_and_count(file)
         job = _Job(_FORMAT, file.name, digest, column, role, encoder.identity)
         with _lock_parts(out) as parts:
             _claim_parts(parts, job, overwrite)
+            started_at = time.monotonic()
             _embed_parts(encoder, job, file, parts, lines)
+            seconds = time.monotonic() - started_at
             texts = _merge_parts(parts, out)
-        _print_summary(out, texts, encoder)
+        _print_summary(out, texts, encoder, seconds)
 
 
 @contextmanager
@@ -142,14 +203,14 @@ def _lock_parts(out: Path) -> Iterator[Path]:
                 shutil.rmtree(parts, ignore_errors=True)
 
 
-def _print_summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
+def _print_summary(out: Path, texts: int, encoder: "PEGEncoder", seconds: float) -> None:
     from peg_rag.cli.console import note
 
     stats = encoder.stats
     count = f"{texts:,} {'text' if texts == 1 else 'texts'}"
     details = f"{out.stat().st_size / 1e6:,.1f} MB"
-    if stats.texts and stats.seconds:
-        details += f", {stats.texts / stats.seconds:,.0f} texts/s"
+    if stats.texts:
+        details += f", {stats.texts / seconds:,.0f} texts/s"
     message = f"{count} → {out} ({details})"
     if stats.truncated:
         message += f"; {stats.truncated:,} exceeded the model's maximum length and were truncated"
@@ -180,13 +241,11 @@ def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, line
 
     count = sum(_count_texts(parts))
     records = islice(_read_texts(file, job.column), count, None)
-    encode = encoder.encode_documents if job.role == "document" else encoder.encode_queries
     with progress() as bars:
         task = bars.add_task(f"embed ({job.identity.split('@')[0]})", total=lines, completed=count, unit="texts")
         part = _Part(first=count)
-        while batch := list(islice(records, _SLICE_TEXTS)):
-            texts = [text for _, text in batch]
-            part.add([row for row, _ in batch], texts, encode(texts))
+        for batch, vectors in _embed_slices(encoder, job.role, records):
+            part.add([row for row, _ in batch], [text for _, text in batch], vectors)
             bars.advance(task, len(batch))
             if part.is_complete():
                 part.write(parts, job)
@@ -197,6 +256,34 @@ def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, line
         bars.update(task, total=count)
     if not count:
         raise DataError(f"{file} holds no text")
+
+
+def _embed_slices(encoder: "PEGEncoder", role: str, records: Iterator[_Row]) -> Iterator[tuple[list[_Row], Any]]:
+    """Slices of the rows with their vectors, (slice, dimension), in order.
+
+    With several devices, the next slices are embedded at the same time, so that no device waits for the end of one.
+    """
+    encode = encoder.encode_documents if role == "document" else encoder.encode_queries
+
+    def embed_slice(rows: list[_Row]) -> tuple[list[_Row], Any]:
+        return rows, encode([text for _, text in rows])
+
+    slices = iter(lambda: list(islice(records, _SLICE_TEXTS)), [])
+    if len(encoder.devices) == 1:
+        yield from map(embed_slice, slices)
+        return
+    ahead = _SLICES_PER_DEVICE * len(encoder.devices)
+    executor = ThreadPoolExecutor(ahead)
+    futures: deque[Future[tuple[list[_Row], Any]]] = deque()
+    try:
+        for rows in slices:
+            futures.append(executor.submit(embed_slice, rows))
+            if len(futures) == ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, what is under way fails when the encoder closes
 
 
 def _count_texts(parts: Path) -> list[int]:
@@ -244,7 +331,7 @@ def _hash_and_count(file: Path) -> tuple[str, int | None]:
     return sha.hexdigest(), lines or 1
 
 
-def _read_texts(file: Path, column: str | None) -> Iterator[tuple[int, str]]:
+def _read_texts(file: Path, column: str | None) -> Iterator[_Row]:
     """(row, text), with rows numbered from 0 in file order; blank texts are skipped."""
     readers = {
         ".txt": _read_lines,
@@ -285,7 +372,7 @@ def _read_jsonl(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
     for row in parse_json_lines(_open_text(file), file, bad_rows="raise", strings=True):
         text = row.value
         if isinstance(text, dict):
-            column = column or _choose_column(file, list(text))
+            column = column or choose_text_column(file, list(text))
             if column not in text:
                 raise DataError(f"{file}, line {row.line} has no {column!r}; it has {', '.join(text) or 'nothing'}")
             text = text[column]
@@ -296,34 +383,11 @@ def _read_csv(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
     delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
     text_column = None
     for row in parse_csv(_open_text(file), file, bad_rows="raise", fields="any", delimiter=delimiter):
-        text_column = text_column or _choose_column(file, list(row.value), column)
+        text_column = text_column or choose_text_column(file, list(row.value), column)
         yield row.number - 1, row.value[text_column]
 
 
 def _read_parquet(file: Path, column: str | None) -> Iterator[tuple[int, Any]]:
-    column = _choose_column(file, _list_text_columns(file), column)
+    column = choose_text_column(file, list_text_columns(file, "cli"), column)
     for row in read_parquet(file, "cli", columns=[column]):
         yield row.number - 1, row.value[column]
-
-
-def _list_text_columns(file: Path) -> list[str]:
-    pa = require("pyarrow", "cli")
-    pq = require("pyarrow.parquet", "cli")
-    try:
-        schema = pq.read_schema(file)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
-    return [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
-
-
-def _choose_column(file: Path, columns: list[str], column: str | None = None) -> str:
-    """The requested column, else `text`, else the only text column."""
-    if column is not None and column not in columns:
-        raise InvalidInput(f"{file} has no text column {column!r}; it has {', '.join(columns) or 'none'}")
-    if column is None and "text" not in columns and len(columns) != 1:
-        raise InvalidInput(
-            f"which column of {file} holds the text? Say --column, one of: {', '.join(columns) or 'none'}"
-        )
-    if column is not None:
-        return column
-    return "text" if "text" in columns else columns[0]

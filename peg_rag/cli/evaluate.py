@@ -224,7 +224,9 @@ def _build_table(rows: "list[Row]", metric: str) -> "Table":
 
 def _format_cell(mean: float, best: bool, comparison: "Comparison | None") -> str:
     mark = "*" if comparison is not None and comparison.p < 0.05 else " "
-    return f"[bold]{mean:.3f}[/bold]{mark}" if best else f"{mean:.3f}{mark}"
+    if best:
+        return f"[bold]{mean:.3f}[/bold]{mark}"
+    return f"{mean:.3f}{mark}"
 
 
 def _build_sts_table(correlations: dict[str, list[float]], models: list[str]) -> "Table":

@@ -40,11 +40,12 @@ def index(
 ) -> None:
     """Index a folder: embed new and changed files, remove deleted ones. Exit code 3: files were skipped."""
     from peg_rag.cli.console import progress
-    from peg_rag.cli.knowledge import absolute_model
+    from peg_rag.cli.knowledge import absolute_model, refuse_url
     from peg_rag.encoder import PEGEncoder
     from peg_rag.index import PEGIndex
     from peg_rag.ingest import Chunking, Progress, find_files, model_of, sync
 
+    refuse_url(store)
     chunking = Chunking(chunk, overlap, column)
     files, _ = find_files(documents, name)
     model = model or model_of(store)

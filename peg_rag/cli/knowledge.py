@@ -1,5 +1,7 @@
 """Shared by the commands that use a store: opening it with its own model, searching it, and printing hits."""
 
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,38 +10,99 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.text import Text
 
 from peg_rag.answer import subject_of
-from peg_rag.cli.console import excerpt, fold, printable, stdout
+from peg_rag.cli.console import excerpt, fold_text, note, printable, progress, stdout, warn
 from peg_rag.cli.messages import translate
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
-    from peg_rag.index import PEGIndex
     from peg_rag.retriever import Mode
+    from peg_rag.stores import Store
+    from peg_rag.stores.copying import Source
 
 MODES = ("hybrid", "dense", "lexical")
 
 
 @contextmanager
-def open_store(store: Path, model: str | None) -> Iterator["tuple[PEGIndex, PEGEncoder]"]:
+def open_store(store: str | Path, model: str | None) -> Iterator["tuple[Store, PEGEncoder]"]:
     """Open a store read-only, with the encoder it was made with unless `model` names another."""
     from peg_rag.encoder import PEGEncoder
-    from peg_rag.index import PEGIndex
     from peg_rag.ingest import model_of
+    from peg_rag.retriever import check_same_model
+    from peg_rag.stores import is_url
+    from peg_rag.stores import open_store as open_at
 
-    if not store.is_dir():
+    if is_url(store):
+        with open_at(store, read_only=True) as present, PEGEncoder(model or _guess_model(present.identity)) as encoder:
+            check_same_model(present, encoder)
+            yield present, encoder
+        return
+    if not Path(store).is_dir():
         message = translate("{store}: there is no store; create one with: peg-rag index DOCUMENTS --store {store}")
         raise InvalidInput(message.format(store=store))
     with (
         PEGEncoder(model or model_of(store)) as encoder,
-        PEGIndex(store, identity=encoder.identity, read_only=True) as index,
+        open_at(store, identity=encoder.identity, read_only=True) as index,
     ):
         yield index, encoder
 
 
-def find(
-    index: "PEGIndex", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str = "auto"
+def _guess_model(identity: str) -> str | None:
+    """The bundled model of that identity, or None for the default; a wrong one is refused by its identity."""
+    from peg_rag.models import BUNDLED
+
+    name = identity.partition("@")[0]
+    return name if name in BUNDLED else None
+
+
+def refuse_url(store: Path) -> None:
+    """Refuse a URL where only a folder will do; as a path it has lost a slash.
+
+    Raises:
+        InvalidInput: it is a URL.
+    """
+    if re.match(r"[a-z]+:/", str(store)):
+        message = translate("--store {store}: index into a folder, then: peg-rag copy FOLDER URL")
+        raise InvalidInput(message.format(store=store))
+
+
+def copy_with_progress(source: "Source", target: "Store", name: str, *, delete: bool, batch_size: int) -> None:
+    """Copy documents into a store, with a progress bar, and print what was done."""
+    from peg_rag.stores import is_url
+    from peg_rag.stores.copying import copy_documents
+    from peg_rag.stores.urls import StoreUrl
+
+    started = time.perf_counter()
+    with progress() as bars:
+        task = bars.add_task(translate("copy"), total=len(source), unit="texts")
+        report = copy_documents(
+            source,
+            target,
+            delete=delete,
+            batch_size=batch_size,
+            on_progress=lambda done: bars.update(task, completed=done),
+        )
+    message = translate(
+        "{documents:,} documents in {store}: {written:,} written, {same:,} unchanged, {deleted:,} deleted"
+    )
+    note(
+        message.format(
+            documents=report.documents,
+            store=StoreUrl.parse(name).shown if is_url(name) else name,
+            written=report.written,
+            same=report.documents - report.written,
+            deleted=report.deleted,
+        )
+        + f" ({time.perf_counter() - started:.1f} s)"
+    )
+    if report.others:
+        message = translate("{others:,} documents of the store are not in the source; --delete removes them")
+        warn(message.format(others=report.others))
+
+
+def find_hits(
+    index: "Store", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str = "auto"
 ) -> list[list[Hit]]:
     """The k best hits of each query."""
     from peg_rag.retriever import RERANK_CHOICES, Retriever
@@ -115,9 +178,9 @@ def render_hit(rank: int, hit: Hit, query: str, lines: int = 2, marked: bool = F
     if not stdout.is_terminal:  # piped output keeps an excerpt on one line, however long
         rows = [header, body_excerpt]
     elif header.cell_len <= width:
-        rows = [header, fold(body_excerpt, width)]
+        rows = [header, fold_text(body_excerpt, width)]
     else:
-        rows = [fold(location, width), scores, fold(body_excerpt, width)]
+        rows = [fold_text(location, width), scores, fold_text(body_excerpt, width)]
     margin = Text("\n" + " " * prefix.cell_len)
     return prefix + margin.join(line for row in rows for line in row.split("\n"))
 

@@ -88,8 +88,8 @@ def _serve_http(
 
     app = create_http_app(create_server(reader), host=host, allowed_hosts=allowed_hosts, keys=keys)
     with listen(host, port) as listening:
-        shown = f"[{host}]" if ":" in host else host
-        address = f"http://{shown}:{listening.getsockname()[1]}{PATH}"
+        url_host = f"[{host}]" if ":" in host else host
+        address = f"http://{url_host}:{listening.getsockname()[1]}{PATH}"
         stderr.print(f"Serving {store} at {address}", style="bold", markup=False, soft_wrap=True)
         if host not in _LOOPBACK and keys is None:
             warn("everybody who reaches this address can read; ask for a key with --private")

@@ -7,6 +7,7 @@ cure in Chinese.
 
 import json
 import os
+import re
 from functools import cache, wraps
 from importlib.resources import files
 from typing import Any
@@ -39,7 +40,10 @@ def describe_error(error: Exception) -> tuple[str, str] | None:
 
 @cache
 def load_catalogue() -> dict[str, Any]:
-    """`texts`: English to Chinese. `errors`: the name of an error class to its kind and cure in Chinese."""
+    """`texts`: English to Chinese. `errors`: the name of an error class to its kind and cure in Chinese.
+
+    `usage`: patterns of typer's messages about arguments to Chinese, with the pattern's groups by number.
+    """
     text = (files("peg_rag") / "assets" / "messages.zh.json").read_text(encoding="utf-8")
     catalogue: dict[str, Any] = json.loads(text)
     return catalogue
@@ -51,6 +55,16 @@ def translate_help(command: Any) -> None:
         return
     _translate_panels()
     _translate_command(command)
+
+
+def translate_usage(message: str) -> str:
+    """What typer says of arguments that are wrong, in the reader's language; what has no translation stays English."""
+    patterns: dict[str, str] = load_catalogue()["usage"]
+    for pattern, translation in patterns.items():
+        match = re.fullmatch(pattern, message, re.DOTALL)
+        if match:
+            return translation.format(*match.groups())
+    return message
 
 
 def _translate_command(command: Any) -> None:
@@ -84,6 +98,23 @@ def _translate_panels() -> None:
         if hasattr(rich_utils, name):  # typer may rename them
             setattr(rich_utils, name, translate(getattr(rich_utils, name)))
     _fold_lines(rich_utils)
+    _translate_usage_errors(rich_utils)
+
+
+def _translate_usage_errors(rich_utils: Any) -> None:
+    """Let typer print its errors in Chinese."""
+    print_error = getattr(rich_utils, "rich_format_error", None)
+    if print_error is None or getattr(print_error, "translates", False):
+        return
+
+    @wraps(print_error)
+    def print_translated(error: Any) -> None:
+        message = translate_usage(error.format_message())
+        error.format_message = lambda: message
+        print_error(error)
+
+    print_translated.translates = True  # type: ignore[attr-defined]
+    rich_utils.rich_format_error = print_translated
 
 
 def _fold_lines(rich_utils: Any) -> None:

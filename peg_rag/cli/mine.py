@@ -57,9 +57,9 @@ def mine(
         report = mine_hard_negatives(
             pairs, out, encoder, corpus=corpus, options=options, shard_rows=shard_rows, show_progress=True
         )
-    refused = ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items())
+    refusals = ", ".join(f"{count:,} {reason}" for reason, count in report.refused.items())
     stderr.print(
         f"{report.negatives:,} negatives for {report.pairs:,} pairs out of {report.corpus:,} passages → {out}; "
-        f"{report.short:,} pairs have fewer than {negatives}; refused: {refused or 'none'}",
+        f"{report.short:,} pairs have fewer than {negatives}; refused: {refusals or 'none'}",
         soft_wrap=True,
     )

@@ -2,14 +2,13 @@
 
 import json
 import time
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
 def search(
-    store: Annotated[Path, typer.Argument(help="A folder made by `peg-rag index`.")],
+    store: Annotated[str, typer.Argument(help="A folder made by `peg-rag index`, or the URL of a store.")],
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of hits.")] = 5,
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
@@ -26,9 +25,9 @@ def search(
     from peg_rag.cli.console import note, show
 
     with knowledge.open_store(store, model) as (index, encoder):
-        started = time.perf_counter()
-        [hits] = knowledge.find(index, encoder, [query], k, mode, rerank)
-        elapsed_ms = 1000 * (time.perf_counter() - started)
+        start = time.perf_counter()
+        [hits] = knowledge.find_hits(index, encoder, [query], k, mode, rerank)
+        elapsed_ms = 1000 * (time.perf_counter() - start)
         documents = len(index)
     if as_json:
         for hit in hits:

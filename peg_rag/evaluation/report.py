@@ -220,16 +220,18 @@ def _render_query(dataset: RetrievalDataset, query: str, systems: Sequence[Evalu
     )
     cells = [f"<td>{question}</td>"]
     for result in systems:
-        ranked = sorted(result.run.get(query, {}).items(), key=_score_of, reverse=True)[:SHOWN_HITS]
-        hits = "".join(_render_hit(dataset, document, grades.get(document, 0) > 0, score) for document, score in ranked)
+        ranking = sorted(result.run.get(query, {}).items(), key=_score_of, reverse=True)[:SHOWN_HITS]
+        hits = "".join(
+            _render_hit(dataset, document, grades.get(document, 0) > 0, score) for document, score in ranking
+        )
         cells.append(f'<td><span class="score">{metric} {result.values[metric][i]:.2f}</span>{hits}</td>')
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _render_hit(dataset: RetrievalDataset, document: str, right: bool, score: float | None = None) -> str:
-    shown = "" if score is None else f' <span class="score">{score:.3f}</span>'
+    score_label = "" if score is None else f' <span class="score">{score:.3f}</span>'
     text = dataset.corpus.get(document, "(not in the corpus)")
-    return f'<p class="hit{" right" * right}">{_render_excerpt(text)}{shown}</p>'
+    return f'<p class="hit{" right" * right}">{_render_excerpt(text)}{score_label}</p>'
 
 
 def _render_excerpt(text: str) -> str:

@@ -162,9 +162,9 @@ class Reranked:
         return {query: self._rerank_query(dataset, query, documents) for query, documents in first_run.items()}
 
     def _rerank_query(self, dataset: RetrievalDataset, query: str, documents: Mapping[str, float]) -> dict[str, float]:
-        ranked = sorted(documents, key=lambda document: -documents[document])
-        head = ranked[: self.candidates]
-        tail = ranked[self.candidates :]
+        ranking = sorted(documents, key=lambda document: -documents[document])
+        head = ranking[: self.candidates]
+        tail = ranking[self.candidates :]
         scores = self.reranker.score([(dataset.queries[query], dataset.corpus[document]) for document in head])
         reranked = dict(zip(head, map(float, scores), strict=True))
         floor = min(reranked.values(), default=0.0)

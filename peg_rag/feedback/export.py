@@ -85,21 +85,21 @@ def collect_judgements(ratings: Iterable[Rating], index: "PEGIndex") -> Judgemen
                 questions.setdefault(query, rating.question.strip())
                 votes.setdefault(query, {}).setdefault(passage.passage_id, []).append(grade)
     names = {name for passages in votes.values() for name in passages}
-    present = {record.id for batch in _split(sorted(names)) for record in index.get(batch)}
+    present = {record.id for batch in _batch_ids(sorted(names)) for record in index.get(batch)}
     qrels: dict[str, dict[str, int]] = {}
-    gone = 0
+    left_out = 0
     for query, passages in votes.items():
-        grades = {name: _decide(passage_grades) for name, passage_grades in passages.items() if name in present}
-        gone += len(passages) - len(grades)
+        grades = {name: _majority_grade(passage_grades) for name, passage_grades in passages.items() if name in present}
+        left_out += len(passages) - len(grades)
         if grades:
             qrels[query] = grades
-    return Judgements({query: questions[query] for query in qrels}, qrels, gone)
+    return Judgements({query: questions[query] for query in qrels}, qrels, left_out)
 
 
 def query_id(question: str) -> str:
     """The same for questions that differ in width, case and spaces only."""
-    folded = "".join(unicodedata.normalize("NFKC", question).casefold().split())
-    return hashlib.sha256(folded.encode()).hexdigest()[:16]
+    normalised = "".join(unicodedata.normalize("NFKC", question).casefold().split())
+    return hashlib.sha256(normalised.encode()).hexdigest()[:16]
 
 
 def export_feedback(
@@ -126,7 +126,7 @@ def export_feedback(
     _check_ids(judgements)
     passages = 0
     with open_atomically(folder / "corpus.jsonl") as stream:
-        for batch in _split(index.ids()):
+        for batch in _batch_ids(index.ids()):
             for record in index.get(batch):
                 stream.write(_format_line({"_id": record.id, "title": "", "text": record.text}))
                 passages += 1
@@ -158,13 +158,15 @@ def _grade_of(rating: Rating, passage: RatedPassage) -> int | None:
     return CITED if rating.vote == "up" else WRONG
 
 
-def _decide(grades: Sequence[int]) -> int:
+def _majority_grade(grades: Sequence[int]) -> int:
     """The highest of the grades that the majority stands behind. The last is the newest."""
     relevant = [grade for grade in grades if grade > WRONG]
     wrong = len(grades) - len(relevant)
     if len(relevant) == wrong:
         return grades[-1]
-    return max(relevant) if len(relevant) > wrong else WRONG
+    if len(relevant) < wrong:
+        return WRONG
+    return max(relevant)
 
 
 def _check_ids(judgements: Judgements) -> None:
@@ -182,7 +184,7 @@ def _list_grades(judgements: Judgements) -> Iterator[tuple[str, str, int]]:
             yield query, passage, grade
 
 
-def _split(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def _batch_ids(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(ids), _BATCH):
         yield ids[start : start + _BATCH]
 

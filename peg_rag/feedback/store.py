@@ -103,7 +103,7 @@ class FeedbackStore:
             DamagedIndex: the file cannot be read, or a newer version made it.
         """
         is_new = not self.file.exists()
-        with self._open(create=True) as connection:
+        with self._begin_transaction(create=True) as connection:
             replaced = connection.execute("DELETE FROM ratings WHERE id = ?", (rating.id,)).rowcount > 0
             connection.execute(
                 "INSERT INTO ratings VALUES (?, ?, ?, ?, ?, ?)",
@@ -126,7 +126,7 @@ class FeedbackStore:
         """
         if not self.file.exists():
             return []
-        with self._open() as connection:
+        with self._begin_transaction() as connection:
             if _is_empty(connection):
                 return []
             passages: dict[str, list[RatedPassage]] = {}
@@ -142,16 +142,16 @@ class FeedbackStore:
     def __len__(self) -> int:
         if not self.file.exists():
             return 0
-        with self._open() as connection:
+        with self._begin_transaction() as connection:
             if _is_empty(connection):
                 return 0
             return int(connection.execute("SELECT count(*) FROM ratings").fetchone()[0])
 
     @contextmanager
-    def _open(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+    def _begin_transaction(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
         """A connection within one transaction, committed at the end of the block."""
         try:
-            with closing(self._connect(create)) as connection:
+            with closing(self._open_connection(create)) as connection:
                 connection.execute("BEGIN IMMEDIATE" if create else "BEGIN")
                 self._check_version(connection, create)
                 yield connection
@@ -177,7 +177,7 @@ class FeedbackStore:
                 return OSError(errno.EACCES, f"cannot open or write the ratings ({error})", str(self.file))
         return error
 
-    def _connect(self, create: bool) -> sqlite3.Connection:
+    def _open_connection(self, create: bool) -> sqlite3.Connection:
         """A connection; one that only reads may write where a process was killed in the middle of a rating.
 
         SQLite rolls such a rating back before it reads.

@@ -2,6 +2,6 @@
 
 from peg_rag.index.fusion import fuse
 from peg_rag.index.store import PEGIndex
-from peg_rag.index.tables import Record
+from peg_rag.index.tables import Documents, Record
 
-__all__ = ["PEGIndex", "Record", "fuse"]
+__all__ = ["Documents", "PEGIndex", "Record", "fuse"]

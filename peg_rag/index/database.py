@@ -28,7 +28,8 @@ from peg_rag.index.forks import GATE, Connection
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x50454731  # "PEG1"
-BLOCK = 4096
+BLOCK_BITS = 12  # of a key number the document in its block
+BLOCK = 1 << BLOCK_BITS
 READERS = 8
 
 SCHEMA = """

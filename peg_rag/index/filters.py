@@ -134,12 +134,12 @@ _METADATA = "documents.metadata"
 
 def register_functions(connection: sqlite3.Connection) -> None:
     """Give a connection the SQL functions that conditions call."""
-    connection.create_function("escape_nul", 1, _escape_nul, deterministic=True)
-    connection.create_function("matches_like", 3, _matches_like, deterministic=True)
-    connection.create_function("matches_regex", 2, _matches_regex, deterministic=True)
+    connection.create_function("escape_nul", 1, escape_nul, deterministic=True)
+    connection.create_function("matches_like", 3, matches_like, deterministic=True)
+    connection.create_function("matches_regex", 2, matches_regex, deterministic=True)
 
 
-def _escape_nul(text: Any) -> Any:
+def escape_nul(text: Any) -> Any:
     """JSON text with NUL escaped in its strings; other values unchanged."""
     return _JSON_ESCAPE.sub(_replace_escape, text) if isinstance(text, str) else text
 
@@ -258,7 +258,7 @@ class _Field:
             return cls(f"json_type({_METADATA}, ?)", f"json_extract({_METADATA}, ?)", path, f'"{key}":')
         # A JSON path cannot contain quotes, backslashes or control characters: iterate over the object instead.
         walk = f"FROM json_each({_METADATA}) AS field WHERE field.key = ?"
-        return cls(f"(SELECT field.type {walk})", f"(SELECT field.value {walk})", _escape_text(key), None)
+        return cls(f"(SELECT field.type {walk})", f"(SELECT field.value {walk})", escape_text(key), None)
 
     def where_type(self, test: str, then: Condition) -> Condition:
         """`then` for fields whose type passes `test`, else 0. CASE, unlike AND, is guaranteed to stop early."""
@@ -277,8 +277,12 @@ class _Field:
         return Condition(f"{self.value} {sign} {right.sql}", (self.parameter, *right.parameters))
 
 
-def _escape_text(value: str) -> str:
-    """A string in the form that is compared in SQL."""
+def escape_text(value: str) -> str:
+    """A string in the form that is compared in SQL: without NUL.
+
+    Raises:
+        InvalidInput: a lone surrogate.
+    """
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -288,7 +292,8 @@ def _escape_text(value: str) -> str:
     return value.translate(_ESCAPED)
 
 
-def _unescape_text(value: str) -> str:
+def unescape_text(value: str) -> str:
+    """The string that `escape_text` was given."""
     return _ESCAPED_TEXT.sub(lambda escape: _UNESCAPED[escape[0]], value)
 
 
@@ -313,7 +318,7 @@ def _number_literal(value: float) -> Condition:
 def _compile_equal(field: _Field, operator: str, operand: Any) -> Condition:
     if isinstance(operand, list | tuple):
         try:
-            same = field.compare("=", Condition("?", (_escape_text(_escape_nul(dumps(list(operand)))),)))
+            same = field.compare("=", Condition("?", (escape_text(escape_nul(dumps(list(operand)))),)))
         except (TypeError, ValueError) as error:
             raise InvalidInput(f"{operator} cannot compare with {operand!r}: {error}") from error
         return field.where_type("= 'array'", same)
@@ -325,13 +330,13 @@ def _compile_equal(field: _Field, operator: str, operand: Any) -> Condition:
         case "number":
             return field.where_type(f"IN {_NUMBER}", field.compare("=", _number_literal(operand)))
         case _:
-            exact = field.where_type("= 'text'", field.compare("=", Condition("?", (_escape_text(operand),))))
+            exact = field.where_type("= 'text'", field.compare("=", Condition("?", (escape_text(operand),))))
             if field.fragment is None:
                 return exact
             needle = field.fragment + dumps(operand)
             return Condition(
                 f"(CASE WHEN instr({_METADATA}, ?) THEN {exact.sql} ELSE 0 END)",
-                (_escape_nul(needle), *exact.parameters),
+                (escape_nul(needle), *exact.parameters),
                 needle=needle,
             )
 
@@ -358,7 +363,7 @@ def _compile_in(field: _Field, operator: str, operand: Any) -> Condition:
 
 
 def _list_literal(values: Sequence[Any]) -> Condition:
-    escaped = [_escape_text(value) if isinstance(value, str) else value for value in values]
+    escaped = [escape_text(value) if isinstance(value, str) else value for value in values]
     return Condition("(SELECT value FROM json_each(?))", (dumps(escaped),))
 
 
@@ -389,7 +394,7 @@ def _compile_order(field: _Field, operator: str, operand: Any) -> Condition:
     if kind == "number":
         return field.where_type(f"IN {_NUMBER}", field.compare(_ORDERS[operator], _number_literal(operand)))
     if kind == "text":
-        return field.where_type("= 'text'", field.compare(_ORDERS[operator], Condition("?", (_escape_text(operand),))))
+        return field.where_type("= 'text'", field.compare(_ORDERS[operator], Condition("?", (escape_text(operand),))))
     raise InvalidInput(f"{operator} orders numbers or strings, not {operand!r}")
 
 
@@ -397,7 +402,7 @@ def _compile_contains(field: _Field, operator: str, operand: Any) -> Condition:
     in_list = field.where_element(_test_element(_operand_kind(operand, operator), [operand]))
     if not isinstance(operand, str):
         return in_list
-    substring = Condition(f"instr({field.value}, ?) > 0", (field.parameter, _escape_text(operand)))
+    substring = Condition(f"instr({field.value}, ?) > 0", (field.parameter, escape_text(operand)))
     return _join_conditions([field.where_type("= 'text'", substring), in_list], "OR")
 
 
@@ -407,13 +412,13 @@ def _compile_contains(field: _Field, operator: str, operand: Any) -> Condition:
 def _compile_like(field: _Field, operator: str, operand: Any) -> Condition:
     if not isinstance(operand, str):
         raise InvalidInput(f"{operator} takes a pattern such as 'GB/T%', not {operand!r}")
-    return _call_for_texts(field, "matches_like", _escape_text(operand), int(operator == "$ilike"))
+    return _call_for_texts(field, "matches_like", escape_text(operand), int(operator == "$ilike"))
 
 
 def _compile_regex(field: _Field, operator: str, operand: Any) -> Condition:
     if not isinstance(operand, str):
         raise InvalidInput(f"{operator} takes a regular expression as a string, not {operand!r}")
-    pattern = _escape_text(operand)
+    pattern = escape_text(operand)
     re2 = require("re2", "regex")
     try:
         _parse_regex(operand)
@@ -442,8 +447,9 @@ class _Segment:
     width: int
 
 
-def _matches_like(text: str, pattern: str, ignores_case: int) -> bool:
-    text = _unescape_text(text)
+def matches_like(text: str, pattern: str, ignores_case: int) -> bool:
+    """Whether an escaped text matches an escaped `$like` pattern."""
+    text = unescape_text(text)
     if ignores_case:
         text = text.lower()
     first, *others = _parse_like(pattern, bool(ignores_case))
@@ -460,7 +466,7 @@ def _matches_like(text: str, pattern: str, ignores_case: int) -> bool:
 
 @lru_cache(maxsize=64)
 def _parse_like(pattern: str, ignores_case: bool) -> tuple[_Segment, ...]:
-    pattern = _unescape_text(pattern)
+    pattern = unescape_text(pattern)
     if ignores_case:
         pattern = pattern.lower()
     segments: list[list[str]] = [[]]
@@ -473,8 +479,9 @@ def _parse_like(pattern: str, ignores_case: bool) -> tuple[_Segment, ...]:
     return tuple(_Segment(re.compile("".join(segment), re.DOTALL), len(segment)) for segment in segments)
 
 
-def _matches_regex(text: str, pattern: str) -> bool:
-    return _parse_regex(_unescape_text(pattern)).search(_unescape_text(text)) is not None
+def matches_regex(text: str, pattern: str) -> bool:
+    """Whether a regular expression is found in an escaped text; both are escaped."""
+    return _parse_regex(unescape_text(pattern)).search(unescape_text(text)) is not None
 
 
 @lru_cache(maxsize=64)

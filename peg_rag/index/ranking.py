@@ -7,7 +7,7 @@ from sqlite3 import Connection
 import numpy as np
 
 from peg_rag.index.encodings import Array
-from peg_rag.index.exact import RankedRows, select_best
+from peg_rag.index.exact import RankedRows, inner_products, select_best
 from peg_rag.index.fusion import Method, Weighting, fuse
 from peg_rag.index.lexical import bm25, query_weights
 from peg_rag.index.snapshot import Snapshot
@@ -94,7 +94,7 @@ class Ranking:
         """Fuse the candidates of both sides by both scores, including candidates that only one side contributed."""
         slots = np.union1d(nearest.rows, self._select_matches(term_scores, queries.fetch_k))  # (candidates,) by age
         names = slots.tolist()
-        dense = np.clip(self.snapshot.vectors(connection, slots) @ vector, -1.0, 1.0)
+        dense = np.clip(inner_products(self.snapshot.vectors(connection, slots), vector), -1.0, 1.0)
         lexical = dict(zip(names, term_scores[slots].tolist(), strict=True))
         if self.method == "rrf":  # a document without a common term has a score, 0, but no rank
             lexical = {slot: score for slot, score in lexical.items() if score > 0}

@@ -1,23 +1,25 @@
 """A segment: the vectors of an index up to its last compaction, immutable and searched by inner product.
 
-`flat` is a plain matrix that is mapped into memory and searched exactly (`peg_rag.index.exact`). `hnsw` (graph) and
-`ivfpq` (inverted lists of product codes) are FAISS indexes: the first keeps full vectors and is fast and accurate, the
-second is about thirty times smaller, and its candidates are rescored with the vectors in SQLite.
+`flat` is a plain matrix that is mapped into memory and searched exactly (`peg_rag.index.exact`); a large one through an
+int8 copy in memory (`peg_rag.index.codes`). `hnsw` (graph) and `ivfpq` (inverted lists of product codes) are FAISS
+indexes: the first keeps full vectors and is fast and accurate, the second is about thirty times smaller, and its
+candidates are rescored with the vectors in SQLite.
 
 Documents written later are held in memory by `snapshot`, deleted ones are masked.
 
-Cost: 4 bytes per number of a vector (`flat`, `hnsw`).
+Cost: 4 bytes per number of a vector (`flat`, `hnsw`); a `flat` one that is searched often, 1 more in memory.
 """
 
 import os
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from peg_rag.extras import require
+from peg_rag.index.codes import Codes
 from peg_rag.index.encodings import Array
 from peg_rag.index.exact import RankedRows, search_matrix, search_rows
 
@@ -44,12 +46,14 @@ class Segment:
         keys: (n,) int64 document keys, ascending.
         matrix: (n, dimension) float32 unit rows; None for `ivfpq`.
         graph: the FAISS index; None for `flat`.
+        codes: a smaller copy of the matrix, for exact search.
     """
 
     kind: Kind
     keys: Array
     matrix: Array | None
     graph: Any = None
+    codes: Codes = field(default_factory=Codes)
 
     @classmethod
     def empty(cls) -> "Segment":
@@ -68,7 +72,8 @@ class Segment:
         if self.graph is not None and (allowed is None or np.count_nonzero(allowed) > self._exact_limit()):
             return self._search_graph(queries, k, allowed, fetch)
         if self.matrix is not None:
-            return search_matrix(self.matrix, queries, k, allowed)
+            codes = self.codes if self.graph is None else None
+            return search_matrix(self.matrix, queries, k, allowed, codes)
         rows = np.flatnonzero(np.ones(len(self.keys)) if allowed is None else allowed)
         return search_rows(fetch(self.keys[rows]), rows, queries, k)
 

@@ -226,7 +226,7 @@ class SnapshotCache:
         with self._lock:
             latest = self._latest
             if latest is None or latest.state.sequence < state.sequence:
-                dimension = int(tables.read_settings(connection).get("dimension", 0))
+                dimension = int(tables.read_settings(connection, state).get("dimension", 0))
                 storage = self._compactor.storage
                 if latest is not None and latest.state.generation == state.generation:
                     segment = latest.segment

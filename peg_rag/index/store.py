@@ -8,10 +8,11 @@ A search looks at the segment and at the delta, the documents written since the 
 masked. Compaction folds both into a new segment, on `persist()` or by itself after a write when enough has changed.
 
 Cost: on disk, 8 bytes per number of a vector (SQLite and segment file), the text, and about 1 kB of postings per 200
-characters. In memory, the mapped segment and 20 bytes per document. A write takes one fsync.
+characters. In memory, the mapped segment and 20 bytes per document; of a `flat` segment of more than 16 MiB that is
+searched often, also a copy as int8, 1 byte per number. A write takes one fsync.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Self, cast
@@ -31,7 +32,7 @@ from peg_rag.index.fusion import Method
 from peg_rag.index.ranking import Ranking, ScoredSlots, Weights
 from peg_rag.index.segment import KINDS, Kind
 from peg_rag.index.snapshot import Snapshot, SnapshotCache
-from peg_rag.index.tables import EncodedDocuments, IndexState, Record
+from peg_rag.index.tables import Documents, EncodedDocuments, IndexState, Record
 from peg_rag.index.term_weights import BundledTermWeights, TermWeights, find_term_weights
 from peg_rag.index.tokenizers import get_tokenizer
 from peg_rag.index.validation import DocumentBatch, Mode, QueryBatch, validate_count, validate_ids
@@ -296,6 +297,35 @@ class PEGIndex:
         condition = compile_filter(where or {})
         with self._db.reading() as connection:
             return tables.count_documents(connection, condition)
+
+    def export(self, ids: Sequence[str] | None = None, *, batch_size: int = 1000) -> Iterator[Documents]:
+        """The documents with these ids, or all, with their vectors, oldest first, `batch_size` at a time.
+
+        Each batch is read by itself, so that a long export holds up nobody: a document that is replaced meanwhile may
+        come twice, the later one last. Unknown ids are left out.
+        """
+        size = max(validate_count(batch_size, "batch_size"), 1)
+        if ids is not None:
+            names = validate_ids(ids)
+            for start in range(0, len(names), size):
+                with self._db.reading() as connection:
+                    keys = sorted(tables.find_keys_of_ids(connection, names[start : start + size]))
+                    documents = self._read_documents(connection, keys)
+                if len(documents):
+                    yield documents
+            return
+        key = -1
+        while True:
+            with self._db.reading() as connection:
+                keys = tables.find_keys_after(connection, key, size)
+                if not keys:
+                    return
+                documents = self._read_documents(connection, keys)
+            yield documents
+            key = keys[-1]
+
+    def _read_documents(self, connection: Connection, keys: Sequence[int]) -> Documents:
+        return tables.read_documents(connection, keys, self.dimension or 0, self.storage)
 
     def search(
         self,

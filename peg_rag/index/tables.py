@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from peg_rag.index.database import BLOCK, DamagedRow
+from peg_rag.index.database import BLOCK, BLOCK_BITS, DamagedRow
 from peg_rag.index.encodings import STORAGES, Array, Storage, from_blobs
 from peg_rag.index.filters import Condition
 from peg_rag.index.lexical import build_postings, write_postings
@@ -31,6 +31,24 @@ class Record:
     id: str
     text: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """Stored documents with their vectors, as `export` yields them and `upsert` takes them.
+
+    Attributes:
+        ids, texts, metadatas: one for each document.
+        vectors: (documents, dimension) float32 unit rows.
+    """
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    vectors: Array
+    metadatas: Sequence[Mapping[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +104,10 @@ class IndexState:
 # -- settings and manifest --------------------------------------------------------------------------------------------
 
 
-def read_settings(connection: Connection) -> dict[str, str]:
-    """The settings of the index; empty only while it is being created."""
+def read_settings(connection: Connection, state: IndexState | None = None) -> dict[str, str]:
+    """The settings of the index; empty only while it is being created. `state` is read here unless it is at hand."""
     settings = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-    state = IndexState.read(connection)
+    state = state or IndexState.read(connection)
     if not settings and not state.sequence:
         return settings
     for name, choices in _CHOICES.items():
@@ -125,7 +143,7 @@ def read_manifest(connection: Connection) -> Manifest:
         raise DamagedRow("the manifest of the vector file is malformed")
     manifest = Manifest(kind, size, checksums, keys)
     document_keys = manifest.read_keys()
-    if len(keys) and (document_keys[0] < 0 or (np.diff(document_keys) <= 0).any()):
+    if len(keys) and (document_keys[0] < 0 or (document_keys[1:] <= document_keys[:-1]).any()):
         raise DamagedRow("the keys in the manifest of the vector file do not ascend")
     return manifest
 
@@ -221,6 +239,17 @@ def read_records(connection: Connection, keys: Sequence[int]) -> dict[int, Recor
     return {key: _decode_record(*rows[key]) for key in keys}
 
 
+def read_documents(connection: Connection, keys: Sequence[int], dimension: int, storage: Storage) -> Documents:
+    """Documents with their vectors, in the order of `keys`."""
+    records = list(read_records(connection, keys).values())
+    return Documents(
+        [record.id for record in records],
+        [record.text for record in records],
+        read_vectors(connection, np.array(keys, dtype=np.int64), dimension, storage),
+        [record.metadata for record in records],
+    )
+
+
 def _decode_record(key: int, name: Any, text: Any, metadata: Any) -> Record:
     if not isinstance(name, str) or not isinstance(text, str) or not isinstance(metadata, str):
         raise DamagedRow(f"the id, text or metadata of the document with key {key} is not a string")
@@ -298,6 +327,12 @@ def find_keys(connection: Connection, condition: Condition) -> list[int]:
     return [key for (key,) in connection.execute(sql, condition.parameters)]
 
 
+def find_keys_after(connection: Connection, key: int, limit: int) -> list[int]:
+    """The next keys greater than `key`, oldest first."""
+    sql = "SELECT key FROM documents WHERE key > ? ORDER BY key LIMIT ?"
+    return [key for (key,) in connection.execute(sql, (key, limit))]
+
+
 def find_ids(connection: Connection, condition: Condition) -> list[str]:
     """Ids of the documents that pass a filter, oldest first."""
     sql = f"SELECT id FROM documents WHERE {condition.sql} ORDER BY key"
@@ -354,11 +389,15 @@ class Blocks:
         return counts
 
     def slots_of_keys(self, keys: Array) -> Array:
-        """(n,) slots of (n,) keys; -1 for keys of blocks that do not exist."""
-        if not len(self.numbers) or not len(keys):
-            return np.full(len(keys), -1, dtype=np.int64)
-        position = np.minimum(np.searchsorted(self.numbers, keys // BLOCK), len(self.numbers) - 1)
-        return np.where(self.numbers[position] == keys // BLOCK, position * BLOCK + keys % BLOCK, -1)
+        """(n,) slots of (n,) ascending keys; -1 for keys of blocks that do not exist."""
+        slots = np.full(len(keys), -1, dtype=np.int64)
+        blocks = keys >> BLOCK_BITS
+        starts = np.searchsorted(blocks, self.numbers)
+        stops = np.searchsorted(blocks, self.numbers, side="right")
+        for position in np.flatnonzero(stops > starts).tolist():
+            part = slice(starts[position], stops[position])
+            slots[part] = keys[part] + BLOCK * (position - self.numbers[position])
+        return slots
 
     def keys_of_slots(self, slots: Array) -> Array:
         """(n,) keys of (n,) slots."""

@@ -137,6 +137,9 @@ def _filter_arguments(where: Any) -> dict[str, Any]:
 
 
 def _hit_of(document: Document, score: float | None = None) -> Hit:
-    scores: Mapping[str, float] = {} if score is None else {"dense": score}
-    shown = float("nan") if score is None else score
-    return Hit(document.id or "", document.page_content, shown, scores, document.metadata)
+    scores: Mapping[str, float] = {}
+    total = float("nan")
+    if score is not None:
+        scores = {"dense": score}
+        total = score
+    return Hit(document.id or "", document.page_content, total, scores, document.metadata)

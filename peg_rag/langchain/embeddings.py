@@ -34,7 +34,7 @@ class PEGEmbeddings(EncoderSettings, Embeddings):
         refuse_foreign_settings(type(self), settings, model_argument="model")
         super().__init__(**{"model": model, **settings})
         # Not in a validator, where pydantic would wrap the error.
-        self._encoder = encoder if encoder is not None else self._load(self.model)
+        self._encoder = encoder if encoder is not None else self._load_encoder(self.model)
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, **settings: Any) -> Self:

@@ -29,8 +29,8 @@ class PEGReranker(BaseDocumentCompressor):
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
         """Copies of the documents, best first, with `relevance_score`, from 0 to 1, in their metadata."""
-        ranked = load_reranker("mini").rank(query, [document.page_content for document in documents])
-        return [_rescore(documents[each.index], each.score) for each in ranked[: self.top_n]]
+        ranking = load_reranker("mini").rank(query, [document.page_content for document in documents])
+        return [_copy_with_score(documents[each.index], each.score) for each in ranking[: self.top_n]]
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
@@ -39,6 +39,6 @@ class PEGReranker(BaseDocumentCompressor):
         return await run_in_executor(None, self.compress_documents, documents, query, callbacks)
 
 
-def _rescore(document: Document, score: float) -> Document:
+def _copy_with_score(document: Document, score: float) -> Document:
     metadata: dict[str, Any] = {**document.metadata, "relevance_score": score}
     return document.model_copy(update={"metadata": metadata})

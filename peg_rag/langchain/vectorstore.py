@@ -158,21 +158,21 @@ class PEGVectorStore(VectorStore):
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """The k documents nearest to the query; see the class for what else can be asked."""
-        return [document_of(hit) for hit in self._retrieve(query, k, **kwargs)]
+        return [document_of(hit) for hit in self._retrieve_hits(query, k, **kwargs)]
 
     def similarity_search_with_score(self, query: str, k: int = 4, **kwargs: Any) -> list[tuple[Document, float]]:
         """`similarity_search` with scores, larger is better: a cosine, a BM25 score or a fused score by `mode`."""
-        return [(document_of(hit), hit.score) for hit in self._retrieve(query, k, **kwargs)]
+        return [(document_of(hit), hit.score) for hit in self._retrieve_hits(query, k, **kwargs)]
 
     async def asimilarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
         """`similarity_search` off the event loop."""
-        return [document_of(hit) for hit in await self._aretrieve(query, k, **kwargs)]
+        return [document_of(hit) for hit in await self._aretrieve_hits(query, k, **kwargs)]
 
     async def asimilarity_search_with_score(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         """`similarity_search_with_score` off the event loop."""
-        return [(document_of(hit), hit.score) for hit in await self._aretrieve(query, k, **kwargs)]
+        return [(document_of(hit), hit.score) for hit in await self._aretrieve_hits(query, k, **kwargs)]
 
     def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
         """The k documents nearest to a vector."""
@@ -209,10 +209,10 @@ class PEGVectorStore(VectorStore):
         """`max_marginal_relevance_search` for a vector."""
         return self._search_mmr(_as_vector(embedding), k, fetch_k, lambda_mult, **kwargs)
 
-    def _retrieve(self, query: str, k: int, **settings: Any) -> list[Hit]:
+    def _retrieve_hits(self, query: str, k: int, **settings: Any) -> list[Hit]:
         return self._make_retriever(k, **settings).retrieve(query)
 
-    async def _aretrieve(self, query: str, k: int, **settings: Any) -> list[Hit]:
+    async def _aretrieve_hits(self, query: str, k: int, **settings: Any) -> list[Hit]:
         return await self._make_retriever(k, **settings).aretrieve(query)
 
     def _make_retriever(
@@ -243,13 +243,13 @@ class PEGVectorStore(VectorStore):
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         _check_relevance(kwargs)
-        return [_with_relevance(hit) for hit in self._retrieve(query, k, **kwargs)]
+        return [_with_relevance(hit) for hit in self._retrieve_hits(query, k, **kwargs)]
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, **kwargs: Any
     ) -> list[tuple[Document, float]]:
         _check_relevance(kwargs)
-        return [_with_relevance(hit) for hit in await self._aretrieve(query, k, **kwargs)]
+        return [_with_relevance(hit) for hit in await self._aretrieve_hits(query, k, **kwargs)]
 
 
 class PEGVectorStoreRetriever(VectorStoreRetriever):

@@ -62,10 +62,12 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         self, model_name: str | Path | None = None, *, encoder: Encoder | None = None, **settings: Any
     ) -> None:
         refuse_foreign_settings(type(self), settings, model_argument="model_name")
-        name = getattr(encoder, "identity", "unknown") if model_name is None and encoder is not None else model_name
+        name = model_name
+        if model_name is None and encoder is not None:
+            name = getattr(encoder, "identity", "unknown")
         settings["model_name"] = str(name or os.environ.get("PEG_RAG_MODEL") or DEFAULT_MODEL)
         super().__init__(**settings)
-        self._encoder = encoder if encoder is not None else self._load(self.model_name)
+        self._encoder = encoder if encoder is not None else self._load_encoder(self.model_name)
 
     @classmethod
     def from_encoder(cls, encoder: Encoder, **settings: Any) -> Self:
@@ -88,10 +90,12 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
             IndexMismatch: the name now leads to another model than the one that was saved.
         """
         settings = {**data, **kwargs}
-        saved = settings.pop("identity", None)
+        saved_identity = settings.pop("identity", None)
         self: Self = super().from_dict(settings)
-        if saved not in (None, self.identity):
-            raise IndexMismatch(f"{self.model_name} was saved as {saved}, but what is there now is {self.identity}")
+        if saved_identity not in (None, self.identity):
+            raise IndexMismatch(
+                f"{self.model_name} was saved as {saved_identity}, but what is there now is {self.identity}"
+            )
         return self
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
@@ -198,8 +202,8 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         keys = {text: self._cache_key(text, role) for text in texts}
         entries = {text: cache.get(key, collection=_COLLECTION) for text, key in keys.items()}
         cached = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
-        missing = [text for text in keys if text not in cached]
-        for text, vector in zip(missing, self._encode_texts(missing, role, show_progress), strict=True):
+        missing_texts = [text for text in keys if text not in cached]
+        for text, vector in zip(missing_texts, self._encode_texts(missing_texts, role, show_progress), strict=True):
             cache.put(keys[text], {"embedding": vector}, collection=_COLLECTION)
             cached[text] = vector
         return [cached[text] for text in texts]
@@ -210,9 +214,9 @@ class PEGEmbedding(EncoderSettings, BaseEmbedding):
         keys = {text: self._cache_key(text, role) for text in texts}
         entries = {text: await cache.aget(key, collection=_COLLECTION) for text, key in keys.items()}
         cached = {text: entry["embedding"] for text, entry in entries.items() if entry is not None}
-        missing = [text for text in keys if text not in cached]
-        vectors = await self._aencode_texts(missing, role, show_progress)
-        for text, vector in zip(missing, vectors, strict=True):
+        missing_texts = [text for text in keys if text not in cached]
+        vectors = await self._aencode_texts(missing_texts, role, show_progress)
+        for text, vector in zip(missing_texts, vectors, strict=True):
             await cache.aput(keys[text], {"embedding": vector}, collection=_COLLECTION)
             cached[text] = vector
         return [cached[text] for text in texts]

@@ -52,7 +52,9 @@ def to_where(filters: MetadataFilters | None) -> Where:
 
 def all_of(parts: list[Where]) -> Where:
     """What matches all parts; everything for none."""
-    return {"$and": parts} if len(parts) > 1 else parts[0] if parts else {}
+    if len(parts) > 1:
+        return {"$and": parts}
+    return parts[0] if parts else {}
 
 
 def any_of(parts: list[Where]) -> Where:

@@ -30,5 +30,5 @@ class PEGReranker(BaseNodePostprocessor):
         if query_bundle is None:
             raise InvalidInput("nodes are reranked for a query; give query_str or query_bundle")
         texts = [node.node.get_content(MetadataMode.NONE) for node in nodes]
-        ranked = load_reranker("mini").rank(query_bundle.query_str, texts)
-        return [NodeWithScore(node=nodes[each.index].node, score=each.score) for each in ranked[: self.top_n]]
+        ranking = load_reranker("mini").rank(query_bundle.query_str, texts)
+        return [NodeWithScore(node=nodes[each.index].node, score=each.score) for each in ranking[: self.top_n]]

@@ -116,15 +116,15 @@ class PEGRetriever(BaseRetriever):
         embedding = query_bundle.embedding
         if embedding is None and self._mode not in _LEXICAL:
             embedding = self._embed_model.get_agg_embedding_from_queries(_query_strings(query_bundle))
-        return _with_scores(self._vector_store.query(self._search(query_bundle, embedding), **self._kwargs))
+        return _with_scores(self._vector_store.query(self._make_query(query_bundle, embedding), **self._kwargs))
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         embedding = query_bundle.embedding
         if embedding is None and self._mode not in _LEXICAL:
             embedding = await self._embed_model.aget_agg_embedding_from_queries(_query_strings(query_bundle))
-        return _with_scores(await self._vector_store.aquery(self._search(query_bundle, embedding), **self._kwargs))
+        return _with_scores(await self._vector_store.aquery(self._make_query(query_bundle, embedding), **self._kwargs))
 
-    def _search(self, bundle: QueryBundle, embedding: Embedding | None) -> VectorStoreQuery:
+    def _make_query(self, bundle: QueryBundle, embedding: Embedding | None) -> VectorStoreQuery:
         return VectorStoreQuery(
             query_embedding=embedding,
             query_str=bundle.query_str,

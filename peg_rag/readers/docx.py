@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,13 @@ class _Reader:
             if not isinstance(part, _Text):
                 yield part
                 continue
-            level = self._guess_level(part, body_size) if part.level is None else part.level
-            yield Paragraph(part.text) if level is None else Heading(clean_line(part.text), level)
+            level = part.level
+            if level is None:
+                level = self._guess_level(part, body_size)
+            if level is None:
+                yield Paragraph(part.text)
+            else:
+                yield Heading(clean_line(part.text), level)
 
     def _read_children(self, container: Any) -> Iterator[_Text | Block]:
         for element in container:
@@ -96,9 +102,9 @@ class _Reader:
 
     def _level_of(self, element: Any, style: Any) -> int | None:
         """A heading's level by its own outline level or its style's, or by the names that Word and WPS give."""
-        own = element.find(f"{_W}pPr/{_W}outlineLvl")
-        if own is not None:
-            return _outline_level(own)
+        outline_level = element.find(f"{_W}pPr/{_W}outlineLvl")
+        if outline_level is not None:
+            return _outline_level(outline_level)
         steps = 0
         while style is not None and steps < 20:
             name = (style.name or "").strip()
@@ -123,11 +129,13 @@ class _Reader:
             text = "".join(t.text or "" for t in run.iterfind(f"{_W}t"))
             if not text.strip():
                 continue
-            own_size = run.find(f"{_W}rPr/{_W}sz")
-            own_bold = run.find(f"{_W}rPr/{_W}b")
-            sizes[size if own_size is None else _half_points(own_size)] += len(text)
-            all_bold = all_bold and (bold if own_bold is None else _is_on(own_bold))
-        return (sizes.most_common(1)[0][0] if sizes else size), all_bold and bool(sizes)
+            run_size = run.find(f"{_W}rPr/{_W}sz")
+            run_bold = run.find(f"{_W}rPr/{_W}b")
+            sizes[size if run_size is None else _half_points(run_size)] += len(text)
+            all_bold = all_bold and (bold if run_bold is None else _is_on(run_bold))
+        if not sizes:
+            return size, False
+        return sizes.most_common(1)[0][0], all_bold
 
     def _guess_level(self, part: _Text, body_size: float | None) -> int | None:
         """Headings that were only set in larger or bold type, or are numbered like chapters."""
@@ -147,6 +155,7 @@ class _Reader:
         table = require("docx.table", "ingest").Table(element, self._document)
         grid: Grid = []
         bold: list[list[bool]] = []
+        merged: list[list[bool]] = []
         header_rows = 0
         texts: dict[Any, tuple[str, bool]] = {}
         for number, row in enumerate(table.rows):
@@ -154,21 +163,24 @@ class _Reader:
             for cell in cells:
                 if cell._tc not in texts:
                     texts[cell._tc] = self._cell_text(cell._tc)
-            before = [("", False)] * row.grid_cols_before
-            filled = [*before, *(texts[cell._tc] for cell in cells), *([("", False)] * row.grid_cols_after)]
-            grid.append([text for text, _ in filled])
-            bold.append([is_bold for _, is_bold in filled])
+            before = [None] * row.grid_cols_before
+            after = [None] * row.grid_cols_after
+            elements = [*before, *(cell._tc for cell in cells), *after]
+            grid.append([texts[element][0] if element is not None else "" for element in elements])
+            bold.append([element is not None and texts[element][1] for element in elements])
+            merged.append([False, *(before is not None and before is after for before, after in pairwise(elements))])
             if header_rows == number and row._tr.find(f"{_W}trPr/{_W}tblHeader") is not None:
                 header_rows += 1
         columns = max(map(len, grid), default=0)
         grid = [row + [""] * (columns - len(row)) for row in grid]
         bold = [row + [False] * (columns - len(row)) for row in bold]
+        merged = [row + [False] * (columns - len(row)) for row in merged]
         if columns == 1:  # a box around text
             for row in grid:
                 if row[0]:
                     yield Paragraph(row[0])
             return
-        yield from to_blocks(table_rows(grid, header_rows=header_rows or None, bold=bold))
+        yield from to_blocks(table_rows(grid, header_rows=header_rows or None, bold=bold, merged=merged))
 
     def _cell_text(self, element: Any) -> tuple[str, bool]:
         lines: list[str] = []
@@ -229,10 +241,8 @@ class _Numbers:
             del counts[deeper]
         if definition.form in ("bullet", "none"):
             return ""
-        shown = re.sub(
-            r"%(\d)", lambda match: self._format_number(abstract, int(match[1]) - 1, counts), definition.text
-        )
-        return f"{shown} " if shown else ""
+        text = re.sub(r"%(\d)", lambda match: self._format_number(abstract, int(match[1]) - 1, counts), definition.text)
+        return f"{text} " if text else ""
 
     def _format_number(self, abstract: str, level: int, counts: dict[int, int]) -> str:
         definition = self._levels.get((abstract, level))
@@ -258,8 +268,8 @@ def format_number(number: int, form: str) -> str:
 def _chinese_numeral(number: int) -> str:
     if number <= 0 or number >= 1000:
         return str(number)
-    hundreds, rest = divmod(number, 100)
-    tens, ones = divmod(rest, 10)
+    hundreds, remainder = divmod(number, 100)
+    tens, ones = divmod(remainder, 10)
     text = f"{_DIGITS[hundreds]}百" if hundreds else ""
     if tens:
         text += "十" if tens == 1 and not hundreds else f"{_DIGITS[tens]}十"

@@ -36,7 +36,7 @@ def _book_blocks(data: bytes, path: Path) -> Iterator[Block]:
             try:
                 text = decode(archive.read(name), f"{path}: {name}")
             except KeyError as error:
-                raise DataError(f"{path} is not whole: it names {name} and does not hold it") from error
+                raise DataError(f"{path} is incomplete: it lists {name} but does not contain it") from error
             yield from fragment_blocks(text, f"{path}: {name}")
 
 

@@ -8,6 +8,7 @@ page that is all table, everything outside of navigation stays.
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import decode, run_parser
 from peg_rag.readers.normalize import clean, clean_line, is_wide, replace_characters
-from peg_rag.readers.tables import Grid, table_rows, to_blocks
+from peg_rag.readers.tables import TableRow, table_rows, to_blocks
 
 _SKIPPED = {
     "script", "style", "noscript", "template", "svg", "math", "iframe", "object", "head", "button", "select", "input",
@@ -56,10 +57,10 @@ def page_blocks(text: str, name: str) -> list[Block]:
         return []
     blocks = [*html_blocks(tree, boilerplate=False)]
     main = _main_text(text)
-    kept = [block for block in blocks if _stands_in(block, main)]
-    if _text_length(kept) < _FEWEST_KEPT * _text_length(blocks):
-        kept = blocks
-    return _under_title(kept, clean_line(" ".join(tree.xpath("//head/title//text()"))))
+    main_blocks = [block for block in blocks if _is_main_content(block, main)]
+    if _text_length(main_blocks) < _FEWEST_KEPT * _text_length(blocks):
+        main_blocks = blocks
+    return _add_title(main_blocks, clean_line(" ".join(tree.xpath("//head/title//text()"))))
 
 
 def fragment_blocks(text: str, name: str) -> list[Block]:
@@ -73,9 +74,9 @@ def html_blocks(tree: Any, *, boilerplate: bool) -> Iterator[Block]:
     yield from _Walk(boilerplate).blocks(tree)
 
 
-def table_grid(table: Any) -> tuple[Grid, int | None, list[list[bool]]]:
-    """A table element's cells with merged ones filled, the number of its header's rows, and which cells are `th`."""
-    grid: dict[tuple[int, int], tuple[str, bool]] = {}
+def read_table(table: Any) -> list[TableRow]:
+    """The rows of a table element."""
+    grid: dict[tuple[int, int], _Cell] = {}
     header_rows = 0
     only_names = True
     lines = table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr")
@@ -85,11 +86,11 @@ def table_grid(table: Any) -> tuple[Grid, int | None, list[list[bool]]]:
         for cell in cells:
             while (number, column) in grid:
                 column += 1
-            value = (_cell_text(cell), cell.tag == "th")
+            text = _cell_text(cell)
             height = min(_cell_span(cell, "rowspan"), len(lines) - number)
             for right in range(_cell_span(cell, "colspan")):
                 for down in range(height):
-                    grid.setdefault((number + down, column + right), value)
+                    grid.setdefault((number + down, column + right), _Cell(text, cell.tag == "th", right > 0))
             if len(grid) > _MOST_CELLS:
                 raise ValueError(f"a table of more than {_MOST_CELLS:,} cells")
         only_names = only_names and (
@@ -97,10 +98,25 @@ def table_grid(table: Any) -> tuple[Grid, int | None, list[list[bool]]]:
         )
         header_rows += only_names
     columns = 1 + max((column for _, column in grid), default=-1)
-    empty = ("", False)
-    texts = [[grid.get((row, column), empty)[0] for column in range(columns)] for row in range(len(lines))]
-    names = [[grid.get((row, column), empty)[1] for column in range(columns)] for row in range(len(lines))]
-    return texts, header_rows or None, names
+    rows = [[grid.get((row, column), _NO_CELL) for column in range(columns)] for row in range(len(lines))]
+    return table_rows(
+        [[cell.text for cell in row] for row in rows],
+        header_rows=header_rows or None,
+        bold=[[cell.is_name for cell in row] for row in rows],
+        merged=[[cell.is_merged for cell in row] for row in rows],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A position of a table's grid; `is_merged`: one with the cell at its left."""
+
+    text: str
+    is_name: bool = False
+    is_merged: bool = False
+
+
+_NO_CELL = _Cell("")
 
 
 class _Walk:
@@ -146,10 +162,9 @@ class _Walk:
             self._buffer.append(_BREAK)
         elif tag == "table" and _is_data_table(element):
             yield from self._flush_text()
-            grid, header_rows, names = table_grid(element)
             caption = clean_line(" ".join(element.xpath("./caption//text()")))
             captions = (caption,) if caption else ()
-            for row in to_blocks(table_rows(grid, header_rows=header_rows, bold=names)):
+            for row in to_blocks(read_table(element)):
                 yield Row(row.cells, row.number, (*captions, *row.captions))
             walk.skip_subtree()
             element.set("peg-skip", "1")
@@ -262,18 +277,18 @@ def _main_text(text: str) -> str:
     return "".join(replace_characters(extracted or "").split())
 
 
-def _stands_in(block: Block, main: str) -> bool:
+def _is_main_content(block: Block, main: str) -> bool:
     if isinstance(block, Row):
         return any("".join(value.split()) in main for _, value in block.cells if len(value) > 1)
-    wanted = "".join(_ITEM_NUMBER.sub("", block.text).split())
-    return wanted[:40] in main and wanted[-40:] in main
+    text = "".join(_ITEM_NUMBER.sub("", block.text).split())
+    return text[:40] in main and text[-40:] in main
 
 
 def _text_length(blocks: list[Block]) -> int:
     return sum(len(block.text) for block in blocks if not isinstance(block, Heading))
 
 
-def _under_title(blocks: list[Block], title: str) -> list[Block]:
+def _add_title(blocks: list[Block], title: str) -> list[Block]:
     """What stands under no heading stands under the page's title."""
     if title and blocks and not isinstance(blocks[0], Heading):
         return [Heading(title, 1), *blocks]

@@ -49,7 +49,12 @@ class Glyph:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A piece of a line of text. `left` and `right`: the edges of the column that it stands in."""
+    """A piece of a line of text.
+
+    Attributes:
+        left_edge, right_edge: of the column that it stands in.
+        tilted_box: around it on a page that lay at an angle, where the coordinates are those of the page set straight.
+    """
 
     text: str
     page: int
@@ -59,12 +64,14 @@ class Line:
     bottom: float
     size: float
     bold: bool
-    left: float = 0.0
-    right: float = 0.0
+    left_edge: float = 0.0
+    right_edge: float = 0.0
+    tilted_box: Box | None = None
 
     @property
     def box(self) -> Box:
-        return rounded_box(self.x0, self.top, self.x1, self.bottom)
+        """Around the line on the page as it is."""
+        return self.tilted_box or rounded_box(self.x0, self.top, self.x1, self.bottom)
 
     @property
     def middle(self) -> float:
@@ -97,13 +104,17 @@ def rounded_box(x0: float, top: float, x1: float, bottom: float) -> Box:
     return (round(x0, 1), round(top, 1), round(x1, 1), round(bottom, 1))
 
 
-def lines_of(glyphs: Iterable[Glyph], page: int, *, whole: bool = False) -> list[Line]:
-    """The pieces of lines that glyphs make up, from the top down, each from the left. `whole`: lines stay whole."""
+def lines_of(glyphs: Iterable[Glyph], page: int, *, keep_lines: bool = False) -> list[Line]:
+    """The pieces of lines that glyphs make up, from the top down, each from the left.
+
+    Args:
+        keep_lines: do not split a line at its gaps.
+    """
     lines: list[Line] = []
     for row in _group_rows(list(glyphs)):
-        pieces = [row] if whole else _split_row(row)
-        made = [_make_line(piece, page) for piece in pieces]
-        lines += _joined_markers([line for line in made if line.text])
+        pieces = [row] if keep_lines else _split_row(row)
+        row_lines = [_make_line(piece, page) for piece in pieces]
+        lines += _join_markers([line for line in row_lines if line.text])
     return lines
 
 
@@ -113,23 +124,26 @@ def in_reading_order(items: Sequence[Item], page_width: float = 0.0) -> list[Ite
     Args:
         page_width: in points, for a page with too few lines to show where they end.
     """
-    split = _split_columns(items)
-    if split is not None:
-        return [item for band in split for item in in_reading_order(band)]
+    bands = _split_columns(items)
+    if bands is not None:
+        return [item for band in bands for item in in_reading_order(band)]
     ordered = sorted(items, key=lambda item: (item.top, item.x0))
     ordered = [item for row in _visual_rows(ordered) for item in row]
     lines = [item for item in ordered if isinstance(item, Line)]
-    left = min((line.x0 for line in lines), default=0.0)
-    right = max((line.x1 for line in lines), default=0.0)
-    if len(lines) < _FEW_LINES and sum(line.x1 > right - 1.5 * line.size for line in lines) < 2:
-        right = max(right, page_width - left)
-    placed = [replace(item, left=left, right=right) if isinstance(item, Line) else item for item in ordered]
-    return list(_with_tables(placed))
+    left_edge = min((line.x0 for line in lines), default=0.0)
+    right_edge = max((line.x1 for line in lines), default=0.0)
+    if len(lines) < _FEW_LINES and sum(line.x1 > right_edge - 1.5 * line.size for line in lines) < 2:
+        right_edge = max(right_edge, page_width - left_edge)
+    items_with_edges = [
+        replace(item, left_edge=left_edge, right_edge=right_edge) if isinstance(item, Line) else item
+        for item in ordered
+    ]
+    return list(_with_tables(items_with_edges))
 
 
 def cell_text(glyphs: Sequence[Glyph], page: int) -> tuple[str, bool]:
     """A cell's text in one line, and whether all of it is bold."""
-    lines = lines_of(glyphs, page, whole=True)
+    lines = lines_of(glyphs, page, keep_lines=True)
     return join_lines([line.text for line in lines]), bool(lines) and all(line.bold for line in lines)
 
 
@@ -160,7 +174,8 @@ def _split_row(row: list[Glyph]) -> list[list[Glyph]]:
             continue
         if last is not None:
             gap = (glyph.x0 - last.x1) / max(last.size, glyph.size, 1.0)
-            if gap > (_PIECE_GAP if spaced else _TIGHT_PIECE_GAP):
+            max_gap = _PIECE_GAP if spaced else _TIGHT_PIECE_GAP
+            if gap > max_gap:
                 pieces.append([])
             elif spaced:
                 pieces[-1].append(replace(glyph, text=" ", x0=last.x1, x1=glyph.x0))
@@ -197,31 +212,31 @@ def _make_line(piece: list[Glyph], page: int) -> Line:
     )
 
 
-def _joined_markers(pieces: list[Line]) -> list[Line]:
+def _join_markers(pieces: list[Line]) -> list[Line]:
     """A number or bullet that stands off from its text is part of it, and belongs to no table."""
-    joined: list[Line] = []
+    lines: list[Line] = []
     for piece in pieces:
-        before = joined[-1] if joined else None
+        before = lines[-1] if lines else None
         if (
             before is not None
             and len(pieces) == 2
             and _MARKER.match(before.text)
             and piece.x0 - before.x1 < 5 * piece.size
         ):
-            joined[-1] = _merge_lines(before, piece)
+            lines[-1] = _merge_lines(before, piece)
         else:
-            joined.append(piece)
-    return joined
+            lines.append(piece)
+    return lines
 
 
-def _merge_lines(left: Line, right: Line) -> Line:
+def _merge_lines(first: Line, second: Line) -> Line:
     return replace(
-        right,
-        text=f"{left.text} {right.text}",
-        x0=left.x0,
-        top=min(left.top, right.top),
-        bottom=max(left.bottom, right.bottom),
-        bold=left.bold and right.bold,
+        second,
+        text=f"{first.text} {second.text}",
+        x0=first.x0,
+        top=min(first.top, second.top),
+        bottom=max(first.bottom, second.bottom),
+        bold=first.bold and second.bold,
     )
 
 
@@ -234,19 +249,19 @@ def _split_columns(items: Sequence[Item]) -> list[list[Item]] | None:
     if gutter is None:
         return None
     bands: list[list[Item]] = []
-    left: list[Item] = []
-    right: list[Item] = []
+    left_column: list[Item] = []
+    right_column: list[Item] = []
     for item in sorted(items, key=lambda item: item.top):
         if item.x1 <= gutter:
-            left.append(item)
+            left_column.append(item)
         elif item.x0 >= gutter:
-            right.append(item)
+            right_column.append(item)
         else:
-            bands += _side_bands(left, right)
+            bands += _order_columns(left_column, right_column)
             bands.append([item])
-            left = []
-            right = []
-    bands += _side_bands(left, right)
+            left_column = []
+            right_column = []
+    bands += _order_columns(left_column, right_column)
     merged: list[list[Item]] = []
     spans_before = False
     for band in filter(None, bands):  # items in one column that follow one another are read together
@@ -259,29 +274,29 @@ def _split_columns(items: Sequence[Item]) -> list[list[Item]] | None:
     return merged if len(merged) > 1 else None
 
 
-def _side_bands(left: list[Item], right: list[Item]) -> list[list[Item]]:
+def _order_columns(left_column: list[Item], right_column: list[Item]) -> list[list[Item]]:
     """What stands above both columns, the left one, the right one, and a title below both, whatever side it is on."""
-    if not left or not right:
-        return [left, right]
-    first = min(item.top for item in left)
+    if not left_column or not right_column:
+        return [left_column, right_column]
+    first = min(item.top for item in left_column)
     ends = [
         number
-        for number, (item, following) in enumerate(pairwise(right), start=1)
+        for number, (item, following) in enumerate(pairwise(right_column), start=1)
         if item.bottom <= first and following.top - item.bottom > 0.8 * (item.bottom - item.top)
     ]
-    above = right[: ends[-1]] if ends else []
-    right = right[len(above) :]
-    end = max((item.bottom for item in right), default=0.0)
-    size = median([item.size for item in left if isinstance(item, Line)] or [0.0])
+    above = right_column[: ends[-1]] if ends else []
+    right_column = right_column[len(above) :]
+    end = max((item.bottom for item in right_column), default=0.0)
+    size = median([item.size for item in left_column if isinstance(item, Line)] or [0.0])
     below = next(
         (
             number
-            for number, item in enumerate(left)
-            if right and isinstance(item, Line) and item.top >= end and (item.bold or item.size > 1.1 * size)
+            for number, item in enumerate(left_column)
+            if right_column and isinstance(item, Line) and item.top >= end and (item.bold or item.size > 1.1 * size)
         ),
-        len(left),
+        len(left_column),
     )
-    return [above, left[:below], right, left[below:]]
+    return [above, left_column[:below], right_column, left_column[below:]]
 
 
 def _find_gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
@@ -292,31 +307,34 @@ def _find_gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
     for x in sorted({line.x0 - 0.5 for line in lines}):
         if not left_edge + 0.2 * (right_edge - left_edge) < x < left_edge + 0.8 * (right_edge - left_edge):
             continue
-        left = [line for line in lines if line.x1 <= x]
-        right = [line for line in lines if line.x0 >= x]
-        crossing = len(lines) - len(left) - len(right)
-        if min(len(left), len(right)) < _FEWEST_COLUMN_LINES or crossing > min(len(left), len(right)):
+        left_lines = [line for line in lines if line.x1 <= x]
+        right_lines = [line for line in lines if line.x0 >= x]
+        crossing = len(lines) - len(left_lines) - len(right_lines)
+        shorter = min(len(left_lines), len(right_lines))
+        if shorter < _FEWEST_COLUMN_LINES or crossing > shorter:
             continue
-        if not (_fills_column(left, left_edge, max(line.x1 for line in left)) and _fills_column(right, x, right_edge)):
+        if not _fills_column(left_lines, left_edge, max(line.x1 for line in left_lines)):
             continue
-        if not _side_by_side(left, right):
+        if not _fills_column(right_lines, x, right_edge):
+            continue
+        if not _stand_side_by_side(left_lines, right_lines):
             continue
         if best is None or crossing < best[0]:
             best = (crossing, x)
     return None if best is None else best[1]
 
 
-def _fills_column(lines: Sequence[Line], left: float, right: float) -> bool:
-    width = right - left
+def _fills_column(lines: Sequence[Line], left_edge: float, right_edge: float) -> bool:
+    width = right_edge - left_edge
     size = median(line.size for line in lines)
     widths = sorted((line.x1 - line.x0 for line in lines), reverse=True)
     return width > 10 * size and widths[int(_LONG_LINES * len(widths))] >= _COLUMN_FILL * width
 
 
-def _side_by_side(left: Sequence[Line], right: Sequence[Line]) -> bool:
-    top = max(min(line.top for line in left), min(line.top for line in right))
-    bottom = min(max(line.bottom for line in left), max(line.bottom for line in right))
-    heights = [max(line.bottom for line in side) - min(line.top for line in side) for side in (left, right)]
+def _stand_side_by_side(left_lines: Sequence[Line], right_lines: Sequence[Line]) -> bool:
+    top = max(min(line.top for line in left_lines), min(line.top for line in right_lines))
+    bottom = min(max(line.bottom for line in left_lines), max(line.bottom for line in right_lines))
+    heights = [max(line.bottom for line in side) - min(line.top for line in side) for side in (left_lines, right_lines)]
     return bottom - top >= 0.4 * min(heights)
 
 
@@ -443,9 +461,8 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
             place = _column_of(piece, columns)
             cells[place] = piece.text
             marks[place] = piece.bold
-        box = rounded_box(
-            min(p.x0 for p in row), min(p.top for p in row), max(p.x1 for p in row), max(p.bottom for p in row)
-        )
+        lefts, tops, rights, bottoms = zip(*(piece.box for piece in row), strict=True)
+        box = (min(lefts), min(tops), max(rights), max(bottoms))
         wrapped = number > 0 and not cells[0] and (len(row) == 1 or pitches[number - 1] < 0.8 * pitch)
         if wrapped and grid:
             grid[-1] = [join_lines([above, below]) for above, below in zip(grid[-1], cells, strict=True)]

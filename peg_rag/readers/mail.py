@@ -78,9 +78,9 @@ def _outlook_blocks(data: bytes, path: Path) -> Iterator[Block]:
         address = next(filter(None, (_read_stream(archive, code) for code in _MSG_ADDRESSES)), "")
         if address and address not in headers["From"]:
             headers["From"] = f"{headers['From']} <{clean_line(address)}>".strip()
-        sent = _format_date(archive)
-        if sent:
-            headers["Date"] = sent
+        date = _format_date(archive)
+        if date:
+            headers["Date"] = date
         body = clean(_read_stream(archive, _MSG_BODY))
     yield from _head_blocks({name: headers[name] for name in _NAMES if headers.get(name)}, [])
     if body:

@@ -65,20 +65,22 @@ def clean_line(text: str) -> str:
 
 def join_lines(lines: list[str]) -> str:
     """Lines of one sentence as one: Chinese ones meet without a space, hyphenated words are put together."""
-    joined = ""
+    text = ""
     for line in (" ".join(line.split()) for line in lines):
-        if joined and line:
-            joined = joined[:-1] if _is_hyphenated(joined, line) else joined + _space_between(joined[-1], line[0])
-        joined += line
-    return joined
+        if text and line and _is_hyphenated(text, line):
+            text = text[:-1]
+        elif text and line:
+            text += _space_between(text[-1], line[0])
+        text += line
+    return text
 
 
 def _is_hyphenated(before: str, after: str) -> bool:
     return before.endswith("-") and before[-2:-1].islower() and after[0].islower()
 
 
-def _space_between(left: str, right: str) -> str:
-    return "" if is_wide(left) or is_wide(right) else " "
+def _space_between(before: str, after: str) -> str:
+    return "" if is_wide(before) or is_wide(after) else " "
 
 
 def is_wide(character: str) -> bool:

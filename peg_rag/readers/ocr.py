@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from peg_rag.extras import require
-from peg_rag.readers.layout import Item, Line
+from peg_rag.readers.layout import Item, Line, rounded_box
 from peg_rag.readers.normalize import clean_line
 
 _DOTS_PER_INCH = 200
@@ -50,7 +50,9 @@ def recognise_pages(data: bytes, numbers: Sequence[int]) -> Iterator[tuple[int, 
 def _load_engine() -> Any:
     rapidocr = require("rapidocr", "ocr")
     require("onnxruntime", "ocr")
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        threads = len(os.sched_getaffinity(0))
     return rapidocr.RapidOCR(
         params={"Global.log_level": "critical", "EngineConfig.onnxruntime.intra_op_num_threads": threads}
     )
@@ -62,9 +64,11 @@ def _recognize_lines(result: Any, page: int, scale: float) -> list[Item]:
     angle = median(_skew_angle(box) for box in result.boxes)
     lines: list[Line] = []
     for box, text, score in zip(result.boxes, result.txts, result.scores, strict=True):
-        shown = clean_line(text)
-        if shown and score >= _LEAST_SCORE:
-            lines.append(_straighten_line(shown, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle))
+        line_text = clean_line(text)
+        if line_text and score >= _LEAST_SCORE:
+            lines.append(
+                _straighten_line(line_text, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle)
+            )
     usual = median(line.size for line in lines) if lines else 0.0
     # Boxes of one type differ by a fifth: the letters decide how high they are.
     return [replace(line, size=usual) if abs(line.size - usual) <= _SAME_TYPE * usual else line for line in lines]
@@ -77,11 +81,19 @@ def _skew_angle(box: Any) -> float:
 
 
 def _straighten_line(text: str, corners: list[tuple[float, float]], page: int, angle: float) -> Line:
-    """A recognised line, set straight: turned about the page's corner by the angle of the paper."""
+    """A recognised line, set straight: turned about the page's corner by the angle of the paper.
+
+    Args:
+        corners: on the page as it is, in points, clockwise from the top left.
+    """
     cosine = math.cos(angle)
     sine = math.sin(angle)
-    turned = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in corners]
-    top = median([y for _, y in turned[:2]])
-    bottom = median([y for _, y in turned[2:]])
+    straight = [(x * cosine + y * sine, y * cosine - x * sine) for x, y in corners]
+    top = median([y for _, y in straight[:2]])
+    bottom = median([y for _, y in straight[2:]])
     size = _TYPE_SHARE * (bottom - top)
-    return Line(text, page, min(x for x, _ in turned), top, max(x for x, _ in turned), bottom, size, bold=False)
+    x0 = min(x for x, _ in straight)
+    x1 = max(x for x, _ in straight)
+    across, down = zip(*corners, strict=True)
+    tilted_box = rounded_box(min(across), min(down), max(across), max(down))
+    return Line(text, page, x0, top, x1, bottom, size, bold=False, tilted_box=tilted_box)

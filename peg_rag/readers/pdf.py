@@ -107,11 +107,11 @@ def _read_page(page: Any, number: int) -> _Page | None:
     tables: list[Item] = []
     for table in _ruled_tables(page):
         inside, glyphs = _split_by_box(glyphs, table.bbox)
-        made = _read_table(table, inside, number)
-        if made is None:
+        item = _read_table(table, inside, number)
+        if item is None:
             glyphs += inside
         else:
-            tables.append(made)
+            tables.append(item)
     return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
 
 
@@ -139,11 +139,11 @@ def _ruled_tables(page: Any) -> list[Any]:
         return []
     tables = [table for table in page.find_tables() if len(table.rows) > 1 and len(table.cells) > 2]
     tables.sort(key=lambda table: -_box_area(table.bbox))
-    kept: list[Any] = []
+    separate: list[Any] = []
     for table in tables:
-        if not any(_boxes_overlap(table.bbox, other.bbox) for other in kept):
-            kept.append(table)
-    return kept
+        if not any(_boxes_overlap(table.bbox, other.bbox) for other in separate):
+            separate.append(table)
+    return separate
 
 
 def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
@@ -195,8 +195,10 @@ def _split_by_box(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyp
     inside: list[Glyph] = []
     outside: list[Glyph] = []
     for glyph in glyphs:
-        within = box[0] - 1 <= (glyph.x0 + glyph.x1) / 2 <= box[2] + 1 and box[1] - 1 <= glyph.middle <= box[3] + 1
-        (inside if within else outside).append(glyph)
+        if box[0] - 1 <= (glyph.x0 + glyph.x1) / 2 <= box[2] + 1 and box[1] - 1 <= glyph.middle <= box[3] + 1:
+            inside.append(glyph)
+        else:
+            outside.append(glyph)
     return inside, outside
 
 
@@ -223,15 +225,17 @@ def _recognise_pages(data: bytes, path: Path, pages: list[_Page], scans: list[in
     """Put the text of scanned pages in their places, or say how it is had."""
     from peg_rag.readers import ocr
 
-    done = len(pages) - len(scans)
+    pages_done = len(pages) - len(scans)
     try:
         for number, lines in ocr.recognise_pages(data, scans):
             pages[number - 1].items = lines
-            done += 1
-            on_page(done, len(pages))
+            pages_done += 1
+            on_page(pages_done, len(pages))
     except MissingExtra as error:
-        shown = ", ".join(map(str, scans[:10])) + (" …" if len(scans) > 10 else "")
-        message = f"{path}: pages without text, scanned perhaps (扫描件): {shown}. OCR reads them: {error}"
+        numbers = ", ".join(map(str, scans[:10]))
+        if len(scans) > 10:
+            numbers += " …"
+        message = f"{path}: pages without text, scanned perhaps (扫描件): {numbers}. OCR reads them: {error}"
         if len(scans) == len(pages):
             raise MissingExtra(message) from error
         warnings.warn(PartlyRead(message), stacklevel=2)
@@ -262,7 +266,7 @@ class _Document:
         parts = list(self._with_continued_tables())
         marks = [isinstance(part, Line) and self._is_heading(parts, number) for number, part in enumerate(parts)]
         self._levels = self._heading_levels([part for part, mark in zip(parts, marks, strict=True) if mark])
-        waiting: list[Line] = []
+        paragraph_lines: list[Line] = []
         heading: list[Line] = []
         caption: str | None = None
         for part, mark in zip(parts, marks, strict=True):
@@ -270,27 +274,26 @@ class _Document:
                 yield self._make_heading(heading)
                 heading = []
             if isinstance(part, Line) and not mark:
-                if waiting and not self._continues_sentence(waiting, part):
-                    yield _make_paragraph(waiting)
-                    waiting = []
-                waiting.append(part)
+                if paragraph_lines and not self._continues_sentence(paragraph_lines, part):
+                    yield _make_paragraph(paragraph_lines)
+                    paragraph_lines = []
+                paragraph_lines.append(part)
                 continue
             caption = None
-            if waiting:
-                block = _make_paragraph(waiting)
-                caption = (
-                    block.text if len(waiting) <= 2 and _CAPTION.match(block.text) and width(block.text) <= 60 else None
-                )
+            if paragraph_lines:
+                block = _make_paragraph(paragraph_lines)
+                if len(paragraph_lines) <= 2 and _CAPTION.match(block.text) and width(block.text) <= 60:
+                    caption = block.text
                 yield block
-                waiting = []
+                paragraph_lines = []
             if isinstance(part, Line):
                 heading.append(part)
             else:
                 yield from _table_blocks(part, (caption,) if caption else ())
         if heading:
             yield self._make_heading(heading)
-        if waiting:
-            yield _make_paragraph(waiting)
+        if paragraph_lines:
+            yield _make_paragraph(paragraph_lines)
 
     def _is_heading(self, parts: Sequence[Item], number: int) -> bool:
         line = parts[number]
@@ -335,9 +338,9 @@ class _Document:
 
     def _goes_on(self, last: Line, line: Line) -> bool:
         """Whether a heading's second line: of its type, right below, without a number of its own."""
-        near = line.page == last.page and 0 < line.top - last.top < 2.0 * last.size
-        same = abs(line.size - last.size) < 0.3 and line.bold == last.bold
-        return near and same and number_level(line.text) is None and not _LIST_MARK.match(line.text)
+        is_near = line.page == last.page and 0 < line.top - last.top < 2.0 * last.size
+        same_type = abs(line.size - last.size) < 0.3 and line.bold == last.bold
+        return is_near and same_type and number_level(line.text) is None and not _LIST_MARK.match(line.text)
 
     def _make_heading(self, lines: Sequence[Line]) -> Heading:
         text, places = _join_lines(lines)
@@ -350,9 +353,9 @@ class _Document:
             return False
         if not _is_full(last, line):
             return False
-        moved = line.page != last.page or line.top < last.top  # to the next page or column
-        if moved:
-            indented = line.x0 - line.left > 1.2 * line.size
+        is_elsewhere = line.page != last.page or line.top < last.top  # in the next column or page
+        if is_elsewhere:
+            indented = line.x0 - line.left_edge > 1.2 * line.size
             return not last.text.endswith((*_SENTENCE_END, ".")) and not indented
         if line.top - last.top > 1.4 * max(self._pitch * last.size, last.bottom - last.top):
             return False
@@ -361,24 +364,24 @@ class _Document:
 
     def _with_continued_tables(self) -> Iterator[Item]:
         """The items, with tables that go on on the next page put together under one header."""
-        waiting: Table | None = None
+        table: Table | None = None
         for item in self._items:
             if isinstance(item, Table):
-                if waiting is not None and _is_continued(waiting, item):
-                    waiting = _append_table(waiting, item)
+                if table is not None and _is_continued(table, item):
+                    table = _append_table(table, item)
                     continue
-                if waiting is not None:
-                    yield waiting
-                waiting = item
+                if table is not None:
+                    yield table
+                table = item
                 continue
-            if waiting is not None:
-                if re.match(r"[(（]?续\s*表", item.text) and item.page > waiting.page:
+            if table is not None:
+                if re.match(r"[(（]?续\s*表", item.text) and item.page > table.page:
                     continue
-                yield waiting
-                waiting = None
+                yield table
+                table = None
             yield item
-        if waiting is not None:
-            yield waiting
+        if table is not None:
+            yield table
 
 
 def _body_size(items: Iterable[Item]) -> float:
@@ -451,8 +454,8 @@ def _is_full(line: Line, following: Line | None) -> bool:
         return True
     first = following.text if following else "字"
     word = re.match(r"[\w@./:-]+", first, re.ASCII)
-    needed = 1.0 if word is None or is_wide(first[0]) else 0.5 * len(word[0])
-    return line.x1 + (needed + 1.0) * line.size > line.right
+    space = 1.0 if word is None or is_wide(first[0]) else 0.5 * len(word[0])
+    return line.x1 + (space + 1.0) * line.size > line.right_edge
 
 
 def _is_beside(parts: Sequence[Item], number: int) -> bool:
@@ -496,7 +499,9 @@ class _Continued(Table):
 
 
 def _pages_of(table: Table) -> tuple[int, ...]:
-    return table.pages if isinstance(table, _Continued) else (table.page,) * len(table.grid)
+    if isinstance(table, _Continued):
+        return table.pages
+    return (table.page,) * len(table.grid)
 
 
 def _is_continued(table: Table, following: Table) -> bool:

@@ -23,7 +23,9 @@ def read_pptx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
 def _iterate_slides(presentation: Any) -> Iterator[Block]:
     for number, slide in enumerate(presentation.slides, start=1):
         title = slide.shapes.title
-        heading = clean_line(title.text_frame.text) if title is not None and title.has_text_frame else ""
+        heading = ""
+        if title is not None and title.has_text_frame:
+            heading = clean_line(title.text_frame.text)
         yield Heading(heading, 1, number)
         shapes = [shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id]
         for shape in _in_order(shapes):
@@ -37,11 +39,11 @@ def _iterate_slides(presentation: Any) -> Iterator[Block]:
 def _in_order(shapes: Iterable[Any]) -> list[Any]:
     """Shapes from the top down, those at one height from the left; groups are opened."""
     opened: list[Any] = []
-    waiting = list(shapes)
-    while waiting:
-        shape = waiting.pop()
+    remaining = list(shapes)
+    while remaining:
+        shape = remaining.pop()
         if hasattr(shape, "shapes"):
-            waiting += list(shape.shapes)
+            remaining += list(shape.shapes)
         else:
             opened.append(shape)
     half_inch = 457_200
@@ -63,6 +65,7 @@ def _table_rows(table: Any, page: int) -> Iterator[Row]:
     rows = len(table.rows)
     columns = len(table.columns)
     grid: Grid = [[clean_line(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
+    merged = [[False] * columns for _ in range(rows)]
     for r in range(rows):
         for c in range(columns):
             cell = table.cell(r, c)
@@ -70,7 +73,9 @@ def _table_rows(table: Any, page: int) -> Iterator[Row]:
                 for down in range(cell.span_height):
                     for right in range(cell.span_width):
                         grid[r + down][c + right] = grid[r][c]
-    yield from to_blocks(table_rows(grid, header_rows=1 if table.first_row and rows > 1 else None), page=page)
+                        merged[r + down][c + right] = right > 0
+    header_rows = 1 if table.first_row and rows > 1 else None
+    yield from to_blocks(table_rows(grid, header_rows=header_rows, merged=merged), page=page)
 
 
 def _chart_rows(chart: Any, page: int) -> Iterator[Row]:
@@ -78,15 +83,15 @@ def _chart_rows(chart: Any, page: int) -> Iterator[Row]:
     plot = next(iter(chart.plots), None)
     if plot is None:
         return
-    title = (
-        clean_line(chart.chart_title.text_frame.text) if chart.has_title and chart.chart_title.has_text_frame else ""
-    )
+    title = ""
+    if chart.has_title and chart.chart_title.has_text_frame:
+        title = clean_line(chart.chart_title.text_frame.text)
     names = [clean_line(str(series.name)) for series in plot.series]
     values = [list(series.values) for series in plot.series]
     for number, category in enumerate(plot.categories):
-        shown = [
+        labels = [
             (name, f"{column[number]:g}")
             for name, column in zip(names, values, strict=True)
             if number < len(column) and column[number] is not None
         ]
-        yield Row((("", clean_line(str(category))), *shown), number + 1, (title,) if title else (), page)
+        yield Row((("", clean_line(str(category))), *labels), number + 1, (title,) if title else (), page)

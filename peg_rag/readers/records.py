@@ -28,7 +28,9 @@ def read_csv(data: bytes, path: Path, text_column: str | None) -> Iterator[Block
 def read_jsonl(data: bytes, path: Path, text_column: str | None) -> Iterator[Block]:
     lines = decode(data, str(path)).split("\n")
     for row in parse_json_lines(lines, path, bad_rows="raise", strings=True, strict=True):
-        value = {"text": row.value} if isinstance(row.value, str) else row.value
+        value = row.value
+        if isinstance(value, str):
+            value = {"text": value}
         yield record_of(value, row.number, path, text_column)
 
 

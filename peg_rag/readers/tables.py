@@ -1,7 +1,8 @@
 """Grids of cells → rows that carry their header, for every kind of file that has tables.
 
-Cells that were merged come filled, so a header over two columns stands in both. What the file does not say about its
-header (bold type, `th`, a repeated row) is guessed from the cells: names are short and hold no figures.
+Cells that were merged come filled, so a header over two columns stands in both. What the file does not say is guessed
+from the cells: of its header (bold type, `th`, a repeated row), that names are short and hold no figures; of merged
+cells, that neighbours of one text are one cell.
 """
 
 import re
@@ -13,6 +14,7 @@ from peg_rag.readers.blocks import Row
 from peg_rag.readers.normalize import width
 
 Grid = list[list[str]]  # rectangular
+Marks = Sequence[Sequence[bool]]  # of a grid's cells
 
 _VALUE = re.compile(
     r"^[-+±<>≤≥~≈¥￥$€£]?\s*[\d０-９][\d０-９,，.．:/\-–—~～至%％‰ ]*\s*\S{0,6}$|^[√×✓✗✔○●—–\-/]$|^\d+\s*[-~～至]"
@@ -48,7 +50,7 @@ class Header:
 
 
 def table_rows(
-    grid: Grid, *, header_rows: int | None = None, bold: Sequence[Sequence[bool]] | None = None
+    grid: Grid, *, header_rows: int | None = None, bold: Marks | None = None, merged: Marks | None = None
 ) -> list[TableRow]:
     """The rows of a table's body, with their header.
 
@@ -56,18 +58,21 @@ def table_rows(
         grid: the cells' texts, merged cells filled.
         header_rows: how many rows the header has, where the file says it.
         bold: which cells are set apart as names, where the file says it.
+        merged: which cells are one with the cell at their left, where the file says it.
     """
     columns = [c for c in range(max(map(len, grid), default=0)) if any(row[c] for row in grid)]
     cells = [[row[c] for c in columns] for row in grid]
     marks = [[row[c] for c in columns] for row in bold] if bold else None
-    first, captions = _leading_captions(cells)
+    spans = [[row[c] for c in columns] for row in merged] if merged else guess_merged(cells)
+    first, captions = _leading_captions(cells, spans)
     body = cells[first:]
     if not body:
         return [TableRow((("", caption),), (), i) for i, caption in enumerate(captions)]
-    header = guess_header(body, header_rows - first if header_rows else None, marks[first:] if marks else None)
+    header_rows = header_rows - first if header_rows else None
+    header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
     said = [row for row in range(first) if _CONTENT.search(cells[row][0])]  # such as `单位：万元`: worth finding
     notes = [TableRow((("", cells[row][0]),), tuple(captions[:1]), row) for row in said if cells[row][0] != captions[0]]
-    return [*notes, *_body_rows(cells, header, first, captions)]
+    return [*notes, *_body_rows(cells, spans, header, first, captions)]
 
 
 def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str | None = None) -> Iterator[Row]:
@@ -76,43 +81,51 @@ def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str |
         yield Row(row.cells, row.index + 1, row.captions, page, sheet)
 
 
-def guess_header(grid: Grid, header_rows: int | None = None, bold: Sequence[Sequence[bool]] | None = None) -> Header:
+def guess_merged(grid: Grid) -> list[list[bool]]:
+    """Which cells are one with the cell at their left, for files that do not say it: those of the same text."""
+    return [[False, *(bool(before) and before == after for before, after in pairwise(row))] for row in grid]
+
+
+def guess_header(
+    grid: Grid, header_rows: int | None = None, bold: Marks | None = None, merged: Marks | None = None
+) -> Header:
     """The header of a grid whose first row is no caption."""
+    spans = merged or guess_merged(grid)
     if header_rows is not None and 0 < header_rows < len(grid):
         return Header(_merged_names(grid[:header_rows]), header_rows)
-    if _are_pairs(grid, bold):
+    if _are_pairs(grid, bold, spans):
         return Header((), 0, pairs=True)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
     rows = 1
-    while rows + 1 < len(grid) and _has_spans(grid[rows - 1]) and _is_name_row(grid[rows]):
+    while rows + 1 < len(grid) and any(spans[rows - 1]) and _is_name_row(grid[rows]):
         rows += 1
     return Header(_merged_names(grid[:rows]), rows)
 
 
-def _body_rows(cells: Grid, header: Header, first: int, captions: list[str]) -> list[TableRow]:
+def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> list[TableRow]:
     rows = []
     group: tuple[str, ...] = ()
     for index in range(first + header.rows, len(cells)):
         row = cells[index]
         if not any(row):
             continue
-        if len(row) > 2 and _is_spanned(row):  # a title over the whole width within the table
+        if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
             group = (row[0],)
-            if index + 1 == len(cells) or _is_spanned(cells[index + 1]):
+            if index + 1 == len(cells) or _is_spanned(cells[index + 1], spans[index + 1]):
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
                 group = ()
             continue
-        pairs = _pair_cells(row) if header.pairs else _name_cells(header.names, row)
+        pairs = _pair_cells(row, spans[index]) if header.pairs else _name_cells(header.names, row, spans[index])
         rows.append(TableRow(tuple(pairs), (*captions, *group), index))
     return rows
 
 
-def _leading_captions(cells: Grid) -> tuple[int, list[str]]:
+def _leading_captions(cells: Grid, spans: Marks) -> tuple[int, list[str]]:
     """Rows over the whole width before the table proper: its title, its unit."""
     captions = []
     first = 0
-    while first < len(cells) and len(set(filter(None, cells[first]))) <= 1 < len(cells[first]):
+    while first < len(cells) and _count_texts(cells[first], spans[first]) <= 1 < len(cells[first]):
         if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
             break
         captions += [value for value in cells[first] if value][:1]
@@ -125,13 +138,14 @@ def _has_body(cells: Grid) -> bool:
     return sum(sum(map(bool, row)) > 1 for row in cells) > 1
 
 
-def _is_spanned(row: Sequence[str]) -> bool:
-    """One cell over the whole width: the same text in every column, or a text in the first alone."""
-    return len(row) > 1 and bool(row[0]) and (len(set(row)) == 1 or (not any(row[1:]) and len(row) > 2))
+def _count_texts(row: Sequence[str], spans: Sequence[bool]) -> int:
+    """How many cells hold something; merged ones count once."""
+    return sum(bool(text) and not is_merged for text, is_merged in zip(row, spans, strict=True))
 
 
-def _has_spans(row: Sequence[str]) -> bool:
-    return any(left and left == right for left, right in pairwise(row))
+def _is_spanned(row: Sequence[str], spans: Sequence[bool]) -> bool:
+    """One cell over the whole width, or a text in the first alone."""
+    return len(row) > 1 and bool(row[0]) and (all(spans[1:]) or (not any(row[1:]) and len(row) > 2))
 
 
 def _is_name(text: str) -> bool:
@@ -147,7 +161,7 @@ def _is_name_row(row: Sequence[str]) -> bool:
     return len(names) >= max(1, len(row) // 2) and all(map(_is_name, names))
 
 
-def _is_header(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
+def _is_header(grid: Grid, bold: Marks | None) -> bool:
     if len(grid) < 2:
         return False
     if bold and all(bold[0]) and not all(map(all, bold)):
@@ -155,7 +169,7 @@ def _is_header(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
     return _is_name_row(grid[0]) and len({text for text in grid[0] if text}) > 1
 
 
-def _are_pairs(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
+def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
     """Whether the table is a form: names in the first and third column, their values in the second and fourth."""
     columns = len(grid[0])
     if columns % 2:
@@ -167,38 +181,47 @@ def _are_pairs(grid: Grid, bold: Sequence[Sequence[bool]] | None) -> bool:
             return True
         if bold[0] and all(bold[0]):
             return False
-    names = [row[column] for row in grid for column in range(0, columns, 2) if row[column] or any(row)]
+    names = list(_names_of_pairs(grid, spans))
     if not all(text and _is_name(text) for text in names) or len(set(names)) < len(names):
         return False
     if all(text.endswith((":", "：")) for text in names):
         return True
     if any(_NAME_WORDS.search(text) for text in grid[0][1::2]):
         return False
-    values = [row[column] for row in grid for column in range(1, columns, 2)]
-    kinds = [bool(_VALUE.match(text)) for text in values if text]
-    if columns > 2:
-        return any(_VALUE.match(text) for text in grid[0][1::2]) or len(grid) == 1
     if len(names) > 2 and sum(bool(_NAME_WORDS.search(text)) for text in names) >= len(names) / 2:
         return True
+    if columns > 2:
+        return any(_VALUE.match(text) for text in grid[0][1::2]) or len(grid) == 1
+    values = [row[column] for row in grid for column in range(1, columns, 2)]
+    kinds = [bool(_VALUE.match(text)) for text in values if text]
     return bool(kinds) and (kinds[0] or len(grid) < 2)
 
 
-def _pair_cells(row: Sequence[str]) -> list[tuple[str, str]]:
+def _names_of_pairs(grid: Grid, spans: Marks) -> Iterator[str]:
+    """What stands where a form has its names: in every other column, but for a blank pair or a value's merged cells."""
+    for row, merged in zip(grid, spans, strict=True):
+        for column in range(0, len(row) - 1, 2):
+            if not merged[column] and (row[column] or row[column + 1]):
+                yield row[column]
+
+
+def _pair_cells(row: Sequence[str], spans: Sequence[bool]) -> list[tuple[str, str]]:
     """(name, value) of each two columns; a value over several columns stands in all of them and counts once."""
     pairs = []
     for column in range(0, len(row) - 1, 2):
-        name, value = row[column], row[column + 1]
-        if column >= 2 and name == row[column - 1]:  # the value before reaches into this column
+        name = row[column]
+        value = "" if spans[column + 1] else row[column + 1]
+        if spans[column]:  # the value before reaches into this column
             continue
         if name or value:
-            pairs.append((name.rstrip(":： "), value if value != name else ""))
+            pairs.append((name.rstrip(":： "), value))
     return pairs
 
 
-def _name_cells(names: Sequence[str], row: Sequence[str]) -> list[tuple[str, str]]:
+def _name_cells(names: Sequence[str], row: Sequence[str], spans: Sequence[bool]) -> list[tuple[str, str]]:
     """(name, value) of each cell that holds something; a label over the first columns stands in the first alone."""
     label = 1
-    while label < len(row) and row[label] == row[0]:
+    while label < len(row) and spans[label]:
         label += 1
     pairs: list[tuple[str, str]] = []
     for column, (name, value) in enumerate(zip(names, row, strict=False)):

@@ -30,20 +30,20 @@ def plain_blocks(text: str) -> Iterator[Block]:
     """Paragraphs at empty lines; a short line that is numbered like a chapter is a heading."""
     for paragraph in text.split("\n\n"):
         lines = paragraph.split("\n")
-        waiting: list[str] = []
+        paragraph_lines: list[str] = []
         for line in lines:
             if is_plain_heading(line.strip()):
-                yield from _read_paragraph(waiting)
-                waiting = []
+                yield from _read_paragraph(paragraph_lines)
+                paragraph_lines = []
                 yield Heading(clean_line(line), (number_level(line.strip()) or 0) + 1)
             else:
-                waiting.append(line)
-        yield from _read_paragraph(waiting)
+                paragraph_lines.append(line)
+        yield from _read_paragraph(paragraph_lines)
 
 
 def markdown_blocks(text: str) -> Iterator[Block]:
     """ATX headings, tables with pipes, and paragraphs; a `#` or a `|` inside a code fence is neither."""
-    waiting: list[str] = []
+    paragraph_lines: list[str] = []
     table: list[str] = []
     fenced = False
     for line in text.split("\n"):
@@ -52,8 +52,8 @@ def markdown_blocks(text: str) -> Iterator[Block]:
         mark = None if fenced else _HEADING.match(line + "\n")
         in_table = not fenced and line.lstrip().startswith("|")
         if mark or in_table or (not fenced and not line.strip()):
-            yield from _read_paragraph(waiting)
-            waiting = []
+            yield from _read_paragraph(paragraph_lines)
+            paragraph_lines = []
         if table and not in_table:
             yield from _read_table(table)
             table = []
@@ -62,19 +62,19 @@ def markdown_blocks(text: str) -> Iterator[Block]:
         elif in_table:
             table.append(line.strip())
         elif line.strip() or fenced:
-            waiting.append(line)
-    yield from _read_paragraph(waiting)
+            paragraph_lines.append(line)
+    yield from _read_paragraph(paragraph_lines)
     yield from _read_table(table)
 
 
 def without_markup(text: str) -> str:
     """Markdown less what nobody searches for: comments and pictures. Linear in time."""
-    kept = []
+    pieces = []
     position = 0
     while (start := text.find("<!--", position)) >= 0 and (end := text.find("-->", start + 4)) >= 0:
-        kept.append(text[position:start])
+        pieces.append(text[position:start])
         position = end + 3
-    return _PICTURE.sub("", "".join([*kept, text[position:]]))
+    return _PICTURE.sub("", "".join([*pieces, text[position:]]))
 
 
 def _read_paragraph(lines: list[str]) -> Iterator[Paragraph]:
@@ -97,7 +97,8 @@ def _read_table(lines: list[str]) -> Iterator[Block]:
     columns = max(map(len, grid), default=0)
     grid = [row + [""] * (columns - len(row)) for row in grid]
     header_rows = 1 if rules and rules[0] == 1 else None
-    yield from to_blocks(table_rows(grid, header_rows=header_rows))
+    merged = [[False] * columns for _ in grid]  # Markdown has no merged cells
+    yield from to_blocks(table_rows(grid, header_rows=header_rows, merged=merged))
 
 
 def _split_cells(line: str) -> list[str]:

@@ -18,7 +18,7 @@ from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean_line
 from peg_rag.readers.records import TEXT_COLUMNS, record_of
-from peg_rag.readers.tables import Grid, guess_header, table_rows
+from peg_rag.readers.tables import Grid, Marks, guess_header, table_rows
 
 _MOST_CELLS = 5_000_000
 _DECIMALS = re.compile(r"0\.(0+)")
@@ -52,46 +52,54 @@ def format_value(value: Any, number_format: str) -> str:
 
 
 def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block]:
-    grid = _read_grid(sheet, path)
+    grid, merged = _read_grid(sheet, path)
     if not any(map(any, grid)):
         return []
     blocks: list[Block] = [Heading(clean_line(sheet.title), 1)]
     for first, end in _find_regions(grid):
-        blocks += _region_blocks(grid[first:end], first, sheet.title, path, text_column)
+        blocks += _region_blocks(grid[first:end], merged[first:end], first, sheet.title, path, text_column)
     return blocks
 
 
-def _region_blocks(grid: Grid, first: int, sheet: str, path: Path, text_column: str | None) -> Iterator[Block]:
+def _region_blocks(
+    grid: Grid, merged: Marks, first: int, sheet: str, path: Path, text_column: str | None
+) -> Iterator[Block]:
     """The rows of one table in a sheet; `first`: the row of the sheet that the grid begins with, from 0."""
     columns = [c for c in range(len(grid[0])) if any(row[c] for row in grid)]
     grid = [[row[c] for c in columns] for row in grid]
+    merged = [[row[c] for c in columns] for row in merged]
     if len(columns) == 1:
         yield from (Paragraph(row[0]) for row in grid if row[0])
         return
-    header = guess_header(grid) if len(grid) > 1 else None
+    header = guess_header(grid, merged=merged) if len(grid) > 1 else None
     if header is not None and header.rows == 1 and (text_column or set(TEXT_COLUMNS) & set(header.names)):
         for number, row in enumerate(grid[1:], start=first + 2):
             if any(row):
                 yield record_of(dict(zip(header.names, row, strict=False)), number, path, text_column, sheet)
         return
-    for body in table_rows(grid):
+    for body in table_rows(grid, merged=merged):
         yield Row(body.cells, first + body.index + 1, body.captions, sheet=sheet)
 
 
-def _read_grid(sheet: Any, path: Path) -> Grid:
-    """The sheet's cells as shown, with merged ones filled; hidden rows too, as they may only be filtered."""
+def _read_grid(sheet: Any, path: Path) -> tuple[Grid, Marks]:
+    """The sheet's cells as shown, with merged ones filled, and which are one with the cell at their left.
+
+    Hidden rows are read too, as they may only be filtered.
+    """
     if sheet.max_row * sheet.max_column > _MOST_CELLS:
         raise DataError(
             f"{path}: sheet {sheet.title!r} spans {sheet.max_row:,} × {sheet.max_column:,} cells; "
             f"at most {_MOST_CELLS:,} are read. Delete its empty rows and columns, or save it as CSV"
         )
     grid = [[format_value(cell.value, cell.number_format) for cell in row] for row in sheet.iter_rows()]
+    merged = [[False] * len(row) for row in grid]
     for area in sheet.merged_cells.ranges:
         text = grid[area.min_row - 1][area.min_col - 1] if area.min_row <= len(grid) else ""
-        for row in grid[area.min_row - 1 : area.max_row]:
-            for column in range(area.min_col - 1, min(area.max_col, len(row))):
-                row[column] = text
-    return grid
+        for row in range(area.min_row - 1, min(area.max_row, len(grid))):
+            for column in range(area.min_col - 1, min(area.max_col, len(grid[row]))):
+                grid[row][column] = text
+                merged[row][column] = column >= area.min_col
+    return grid, merged
 
 
 def _find_regions(grid: Grid) -> Iterator[tuple[int, int]]:
@@ -99,7 +107,8 @@ def _find_regions(grid: Grid) -> Iterator[tuple[int, int]]:
     first: int | None = None
     for number, row in enumerate([*grid, []]):
         if any(row):
-            first = number if first is None else first
+            if first is None:
+                first = number
         elif first is not None and (number - first > 1 or number == len(grid) or not _is_title(grid[first])):
             yield first, number
             first = None
@@ -129,7 +138,9 @@ def _format_date(value: datetime | date | time, number_format: str) -> str:
     if not has_time:
         return day
     clock = f"{value.hour:02d}:{value.minute:02d}" + (f":{value.second:02d}" if "s" in form or value.second else "")
-    return clock if isinstance(value, time) or not ("y" in form or "d" in form) else f"{day} {clock}"
+    if isinstance(value, time) or not ("y" in form or "d" in form):
+        return clock
+    return f"{day} {clock}"
 
 
 def _format_number(value: int | float, number_format: str) -> str:
@@ -142,14 +153,16 @@ def _format_number(value: int | float, number_format: str) -> str:
         return f"{value * 100:.{decimals}f}%"
     if not ("0" in plain or "#" in plain) or "E" in plain:
         return _format_general(value)
-    shown = f"{value:,.{decimals}f}" if "#,##0" in plain or ",0" in plain else f"{value:.{decimals}f}"
+    digits = f"{value:.{decimals}f}"
+    if "#,##0" in plain or ",0" in plain:
+        digits = f"{value:,.{decimals}f}"
     if "#" in plain.split(".")[-1] and "." in plain:
-        shown = _format_general(value)
+        digits = _format_general(value)
     elif re.fullmatch(r"0{2,}", plain.strip()) and value >= 0:
-        shown = shown.zfill(len(plain.strip()))
+        digits = digits.zfill(len(plain.strip()))
     before = "".join(sign for sign in "¥￥$€£" if sign in plain or sign in "".join(literals))
     after = "".join(text for text in literals if text.strip() and text not in "¥￥$€£")
-    return f"{before[:1]}{shown}{after}"
+    return f"{before[:1]}{digits}{after}"
 
 
 def _format_general(value: int | float) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 
 from peg_rag.reranking.units import Array, Units
 
+_TABLE = 1 << 16  # slots for the units of a query
 LONGEST_RUN = 32  # units; longer common runs count as this long
 
 
@@ -46,7 +47,7 @@ def common_runs(query: Array, documents: Units) -> Iterator[Runs]:
         query: (query units,) codes.
     """
     codes, inverse = np.unique(query, return_inverse=True)
-    units = _find_positions(codes, documents.codes)  # (units,) number of the query's unit, -1 for others
+    units = _find_codes(codes, documents.codes)  # (units,) number of the query's unit, -1 for others
     places = np.flatnonzero(units >= 0)
     ends = documents.ends[places]
     heads = np.stack([codes, np.zeros_like(codes)], axis=1)
@@ -79,9 +80,8 @@ def best_windows(runs: Runs, weights: Array, documents: Units, width: int) -> Ar
     A match counts in every window from its place on, until the window has left it behind or the same run stands there
     again; so the totals of all windows are one cumulative sum of what enters and what leaves.
     """
-    best = np.zeros(len(documents))
     if not len(runs.places):
-        return best
+        return np.zeros(len(documents))
     rows = documents.rows[runs.places]
     order = np.argsort(rows * runs.distinct + runs.runs, kind="stable")
     places, numbers, rows = runs.places[order], runs.runs[order], rows[order]
@@ -91,8 +91,25 @@ def best_windows(runs: Runs, weights: Array, documents: Units, width: int) -> Ar
     change = np.bincount(places, weights[numbers], minlength=len(documents.codes) + 1)
     change -= np.bincount(last, weights[numbers], minlength=len(documents.codes) + 1)
     totals = np.cumsum(change)
-    np.maximum.at(best, rows, totals[places])
+    return np.maximum(best_of_rows(totals[places], rows, len(documents)), 0.0)
+
+
+def best_of_rows(values: Array, rows: Array, count: int) -> Array:
+    """(count,) the largest of each row's values (n,); 0 for rows without any. `rows` (n,) ascend."""
+    best = np.zeros(count)
+    firsts = np.flatnonzero(np.diff(rows, prepend=-1))
+    best[rows[firsts]] = np.maximum.reduceat(values, firsts)
     return best
+
+
+def _find_codes(sorted_codes: Array, codes: Array) -> Array:
+    """`_find_positions` by a table of the codes' last bits, which is several times as fast for many codes."""
+    slots = np.full(_TABLE, -1, dtype=np.int32)
+    slots[sorted_codes % _TABLE] = np.arange(len(sorted_codes), dtype=np.int32)
+    if np.any(slots[sorted_codes % _TABLE] != np.arange(len(sorted_codes))):  # two share a slot
+        return _find_positions(sorted_codes, codes)
+    places = slots[codes % _TABLE]
+    return np.where(sorted_codes[places] == codes, places, -1)  # an empty slot leads to the last code, which differs
 
 
 def _find_positions(sorted_values: Array, values: Array) -> Array:

@@ -135,16 +135,13 @@ class TokenVectors:
 
     def find_words(self, texts: Units) -> Words:
         """Every token that stands somewhere in the texts."""
-        tokens = []
-        places = []
-        spans = []
-        for length, codes in enumerate(_packed_runs(texts), start=1):
-            starts, names = self._tables[length - 1].look_up(codes)
-            tokens.append(names)
-            places.append(starts)
-            spans.append(np.full(len(starts), length))
-        order = np.argsort(np.concatenate(places), kind="stable")
-        return Words(np.concatenate(tokens)[order], np.concatenate(places)[order], np.concatenate(spans)[order])
+        tokens = np.full((len(texts.codes), LONGEST_WORD), -1, dtype=np.int32)  # by place, then by length
+        for column, codes in enumerate(_packed_runs(texts)):
+            starts, names = self._tables[column].look_up(codes)
+            tokens[starts, column] = names
+        cells = np.flatnonzero(tokens >= 0)
+        places, columns = np.divmod(cells, LONGEST_WORD)
+        return Words(tokens.ravel()[cells], places, columns + 1)
 
     def cut_query(self, query: Units) -> Array:
         """(words,) tokens of one text, cut from its start into the longest; units that are no token are passed over."""

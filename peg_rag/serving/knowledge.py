@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+from numpy.typing import NDArray
+
 from peg_rag.answer import THRESHOLD, Answer, extract_answer
 from peg_rag.encoder import PEGEncoder
 from peg_rag.feedback import FeedbackStore, Rating
@@ -107,14 +110,15 @@ class KnowledgeBase:
         mode: Mode,
         where: Mapping[str, Any] | None = None,
         rerank: RerankChoice = "auto",
+        vectors: NDArray[np.float32] | None = None,
     ) -> list[Hit]:
-        """The k best passages.
+        """The k best passages. `vectors`: the query's (1, dimension), where it is encoded already.
 
         Raises:
             InvalidInput: `mini` in another mode than hybrid, or for another model than peg-mini.
         """
         retriever = Retriever(self.index, self.encoder, rerank, mode=mode)
-        return retriever.retrieve(query, k=k, where=where or {})
+        return retriever.retrieve_batch([query], k=k, where=where or {}, vectors=vectors)[0]
 
     def answer(self, question: str, hits: list[Hit], *, threshold: float | None, sentences: int) -> Answer:
         """Sentences of the hits that answer the question, cited; none if the documents do not answer it."""

@@ -213,7 +213,10 @@ def _describe_passage(number: int, hit: Hit) -> dict[str, str | int]:
     """A passage with the file, headings, sheet, page or row where it stands, as far as they are known."""
     place = place_of(hit.metadata)[:MAX_PLACE_CHARACTERS]
     text = hit.text[:MAX_PASSAGE_CHARACTERS]
-    return {"number": number, "place": place, "text": text} if place else {"number": number, "text": text}
+    passage: dict[str, str | int] = {"number": number}
+    if place:
+        passage["place"] = place
+    return passage | {"text": text}
 
 
 def build_follow_up_messages(question: str, history: Sequence[Turn]) -> Messages:

@@ -58,9 +58,9 @@ def _raise_file_limit(connections: int) -> None:
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = connections + _OTHER_FILES
-        if soft != resource.RLIM_INFINITY and soft < needed:
-            limit = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        needed_files = connections + _OTHER_FILES
+        if soft != resource.RLIM_INFINITY and soft < needed_files:
+            limit = needed_files if hard == resource.RLIM_INFINITY else min(needed_files, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 

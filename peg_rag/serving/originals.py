@@ -78,7 +78,7 @@ class OriginalFiles:
         """
         entry = self._read_entry(source)
         if entry is None:
-            raise _missing()
+            raise _missing_file()
         root_path, root, size, mtime_ns, sha256 = entry
         root_folder = Path(root_path)
         path = uploaded_file or Path(root_path + source[len(root) :])
@@ -100,35 +100,35 @@ class OriginalFiles:
             real_path = path.resolve(strict=True)
             real_root = root.resolve(strict=True)
         except (OSError, RuntimeError, ValueError) as error:
-            raise _missing() from error
+            raise _missing_file() from error
         if path.is_symlink() or not real_path.is_file() or not real_path.is_relative_to(real_root):
-            raise _missing()
+            raise _missing_file()
 
     def _check_content(self, path: Path, size: int, mtime_ns: int, sha256: str) -> None:
         try:
             state = path.stat()
             if not sha256:  # its indexing was begun and not finished
-                raise _changed()
+                raise _changed_file()
             if (state.st_size, state.st_mtime_ns) == (size, mtime_ns):
                 return
             if state.st_size != size:
-                raise _changed()
+                raise _changed_file()
             verified = (size, state.st_mtime_ns, sha256)
             if self._verified.get(path) == verified:
                 return
             with path.open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
-                    raise _changed()
+                    raise _changed_file()
         except OSError as error:
-            raise _missing() from error
+            raise _missing_file() from error
         self._verified[path] = verified
 
 
-def _missing() -> ApiError:
+def _missing_file() -> ApiError:
     return ApiError(404, "the original file is no longer there", code="original_missing")
 
 
-def _changed() -> ApiError:
+def _changed_file() -> ApiError:
     return ApiError(
         409,
         "the original file has changed since it was indexed; run `peg-rag index` again, or upload it again",

@@ -2,8 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from peg_rag.encoder import CHARACTERS_PER_TOKEN, PEGEncoder, load_tokenizer
+from peg_rag.hits import Hit
+from peg_rag.retriever import Mode
 from peg_rag.serving.keys import ApiKeys
 from peg_rag.serving.knowledge import KnowledgeBase
 from peg_rag.serving.language_model import LanguageModel
@@ -37,6 +40,20 @@ class ServerState:
     conversions: WorkerPool
     created: int
     stopping: bool = False
+
+
+async def search_knowledge(
+    state: ServerState, knowledge: KnowledgeBase, query: str, *, mode: Mode, **options: Any
+) -> list[Hit]:
+    """`KnowledgeBase.search`, with the query encoded in one batch with those of concurrent requests.
+
+    Raises:
+        Busy: too many texts wait to be embedded, or too many searches to be run.
+    """
+    vectors = None
+    if mode != "lexical":
+        vectors = (await state.embedding_queue.embed([query], "query")).vectors
+    return await state.searches.run(knowledge.search, query, mode=mode, vectors=vectors, **options)
 
 
 class ModelTokenCounter:

@@ -27,7 +27,7 @@ from peg_rag.training.loss.queue import QueueOptions
 from peg_rag.training.loss.trust import TrustOptions
 from peg_rag.training.recipe_file import apply_override, check_depth, explain_faults, parse_yaml
 
-ObjectiveName = Literal["contrastive", "cosent"]
+ObjectiveName = Literal["contrastive", "cosent", "retromae"]
 CandidateSourceOptions = Annotated[QueueOptions | MomentumOptions | MixingOptions, Discriminator("kind")]
 CandidateMaskOptions = GuideOptions
 BatchTransformOptions = Annotated[SharedDocumentOptions | SoftAugmentationOptions, Discriminator("kind")]
@@ -64,10 +64,11 @@ class Columns(Options):
 
 
 class SourceOptions(Options):
-    """One file of pairs, or several by a pattern."""
+    """One file of pairs, or several by a pattern; of objective retromae also plain texts."""
 
     path: str
-    """.jsonl, .csv, .tsv (also .gz, .zst) or .parquet; `$VARIABLES` are expanded, `*` matches in the file name."""
+    """.jsonl, .csv, .tsv (also .gz, .zst) or .parquet; `$VARIABLES` are expanded, `*` matches in the file name.
+    Objective retromae takes the column `positive` of these, and .txt (also .gz, .zst) with one text a line."""
     exclude: tuple[str, ...] = ()
     """Patterns of file names that `path` matches and that are left out."""
     columns: Columns = Columns()
@@ -221,10 +222,23 @@ class LossOptions(Options):
         return self
 
 
+class RetroMAEOptions(Options):
+    """Pre-training on plain texts: hidden tokens are told from the others and from the text's vector.
+
+    See `peg_rag.training.model.retromae`.
+    """
+
+    encoder_masked: float = Field(default=0.3, gt=0, lt=1)
+    """Share of a text's tokens that the encoder does not see, and must tell."""
+    decoder_masked: float = Field(default=0.5, ge=0, le=1)
+    """Share of the other tokens that the decoder does not see where it tells one; 1 leaves it the vector alone."""
+
+
 class BatchOptions(Options):
     """What one optimiser step sees, over all ranks."""
 
     queries: int = Field(ge=2)
+    """Of objective retromae: texts."""
     negatives: int = Field(default=0, ge=0, le=64)
     """Hard negatives for each query; a row with more gives this many at random, one with fewer gives what it has."""
 
@@ -270,6 +284,7 @@ class StageOptions(Options):
     batch: BatchOptions
     data: DataOptions
     loss: LossOptions = LossOptions()
+    retromae: RetroMAEOptions = RetroMAEOptions()
     optimizer: OptimizerOptions
     memory: MemoryOptions = MemoryOptions()
 
@@ -282,6 +297,10 @@ class StageOptions(Options):
             )
         if self.objective == "cosent":
             self._check_cosent()
+        if self.objective == "retromae":
+            self._check_retromae()
+        elif self.retromae != RetroMAEOptions():
+            raise ValueError(f"retromae belongs to objective retromae, and objective is {self.objective}; remove it")
         if self.rounds > self.steps:
             raise ValueError(f"rounds={self.rounds} exceed steps={self.steps}; a round has a step at least")
         if self.rounds > 1 and self.data.mining is None and self.data.order is None:
@@ -318,13 +337,33 @@ class StageOptions(Options):
                     f"objective cosent needs a grade in every row; set data.sources[{i}].columns.label_is_grade: true"
                 )
 
+    def _check_retromae(self) -> None:
+        if self.batch.negatives:
+            raise ValueError("objective retromae takes single texts and no hard negatives; set batch.negatives to 0")
+        unused = {
+            "loss": self.loss.model_dump(exclude_defaults=True),
+            "memory": self.memory.model_dump(exclude_defaults=True, exclude={"chunk_tokens"}),
+            "data": self.data.model_dump(include={"mining", "order", "transforms"}, exclude_defaults=True),
+        }
+        for part, options in unused.items():
+            if options:
+                raise ValueError(f"objective retromae makes no use of {part}.{min(options)}; remove it")
+        for i, source in enumerate(self.data.sources):
+            if source.minimum_label is not None or source.columns != Columns(positive=source.columns.positive):
+                raise ValueError(
+                    f"objective retromae reads the texts of one column; of data.sources[{i}], keep path, exclude, "
+                    "weight and columns.positive only"
+                )
+
     @property
     def candidates_per_query(self) -> int:
-        """Documents that each query is ranked against in one step, its positive included.
+        """Documents that each query is ranked against in one step, its positive included; 0 for single texts.
 
         With hard negatives of its own only, a query meets the batch's positives and its own negatives. Candidates from
         outside the batch count as when their source is full.
         """
+        if self.objective == "retromae":
+            return 0
         further = sum(source.max_candidates for source in self.loss.candidates)
         if self.loss.hard_negatives == "own":
             return self.batch.queries + self.batch.negatives + further
@@ -474,6 +513,11 @@ class Recipe(Options):
             if too_large:
                 raise ValueError(
                     f"stages[{i}].loss.matryoshka_dims has {too_large[0]}; the vectors have {dimension} dimensions"
+                )
+            if stage.objective == "retromae" and self.model.static is not None:
+                raise ValueError(
+                    f"stages[{i}].objective is retromae, which needs a vector for each token in its text, and "
+                    "model.static has none; set model.transformer, or remove the stage"
                 )
         return self
 

@@ -127,9 +127,9 @@ def _format_path(location: tuple[int | str, ...]) -> str:
 def _suggest_key(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
     """What could have been meant by the last key of this path."""
     parents = [part for part in location[:-1] if isinstance(part, str)]
-    known = sorted(_field_names(root, parents))
-    close = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+    names = sorted(_field_names(root, parents))
+    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
 
 
 def _field_names(model: type[BaseModel], parents: list[str]) -> list[str]:

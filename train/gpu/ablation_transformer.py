@@ -148,8 +148,11 @@ def score_all(lab: Lab) -> tuple[dict[str, Any], NDArray[Any]]:
         for task in (*lab.pack.validation, *lab.pack.evaluation)
     }
     means = {name: round(float(values.mean()), 5) for name, values in scores.items()}
-    known, new = (np.mean([v for name, v in means.items() if name.startswith(kind)]) for kind in ("known/", "new/"))
-    summary = {"known": known, "new": new, "validation": (known + new) / 2}
+    summary = {
+        kind: np.mean([value for name, value in means.items() if name.startswith(f"{kind}/")])
+        for kind in ("known", "new")
+    }
+    summary["validation"] = (summary["known"] + summary["new"]) / 2
     rounded = {name: round(float(value), 5) for name, value in summary.items()}
     return {**rounded, "scores": means}, np.concatenate(list(scores.values()))
 
@@ -157,9 +160,9 @@ def score_all(lab: Lab) -> tuple[dict[str, Any], NDArray[Any]]:
 def cut_pack(pack: Pack, pairs: int, few: bool) -> Pack:
     """The first pairs of each source, for a rehearsal; `few` leaves one evaluation set and three validation sources."""
     keep = [torch.arange(s.start, min(s.end, s.start + pairs), device=pack.queries.device) for s in pack.sources]
-    ends = np.cumsum([len(some) for some in keep]).tolist()
+    ends = np.cumsum([len(rows) for rows in keep]).tolist()
     sources = [
-        Source(s.name, end - len(some), end, s.width) for s, some, end in zip(pack.sources, keep, ends, strict=True)
+        Source(s.name, end - len(rows), end, s.width) for s, rows, end in zip(pack.sources, keep, ends, strict=True)
     ]
     rows = torch.cat(keep)
     validation, evaluation = pack.validation, pack.evaluation

@@ -105,12 +105,12 @@ def read_source(file: Path, texts: Texts) -> Source:
 def permitted_texts(data: Path) -> Iterator[tuple[str, str]]:
     """Plain text that is known to come from a permitted source, with its domain."""
     names = [*PERMITTED, RESEARCH_ONLY]
-    known = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
+    runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
     zstd = require("backports.zstd", "train")
     with zstd.open(data / "text" / "zh.txt.zst", "rt", encoding="utf-8") as lines:
         for line in tqdm(lines, desc="passages", total=108_617, mininterval=10):
             text = line.rstrip("\n")
-            if domain := permitted_domain(text, known):
+            if domain := permitted_domain(text, runs_by_source):
                 yield domain, text
 
 
@@ -172,9 +172,9 @@ def mine_source(source: Source, texts: list[str], held_out: set[int]) -> dict[st
         answers[query].add(positive)
     validation = [query for query in answers if query in held_out]
     validation_corpus = list(dict.fromkeys(answer for query in validation for answer in answers[query]))
-    others = [text for text in corpus if text not in set(validation_corpus)]
-    chooser.shuffle(others)
-    validation_corpus += others[: max(0, VALIDATION_CORPUS - len(validation_corpus))]
+    distractors = [text for text in corpus if text not in set(validation_corpus)]
+    chooser.shuffle(distractors)
+    validation_corpus += distractors[: max(0, VALIDATION_CORPUS - len(validation_corpus))]
     rows, scores = Bm25([texts[i] for i in validation_corpus]).search([texts[i] for i in validation], CANDIDATES)
     source.negatives = mine_negatives(source, texts, corpus, answers)
     return {
@@ -200,13 +200,13 @@ def mine_negatives(
             positive = source.positives[start + offset]
             of_rows = dict(zip(rows[offset].tolist(), scores[offset].tolist(), strict=True))
             limit = RELATIVE_MARGIN * of_rows.get(row_of[positive], float("inf"))
-            given = [text for text in source.negatives[start + offset] if text not in answers[query]][:2]
+            source_negatives = [text for text in source.negatives[start + offset] if text not in answers[query]][:2]
             mined = [
                 corpus[row]
                 for row, score in of_rows.items()
                 if 0 < score <= limit and corpus[row] not in answers[query] and corpus[row] != query
             ]
-            negatives.append(list(dict.fromkeys([*given, *mined]))[:NEGATIVES])
+            negatives.append(list(dict.fromkeys([*source_negatives, *mined]))[:NEGATIVES])
     return negatives
 
 

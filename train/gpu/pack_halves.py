@@ -96,9 +96,9 @@ def pack_validation(name: str, pairs: list[tuple[str, str]], queries: set[str], 
     """The queries, a corpus that holds their answers, and which answers which (rows of both)."""
     answers = [pair for pair in pairs if pair[0] in queries]
     corpus = list(dict.fromkeys(positive for _, positive in answers))
-    others = [text for text in dict.fromkeys(positive for _, positive in pairs) if text not in set(corpus)]
-    random.Random(SEED).shuffle(others)
-    corpus += others[: max(0, VALIDATION_CORPUS - len(corpus))]
+    distractors = [text for text in dict.fromkeys(positive for _, positive in pairs) if text not in set(corpus)]
+    random.Random(SEED).shuffle(distractors)
+    corpus += distractors[: max(0, VALIDATION_CORPUS - len(corpus))]
     row_of = {text: row for row, text in enumerate(corpus)}
     query_row = {text: row for row, text in enumerate(sorted(queries))}
     return {
@@ -113,8 +113,8 @@ def pack_pairs(data: Path, half: str, texts: Texts) -> Arrays:
     arrays: Arrays = {}
     sources = {file.name.split(".")[0]: (half_of(file), read_pairs(file)) for file in pair_files(data)}
     keys = {name: keys_of([query for query, _ in pairs]) for name, (_, pairs) in sources.items()}
-    own = [name for name, (side, _) in sources.items() if side == half]
-    held_out_keys = np.concatenate([keys[name][in_validation(keys[name], VALIDATION_SHARE)] for name in own])
+    names = [name for name, (side, _) in sources.items() if side == half]
+    held_out_keys = np.concatenate([keys[name][in_validation(keys[name], VALIDATION_SHARE)] for name in names])
     for name, (side, pairs) in sources.items():
         held_out = in_validation(keys[name], VALIDATION_SHARE)
         if side == half:
@@ -137,8 +137,8 @@ def pack_texts(tokenizer: Tokenizer, texts: list[str], limits: NDArray[np.int64]
     tokens, ends = encode(tokenizer, texts, prefix)
     starts = np.concatenate([[0], ends[:-1]])
     lengths = np.minimum(ends - starts, limits)
-    kept = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
-    return {f"{prefix}/tokens": tokens[kept.astype(np.int64)], f"{prefix}/lengths": lengths.astype(np.uint16)}
+    places = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+    return {f"{prefix}/tokens": tokens[places.astype(np.int64)], f"{prefix}/lengths": lengths.astype(np.uint16)}
 
 
 def pack_evaluation(
@@ -152,8 +152,8 @@ def pack_evaluation(
         documents = list(dataset.corpus)
         queries = [query for query in dataset.queries if query in dataset.qrels]
         texts = [*dataset.corpus.values(), *(dataset.queries[query] for query in queries)]
-        known = EVALUATION_HALVES[dataset.name.split("-")[0]] == half
-        limits = np.full(len(texts), SHORT_TOKENS if known else PASSAGE_TOKENS)
+        is_known = EVALUATION_HALVES[dataset.name.split("-")[0]] == half
+        limits = np.full(len(texts), SHORT_TOKENS if is_known else PASSAGE_TOKENS)
         limits[len(documents) :] = QUERY_TOKENS
         prefix = f"evaluation/{dataset.name}"
         arrays |= pack_texts(tokenizer, texts, limits, prefix)
@@ -161,7 +161,7 @@ def pack_evaluation(
         answers = [(n, row_of[d], g) for n, q in enumerate(queries) for d, g in dataset.qrels[q].items() if g > 0]
         arrays[f"{prefix}/documents"] = np.array(len(documents))
         arrays[f"{prefix}/answers"] = np.array(answers, dtype=np.int32)
-        arrays[f"{prefix}/known"] = np.array(known)
+        arrays[f"{prefix}/known"] = np.array(is_known)
         ids[dataset.name] = {"documents": documents, "queries": queries}
     return arrays, ids
 

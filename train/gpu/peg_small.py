@@ -93,10 +93,10 @@ def save_vectors(lab: Lab, folder: Path, name: str) -> dict[str, float]:
 
 def save_weights(lab: Lab, file: Path) -> None:
     """All but the token vectors, which the static model's folder holds."""
-    kept = {
+    weights = {
         key: value.detach().half().cpu().contiguous() for key, value in lab.model.state_dict().items() if key != "table"
     }
-    save_file(kept, file, metadata={"shape": json.dumps(dataclasses.asdict(lab.model.shape))})
+    save_file(weights, file, metadata={"shape": json.dumps(dataclasses.asdict(lab.model.shape))})
 
 
 def build_lab(pack: Pack, shape: Shape, directions: Tensor, tokens: int, *, graphs: bool) -> Lab:
@@ -129,16 +129,16 @@ def main() -> None:
     log.add({"run": "static model", **validate(lab), "evaluation": save_vectors(lab, arguments.out, "static")})
     speed = measure_rate(lab, Plan(500, 1e-4), min(6.0, arguments.seconds / 20))
     print(f"{speed:.1f} steps/s after {time.monotonic() - begin:.1f} s", flush=True)
-    left = arguments.seconds - (time.monotonic() - begin)
-    final_seconds = left * (0.9 if arguments.only else FINAL_SHARE)
+    remaining_s = arguments.seconds - (time.monotonic() - begin)
+    final_seconds = remaining_s * (0.9 if arguments.only else FINAL_SHARE)
     choices = {}
     if not arguments.only:
         for name, options in PROBES.items():
-            steps = step_count(speed, (left * 0.9 - final_seconds) / len(PROBES))
+            steps = step_count(speed, (remaining_s * 0.9 - final_seconds) / len(PROBES))
             choices[name] = train_once(lab, log, f"probe: {name}", Plan(steps, **options))
-    chosen = arguments.only or max(choices, key=lambda name: choices[name])
-    plan = Plan(step_count(speed, final_seconds), **PROBES[chosen], remine=(1 / 3, 2 / 3))
-    train_once(lab, log, f"final: {chosen}", plan)
+    best = arguments.only or max(choices, key=lambda name: choices[name])
+    plan = Plan(step_count(speed, final_seconds), **PROBES[best], remine=(1 / 3, 2 / 3))
+    train_once(lab, log, f"final: {best}", plan)
     save_weights(lab, arguments.out / "residual.safetensors")
     log.add({"run": "vectors", "evaluation": save_vectors(lab, arguments.out, "trained")})
     print(f"done after {time.monotonic() - begin:.1f} s", flush=True)

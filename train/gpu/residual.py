@@ -105,10 +105,10 @@ class ResidualEncoder(nn.Module):
         self.output_norm = nn.LayerNorm(shape.width)
         self.output = nn.Linear(shape.width, dimension)
         self.gate = nn.Linear(shape.width, 1)
-        self._start(directions)
+        self._initialise_weights(directions)
 
     @torch.no_grad()
-    def _start(self, directions: Tensor) -> None:
+    def _initialise_weights(self, directions: Tensor) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
@@ -139,10 +139,10 @@ class ResidualEncoder(nn.Module):
         return F.normalize(static + context.float(), dim=1)
 
     def _positions_of(self, length: int) -> Tensor:
-        rest = length - len(self.positions)
-        if rest <= 0:
+        missing = length - len(self.positions)
+        if missing <= 0:
             return self.positions[:length]
-        return torch.cat([self.positions, self.positions[-1:].expand(rest, -1)])
+        return torch.cat([self.positions, self.positions[-1:].expand(missing, -1)])
 
 
 def mean_of_tokens(hidden: Tensor, real: Tensor) -> Tensor:
@@ -327,7 +327,7 @@ def load_pack(
     queries: list[Ints] = []
     positives: list[Ints] = []
     for name in sorted({name.split("/")[1] for name in arrays.files if name.startswith("train/")}):
-        start = sum(len(some) for some in queries)
+        start = sum(len(part) for part in queries)
         query, positive = (arrays[f"train/{name}/{part}"].astype(np.int64) for part in ("queries", "positives"))
         usual = np.percentile(lengths[positive], 90)
         width = next((width for width in widths if width >= usual), widths[-1])
@@ -347,11 +347,11 @@ def load_pack(
     for name in sorted({name.split("/")[1] for name in arrays.files if name.startswith("evaluation/")}):
         prefix = f"evaluation/{name}"
         if sets(name, bool(arrays[f"{prefix}/known"])):
-            own = Texts(arrays[f"{prefix}/tokens"], arrays[f"{prefix}/lengths"], widths[-1], padding, device)
+            source_texts = Texts(arrays[f"{prefix}/tokens"], arrays[f"{prefix}/lengths"], widths[-1], padding, device)
             documents = int(arrays[f"{prefix}/documents"])
-            numbers = torch.arange(len(own), device=device)
+            numbers = torch.arange(len(source_texts), device=device)
             answers = torch.from_numpy(arrays[f"{prefix}/answers"].astype(np.int64)).to(device)
-            pack.evaluation.append(Task(name, own, numbers[documents:], numbers[:documents], answers))
+            pack.evaluation.append(Task(name, source_texts, numbers[documents:], numbers[:documents], answers))
     return pack
 
 
@@ -364,8 +364,8 @@ def main_directions(pack: Pack, count: int) -> Tensor:
     table = pack.table
     products = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
     rows = torch.unique(pack.positives)
-    for some in torch.split(rows, 4_096):
-        ids = pack.texts.ids[some]
+    for part in torch.split(rows, 4_096):
+        ids = pack.texts.ids[part]
         words = table[ids.long()]  # the padding's vector is zero
         vectors = F.normalize(words.sum(1), dim=1).double()
         products += vectors.T @ vectors
@@ -456,35 +456,35 @@ class Lab:
             width: torch.zeros(most_steps, size, batches.negatives, dtype=torch.int64, device=self.device)
             for width, size in batches.queries.items()
         }
-        self.position = {width: self._number(0, torch.int64) for width in batches.queries}
-        self.step_number = self._number(0, torch.int64)
+        self.position = {width: self._make_scalar(0, torch.int64) for width in batches.queries}
+        self.step_number = self._make_scalar(0, torch.int64)
         self.rates = torch.zeros(most_steps, device=self.device)
         self.losses = torch.zeros(most_steps, device=self.device)
-        self.step_share = self._number(0.0)  # 1 / steps
-        self.scale = self._number(20.0)
-        self.fixed_strength = self._number(0.0)
-        self.growing_strength = self._number(0.0)
-        self.curricular = self._number(False, torch.bool)
-        self.retained = self._number(1.0)
-        self.t = self._number(0.0)
+        self.step_share = self._make_scalar(0.0)  # 1 / steps
+        self.scale = self._make_scalar(20.0)
+        self.fixed_strength = self._make_scalar(0.0)
+        self.growing_strength = self._make_scalar(0.0)
+        self.curricular = self._make_scalar(False, torch.bool)
+        self.retained = self._make_scalar(1.0)
+        self.t = self._make_scalar(0.0)
         self.replays: dict[int, Callable[[], None]] = {}
         self.graphs = graphs
         self.clean_negatives: Tensor | None = None
 
-    def _number(self, value: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    def _make_scalar(self, value: float, dtype: torch.dtype = torch.float32) -> Tensor:
         return torch.full((), value, dtype=dtype, device=self.device)
 
     # -- one step
 
-    def _step(self, width: int) -> None:
+    def _take_step(self, width: int) -> None:
         place, size = self.position[width], self.batches.queries[width]
         rows = self.rows[width].index_select(0, place[None])[0]  # (b,)
         picks = self.picks[width].index_select(0, place[None])[0]  # (b, negatives)
         query_keys = self.pack.queries[rows]
         document_keys = torch.cat([self.positives[rows], self.negatives[rows].gather(1, picks).flatten()])
         weights = self._half_weights()
-        queries = self._vectors(weights, query_keys, self.batches.query_width)
-        documents = self._vectors(weights, document_keys, width)
+        queries = self._encode_rows(weights, query_keys, self.batches.query_width)
+        documents = self._encode_rows(weights, document_keys, width)
         cosines = queries @ documents.T  # (b, n)
         with torch.no_grad():
             positive = cosines[:, :size].diagonal().mean()
@@ -511,7 +511,7 @@ class Lab:
             name: weight if name == "table" else weight.to(self.dtype) for name, weight in self.model.named_parameters()
         }
 
-    def _vectors(self, weights: dict[str, Tensor], rows: Tensor, width: int) -> Tensor:
+    def _encode_rows(self, weights: dict[str, Tensor], rows: Tensor, width: int) -> Tensor:
         ids = self.pack.texts.ids[:, :width].index_select(0, rows)
         vectors: Tensor = torch.func.functional_call(self.model, weights, (ids,))
         return vectors
@@ -521,17 +521,17 @@ class Lab:
         pool = None
         for width in self.batches.queries:
             if not self.graphs:
-                self.replays[width] = partial(self._step, width)
+                self.replays[width] = partial(self._take_step, width)
                 continue
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(3):
-                    self._step(width)
+                    self._take_step(width)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                self._step(width)
+                self._take_step(width)
             pool = graph.pool()
             self.replays[width] = graph.replay
 
@@ -559,7 +559,7 @@ class Lab:
         self.retained.fill_(0.5 ** (1 / (plan.steps * plan.half_life)))
         self.positives.copy_(self._noisy_positives(plan))
         torch.manual_seed(plan.seed)
-        return self._schedule(plan)
+        return self._schedule_widths(plan)
 
     def _noisy_positives(self, plan: Plan) -> Tensor:
         """Some pairs of each source exchange their positives in a circle."""
@@ -571,7 +571,7 @@ class Lab:
             positives[rows] = positives[np.roll(rows, 1)]
         return torch.from_numpy(positives)
 
-    def _schedule(self, plan: Plan) -> list[int]:
+    def _schedule_widths(self, plan: Plan) -> list[int]:
         """Batches of one source each, a function of the seed."""
         generator = np.random.default_rng((plan.seed, 8))
         sizes = np.array([source.end - source.start for source in self.pack.sources])
@@ -607,7 +607,7 @@ class Lab:
         for number, width in enumerate(widths, start=1):
             self.replays[width]()
             if number == trust_at:
-                self.weights.copy_(self._trust())
+                self.weights.copy_(self._trust_weights())
             if number in mine_at:
                 self.negatives.copy_(self.mine())
             if not watch(number):
@@ -637,9 +637,9 @@ class Lab:
         vectors = torch.empty(len(rows), self.model.table.shape[1], device=self.device)
         for part in chunk_rows(sorted_lengths):
             width = -(-int(sorted_lengths[part.stop - 1]) // 8) * 8
-            some = order[part]
-            ids = texts.ids[:, : min(width, limit)].index_select(0, rows[some])
-            vectors[some] = torch.func.functional_call(self.model, weights, (ids,))
+            numbers = order[part]
+            ids = texts.ids[:, : min(width, limit)].index_select(0, rows[numbers])
+            vectors[numbers] = torch.func.functional_call(self.model, weights, (ids,))
         self.model.train(training)
         return vectors
 
@@ -656,26 +656,26 @@ class Lab:
             queries, positives = self.pack.queries[pairs], self.positives[pairs]
             corpus = torch.unique(positives)
             passages = self.encode(self.pack.texts, corpus, source.width)
-            known = torch.unique(queries * span + positives)
-            for some in torch.split(torch.arange(len(queries), device=self.device), 4_096):
-                vectors = self.encode(self.pack.texts, queries[some], self.batches.query_width)
+            known_pairs = torch.unique(queries * span + positives)
+            for part in torch.split(torch.arange(len(queries), device=self.device), 4_096):
+                vectors = self.encode(self.pack.texts, queries[part], self.batches.query_width)
                 scores = vectors @ passages.T  # (queries, corpus)
-                own = scores.gather(1, torch.searchsorted(corpus, positives[some])[:, None])
+                positive_scores = scores.gather(1, torch.searchsorted(corpus, positives[part])[:, None])
                 top = scores.topk(min(MINED_RANKS, len(corpus)), dim=1)
                 documents = corpus[top.indices]
-                good = (top.values < RELATIVE_MARGIN * own) & (documents != queries[some, None])
-                good &= ~torch.isin(queries[some, None] * span + documents, known)
+                good = (top.values < RELATIVE_MARGIN * positive_scores) & (documents != queries[part, None])
+                good &= ~torch.isin(queries[part, None] * span + documents, known_pairs)
                 spare = torch.randint(
-                    len(corpus), (len(some), MINED), generator=generator, device=self.device
+                    len(corpus), (len(part), MINED), generator=generator, device=self.device
                 )  # may be an answer; the loss hides those
                 documents = torch.cat([documents, corpus[spare]], dim=1)
                 order = torch.cat([~good, torch.zeros_like(spare, dtype=torch.bool)], dim=1)
                 first = torch.argsort(order.to(torch.int8), dim=1, stable=True)[:, :MINED]
-                negatives[source.start + some] = documents.gather(1, first)
+                negatives[source.start + part] = documents.gather(1, first)
         return negatives
 
     @torch.no_grad()
-    def _trust(self) -> Tensor:
+    def _trust_weights(self) -> Tensor:
         weights = torch.ones_like(self.weights)
         for source in self.pack.sources:
             pairs = slice(source.start, source.end)
@@ -684,11 +684,11 @@ class Lab:
             weights[pairs] = trust_weights((queries * positives).sum(1))
         return weights
 
-    def score(self, task: Task, *, query_limit: int, limit: int, kept: int = 0) -> "Scores":
+    def score(self, task: Task, *, query_limit: int, limit: int, depth: int = 0) -> "Scores":
         """nDCG@10 of each query, and the first documents of each with their cosines."""
         queries = self.encode(task.texts, task.queries, query_limit)
         documents = self.encode(task.texts, task.corpus, limit)
-        return rank(queries, documents, task.answers, kept)
+        return rank(queries, documents, task.answers, depth)
 
 
 def chunk_rows(lengths: Ints) -> Iterator[slice]:
@@ -704,7 +704,7 @@ def chunk_rows(lengths: Ints) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Scores:
-    """ndcg: (queries,). rows, cosines: (queries, kept), best first."""
+    """ndcg: (queries,). rows, cosines: (queries, depth), best first."""
 
     ndcg: NDArray[np.float64]
     rows: NDArray[np.int32]
@@ -712,19 +712,19 @@ class Scores:
 
 
 @torch.no_grad()
-def rank(queries: Tensor, documents: Tensor, answers: Tensor, kept: int = 0) -> Scores:
+def rank(queries: Tensor, documents: Tensor, answers: Tensor, depth: int = 0) -> Scores:
     """Search every query in the documents; gains are the grades, (answers, 3) of query, document, grade."""
     size, count = len(queries), len(documents)
     grades = torch.zeros(size, count, dtype=torch.int8, device=queries.device)
     grades[answers[:, 0], answers[:, 1]] = answers[:, 2].to(torch.int8)
-    top = (queries @ documents.T).topk(min(max(kept, CUTOFF), count), dim=1)
+    top = (queries @ documents.T).topk(min(max(depth, CUTOFF), count), dim=1)
     discounts = 1 / torch.log2(torch.arange(2, 2 + CUTOFF, device=queries.device))
     gains = grades.gather(1, top.indices[:, :CUTOFF]).float()
     achieved = (gains * discounts[: gains.shape[1]]).sum(1)
     return Scores(
         achieved.double().cpu().numpy() / best_gains(answers.cpu().numpy(), size),
-        top.indices[:, :kept].to(torch.int32).cpu().numpy(),
-        top.values[:, :kept].half().cpu().numpy(),
+        top.indices[:, :depth].to(torch.int32).cpu().numpy(),
+        top.values[:, :depth].half().cpu().numpy(),
     )
 
 
@@ -741,12 +741,12 @@ def measure_rate(lab: Lab, plan: Plan, seconds: float) -> float:
     lab.train(plan, lambda number: number < 20)
     synchronize(lab.device)
     begin = time.monotonic()
-    made = lab.train(plan, lambda number: number % 20 > 0 or not _over(lab.device, begin + seconds))
+    steps = lab.train(plan, lambda number: number % 20 > 0 or not _is_over(lab.device, begin + seconds))
     synchronize(lab.device)
-    return made / (time.monotonic() - begin)
+    return steps / (time.monotonic() - begin)
 
 
-def _over(device: torch.device, deadline: float) -> bool:
+def _is_over(device: torch.device, deadline: float) -> bool:
     synchronize(device)
     return time.monotonic() > deadline
 

@@ -34,6 +34,9 @@ WARMUP = 0.06  # of a phase
 ALPHA = 0.6  # a source of n pairs is drawn with weight n ** ALPHA
 TEMPERATURE = 0.05
 VOCABULARY = 12_032  # the 12,000 tokens of `pack.py` and some rows that make the matrix product even
+ENCODER_MASKED = 0.3
+DECODER_MASKED = 0.5
+SCORED = 0.3  # of the tokens, by the decoder: logits over the vocabulary are most of the work
 NO_GAP = 1 << 30
 SHORTEST_QUERY = 8
 LONGEST_QUERY = 64
@@ -61,9 +64,21 @@ class Layer(nn.Module):
         rows, length, width = hidden.shape
         qkv = self.qkv(hidden).view(rows, length, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (rows, heads, length, width / heads)
+        return self.attend(hidden, q, k, v, mask)
+
+    def decode(self, queries: Tensor, context: Tensor, visible: Tensor) -> Tensor:
+        """Queries that look at other states than themselves; `visible` (rows, length, length)."""
+        rows, length, width = queries.shape
+        weights = zip((queries, context, context), self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+        q, k, v = (
+            F.linear(*part).view(rows, length, self.heads, width // self.heads).transpose(1, 2) for part in weights
+        )
+        return self.attend(queries, q, k, v, visible[:, None])
+
+    def attend(self, hidden: Tensor, q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        attended = attended.transpose(1, 2).reshape(rows, length, width)
-        hidden = self.attention_norm(hidden + self.attended(attended))
+        attended = self.attended(attended.transpose(1, 2).reshape(hidden.shape))
+        hidden = self.attention_norm(hidden + attended)
         out: Tensor = self.output_norm(hidden + self.down(F.gelu(self.up(hidden))))
         return out
 
@@ -95,6 +110,13 @@ class Encoder(nn.Module):
         normed: Tensor = self.norm(hidden)
         return normed
 
+    def decode(self, vectors: Tensor, ids: Tensor, visible: Tensor) -> Tensor:
+        """RetroMAE's decoder: what each place makes of the vector (rows, width) and of the tokens that it sees."""
+        context = torch.cat([vectors[:, None], self.embed(ids)[:, 1:]], dim=1)  # (rows, length, width)
+        queries = self.norm(vectors[:, None] + self.positions.weight[: ids.shape[1]] + self.types.weight[0])
+        decoded: Tensor = self.decoder.decode(queries, context, visible)
+        return decoded
+
     def forward(self, ids: Tensor, types: Tensor | None = None) -> Tensor:
         """Hidden states of padded token ids, (rows, length) → (rows, length, width)."""
         mask = (ids != PAD)[:, None, None, :]
@@ -122,6 +144,26 @@ class Encoder(nn.Module):
 def mean_of_tokens(hidden: Tensor, ids: Tensor) -> Tensor:
     real = (ids != PAD)[:, :, None]
     return (hidden * real).sum(1, dtype=torch.float32) / real.sum(1)
+
+
+def visible_places(ids: Tensor, shown: Tensor) -> Tensor:
+    """What the decoder sees where it tells each token, (rows, length, length): never that token, always place 0."""
+    visible = (shown | (ids <= MASK)[:, None, :]) & (ids != PAD)[:, None, :]
+    visible &= ~torch.eye(ids.shape[1], dtype=torch.bool, device=ids.device)
+    visible[:, :, 0] = True
+    return visible
+
+
+def masked_loss(model: Encoder, ids: Tensor, hidden: Tensor, visible: Tensor, scored: Tensor) -> Tensor:
+    """RetroMAE with its enhanced decoding: the encoder tells its hidden tokens, the decoder those that are scored."""
+    states = model(torch.where(hidden, MASK, ids))
+    vectors = mean_of_tokens(states, ids).to(states.dtype)
+    loss = token_loss(model, states[hidden], ids[hidden])
+    return loss + token_loss(model, model.decode(vectors, ids, visible)[scored], ids[scored])
+
+
+def token_loss(model: Encoder, states: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model.token_logits(states).float(), targets)
 
 
 class Optimizer:
@@ -327,13 +369,13 @@ class PairSampler:
         _, first = np.unique(source.positives[rows], return_index=True)
         rows = rows[np.sort(first)]
         counts = source.negative_starts[rows + 1] - source.negative_starts[rows]
-        chosen = [np.zeros(0, np.int64)]
+        choices = [np.zeros(0, np.int64)]
         for _ in range(self.negatives):
             has = counts > 0
             offsets = (generator.random(int(has.sum())) * counts[has]).astype(np.int64)
-            chosen.append(source.negatives[source.negative_starts[rows[has]] + offsets])
+            choices.append(source.negatives[source.negative_starts[rows[has]] + offsets])
         queries = source.queries[rows]
-        documents = np.concatenate([source.positives[rows], np.unique(np.concatenate(chosen))])
+        documents = np.concatenate([source.positives[rows], np.unique(np.concatenate(choices))])
         return Batch(self.texts.rows(queries), self.texts.rows(documents), queries, documents)
 
     def _passage_batch(self, source: Source, generator: np.random.Generator) -> Batch:
@@ -457,21 +499,10 @@ class Trainer:
 
     def _masked_loss(self, ids: Tensor) -> Tensor:
         real = ids > MASK
-        hidden_tokens = real & (torch.rand(ids.shape, device=self.device) < 0.3)
-        hidden = self.model(torch.where(hidden_tokens, MASK, ids))
-        places = hidden_tokens.flatten().nonzero().squeeze(1)
-        loss = self._token_loss(hidden.flatten(0, 1)[places], ids.flatten()[places])
-        vector = mean_of_tokens(hidden, ids).to(self.dtype)
-        few = real & (torch.rand(ids.shape, device=self.device) < 0.6)  # what the decoder does not see
-        decoder_input = self.model.embed(torch.where(few, MASK, ids))
-        decoder_input = torch.cat([vector[:, None], decoder_input[:, 1:]], dim=1)
-        decoded = self.model.decoder(decoder_input, (ids != PAD)[:, None, None, :])
-        scored = few & (torch.rand(ids.shape, device=self.device) < 0.4)
-        places = scored.flatten().nonzero().squeeze(1)
-        return loss + self._token_loss(decoded.flatten(0, 1)[places], ids.flatten()[places])
-
-    def _token_loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(self.model.token_logits(hidden).float(), targets)
+        hidden = real & (torch.rand(ids.shape, device=self.device) < ENCODER_MASKED)
+        scored = real & (torch.rand(ids.shape, device=self.device) < SCORED)
+        chance = torch.rand(*ids.shape, ids.shape[1], device=self.device)
+        return masked_loss(self.model, ids, hidden, visible_places(ids, chance >= DECODER_MASKED), scored)
 
     def _pairs_step(self, step: int) -> Tensor:
         batch = self.sampler.batch(step)
@@ -556,8 +587,8 @@ class Trainer:
     # --- state
 
     def save_model(self, name: str) -> None:
-        kept = {key: value.half().cpu().contiguous() for key, value in self.model.state_dict().items()}
-        save_file(kept, self.out / f"{name}.safetensors", metadata={"shape": json.dumps(self.shape)})
+        weights = {key: value.half().cpu().contiguous() for key, value in self.model.state_dict().items()}
+        save_file(weights, self.out / f"{name}.safetensors", metadata={"shape": json.dumps(self.shape)})
 
     def _save(self, phase: int) -> None:
         state = {}
@@ -634,8 +665,8 @@ def contrastive_loss(queries: Tensor, documents: Tensor, query_keys: Tensor, doc
 
 
 @torch.no_grad()
-def mine_negatives(trainer: Trainer, source: Source, kept: int = 8, margin: float = 0.95) -> tuple[Ints, Ints]:
-    """Negatives and where those of each pair start: up to `kept` of the first 60 that the model ranks, below the
+def mine_negatives(trainer: Trainer, source: Source, most: int = 8, margin: float = 0.95) -> tuple[Ints, Ints]:
+    """Negatives and where those of each pair start: up to `most` of the first 60 that the model ranks, below the
     positive by a margin, and half of the old ones.
     """
     texts = trainer.texts
@@ -655,7 +686,7 @@ def mine_negatives(trainer: Trainer, source: Source, kept: int = 8, margin: floa
         documents = corpus[top.indices.cpu().numpy()]  # (queries, 60)
         good &= ~np.isin(questions[:, None] << 32 | documents, answers) & (documents != questions[:, None])
         rank = np.cumsum(good, axis=1)
-        good &= rank <= kept
+        good &= rank <= most
         mined_counts.append(good.sum(1))
         mined_rows.append(documents[good])
     counts = np.concatenate(mined_counts)
@@ -685,11 +716,11 @@ def ndcg(ranked: NDArray[np.bool_], relevant: Ints) -> float:
     return float((gains / ideal).mean())
 
 
-def scale(scores: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+def scale(scores: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Scores of each row's known candidates brought to 0–1; 0 for the others."""
-    low = np.where(known, scores, np.inf).min(1, keepdims=True)
-    high = np.where(known, scores, -np.inf).max(1, keepdims=True)
-    return np.where(known, (scores - low) / np.maximum(high - low, 1e-9), 0)
+    low = np.where(mask, scores, np.inf).min(1, keepdims=True)
+    high = np.where(mask, scores, -np.inf).max(1, keepdims=True)
+    return np.where(mask, (scores - low) / np.maximum(high - low, 1e-9), 0)
 
 
 def validate(source: Source, encoder: Trainer, cross_encoder: Trainer | None) -> dict[str, float]:

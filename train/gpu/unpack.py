@@ -35,18 +35,18 @@ EMBEDDING_NAMES = {
 def rename_weights(weights: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
     """BERT's names for the weights of the encoder; the fused projection is cut in three."""
     renamed = {}
-    for ours, theirs in EMBEDDING_NAMES.items():
+    for name, hf_name in EMBEDDING_NAMES.items():
         for part in ("weight", "bias"):
-            if f"{ours}.{part}" in weights:
-                renamed[f"{theirs}.{part}"] = weights[f"{ours}.{part}"]
+            if f"{name}.{part}" in weights:
+                renamed[f"{hf_name}.{part}"] = weights[f"{name}.{part}"]
     for layer in range(layers):
         target = f"encoder.layer.{layer}"
         for part in ("weight", "bias"):
             projections = weights[f"layers.{layer}.qkv.{part}"].chunk(3)
             for name, projection in zip(("query", "key", "value"), projections, strict=True):
                 renamed[f"{target}.attention.self.{name}.{part}"] = projection.clone()
-            for ours, theirs in LAYER_NAMES.items():
-                renamed[f"{target}.{theirs}.{part}"] = weights[f"layers.{layer}.{ours}.{part}"]
+            for name, hf_name in LAYER_NAMES.items():
+                renamed[f"{target}.{hf_name}.{part}"] = weights[f"layers.{layer}.{name}.{part}"]
     return renamed
 
 

@@ -85,9 +85,9 @@ class EmbeddingQueue:
         self._check_capacity(characters)
         self.characters += characters
         try:
-            return await self._batcher.run(
-                self._embed_queries if input_type == "query" else self._embed_documents, texts
-            )
+            if input_type == "query":
+                return await self._batcher.run(self._embed_queries, texts)
+            return await self._batcher.run(self._embed_documents, texts)
         finally:
             self.characters -= characters
 

@@ -33,7 +33,7 @@ from peg_rag.serving.language_model import (
 from peg_rag.serving.logs import log
 from peg_rag.serving.routes.schemas import AnswerKind, Filter, Query, RequestBody, SearchMode, Text
 from peg_rag.serving.routes.search import FoundPassage, SearchAnswer
-from peg_rag.serving.state import ServerState
+from peg_rag.serving.state import ServerState, search_knowledge
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -185,8 +185,8 @@ async def ask(request: AskRequest, state: StateDep, knowledge: KnowledgeDep, htt
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
     kind = choose_kind(request.answers, state.language_model)
     request = await run_while_connected(http_request, condense_history(request, state))
-    hits = await state.searches.run(
-        knowledge.search, request.question, k=request.k, mode=request.mode, where=request.where
+    hits = await search_knowledge(
+        state, knowledge, request.question, k=request.k, mode=request.mode, where=request.where
     )
     opening = AnswerOpening.from_hits(request, hits, kind, state.language_model)
     events = answer_question(request, hits, kind, state, knowledge)
@@ -261,7 +261,9 @@ async def _generate_answer(request: AskRequest, hits: list[Hit], state: ServerSt
             raise
     state.metrics.generated.labels(piece.finish).inc()
     is_answered = piece.finish != "not_found"
-    numbers = parse_citations(text, len(hits)) if is_answered else []
+    numbers: list[int] = []
+    if is_answered:
+        numbers = parse_citations(text, len(hits))
     yield AnswerEnd(
         kind="generated",
         model=language_model.settings.model,

@@ -40,7 +40,7 @@ from peg_rag.serving.routes.schemas import (
     SearchMode,
     Text,
 )
-from peg_rag.serving.state import ServerState
+from peg_rag.serving.state import ServerState, search_knowledge
 
 MAX_MESSAGES = 1_000
 _KINDS: dict[str, AnswerKind | None] = {
@@ -188,8 +188,8 @@ async def create_chat_completion(
     """Answer the last user message from the documents, with citations."""
     kind = _choose_kind(request.model, state)
     question = await run_while_connected(http_request, condense_history(request.to_ask_request(), state))
-    hits = await state.searches.run(
-        knowledge.search, question.question, k=request.k, mode=request.mode, where=request.where
+    hits = await search_knowledge(
+        state, knowledge, question.question, k=request.k, mode=request.mode, where=request.where
     )
     events = answer_question(question, hits, kind, state, knowledge)
     request_id = http_request.state.request_id

@@ -269,8 +269,10 @@ async def _add_files(
         except (ApiError, DataError) as error:
             if len(files) == 1:
                 raise
-            known = error if isinstance(error, ApiError) else ApiError(422, str(error))
-            answer.rejected.append(Rejected(name=sanitize_filename(name), status=known.status, message=known.message))
+            api_error = error if isinstance(error, ApiError) else ApiError(422, str(error))
+            answer.rejected.append(
+                Rejected(name=sanitize_filename(name), status=api_error.status, message=api_error.message)
+            )
     return answer
 
 

@@ -79,20 +79,20 @@ async def rerank(request: RerankRequest, state: StateDep) -> RerankAnswer:
     texts = request.texts
     _check_model(request.model)
     _check_size(texts, state.settings)
-    ranked, tokens = await state.searches.run(_rank, state, request.query, texts)
+    ranking, tokens = await state.searches.run(_rank_texts, state, request.query, texts)
     results = [
         RerankResult(
             index=each.index,
             relevance_score=each.score,
             document=TextDocument(text=texts[each.index]) if request.return_documents else None,
         )
-        for each in ranked[: request.top_n]
+        for each in ranking[: request.top_n]
     ]
     usage = RerankUsage(prompt_tokens=tokens, total_tokens=tokens)
     return RerankAnswer(id=str(uuid.uuid4()), model=MODEL, results=results, usage=usage)
 
 
-def _rank(state: ServerState, query: str, texts: list[str]) -> tuple[list[RankedText], int]:
+def _rank_texts(state: ServerState, query: str, texts: list[str]) -> tuple[list[RankedText], int]:
     """The texts in their order, and the tokens of query and texts. Blocks."""
     is_served = state.encoder.identity.partition("/")[0] == model_of_reranker("mini")
     encoder = state.encoder if is_served else load_encoder()

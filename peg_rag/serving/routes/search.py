@@ -11,6 +11,7 @@ from peg_rag.retriever import RerankChoice
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.matches import Matcher
 from peg_rag.serving.routes.schemas import Filter, Query, RequestBody, SearchMode
+from peg_rag.serving.state import search_knowledge
 
 MAX_K = 100
 
@@ -66,8 +67,9 @@ class SearchAnswer(BaseModel):
 @router.post("/search")
 async def search(request: SearchRequest, state: StateDep, knowledge: KnowledgeDep) -> SearchAnswer:
     """The passages nearest to a query, best first, with their component scores."""
-    hits = await state.searches.run(
-        knowledge.search,
+    hits = await search_knowledge(
+        state,
+        knowledge,
         request.query,
         k=request.k,
         mode=request.mode,

@@ -139,13 +139,16 @@ def split(
     count = max(round(share * len(documents)), min(HELD_DOCUMENTS, len(documents) // 4))  # held out
     halves = (shuffled[:count:2], shuffled[1:count:2])
     teaching = shuffled[count:]
-    taught, *asked = _deal_judged(judged, (teaching, *halves))
+    lesson_pairs, *exam_pairs = _deal_judged(judged, (teaching, *halves))
     exams = _drop_ambiguous(
-        [_make_exam(list(chain.from_iterable(half)), seed, pairs) for half, pairs in zip(halves, asked, strict=True)],
+        [
+            _make_exam(list(chain.from_iterable(half)), seed, pairs)
+            for half, pairs in zip(halves, exam_pairs, strict=True)
+        ],
         documents,
     )
     unseen = {text_key(text) for exam in exams for pair in exam for text in (pair.query, pair.positive)}
-    lesson = _make_lesson(list(chain.from_iterable(teaching)), unseen, len(teaching), seed, taught)
+    lesson = _make_lesson(list(chain.from_iterable(teaching)), unseen, len(teaching), seed, lesson_pairs)
     _check_enough(lesson, exams, len(documents))
     corpus = dict.fromkeys([*(pair.positive for exam in exams for pair in exam), *lesson.passages[:DISTRACTORS]])
     ids = {text: f"d{number}" for number, text in enumerate(corpus)}
@@ -255,8 +258,8 @@ def _drop_passages(sections: Iterable[TextDocument], pairs: Sequence[TextPair]) 
     keys = {text_key(pair.positive) for pair in pairs}
     if not keys:
         return list(sections)
-    kept = [TextDocument(s.title, [p for p in s.passages if text_key(p) not in keys]) for s in sections]
-    return [section for section in kept if section.passages]
+    shorter = [TextDocument(s.title, [p for p in s.passages if text_key(p) not in keys]) for s in sections]
+    return [section for section in shorter if section.passages]
 
 
 def _make_exam(sections: Sequence[TextDocument], seed: int, judged: Sequence[TextPair]) -> list[TextPair]:
@@ -282,19 +285,19 @@ def _drop_ambiguous(
 def _make_lesson(
     sections: Sequence[TextDocument], unseen: set[int], documents: int, seed: int, judged: Sequence[TextPair]
 ) -> Lesson:
-    questions: dict[str, list[TextPair]] = {}
+    pairs_by_passage: dict[str, list[TextPair]] = {}
     for pair in judged:
-        questions.setdefault(pair.positive, []).append(pair)
-    others = _drop_passages(sections, judged)
+        pairs_by_passage.setdefault(pair.positive, []).append(pair)
+    unjudged = _drop_passages(sections, judged)
 
     def cut(kind: Kind, draw: int) -> list[TextPair]:
-        source = others if kind == "sentence" else sections
+        source = unjudged if kind == "sentence" else sections
         pairs = list(pairs_from(map(_add_title, source), [kind], seed=seed + draw))
         if kind == "sentence":
-            pairs += [asked[draw % len(asked)] for asked in questions.values()]
+            pairs += [questions[draw % len(questions)] for questions in pairs_by_passage.values()]
         return [p for p in dict.fromkeys(pairs) if not {text_key(p.query), text_key(p.positive)} & unseen]
 
-    draws = max(DRAWS, min(MOST_DRAWS, max(map(len, questions.values()), default=0)))
+    draws = max(DRAWS, min(MOST_DRAWS, max(map(len, pairs_by_passage.values()), default=0)))
     pairs = {"title": cut("title", 0), "neighbour": cut("neighbour", 0)}
     pairs |= {f"sentence-{draw}": cut("sentence", draw) for draw in range(draws)}
     passages = [passage for section in sections for passage in section.passages]

@@ -49,6 +49,9 @@ class RankBatch:
     known_texts: Ints | None = None
     weights: NDArray[np.float32] | None = None
 
+    def __len__(self) -> int:
+        return len(self.queries)
+
     def pairs(self, device: torch.device) -> Pairs:
         """What the loss must know, as tensors."""
         return Pairs(
@@ -136,7 +139,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         seed: of the choice among more negatives than that.
         transforms: change a batch once it is read, in this order.
         with_answers: list all known answers of the queries, for candidates that come from outside the batch.
-        known: the answers; None takes those of the files.
+        known_positives: the answers of all queries; None takes those of the files.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         seed: int = 0,
         transforms: Sequence[BatchTransform] = (),
         with_answers: bool = False,
-        known: KnownPositives | None = None,
+        known_positives: KnownPositives | None = None,
     ) -> None:
         self._files = files
         self._rows = rows
@@ -164,20 +167,20 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         self._seed = seed
         self._transforms = transforms
         self._with_answers = with_answers
-        self._known = KnownPositives(files) if known is None else known
+        self._known_positives = KnownPositives(files) if known_positives is None else known_positives
         self._weighted = any((file.weights != 1).any() for file in files)
 
     def __len__(self) -> int:
         return self._steps
 
     def __getitem__(self, step: int) -> RankBatch:
-        planned = _sort_by_source(_drop_remainder(self._sampler.batch(step), self._world))
-        size = len(planned) // self._world
-        choices: list[list[int]] = [[] for _ in range(len(planned))]
+        plan = sort_by_source(drop_remainder(self._sampler.batch(step), self._world))
+        size = len(plan) // self._world
+        choices: list[list[int]] = [[] for _ in range(len(plan))]
         if self._negatives:
-            choices = self._choose_negatives(planned, step)
+            choices = self._choose_negatives(plan, step)
         share = slice(self._rank * size, (self._rank + 1) * size)
-        batch = self._read_batch(step, planned.shard(self._rank, self._world), choices[share])
+        batch = self._read_batch(step, plan.shard(self._rank, self._world), choices[share])
         for transform in self._transforms:
             batch = transform(batch, step)
         return batch
@@ -190,17 +193,17 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
                 rows.append({"file": file.name, "row": number, **row})
         return rows
 
-    def _group_by_file(self, planned: PlannedBatch) -> list[tuple[PairFile, Ints]]:
+    def _group_by_file(self, plan: PlannedBatch) -> list[tuple[PairFile, Ints]]:
         """Rows of the files, file by file: a batch is kept in this order."""
         return [
-            (self._files[source], self._rows[source][planned.rows[planned.sources == source]])
-            for source in np.unique(planned.sources)
+            (self._files[source], self._rows[source][plan.rows[plan.sources == source]])
+            for source in np.unique(plan.sources)
         ]
 
-    def _choose_negatives(self, planned: PlannedBatch, step: int) -> list[list[int]]:
+    def _choose_negatives(self, plan: PlannedBatch, step: int) -> list[list[int]]:
         """For each row the places, among its negatives, of at most `negatives` texts that are nowhere else."""
-        groups = self._group_by_file(planned)
-        used = {
+        groups = self._group_by_file(plan)
+        used_keys = {
             key
             for file, rows in groups
             for keys in (file.query_keys, file.positive_keys)
@@ -217,17 +220,17 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
                 choice: list[int] = []
                 for place in places:
                     key = int(keys[place])
-                    if len(choice) < self._negatives and key not in used:
-                        used.add(key)
+                    if len(choice) < self._negatives and key not in used_keys:
+                        used_keys.add(key)
                         choice.append(place - start)
                 choices.append(sorted(choice))
         return choices
 
-    def _read_batch(self, step: int, planned: PlannedBatch, choices: list[list[int]]) -> RankBatch:
+    def _read_batch(self, step: int, plan: PlannedBatch, choices: list[list[int]]) -> RankBatch:
         queries, positives, negatives = [], [], []
         query_keys, positive_keys, negative_keys, grades, weights = [], [], [], [], []
         start = 0
-        for file, rows in self._group_by_file(planned):
+        for file, rows in self._group_by_file(plan):
             tokens = row_tokens(file, rows)
             places = _flatten_choices(tokens.negative_offsets, choices[start : start + len(rows)])
             queries.append(tokens.queries)
@@ -244,15 +247,15 @@ class StepBatches(torch.utils.data.Dataset[RankBatch]):
         document_keys = np.concatenate([*positive_keys, *negative_keys])
         return RankBatch(
             step=step,
-            rows=planned,
+            rows=plan,
             queries=TokenRows.joined(queries),
             documents=TokenRows.joined([*positives, *negatives]),
             owners=np.concatenate([np.arange(start), owners]),
             query_keys=all_query_keys,
             document_keys=document_keys,
-            known_positives=self._known.among(all_query_keys, document_keys),
+            known_positives=self._known_positives.among(all_query_keys, document_keys),
             grades=np.concatenate(grades),
-            known_texts=self._known.answers(all_query_keys) if self._with_answers else None,
+            known_texts=self._known_positives.answers(all_query_keys) if self._with_answers else None,
             weights=np.concatenate(weights) if self._weighted else None,
         )
 
@@ -264,14 +267,16 @@ def _flatten_choices(offsets: Ints, choices: list[list[int]]) -> Ints:
     return np.array(places, dtype=np.int64)
 
 
-def _drop_remainder(planned: PlannedBatch, world: int) -> PlannedBatch:
-    size = len(planned) // world * world
-    return PlannedBatch(planned.sources[:size], planned.rows[:size])
+def drop_remainder(plan: PlannedBatch, world: int) -> PlannedBatch:
+    """As many rows as the ranks can share out evenly."""
+    size = len(plan) // world * world
+    return PlannedBatch(plan.sources[:size], plan.rows[:size])
 
 
-def _sort_by_source(planned: PlannedBatch) -> PlannedBatch:
-    order = np.argsort(planned.sources, kind="stable")
-    return PlannedBatch(planned.sources[order], planned.rows[order])
+def sort_by_source(plan: PlannedBatch) -> PlannedBatch:
+    """The rows source by source, in their order otherwise."""
+    order = np.argsort(plan.sources, kind="stable")
+    return PlannedBatch(plan.sources[order], plan.rows[order])
 
 
 def _to_tensor(array: NDArray[Any], device: torch.device) -> torch.Tensor:

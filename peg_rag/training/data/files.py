@@ -65,6 +65,11 @@ def read_rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
         raise DataError(f"{file} cannot be read ({error}); is the file whole?") from error
 
 
+def is_text_file(file: Path) -> bool:
+    """Whether it holds a text in each line: .txt, also .gz and .zst."""
+    return next((s for s in reversed(file.suffixes) if s not in (".gz", ".zst")), "") == ".txt"
+
+
 def read_lines(file: Path) -> Iterator[str]:
     """The clean lines of a .txt file (also .gz, .zst) that are not blank.
 

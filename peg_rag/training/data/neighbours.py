@@ -113,19 +113,21 @@ class NeighbourOrder:
 
         graph = self._graphs[source]
         n = len(graph)
-        used = np.zeros(n, dtype=bool)
+        is_used = np.zeros(n, dtype=bool)
         groups = []
         for row in Permutation(n, self._seed, _SALT_SEEDS, source)(np.arange(n), epoch).tolist():
-            if used[row]:
+            if is_used[row]:
                 continue
-            used[row] = True
-            near = np.asarray(graph[row], dtype=np.int64)
-            near = near[near >= 0]
-            near = near[~used[near]]
-            rest = near[self._options.nearest :]
-            draws = mix(rest.view(np.uint64), self._seed, _SALT_CHOICE, epoch)
-            group = np.concatenate([near[: self._options.nearest], rest[np.argsort(draws)[: self._options.random]]])
-            used[group] = True
+            is_used[row] = True
+            neighbours = np.asarray(graph[row], dtype=np.int64)
+            neighbours = neighbours[neighbours >= 0]
+            neighbours = neighbours[~is_used[neighbours]]
+            farther = neighbours[self._options.nearest :]
+            draws = mix(farther.view(np.uint64), self._seed, _SALT_CHOICE, epoch)
+            group = np.concatenate(
+                [neighbours[: self._options.nearest], farther[np.argsort(draws)[: self._options.random]]]
+            )
+            is_used[group] = True
             groups.append(np.concatenate([[row], group]))
         return np.concatenate(groups)
 
@@ -208,9 +210,9 @@ def search_neighbours(queries: Floats, documents: Floats, among: int) -> NDArray
         rows = search(queries[start : start + BLOCK_ROWS])  # (q, width)
         own_rows = np.arange(start, start + len(rows))[:, None]
         order = np.argsort(rows == own_rows, axis=1, kind="stable")  # its own document last
-        others = np.take_along_axis(rows, order, axis=1)
-        others[others == own_rows] = -1
-        neighbours[start : start + len(rows), : min(width, among)] = others[:, :among]
+        nearest = np.take_along_axis(rows, order, axis=1)
+        nearest[nearest == own_rows] = -1
+        neighbours[start : start + len(rows), : min(width, among)] = nearest[:, :among]
     return neighbours
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
+Row = TypeVar("Row")
 FAULTS_SHOWN = 5
 WRITE_ROWS = 10_000
 
@@ -59,6 +60,30 @@ class ReadReport:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
         if len(self.faults) < FAULTS_SHOWN:
             self.faults.append(f"{self.file}:{line}: {reason}")
+
+
+class KeyedFile(Protocol):
+    """What sampling and the validation split know of a file, of pairs or of texts; see `PairFile`."""
+
+    @property
+    def name(self) -> str:
+        """The file's name without its suffixes."""
+
+    @property
+    def usable(self) -> Ints:
+        """The rows in use, (n,)."""
+
+    @property
+    def query_keys(self) -> Ints:
+        """Of all rows."""
+
+    @property
+    def positive_keys(self) -> Ints:
+        """Of all rows; the same for single texts."""
+
+    @property
+    def weight(self) -> float:
+        """The recipe's factor for this source."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +205,16 @@ def _load_rows(
         _write_rows(arrow, _check_rows(read_rows(file), columns, report, where))
         write_atomically(record, json.dumps(vars(report), ensure_ascii=False).encode())
     report = ReadReport(**json.loads(record.read_text(encoding="utf-8")))
-    _check_report(report, maximum_bad_share, where)
+    check_report(report, maximum_bad_share, where)
     return require("datasets", "train").Dataset.from_file(str(arrow)), report
 
 
-def _check_report(report: ReadReport, maximum_bad_share: float, where: str) -> None:
+def check_report(report: ReadReport, maximum_bad_share: float, where: str) -> None:
+    """Log what is left out.
+
+    Raises:
+        DataError: the file has no usable row, or too many bad ones.
+    """
     total = report.rows + report.bad
     if report.bad:
         logger.warning("%s: %d of %d rows are left out (%s)", report.file, report.bad, total, "; ".join(report.faults))
@@ -317,12 +347,13 @@ def _write_rows(arrow: Path, rows: Iterable[dict[str, Any]]) -> None:
         }
     )
     with open_atomically(arrow) as file, pa.ipc.new_stream(file, schema) as writer:
-        for block in _split_blocks(rows, WRITE_ROWS):
+        for block in split_blocks(rows, WRITE_ROWS):
             writer.write_batch(pa.RecordBatch.from_pylist(block, schema=schema))
 
 
-def _split_blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    block: list[dict[str, Any]] = []
+def split_blocks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    """The rows in lists of `size`, the last one shorter."""
+    block: list[Row] = []
     for row in rows:
         block.append(row)
         if len(block) == size:

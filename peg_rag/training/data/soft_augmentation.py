@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from peg_rag.training.data.tokens import Ints, TokenRows
 
 MASK_TOKENS = ("[MASK]", "<mask>")
+SPECIAL_TOKENS = (*MASK_TOKENS, "[PAD]", "[UNK]", "[CLS]", "[SEP]", "<pad>", "<unk>", "<s>", "</s>")
 _SALT = 21
 
 
@@ -48,8 +49,7 @@ class SoftAugmentation:
     """Masks and replaces tokens. A `BatchTransform`."""
 
     def __init__(self, options: SoftAugmentationOptions, tokenizer: "Tokenizer", seed: int) -> None:
-        mask_ids = [tokenizer.token_to_id(token) for token in MASK_TOKENS]
-        mask_id = next((token_id for token_id in mask_ids if token_id is not None), None)
+        mask_id = mask_token(tokenizer)
         if mask_id is None:
             raise RecipeError(
                 f"soft_augmentation needs a tokenizer with a mask token ({' or '.join(MASK_TOKENS)}); this one has "
@@ -58,8 +58,7 @@ class SoftAugmentation:
         self._options = options
         self._seed = seed
         self._mask_id = mask_id
-        special = [i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-        self._special = np.array(sorted(special), dtype=np.int32)
+        self._special = special_tokens(tokenizer)
         self._ordinary = np.setdiff1d(np.arange(tokenizer.get_vocab_size(), dtype=np.int32), self._special)
 
     def __call__(self, batch: "RankBatch", step: int) -> "RankBatch":
@@ -89,6 +88,19 @@ class SoftAugmentation:
         places = np.arange(len(rows.tokens)) - np.repeat(rows.offsets[:-1], rows.lengths)
         texts = mix(keys.view(np.uint64), self._seed, _SALT, step, draw)
         return mix(np.repeat(texts, rows.lengths) + places.astype(np.uint64), _SALT)
+
+
+def mask_token(tokenizer: "Tokenizer") -> int | None:
+    """The id of the token that stands for a hidden one, where there is one."""
+    ids = [tokenizer.token_to_id(token) for token in MASK_TOKENS]
+    return next((token_id for token_id in ids if token_id is not None), None)
+
+
+def special_tokens(tokenizer: "Tokenizer") -> NDArray[np.int32]:
+    """The ids of tokens that stand for no text, in ascending order."""
+    special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+    named = {tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}  # a learned vocabulary does not mark them
+    return np.array(sorted(special.union(i for i in named if i is not None)), dtype=np.int32)
 
 
 def _to_unit(words: NDArray[np.uint64]) -> NDArray[np.float64]:

@@ -138,7 +138,7 @@ def text_key(text: str) -> int:
     """
     letters = _NOT_WORD.sub("", text).casefold() or text
     if not unicodedata.is_normalized("NFKC", letters):  # without its punctuation, Chinese text mostly is: much faster
-        folded = unicodedata.normalize("NFKC", letters).casefold()
-        letters = _NOT_WORD.sub("", folded) or folded
+        key = unicodedata.normalize("NFKC", letters).casefold()
+        letters = _NOT_WORD.sub("", key) or key
     digest = hashlib.blake2b(letters.encode("utf-8", "replace"), digest_size=8).digest()
     return int(struct.unpack("<q", digest)[0])

@@ -83,9 +83,9 @@ def tokenise_rows(
     def encode(texts: list[str]) -> list[NDArray[np.int32]]:
         if len(memory) > KNOWN_TEXTS:
             memory.clear()
-        new = [text for text in dict.fromkeys(texts) if text not in memory]
-        encodings = tokenizer.encode_batch_fast(new, add_special_tokens=special)
-        memory.update({t: np.array(e.ids or blank, dtype=np.int32) for t, e in zip(new, encodings, strict=True)})
+        new_texts = [text for text in dict.fromkeys(texts) if text not in memory]
+        encodings = tokenizer.encode_batch_fast(new_texts, add_special_tokens=special)
+        memory.update({t: np.array(e.ids or blank, dtype=np.int32) for t, e in zip(new_texts, encodings, strict=True)})
         return [memory[text] for text in texts]
 
     def tokenise(batch: dict[str, list[Any]]) -> Any:

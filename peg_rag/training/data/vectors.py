@@ -102,10 +102,10 @@ def _fill_vectors(blocks: Iterator[tuple[Ints, Callable[[], list[str]]]], keys: 
         if number < blocks_done or not is_fresh.any():
             continue
         texts = read_texts()
-        encoded = np.asarray(encode([texts[i] for i in first[is_fresh]]), dtype=np.float32)
+        new_vectors = np.asarray(encode([texts[i] for i in first[is_fresh]]), dtype=np.float32)
         if vectors is None:
-            vectors = np.lib.format.open_memmap(part, "w+", np.float16, (len(keys), encoded.shape[1]))
-        vectors[places[is_fresh]] = encoded / np.maximum(np.linalg.norm(encoded, axis=1, keepdims=True), 1e-12)
+            vectors = np.lib.format.open_memmap(part, "w+", np.float16, (len(keys), new_vectors.shape[1]))
+        vectors[places[is_fresh]] = new_vectors / np.maximum(np.linalg.norm(new_vectors, axis=1, keepdims=True), 1e-12)
         if (number + 1) % SAVED_BLOCKS == 0:
             vectors.flush()
             write_atomically(_progress_file(stem), json.dumps({"blocks": number + 1}).encode())

@@ -13,17 +13,19 @@ class Ranks:
     """The processes of the default group, or this one alone when none is initialised."""
 
     def __init__(self) -> None:
-        alone = not (dist.is_available() and dist.is_initialized())
-        self.size = 1 if alone else dist.get_world_size()
-        self.rank = 0 if alone else dist.get_rank()
+        self.size = 1
+        self.rank = 0
+        if dist.is_available() and dist.is_initialized():
+            self.size = dist.get_world_size()
+            self.rank = dist.get_rank()
 
     def sizes(self, rows: int, device: torch.device) -> list[int]:
         """The number of rows every rank holds, given this one's."""
         if self.size == 1:
             return [rows]
-        own = torch.tensor([rows], device=device)
-        counts = [torch.empty_like(own) for _ in range(self.size)]
-        dist.all_gather(counts, own)
+        rank_rows = torch.tensor([rows], device=device)
+        counts = [torch.empty_like(rank_rows) for _ in range(self.size)]
+        dist.all_gather(counts, rank_rows)
         return [int(count) for count in counts]
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -42,9 +44,9 @@ class Ranks:
             return tensor
         sizes = self.sizes(rows, tensor.device)
         parts = [_pad_rows(part, max(sizes)) for part in torch.split(tensor, sizes)]
-        own = torch.empty_like(parts[0])
-        dist.reduce_scatter(own, parts)
-        return own[:rows]
+        total = torch.empty_like(parts[0])
+        dist.reduce_scatter(total, parts)
+        return total[:rows]
 
     def number(self, tensor: Tensor) -> Tensor:
         """(n,) int64, a number for each of this rank's rows that no row of another rank has."""

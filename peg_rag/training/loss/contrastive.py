@@ -191,10 +191,10 @@ def tiled_loss(
     return result
 
 
-def cosines(left: Tensor, right: Tensor) -> Tensor:
+def cosines(first: Tensor, second: Tensor) -> Tensor:
     """(n,) cosines of paired rows (n, d), in float32 or better, without a graph; 0 for a zero vector."""
-    with torch.no_grad(), torch.autocast(left.device.type, enabled=False):
-        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (left, right)]
+    with torch.no_grad(), torch.autocast(first.device.type, enabled=False):
+        units = [Prefix.of(side.detach(), side.shape[1]).unit for side in (first, second)]
         product: Tensor = torch.linalg.vecdot(*units)
     return product
 
@@ -220,12 +220,12 @@ def _check_shapes(
         raise InvalidInput(
             f"matryoshka_dims={options.matryoshka_dims} exceed the {queries.shape[1]} dimensions there are"
         )
-    for vectors, texts in [(extra.vectors, extra.texts) for extra in candidates] + [
-        (extra.vectors, extra.texts) for extra in rivals
-    ]:
-        if vectors.shape != (len(texts), queries.shape[1]):
+    further: list[Candidates | Rivals] = [*candidates, *rivals]
+    for columns in further:
+        if columns.vectors.shape != (len(columns.texts), queries.shape[1]):
             raise InvalidInput(
-                f"further candidates {tuple(vectors.shape)} with {len(texts)} text ids must be (m, d) and (m,)"
+                f"further candidates {tuple(columns.vectors.shape)} with {len(columns.texts)} text ids must be (m, d) "
+                "and (m,)"
             )
     for extra in candidates:
         if extra.owners is not None and extra.owners.shape != extra.texts.shape:
@@ -363,8 +363,8 @@ class _Step:
         weights = queries.unit.new_ones(len(queries.unit))
         if self.pairs.query_weights is not None:
             weights = self.pairs.query_weights.to(weights)
-        broken = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
-        totals = self.ranks.sum(torch.stack([weights.double().sum(), broken.double()]))
+        invalid_norms = (~queries.norms.isfinite()).sum() + (~documents.norms.isfinite()).sum()
+        totals = self.ranks.sum(torch.stack([weights.double().sum(), invalid_norms.double()]))
         if totals[1] > 0:
             raise TrainingError(
                 f"{int(totals[1])} of the batch's vectors hold NaN or infinity. The weights are broken or a value "
@@ -383,10 +383,10 @@ class _Step:
         extra = [prefixes[id(side)] for side in self.extra]
         share = weights / 2 if self.options.symmetric else weights
         owned = [vectors for vectors, is_owned in zip(extra, self.owned, strict=True) if is_owned]
-        own = _join_prefixes([documents, *owned])
-        sums = [self._contrast_direction(self._query_direction(queries, own, candidates, extra, share))]
+        row_vectors = _join_prefixes([documents, *owned])
+        sums = [self._contrast_direction(self._query_direction(queries, row_vectors, candidates, extra, share))]
         if owned:
-            parts = torch.split(own.gradient, [len(part.unit) for part in (documents, *owned)])
+            parts = torch.split(row_vectors.gradient, [len(part.unit) for part in (documents, *owned)])
             for prefix, part in zip((documents, *owned), parts, strict=True):
                 prefix.gradient.add_(part)
         if self.options.symmetric:
@@ -403,7 +403,7 @@ class _Step:
         return contrast(direction, self.scoring, tile, self.scratch)
 
     def _query_direction(
-        self, queries: Prefix, own: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
+        self, queries: Prefix, row_vectors: Prefix, candidates: Prefix, extra: Sequence[Prefix], weights: Tensor
     ) -> Direction:
         """Each query looks for its positive among its own hard negatives, those of all ranks and further ones."""
         blocks = [Block(candidates, self.ranks.gather(self.document_ids[self.shared]))]
@@ -414,7 +414,7 @@ class _Step:
         masks = [AnswerMask(self.query_ids, columns, self.answers), *limit_masks(self.options), *self.masks]
         positive_texts = self.document_ids[self.pairs.positives]
         return Direction(
-            queries, self.query_ids, positive_texts, own, self.own_index, self.own_texts, blocks, masks, weights
+            queries, self.query_ids, positive_texts, row_vectors, self.own_index, self.own_texts, blocks, masks, weights
         )
 
     def _document_direction(

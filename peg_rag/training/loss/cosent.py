@@ -49,19 +49,19 @@ class CosentObjective:
         """First and second sentences (b, d) each → loss and gradients. `progress` plays no part."""
         ranks = Ranks()
         with torch.enable_grad():
-            left, right = queries.detach().requires_grad_(), documents.detach().requires_grad_()
-            own = functional.cosine_similarity(left.float(), right.float())  # (b,)
-            similarities = ranks.gather(own.detach()).requires_grad_()
+            first, second = queries.detach().requires_grad_(), documents.detach().requires_grad_()
+            rank_similarities = functional.cosine_similarity(first.float(), second.float())  # (b,)
+            similarities = ranks.gather(rank_similarities.detach()).requires_grad_()
             grades = ranks.gather(labels)
             loss = cosent_loss(similarities, grades, self.scale)
         if not bool(loss.isfinite()):
             raise TrainingError("NaN or infinite loss: a vector holds NaN or infinity, on this or another rank")
         loss.backward()
         assert similarities.grad is not None
-        own.backward(similarities.grad[ranks.own_slice(own)])
-        assert left.grad is not None
-        assert right.grad is not None
-        return LossResult(loss.detach(), left.grad, right.grad, self._make_metrics(loss, similarities, grades))
+        rank_similarities.backward(similarities.grad[ranks.own_slice(rank_similarities)])
+        assert first.grad is not None
+        assert second.grad is not None
+        return LossResult(loss.detach(), first.grad, second.grad, self._make_metrics(loss, similarities, grades))
 
     def _make_metrics(self, loss: Tensor, similarities: Tensor, grades: Tensor) -> LossMetrics:
         best = float(similarities.detach()[grades == grades.max()].mean())

@@ -84,8 +84,8 @@ class AnswerMask:
     def __init__(self, row_ids: Tensor, column_ids: Tensor, answers: Tensor) -> None:
         self._left = torch.unique(answers[:, 0])
         self._right = torch.unique(answers[:, 1])
-        left = _find_codes(answers[:, 0], self._left)
-        self._keys = torch.unique(left * len(self._right) + _find_codes(answers[:, 1], self._right))
+        row_codes = _find_codes(answers[:, 0], self._left)
+        self._keys = torch.unique(row_codes * len(self._right) + _find_codes(answers[:, 1], self._right))
         self._rows = _find_codes(row_ids, self._left)  # (b,)
         self._columns, self._order = _find_codes(column_ids, self._right).sort()  # (m,)
         self._joined: tuple[slice, Tensor, Tensor, NDArray[np.int64]] | None = None  # of the last rows that came

@@ -78,8 +78,8 @@ class Mixing:
         nearest, counts = _find_nearest(units[0].detach(), units[1].detach(), pairs, width)
         rows = (counts >= 2).nonzero().squeeze(1)  # a mixture needs two negatives
         draws = self._draw_numbers(len(queries))[:, rows.cpu()].to(queries)  # (3, m, count)
-        left, right = _choose_pairs(nearest[rows], counts[rows], draws[0], draws[1])
-        vectors = self._mix_vectors(units[0][rows], units[1][left], units[1][right], draws[2])
+        first, second = _choose_pairs(nearest[rows], counts[rows], draws[0], draws[1])
+        vectors = self._mix_vectors(units[0][rows], units[1][first], units[1][second], draws[2])
         owners = rows.repeat_interleave(self._options.max_candidates)
         texts = torch.full_like(owners, torch.iinfo(torch.int64).min)  # of no text
         return Candidates(vectors.flatten(0, 1), texts, owners)
@@ -93,14 +93,14 @@ class Mixing:
         generator = torch.Generator().manual_seed(int(seed))
         return torch.rand(3, rows, self._options.max_candidates, generator=generator, dtype=torch.float64)
 
-    def _mix_vectors(self, queries: "Tensor", left: "Tensor", right: "Tensor", shares: "Tensor") -> "Tensor":
+    def _mix_vectors(self, queries: "Tensor", first: "Tensor", second: "Tensor", shares: "Tensor") -> "Tensor":
         """Mixtures (m, count, d) of queries (m, d) and two negatives of each mixture (m, count, d)."""
         import torch
 
         with_query = torch.arange(self._options.max_candidates, device=shares.device) >= self._options.pairs  # (count,)
         shares = torch.where(with_query, 0.5 * shares, shares).unsqueeze(2)  # (m, count, 1)
-        first = torch.where(with_query[:, None], queries[:, None], left)
-        return shares * first + (1 - shares) * right
+        partners = torch.where(with_query[:, None], queries[:, None], first)
+        return shares * partners + (1 - shares) * second
 
     def update(self, documents: "Tensor", pairs: "Pairs") -> None:
         """Count the step."""

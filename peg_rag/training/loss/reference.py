@@ -39,25 +39,25 @@ def dense_loss(
     weights = weights / total.where(total > 0, 1.0)
     columns = torch.cat([documents, *(extra.vectors for extra in candidates)])  # (n + m, d)
     owners = torch.cat([pairs.owners, *(_owners_of(extra) for extra in candidates)])  # (n + m,)
-    known = _known_answers(pairs, options, candidates)  # (b, n + m)
-    is_positive = torch.zeros_like(known[0]).index_fill(0, pairs.positives, True)  # (n + m,)
+    answers = _known_answers(pairs, options, candidates)  # (b, n + m)
+    is_positive = torch.zeros_like(answers[0]).index_fill(0, pairs.positives, True)  # (n + m,)
     foreign = (owners[None, :] != rows[:, None]) & (owners >= 0) & ~is_positive  # (b, n + m)
     if options.hard_negatives == "shared":
         foreign[:, : len(documents)] = False
-    never = known | foreign
+    never = answers | foreign
     total = queries.new_zeros(())
     for dim in options.matryoshka_dims or (queries.shape[1],):
         cosines = _unit_vectors(queries[:, :dim]) @ _unit_vectors(columns[:, :dim]).T  # (b, n + m)
-        hidden = never | _apply_masks(cosines, pairs, candidates, masks)
-        loss = _mean_loss(cosines, pairs.positives, hidden, weights, options, progressive)
+        is_hidden = never | _apply_masks(cosines, pairs, candidates, masks)
+        loss = _mean_loss(cosines, pairs.positives, is_hidden, weights, options, progressive)
         if options.symmetric:
             back = cosines[:, pairs.positives].T  # (b, b)
-            answered = known[:, pairs.positives].T  # (b, b)
+            is_answered = answers[:, pairs.positives].T  # (b, b)
             for extra in rivals:
                 further = _unit_vectors(documents[pairs.positives][:, :dim]) @ _unit_vectors(extra.vectors[:, :dim]).T
                 back = torch.cat([back, further], 1)
-                answered = torch.cat([answered, _answers_rivals(pairs, extra)], 1)
-            loss = (loss + _mean_loss(back, rows, answered, weights, options, progressive)) / 2
+                is_answered = torch.cat([is_answered, _answers_rivals(pairs, extra)], 1)
+            loss = (loss + _mean_loss(back, rows, is_answered, weights, options, progressive)) / 2
         total = total + loss
     return total
 
@@ -65,23 +65,23 @@ def dense_loss(
 def _mean_loss(
     cosines: Tensor,
     target: Tensor,
-    hidden: Tensor,
+    is_hidden: Tensor,
     weights: Tensor,
     options: LossOptions,
     progressive: ProgressiveState,
 ) -> Tensor:
-    at_target = torch.zeros_like(hidden).scatter(1, target[:, None], True)  # (b, n)
+    at_target = torch.zeros_like(is_hidden).scatter(1, target[:, None], True)  # (b, n)
     positives = cosines.detach().gather(1, target[:, None])  # (b, 1)
     if options.false_negative_margin is not None:
-        hidden = hidden | (cosines > positives - options.false_negative_margin + TIE)
+        is_hidden = is_hidden | (cosines > positives - options.false_negative_margin + TIE)
     if options.false_negative_ratio is not None:
-        hidden = hidden | (cosines > positives * options.false_negative_ratio + TIE)
+        is_hidden = is_hidden | (cosines > positives * options.false_negative_ratio + TIE)
     scale = 1 / options.temperature
     logits = cosines * scale + progressive.strength * cosines.detach()
     if progressive.curricular:
         hard = cosines > positives - progressive.options.margin + TIE
         logits = torch.where(hard, cosines * (progressive.t + cosines).clamp(min=0), cosines) * scale
-    logits = torch.where(at_target, cosines * scale, logits).masked_fill(hidden & ~at_target, -math.inf)
+    logits = torch.where(at_target, cosines * scale, logits).masked_fill(is_hidden & ~at_target, -math.inf)
     return -(weights * logits.log_softmax(1).gather(1, target[:, None]).squeeze(1)).sum()
 
 
@@ -92,20 +92,20 @@ def _owners_of(extra: Candidates) -> Tensor:
 def _known_answers(pairs: Pairs, options: LossOptions, candidates: Sequence[Candidates]) -> Tensor:
     """(b, n + m) bool: the candidate is the query's positive, or known to be as good an answer."""
     b, n = len(pairs.positives), len(pairs.owners)
-    known = torch.zeros(b, n, dtype=torch.bool, device=pairs.positives.device)
-    known[torch.arange(b), pairs.positives] = True
+    is_answer = torch.zeros(b, n, dtype=torch.bool, device=pairs.positives.device)
+    is_answer[torch.arange(b), pairs.positives] = True
     if pairs.known_positives is not None:
-        known[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
+        is_answer[pairs.known_positives[:, 0], pairs.known_positives[:, 1]] = True
     if not options.mask_same_text or pairs.query_text_ids is None or pairs.document_text_ids is None:
-        return known
+        return is_answer
     texts = torch.cat([pairs.document_text_ids, *(extra.texts for extra in candidates)])  # (n + m,)
     same_query = (pairs.query_text_ids[:, None] == pairs.query_text_ids[None, :]).double()  # (b, b)
     same_text = (pairs.document_text_ids[:, None] == texts[None, :]).double()  # (n, n + m)
-    answers = same_query @ known.double() @ same_text  # (b, n + m)
+    answer_counts = same_query @ is_answer.double() @ same_text  # (b, n + m)
     if pairs.known_texts is not None:
         query, text = pairs.known_texts.unbind(1)
-        answers = answers + same_query[:, query] @ (text[:, None] == texts[None, :]).double()
-    return (answers > 0) | (pairs.query_text_ids[:, None] == texts[None, :])
+        answer_counts = answer_counts + same_query[:, query] @ (text[:, None] == texts[None, :]).double()
+    return (answer_counts > 0) | (pairs.query_text_ids[:, None] == texts[None, :])
 
 
 def _answers_rivals(pairs: Pairs, rivals: Rivals) -> Tensor:
@@ -121,9 +121,9 @@ def _apply_masks(
     cosines: Tensor, pairs: Pairs, candidates: Sequence[Candidates], masks: Sequence[CandidateMask]
 ) -> Tensor:
     """(b, n + m) bool: what the further masks hide."""
-    hidden = torch.zeros_like(cosines, dtype=torch.bool)
+    is_hidden = torch.zeros_like(cosines, dtype=torch.bool)
     if not masks:
-        return hidden
+        return is_hidden
     assert pairs.query_text_ids is not None
     assert pairs.document_text_ids is not None
     texts = torch.cat([pairs.document_text_ids, *(extra.texts for extra in candidates)])
@@ -133,8 +133,8 @@ def _apply_masks(
     columns = TileColumns(slice(0, len(texts)), texts[None, :], cosines.detach(), 1.0)
     for mask in masks:
         cells = mask.hidden(rows, columns)
-        hidden |= cells.to_dense() if cells.is_sparse else cells
-    return hidden
+        is_hidden |= cells.to_dense() if cells.is_sparse else cells
+    return is_hidden
 
 
 def _unit_vectors(vectors: Tensor) -> Tensor:

@@ -73,12 +73,12 @@ class Prefix:
             self._score_gradient = torch.zeros_like(self.unit)
         return self._score_gradient
 
-    def add_product(self, left: Tensor, right: Tensor) -> None:
+    def add_product(self, first: Tensor, second: Tensor) -> None:
         """Add the product of (n, k) and (k, dim) to the gradient; the first is written where zeros would have been."""
         if self._score_gradient is None:
-            self._score_gradient = torch.mm(left, right)
+            self._score_gradient = torch.mm(first, second)
         else:
-            self._score_gradient.addmm_(left, right)
+            self._score_gradient.addmm_(first, second)
 
     @classmethod
     def of(cls, vectors: Tensor, dim: int) -> "Prefix":
@@ -94,9 +94,9 @@ class Prefix:
         return self.gradient.addcmul_(self.unit, along, value=-1.0).mul_(self.norms.reciprocal())
 
 
-def _row_dots(left: Tensor, right: Tensor) -> Tensor:
+def _row_dots(first: Tensor, second: Tensor) -> Tensor:
     """(n,) dot products of paired rows (n, d). `torch.linalg.vecdot` keeps a digit more but writes all products."""
-    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).view(-1)
+    return torch.bmm(first.unsqueeze(1), second.unsqueeze(2)).view(-1)
 
 
 class Scoring:
@@ -130,13 +130,13 @@ class Scoring:
         Scores lie within ±`_bound`, and a row's log-sum-exp is not below its positive. None where no such shift is
         known: a positive with a cosine far below 0 at a very low temperature.
         """
-        own = self.scale * positives
+        positive_scores = self.scale * positives
         if not self.needs_shift:
-            return torch.zeros_like(own).unsqueeze(1)
-        lowest = torch.minimum(own, self.winning_score(positives))  # that matters: for the loss, and for the accuracy
+            return torch.zeros_like(positive_scores).unsqueeze(1)
+        lowest = torch.minimum(positive_scores, self.winning_score(positives))  # for the loss, and for the accuracy
         if bool((lowest < self._bound - 2 * LARGEST_EXPONENT).any()):
             return None
-        return own.clamp(min=self._bound - LARGEST_EXPONENT).unsqueeze(1)
+        return positive_scores.clamp(min=self._bound - LARGEST_EXPONENT).unsqueeze(1)
 
     def winning_score(self, positives: Tensor) -> Tensor:
         """The score (r,) that all negatives must stay below for the positive to have won; a tie is no win."""
@@ -191,16 +191,20 @@ class Block:
 class Direction:
     """One softmax per row, over its own candidates and over columns that all rows share.
 
-    rows: (b, d), without a gradient as yet. row_texts, positive_texts: (b,) ids. own: vectors that `own_index`
-    (b, 1 + h) points into, column 0 the positive, −1 where there is none. own_texts: (b, h) ids. blocks: the shared
-    columns. masks: say which cells are no negatives; together they must hide a row's positive where it stands in a
-    block. weights: (b,), sum 1 over all ranks.
+    Attributes:
+        rows: (b, d), without a gradient as yet.
+        row_texts, positive_texts: (b,) ids.
+        own_vectors: what `own_index` (b, 1 + h) points into, column 0 the positive, −1 where there is none.
+        own_texts: (b, h) ids.
+        blocks: the shared columns.
+        masks: which cells are no negatives; together they must hide a row's positive where it stands in a block.
+        weights: (b,), sum 1 over all ranks.
     """
 
     rows: Prefix
     row_texts: Tensor
     positive_texts: Tensor
-    own: Prefix
+    own_vectors: Prefix
     own_index: Tensor
     own_texts: Tensor
     blocks: Sequence[Block]
@@ -313,8 +317,8 @@ class _RowTile:
         self.direction, self.scoring, self.keep = direction, scoring, keep
         self.weights = direction.weights[rows]
         self.unit, self.own_index = direction.rows.unit[rows], direction.own_index[rows]  # (r, d), (r, 1 + h)
-        self.own = direction.own.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
-        self.positives = torch.linalg.vecdot(self.unit, self.own[:, 0])  # (r,) cosines, to the last digit
+        self.own_vectors = direction.own_vectors.unit[self.own_index.clamp(min=0)]  # (r, 1 + h, d)
+        self.positives = torch.linalg.vecdot(self.unit, self.own_vectors[:, 0])  # (r,) cosines, to the last digit
         self.rows = TileRows(rows, direction.row_texts[rows], direction.positive_texts[rows], self.positives)
         self.shift = scoring.shift(self.positives) if keep and scoring.plain else None  # (r, 1)
         self.total = torch.zeros_like(self.positives)  # (r,) sum of the exponentials
@@ -346,7 +350,7 @@ class _RowTile:
 
     def _score_own(self, texts: Tensor) -> Tensor:
         """The scores of the rows' own negatives (r, h), hidden ones at −inf, taken into the statistics."""
-        scores = torch.einsum("rd,rhd->rh", self.unit, self.own[:, 1:]) * self.scoring.factor
+        scores = torch.einsum("rd,rhd->rh", self.unit, self.own_vectors[:, 1:]) * self.scoring.factor
         if not scores.shape[1]:
             return scores
         scores.masked_fill_(self.own_index[:, 1:] < 0, -math.inf)
@@ -454,10 +458,11 @@ class _RowTile:
         """Add the gradients of the rows and of their own candidates."""
         gradient = -self.weights * (self.rest - self.positive_logits).sigmoid()  # (r,), the latter 1 − p_p
         gradients = torch.cat([gradient.unsqueeze(1), self._score_gradient(self.own_scores)], 1)  # (r, 1 + h)
-        for own, unit, index in zip(gradients.T, self.own.unbind(1), self.own_index.T, strict=True):
-            self.row_gradient.addcmul_(unit, own.unsqueeze(1))
-            torch.mul(self.unit, (self.scoring.scale * own).unsqueeze(1), out=unit)  # whose memory is free now
-            self.direction.own.gradient.index_add_(0, index.clamp(min=0), unit)
+        for score_gradient, unit, index in zip(gradients.T, self.own_vectors.unbind(1), self.own_index.T, strict=True):
+            self.row_gradient.addcmul_(unit, score_gradient.unsqueeze(1))
+            # The memory of `unit` is free now.
+            torch.mul(self.unit, (self.scoring.scale * score_gradient).unsqueeze(1), out=unit)
+            self.direction.own_vectors.gradient.index_add_(0, index.clamp(min=0), unit)
         self.row_gradient.mul_(self.scoring.scale)
 
     def _sum_rows(self) -> Tensor:

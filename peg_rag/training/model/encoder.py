@@ -83,8 +83,13 @@ class TrainableEncoder(nn.Module):
             starts = lengths.cumsum(0) - lengths
             pooled: Tensor = self.body(input_ids[attention_mask.bool()], starts)
             return pooled
-        states = self.body(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return pool(states, attention_mask, self.pooling)
+        return pool(self.states(features), attention_mask, self.pooling)
+
+    def states(self, features: dict[str, Tensor]) -> Tensor:
+        """Of a transformer: `input_ids` and `attention_mask` (rows, tokens) → (rows, tokens, dimension)."""
+        output = self.body(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
+        states: Tensor = output.last_hidden_state
+        return states
 
     @property
     def prompts(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
-from peg_rag.training.data.files import read_lines, read_rows, source_files
+from peg_rag.training.data.files import is_text_file, read_lines, read_rows, source_files
 from peg_rag.training.data.texts import clean_text
 from peg_rag.training.recipe import SourceOptions, VocabularyOptions, expand_path
 
@@ -122,7 +122,8 @@ def vocabulary_texts(sources: Sequence[SourceOptions], options: VocabularyOption
     """Clean texts, at most `texts_per_file` of each file."""
     for source in sources:
         for file in source_files(source):
-            yield from islice(_pair_texts(file, source), options.texts_per_file)
+            texts = read_lines(file) if is_text_file(file) else _pair_texts(file, source)
+            yield from islice(texts, options.texts_per_file)
     for path in options.texts:
         yield from islice(read_lines(expand_path(path)), options.texts_per_file)
 

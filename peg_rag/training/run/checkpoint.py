@@ -26,6 +26,7 @@ from peg_rag.training.data.files import file_digest
 from peg_rag.training.loss.collectives import Ranks
 from peg_rag.training.model.encoder import TrainableEncoder
 from peg_rag.training.run.grad_cache import CachedStep
+from peg_rag.training.run.masked_step import MaskedStep
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +48,16 @@ class Progress:
 
 
 @dataclass
-class Trained:
+class TrainingState:
     """What a checkpoint holds the state of."""
 
     encoder: TrainableEncoder
     optimizer: torch.optim.Optimizer
-    cached_step: CachedStep
+    cached_step: CachedStep | MaskedStep
     progress: Progress
 
 
-def save_checkpoint(folder: Path, trained: Trained, *, keep: int) -> Path:
+def save_checkpoint(folder: Path, training: TrainingState, *, keep: int) -> Path:
     """Write `checkpoint-<step>` into a stage's folder and remove the oldest beyond `keep`. Every rank calls this.
 
     Raises:
@@ -64,18 +65,18 @@ def save_checkpoint(folder: Path, trained: Trained, *, keep: int) -> Path:
     """
     ranks = Ranks()
     staging = folder / STAGING
-    place = folder / f"checkpoint-{trained.progress.step}"
+    place = folder / f"checkpoint-{training.progress.step}"
 
     def write_shared_files() -> None:
         shutil.rmtree(staging, ignore_errors=True)
-        trained.encoder.save(staging)
-        save_file(_optimizer_tensors(trained.optimizer), staging / OPTIMIZER_FILE)
+        training.encoder.save(staging)
+        save_file(_optimizer_tensors(training.optimizer), staging / OPTIMIZER_FILE)
 
     def write_random_state() -> None:
-        save_file(_random_state(trained.cached_step.device), staging / _random_file(ranks.rank))
+        save_file(_random_state(training.cached_step.device), staging / _random_file(ranks.rank))
 
     def finish() -> None:
-        _write_state(staging, trained)
+        _write_state(staging, training)
         sync_tree(staging)
         shutil.rmtree(place, ignore_errors=True)
         staging.rename(place)
@@ -83,11 +84,11 @@ def save_checkpoint(folder: Path, trained: Trained, *, keep: int) -> Path:
 
     for part, everywhere in ((write_shared_files, False), (write_random_state, True), (finish, False)):
         error = _catch_error(part) if everywhere or ranks.rank == 0 else None
-        if ranks.any(error is not None, trained.cached_step.device):
+        if ranks.any(error is not None, training.cached_step.device):
             if ranks.rank == 0:
                 shutil.rmtree(staging, ignore_errors=True)
             raise TrainingError(
-                f"the checkpoint of step {trained.progress.step} cannot be written to {folder} "
+                f"the checkpoint of step {training.progress.step} cannot be written to {folder} "
                 f"({error or 'on another rank'}); the last whole one is {last_checkpoint(folder) or 'none'}. "
                 "Free space there, then resume"
             ) from error
@@ -97,7 +98,7 @@ def save_checkpoint(folder: Path, trained: Trained, *, keep: int) -> Path:
     return place
 
 
-def load_checkpoint(checkpoint: Path, trained: Trained) -> None:
+def load_checkpoint(checkpoint: Path, training: TrainingState) -> None:
     """Take up what `save_checkpoint` wrote, or a checkpoint of version 0.1. Every rank calls this.
 
     Raises:
@@ -105,23 +106,23 @@ def load_checkpoint(checkpoint: Path, trained: Trained) -> None:
         DamagedModel: the weights do not fit.
     """
     state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    trained.encoder.load_weights(checkpoint)
-    device = trained.cached_step.device
+    training.encoder.load_weights(checkpoint)
+    device = training.cached_step.device
     if state.get("format", 1) == 1:
-        _load_first_format(checkpoint, state, trained)
+        _load_first_format(checkpoint, state, training)
         return
     if state["format"] != FORMAT:
         raise TrainingError(f"{checkpoint} has format {state['format']}; this version reads 1 and {FORMAT}")
     random_file = checkpoint / _random_file(Ranks().rank)
     if not random_file.is_file():
         raise TrainingError(f"{checkpoint} was written by fewer ranks than resume from it; start as many as before")
-    _load_optimizer(trained.optimizer, load_file(checkpoint / OPTIMIZER_FILE))
+    _load_optimizer(training.optimizer, load_file(checkpoint / OPTIMIZER_FILE))
     tensors = {}
     if (checkpoint / OBJECTIVE_FILE).is_file():
         tensors = load_file(checkpoint / OBJECTIVE_FILE)
-    trained.cached_step.load_state_dict(_join_tensors(state["cached_step"], tensors, device))
-    trained.progress.step = state["step"]
-    trained.progress.log = state["log"]
+    training.cached_step.load_state_dict(_join_tensors(state["cached_step"], tensors, device))
+    training.progress.step = state["step"]
+    training.progress.log = state["log"]
     _set_random_state(load_file(random_file), device)
 
 
@@ -162,17 +163,17 @@ def _catch_error(write: Callable[[], None]) -> Exception | None:
     return None
 
 
-def _write_state(staging: Path, trained: Trained) -> None:
+def _write_state(staging: Path, training: TrainingState) -> None:
     """The tensors of the loss, and the file that makes the folder a checkpoint."""
-    plain, tensors = _split_tensors(trained.cached_step.state_dict())
+    plain, tensors = _split_tensors(training.cached_step.state_dict())
     if tensors:
         save_file(tensors, staging / OBJECTIVE_FILE)
     files = sorted(path for path in staging.rglob("*") if path.is_file())
     state = {
         "format": FORMAT,
-        "step": trained.progress.step,
+        "step": training.progress.step,
         "cached_step": plain,
-        "log": trained.progress.log,
+        "log": training.progress.log,
         "files": {path.relative_to(staging).as_posix(): file_digest(path) for path in files},
     }
     write_atomically(staging / STATE_FILE, json.dumps(state).encode())
@@ -233,20 +234,20 @@ def _join_tensors(plain: Any, tensors: Mapping[str, Tensor], device: torch.devic
     return plain
 
 
-def _load_first_format(checkpoint: Path, state: Mapping[str, Any], trained: Trained) -> None:
+def _load_first_format(checkpoint: Path, state: Mapping[str, Any], training: TrainingState) -> None:
     """What transformers' Trainer left; its random state held the generators of NumPy and Python besides."""
     if state.get("log_scale") is not None:
         raise TrainingError(f"{checkpoint} has a learned temperature, an option that was removed; start anew")
-    trained.optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"))
-    trained.cached_step.load_state_dict(state["step"])
+    training.optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True, map_location="cpu"))
+    training.cached_step.load_state_dict(state["step"])
     history = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    trained.progress.step = history["global_step"]
-    trained.progress.log = history["log_history"]
+    training.progress.step = history["global_step"]
+    training.progress.log = history["log_history"]
     ranks = Ranks()
     name = f"rng_state_{ranks.rank}.pth" if ranks.size > 1 else "rng_state.pth"
     with torch.serialization.safe_globals(_numpy_globals()):
         random_state = torch.load(checkpoint / name, weights_only=True, map_location="cpu")
-    _set_random_state(random_state, trained.cached_step.device)
+    _set_random_state(random_state, training.cached_step.device)
 
 
 def _numpy_globals() -> list[Any]:

@@ -19,7 +19,7 @@ from peg_rag.batching import plan_batches
 from peg_rag.errors import DataError
 from peg_rag.files import open_packed, unreadable
 from peg_rag.training.data.batches import FeatureRows
-from peg_rag.training.data.files import read_rows, source_files
+from peg_rag.training.data.files import is_text_file, read_lines, read_rows, source_files
 from peg_rag.training.data.sampler import shares
 from peg_rag.training.data.texts import clean_text
 from peg_rag.training.data.tokens import TokenRows
@@ -90,8 +90,11 @@ class RunEstimate:
         for stage in self.stages:
             memory = self.weight_bytes + stage.vector_bytes + stage.chunk_bytes
             size = f"{stage.queries:,} queries and {stage.documents:,} documents"
+            if not stage.queries:
+                size = f"{stage.documents:,} texts"
             yield f"stage {stage.name}: {stage.steps:,} steps of {size}"
-            yield f"  candidates per query: {stage.candidates:,}"
+            if stage.candidates:
+                yield f"  candidates per query: {stage.candidates:,}"
             yield f"  rows to draw from: {stage.rows:,} (estimated)" if stage.rows else "  rows to draw from: unknown"
             yield f"  tokens: {stage.tokens / 1e6:,.2f} M a step, {stage.tokens * stage.steps / 1e9:,.2f} G in all"
             yield (
@@ -130,14 +133,14 @@ def _estimate_stage(
     precision: str,
 ) -> StageEstimate:
     samples = [_sample_file(file, encoder) for source in options.data.sources for file in source_files(source)]
-    queries = options.batch.queries
     documents = options.batch.documents
+    queries = 0 if options.objective == "retromae" else options.batch.queries
     counts = shares([s.rows for s in samples], [1.0] * len(samples), options.data.alpha, SLOTS)
     weights = counts / counts.sum()
     query_tokens = float(np.dot(weights, [sample.query for sample in samples]))
     document_tokens = float(np.dot(weights, [sample.document for sample in samples]))
     tokens = queries * query_tokens + documents * document_tokens
-    loss = 8.0 * queries * options.candidates_per_query * encoder.dimension * (2 if options.loss.symmetric else 1)
+    loss = _loss_operations(options, encoder, tokens)
     chunk = options.memory.chunk_tokens or (4_096 if encoder.kind == "transformer" else 0)
     return StageEstimate(
         name=options.name,
@@ -152,6 +155,15 @@ def _estimate_stage(
         chunk_bytes=chunk * _token_bytes(encoder, precision),
         seconds=tokens * _passes(options) / (token_rate * devices) + loss / (multiply_rate * devices),
     )
+
+
+def _loss_operations(options: StageOptions, encoder: TrainableEncoder, tokens: float) -> float:
+    """Floating-point operations of a step's loss: of cosines, or of logits over the vocabulary, computed twice."""
+    if options.objective == "retromae":
+        told = tokens * (1 + options.retromae.encoder_masked)
+        return 8.0 * told * encoder.tokenizer.get_vocab_size() * encoder.dimension
+    directions = 2 if options.loss.symmetric else 1
+    return 8.0 * options.batch.queries * options.candidates_per_query * encoder.dimension * directions
 
 
 def _passes(options: StageOptions) -> float:
@@ -189,6 +201,9 @@ class _Sample:
 
 
 def _sample_file(file: Path, encoder: TrainableEncoder) -> _Sample:
+    if is_text_file(file):
+        texts = list(islice(read_lines(file), SAMPLE_ROWS))
+        return _Sample(0.0, _mean_tokens(encoder, texts), _count_rows(file))
     rows = [row for _, row in islice(read_rows(file), SAMPLE_ROWS) if not isinstance(row, str)]
     queries = [clean_text(str(row.get("query", next(iter(row.values()))))) for row in rows]
     documents = [clean_text(str(row.get("positive", list(row.values())[-1]))) for row in rows]
@@ -231,24 +246,24 @@ def _token_rate(encoder: TrainableEncoder, device: torch.device, bf16: bool) -> 
 
 
 def _multiply_rate(dimension: int, device: torch.device) -> float:
-    left = torch.randn(1_024, dimension, device=device)
-    right = torch.randn(4_096, dimension, device=device)
-    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: left @ right.T, device)
+    queries = torch.randn(1_024, dimension, device=device)
+    documents = torch.randn(4_096, dimension, device=device)
+    return 2.0 * 1_024 * 4_096 * dimension / _time_call(lambda: queries @ documents.T, device)
 
 
 def _time_call(work: Callable[[], object], device: torch.device, least: float = 1.0) -> float:
     """Seconds for one call: the fastest of as many as fit into `least` seconds, after one to warm up."""
     fastest = float("inf")
-    spent = 0.0
+    total = 0.0
     work()
-    while spent < least:
+    while total < least:
         _synchronise_device(device)
         start = time.perf_counter()
         work()
         _synchronise_device(device)
         seconds = time.perf_counter() - start
         fastest = min(fastest, seconds)
-        spent += seconds
+        total += seconds
     return fastest
 
 

@@ -227,12 +227,12 @@ class CachedStep:
         side = sides[0]
         rows = plan_batches(side.lengths, 1024)[0]
         parameters = {p.untyped_storage().data_ptr() for p in getattr(self._local_model, "parameters", tuple)()}
-        saved: dict[int, int] = {}
+        bytes_by_storage: dict[int, int] = {}
 
         def pack(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in parameters:
-                saved[storage.data_ptr()] = storage.nbytes()
+                bytes_by_storage[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -241,7 +241,7 @@ class CachedStep:
             raise InvalidInput("the model's vectors have no gradient: all its parameters are frozen")
         torch.clear_autocast_cache()
         self._set_random_state(before)
-        self._token_bytes = max(sum(saved.values()), 1) / (len(rows) * int(side.lengths[rows].max()))
+        self._token_bytes = max(sum(bytes_by_storage.values()), 1) / (len(rows) * int(side.lengths[rows].max()))
         self._free_bytes = _free_bytes(self.device)
         if self.batch_tokens is None:
             ceiling = 65_536 if self.device.type == "cuda" else 4_096  # throughput has levelled off by then

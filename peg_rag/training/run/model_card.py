@@ -10,7 +10,7 @@ from pathlib import Path
 
 import peg_rag
 from peg_rag.files import write_atomically
-from peg_rag.training.data.pairs import PairFile
+from peg_rag.training.data.pairs import KeyedFile
 from peg_rag.training.data.tokens import Ints
 from peg_rag.training.model.encoder import TrainableEncoder, parameter_count
 from peg_rag.training.recipe import Recipe, StageOptions
@@ -23,7 +23,7 @@ class CardFacts:
     Attributes:
         name, objective: of the stage.
         steps: optimiser steps taken.
-        queries, candidates: in a batch, and documents each query was ranked against.
+        queries, candidates: in a batch, and documents each query was ranked against; texts and 0 for retromae.
         rows: rows trained on, by file.
         scores: of the last evaluation.
     """
@@ -40,7 +40,7 @@ class CardFacts:
     def of(
         cls,
         options: StageOptions,
-        files: Sequence[PairFile],
+        files: Sequence[KeyedFile],
         rows: Sequence[Ints],
         scores: dict[str, float],
         steps: int,
@@ -126,12 +126,20 @@ def _describe_stage(facts: CardFacts) -> str:
     rows = "\n".join(f"| {name} | {count:,} |" for name, count in facts.rows.items())
     parts = [
         f"### Stage {facts.name}",
-        f"{facts.steps:,} steps of {facts.queries:,} pairs, {facts.objective} loss, "
-        f"{facts.candidates:,} candidates for each query.",
+        _describe_steps(facts),
         f"| data | rows trained on |\n|---|---:|\n{rows}",
     ]
     if facts.scores:
         scores = "\n".join(f"| {name} | {value:.4f} |" for name, value in facts.scores.items())
-        parts.append("Scores (`ndcg@10` and `spearman`: on the validation split):")
+        parts.append("Scores (`ndcg@10`, `spearman` and `loss`: on the validation split):")
         parts.append(f"| score | |\n|---|---:|\n{scores}")
     return "\n\n".join(parts)
+
+
+def _describe_steps(facts: CardFacts) -> str:
+    if not facts.candidates:
+        return f"{facts.steps:,} steps of {facts.queries:,} texts, {facts.objective} loss."
+    return (
+        f"{facts.steps:,} steps of {facts.queries:,} pairs, {facts.objective} loss, "
+        f"{facts.candidates:,} candidates for each query."
+    )

@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, set_seed
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar as hide_bars_of_saving
@@ -27,22 +28,26 @@ from transformers.utils.logging import disable_progress_bar as hide_bars_of_savi
 from peg_rag.errors import TrainingError
 from peg_rag.files import write_atomically
 from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
+from peg_rag.training.data.corpus import TextBatch, TextBatches, TextFile, TextReader, load_texts, require_mask_token
 from peg_rag.training.data.pairs import PairFile, load_pairs
 from peg_rag.training.data.sampler import BatchPlan
 from peg_rag.training.data.tokens import Ints, TokenRows
 from peg_rag.training.extension import BatchObserver, StageContext
 from peg_rag.training.loss.collectives import Ranks
+from peg_rag.training.loss.contrastive import LossMetrics
 from peg_rag.training.loss.cosent import CosentObjective
 from peg_rag.training.loss.objective import ContrastiveObjective, Objective
 from peg_rag.training.loss.tiles import Tile
 from peg_rag.training.mining.mine import MiningOptions
 from peg_rag.training.model.encoder import TrainableEncoder, build_encoder, load_encoder
+from peg_rag.training.model.retromae import RetroMAE
 from peg_rag.training.recipe import MiningRoundOptions, ModelOptions, Recipe, StageOptions, expand_path
 from peg_rag.training.run.callbacks import Interruption, LogObserver, ProgressLine, StepMeter
-from peg_rag.training.run.checkpoint import Progress, Trained, last_checkpoint, load_checkpoint, save_checkpoint
+from peg_rag.training.run.checkpoint import Progress, TrainingState, last_checkpoint, load_checkpoint, save_checkpoint
 from peg_rag.training.run.folder import HISTORY_FILE, RunFolder
 from peg_rag.training.run.grad_cache import CachedStep, StepBatch
 from peg_rag.training.run.hub import open_repository, push_checkpoint
+from peg_rag.training.run.masked_step import MaskedStep
 from peg_rag.training.run.model_card import CardFacts, write_card
 from peg_rag.training.run.optimizer import build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from peg_rag.training.run.rounds import Round, list_rounds, mine_round
@@ -109,13 +114,14 @@ def train(
 
 @dataclass
 class _Stage:
-    """A stage with its data at hand."""
+    """A stage with its data at hand: files of pairs, or of texts for objective retromae."""
 
     options: StageOptions
     folder: Path
     files: list[PairFile]
+    texts: list[TextFile]
     split: Split
-    known: KnownPositives
+    known_positives: KnownPositives | None
     scorer: StageScorer
     scores: dict[str, float] = field(default_factory=dict)
 
@@ -145,10 +151,10 @@ class _Run:
         results: list[StageResult] = []
         facts: list[CardFacts] = []
         for number, options in enumerate(self.recipe.stages):
-            finished = self.folder.finished_stage(number)
-            if finished is not None:
-                results.append(StageResult(options.name, options.steps, finished.scores))
-                facts.append(finished)
+            saved_facts = self.folder.finished_stage(number)
+            if saved_facts is not None:
+                results.append(StageResult(options.name, options.steps, saved_facts.scores))
+                facts.append(saved_facts)
                 encoder = None
                 continue
             checkpoint = last_checkpoint(self.folder.stage(number)) if resume else None
@@ -161,7 +167,8 @@ class _Run:
             results.append(StageResult(options.name, steps, stage.scores))
             if interrupted:
                 return TrainingResult(self.folder.path, results, interrupted=True)
-            facts.append(CardFacts.of(options, stage.files, stage.split.training, stage.scores, steps))
+            sources = stage.files or stage.texts
+            facts.append(CardFacts.of(options, sources, stage.split.training, stage.scores, steps))
             if self.accelerator.is_main_process:
                 encoder.save(stage.folder / "model")
                 self.folder.finish_stage(number, facts[-1])
@@ -188,19 +195,38 @@ class _Run:
 
     def _prepare_stage(self, number: int, encoder: TrainableEncoder) -> _Stage:
         options = self.recipe.stages[number]
+        files: list[PairFile] = []
+        texts: list[TextFile] = []
         with self.accelerator.main_process_first():  # it fills the cache
-            files = load_pairs(
-                options.data.sources,
-                encoder.tokenizer,
-                self._cache,
-                prompts=encoder.prompts,
-                maximum_bad_share=options.data.maximum_bad_share,
-                path=f"stages.{options.name}.data.sources",
-                show_progress=self.show_progress,
-            )
-        split = split_rows(files, self.recipe.validation)
+            if options.objective == "retromae":
+                texts = self._load_texts(options, encoder)
+            else:
+                files = self._load_pairs(options, encoder)
+        split = split_rows(files or texts, self.recipe.validation)
+        known = KnownPositives(files) if files else None
         scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
-        return _Stage(options, self.folder.stage(number), files, split, KnownPositives(files), scorer)
+        return _Stage(options, self.folder.stage(number), files, texts, split, known, scorer)
+
+    def _load_pairs(self, options: StageOptions, encoder: TrainableEncoder) -> list[PairFile]:
+        return load_pairs(
+            options.data.sources,
+            encoder.tokenizer,
+            self._cache,
+            prompts=encoder.prompts,
+            maximum_bad_share=options.data.maximum_bad_share,
+            path=f"stages.{options.name}.data.sources",
+            show_progress=self.show_progress,
+        )
+
+    def _load_texts(self, options: StageOptions, encoder: TrainableEncoder) -> list[TextFile]:
+        return load_texts(
+            options.data.sources,
+            encoder.tokenizer,
+            self._cache,
+            prompt=encoder.document_prompt,
+            maximum_bad_share=options.data.maximum_bad_share,
+            path=f"stages.{options.name}.data.sources",
+        )
 
     def _save_result(self, encoder: TrainableEncoder | None, facts: Sequence[CardFacts]) -> None:
         """The last stage's model, and the card that says how it was made, in the run's own folder."""
@@ -228,17 +254,20 @@ class StageLoop:
         self._meter = StepMeter()
         self._in_training = InTraining(encoder, run.accelerator.autocast, run.tokens)
         self._scored_at = -1
-        self._batch: RankBatch | None = None
+        self._batch: RankBatch | TextBatch | None = None
 
     def run(self, checkpoint: Path | None) -> bool:
         """Train to the end of the stage, or until interrupted; whether it was."""
         set_seed(self.recipe.seed)
         options = self.stage.options
-        self._optimizer = build_optimizer(self.encoder, options.optimizer)
-        self._cached_step = self._build_cached_step()
-        self._trained = Trained(self.encoder, self._optimizer, self._cached_step, self.progress)
+        self._module: nn.Module = self.encoder
+        if options.objective == "retromae":
+            self._module = self._build_retromae()
+        self._optimizer = build_optimizer(self._module, options.optimizer)
+        self._cached_step = self._build_step()
+        self._training_state = TrainingState(self.encoder, self._optimizer, self._cached_step, self.progress)
         if checkpoint is not None:
-            load_checkpoint(checkpoint, self._trained)
+            load_checkpoint(checkpoint, self._training_state)
         self._line = ProgressLine(options.name, steps=options.steps, initial=self.progress.step, show=self._show)
         trackers = open_trackers(self.recipe, options.name, self.stage.folder)
         try:
@@ -273,13 +302,15 @@ class StageLoop:
                 return True
         return False
 
-    def _load_batches(self) -> Iterator[RankBatch]:
+    def _load_batches(self) -> Iterator[RankBatch | TextBatch]:
         """The batches that are left, round by round; every rank reads its own share."""
         for part in list_rounds(self.stage.options, self.stage.folder):
             if part.stop <= self.progress.step:
                 continue
             with self._meter.paused():
-                self._batches = self._prepare_round(part)
+                self._batches: StepBatches | TextBatches = (
+                    self._prepare_texts() if self.stage.texts else self._prepare_round(part)
+                )
             yield from DataLoader(
                 self._batches,
                 batch_size=None,
@@ -328,8 +359,30 @@ class StageLoop:
             seed=self.recipe.seed,
             transforms=[transform.build(context) for transform in options.data.transforms],
             with_answers=bool(options.loss.candidates or options.data.transforms),
-            known=self.stage.known,
+            known_positives=self.stage.known_positives,
         )
+
+    def _prepare_texts(self) -> TextBatches:
+        options = self.stage.options
+        plan = BatchPlan(
+            training_sources(self.stage.texts, self.stage.split.training),
+            batch=options.batch.queries,
+            steps=options.steps,
+            alpha=options.data.alpha,
+            mixing=options.data.mixing,
+            seed=self.recipe.seed,
+        )
+        return TextBatches(
+            self._read_texts(self.stage.split.training),
+            plan,
+            steps=options.steps,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def _read_texts(self, rows: Sequence[Ints]) -> TextReader:
+        masked = self.stage.options.retromae.encoder_masked
+        return TextReader(self.stage.texts, rows, self.encoder.tokenizer, masked=masked, seed=self.recipe.seed)
 
     def _mine_negatives(self, options: MiningRoundOptions, part: Round) -> list[PairFile]:
         return mine_round(
@@ -362,19 +415,19 @@ class StageLoop:
             model=self.encoder,
         )
 
-    def _take_step(self, batch: RankBatch) -> None:
-        """Gradients of the whole batch, by the cached step, and one step of the optimiser."""
+    def _take_step(self, batch: RankBatch | TextBatch) -> None:
+        """Gradients of the whole batch, chunk by chunk, and one step of the optimiser."""
         options = self.stage.options
         self._batch = batch
-        self.encoder.train()
+        self._module.train()
         try:
             with self.accelerator.autocast():
-                metrics = self._cached_step(self._step_batch(batch), progress=self.progress.step / options.steps)
+                metrics = self._add_gradients(batch)
         except TrainingError as error:
             raise self._report_failure(str(error)) from error
         if not math.isfinite(metrics.loss):
             raise self._report_failure(f"the loss is {metrics.loss}")
-        norm = clip_gradients(self.encoder, options.optimizer.max_grad_norm)
+        norm = clip_gradients(self._module, options.optimizer.max_grad_norm)
         if not math.isfinite(norm):
             raise self._report_failure(f"the gradient's norm is {norm}")
         self._rate = learning_rate(options.optimizer, self.progress.step, options.steps)
@@ -383,7 +436,15 @@ class StageLoop:
         self._optimizer.zero_grad()
         self._norm = norm
         self.progress.step += 1
-        self._meter.add(metrics, len(batch.queries) * self.accelerator.num_processes)
+        self._meter.add(metrics, len(batch) * self.accelerator.num_processes)
+
+    def _add_gradients(self, batch: RankBatch | TextBatch) -> LossMetrics:
+        if isinstance(self._cached_step, MaskedStep):
+            assert isinstance(batch, TextBatch)
+            return self._cached_step(batch)
+        assert isinstance(batch, RankBatch)
+        progress = self.progress.step / self.stage.options.steps
+        return self._cached_step(self._step_batch(batch), progress=progress)
 
     def _step_batch(self, batch: RankBatch) -> StepBatch:
         device = self.accelerator.device
@@ -392,13 +453,20 @@ class StageLoop:
         labels = torch.from_numpy(batch.grades).to(device) if graded else batch.pairs(device)
         return StepBatch(FeatureRows(batch.queries, pad, device), FeatureRows(batch.documents, pad, device), labels)
 
-    def _build_cached_step(self) -> CachedStep:
-        model: Any = self.encoder
+    def _build_retromae(self) -> RetroMAE:
+        mask_id = require_mask_token(self.encoder.tokenizer)
+        model = RetroMAE(self.encoder, mask_id, self.stage.options.retromae.decoder_masked)
+        return model.to(self.accelerator.device)
+
+    def _build_step(self) -> CachedStep | MaskedStep:
+        model: Any = self._module
         device = self.accelerator.device
         if self.accelerator.num_processes > 1:
             model = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
         memory = self.stage.options.memory
         chunk_tokens = memory.chunk_tokens
+        if self.stage.texts:
+            return MaskedStep(model, batch_tokens=chunk_tokens, device=device)
         if chunk_tokens is None and self.encoder.kind == "static":
             chunk_tokens = STATIC_CHUNK_TOKENS
         context = self._describe_stage(self.stage.files, self.stage.split.training, self.stage.folder)
@@ -419,11 +487,19 @@ class StageLoop:
         """Scores on the validation split and on the recipe's BEIR folders; computed by one rank while others wait."""
         with self._meter.paused():
             if self.accelerator.is_main_process:
-                scores = self.stage.scorer.score(self._in_training)
+                scores = {**self._score_texts(), **self.stage.scorer.score(self._in_training)}
                 self.stage.scores.update(scores)
                 self._log_values({f"eval_{name}": value for name, value in scores.items()})
             self.accelerator.wait_for_everyone()
         self._scored_at = self.progress.step
+
+    def _score_texts(self) -> dict[str, float]:
+        """The loss on texts that were held out, the same tokens hidden each time; nothing for stages of pairs."""
+        rows = self.stage.split.validation
+        if not isinstance(self._cached_step, MaskedStep) or not sum(map(len, rows)):
+            return {}
+        with self.accelerator.autocast():
+            return {"loss": self._cached_step.score(self._read_texts(rows).read_all(step=0))}
 
     def _log_values(self, values: dict[str, float]) -> None:
         """Into the history, the progress line, the trackers and the caller's ears; on the first rank."""
@@ -440,7 +516,7 @@ class StageLoop:
     def _save_checkpoint(self) -> None:
         """A checkpoint of this step, and its model on the hub where the recipe says so."""
         with self._meter.paused():
-            checkpoint = save_checkpoint(self.stage.folder, self._trained, keep=self.recipe.checkpoints.keep)
+            checkpoint = save_checkpoint(self.stage.folder, self._training_state, keep=self.recipe.checkpoints.keep)
             repository = self.recipe.logging.push_to_hub
             if repository is not None and self.accelerator.is_main_process:
                 push_checkpoint(repository, checkpoint)
@@ -462,13 +538,14 @@ class StageLoop:
         step = self.progress.step
         folder = self.stage.folder
         file = folder / f"bad-batch-step-{step}-rank-{self.accelerator.process_index}.jsonl"
-        lines = [json.dumps(row, ensure_ascii=False) for row in self._batches.texts(self._batch)]
+        batches: Any = self._batches  # of the kind of the batch
+        lines = [json.dumps(row, ensure_ascii=False) for row in batches.texts(self._batch)]
         write_atomically(file, "\n".join(lines).encode())
         checkpoint = last_checkpoint(folder)
-        saved = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
+        resume_hint = f"the last checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written yet"
         return TrainingError(
-            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {saved}. Lower the "
-            "learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
+            f"step {step} of stage {self.stage.options.name}: {reason}. The batch is in {file}; {resume_hint}. Lower "
+            "the learning rate, raise the temperature, clip gradients (max_grad_norm), or take out what is odd in that "
             "batch, then resume"
         )
 

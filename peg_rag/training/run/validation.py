@@ -21,7 +21,7 @@ from peg_rag.batching import plan_batches
 from peg_rag.errors import DataError
 from peg_rag.evaluation import RetrievalDataset, evaluate, load_beir
 from peg_rag.training.data.batches import FeatureRows
-from peg_rag.training.data.pairs import PairFile, pair_texts
+from peg_rag.training.data.pairs import KeyedFile, PairFile, pair_texts
 from peg_rag.training.data.sampler import SourceRows, in_validation, smallest_hashes
 from peg_rag.training.data.tokens import Ints, TokenRows
 from peg_rag.training.model.encoder import TrainableEncoder
@@ -41,8 +41,8 @@ class Split:
     validation: list[Ints]
 
 
-def split_rows(files: Sequence[PairFile], options: ValidationOptions) -> Split:
-    """Cut the validation split off; the rows of one query text are all on one side."""
+def split_rows(files: Sequence[KeyedFile], options: ValidationOptions) -> Split:
+    """Cut the validation split off; the rows of one query text (of plain texts: one text) are all on one side."""
     held_out = [in_validation(file.query_keys[file.usable], options.share) for file in files]
     queries = [file.query_keys[file.usable][out] for file, out in zip(files, held_out, strict=True)]
     validation_keys = np.unique(np.concatenate(queries))
@@ -58,7 +58,7 @@ def split_rows(files: Sequence[PairFile], options: ValidationOptions) -> Split:
     return Split(training, validation)
 
 
-def training_sources(files: Sequence[PairFile], rows: Sequence[Ints]) -> list[SourceRows]:
+def training_sources(files: Sequence[KeyedFile], rows: Sequence[Ints]) -> list[SourceRows]:
     """The rows as sampling sees them."""
     return [
         SourceRows(file.name, file.query_keys[numbers], file.positive_keys[numbers], file.weight)
@@ -82,8 +82,8 @@ def retrieval_validation(files: Sequence[PairFile], split: Split, distractors: i
     total = sum(map(len, split.training))
     for file, rows in zip(files, split.training, strict=True):
         share = distractors * len(rows) // max(total, 1)
-        picked = rows[smallest_hashes(file.positive_keys[rows], share, _SALT_DISTRACTORS)]
-        for row, text in zip(picked.tolist(), pair_texts(file, picked) if len(picked) else [], strict=True):
+        sample = rows[smallest_hashes(file.positive_keys[rows], share, _SALT_DISTRACTORS)]
+        for row, text in zip(sample.tolist(), pair_texts(file, sample) if len(sample) else [], strict=True):
             corpus.setdefault(str(file.positive_keys[row]), text["positive"])
     return RetrievalDataset("validation", corpus, queries, qrels) if queries else None
 
@@ -192,7 +192,7 @@ class StageScorer:
     def __init__(
         self, objective: ObjectiveName, files: Sequence[PairFile], split: Split, distractors: int, beir: BeirFolders
     ) -> None:
-        self._graded = objective == "cosent"
+        self._objective = objective
         self._files = files
         self._split = split
         self._distractors = distractors
@@ -201,9 +201,9 @@ class StageScorer:
     def score(self, encoder: InTraining) -> dict[str, float]:
         """`ndcg@10` and `ndcg@10_by_file`, or `spearman`, and `<name>_ndcg@10` of each BEIR folder."""
         scores: dict[str, float] = {}
-        if self._graded and self._graded_pairs is not None:
+        if self._objective == "cosent" and self._graded_pairs is not None:
             scores |= graded_scores(encoder, self._graded_pairs)
-        if not self._graded and self._retrieval_task is not None:
+        if self._objective == "contrastive" and self._retrieval_task is not None:
             scores |= retrieval_scores(encoder, self._retrieval_task, self._files)
         for dataset in self._beir.datasets:
             scores[f"{dataset.name}_ndcg@10"] = evaluate(encoder, dataset, k=100).mean()
@@ -233,11 +233,11 @@ def graded_scores(encoder: InTraining, pairs: GradedPairs) -> dict[str, float]:
     return {"spearman": spearman(cosines, pairs.grades)}
 
 
-def spearman(left: NDArray[Any], right: NDArray[Any]) -> float:
+def spearman(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Rank correlation, equal values sharing their mean rank."""
-    if len(left) < 2:
-        raise DataError(f"a rank correlation of {len(left)} pairs; 2 or more are needed: raise validation.share")
-    return float(np.corrcoef(_rank_values(left), _rank_values(right))[0, 1])
+    if len(first) < 2:
+        raise DataError(f"a rank correlation of {len(first)} pairs; 2 or more are needed: raise validation.share")
+    return float(np.corrcoef(_rank_values(first), _rank_values(second))[0, 1])
 
 
 def _rank_values(values: NDArray[Any]) -> NDArray[np.float64]:

@@ -1,0 +1,131 @@
+"""The Parquet files of `peg-rag embed` as documents: vectors that only have to be put into a store.
+
+Columns: `embedding` and `text`; `id`, or `file` and `row`, from which one is made; `metadata`, as a struct or JSON.
+Every other column becomes a field of the metadata.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from peg_rag.errors import DataError, IndexMismatch, InvalidInput
+from peg_rag.extras import require
+from peg_rag.index.encodings import Array
+from peg_rag.index.store import UNKNOWN
+from peg_rag.index.tables import Documents
+
+_EXTRA = "cli"
+
+
+class ParquetDocuments:
+    """Documents in one Parquet file, or in all of a folder, in the order of the names.
+
+    Args:
+        path: a file, or a folder that was written with `--engine ray`.
+
+    Raises:
+        InvalidInput: there is no such file, a folder without Parquet files, or vectors of queries.
+        DataError: a file is not complete Parquet, or lacks a column.
+        IndexMismatch: the files hold vectors of different models.
+        MissingExtra: pyarrow is not installed.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.files = _list_files(self.path)
+        schemas = {file: _read_schema(file) for file in self.files}
+        labels = {file: schema.metadata or {} for file, schema in schemas.items()}
+        roles = {label.get(b"peg_rag.role", b"document").decode() for label in labels.values()}
+        if roles != {"document"}:
+            raise InvalidInput(f"{self.path} holds vectors of queries; embed the documents with --role document")
+        identities = {label.get(b"peg_rag.identity", UNKNOWN.encode()).decode() for label in labels.values()}
+        if len(identities) > 1:
+            raise IndexMismatch(f"{self.path} holds vectors of different models: {', '.join(sorted(identities))}")
+        self.identity = identities.pop()
+        self._rows = sum(_count_rows(file) for file in self.files)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def export(self, *, batch_size: int = 1000) -> Iterator[Documents]:
+        """All documents with their vectors, some at a time.
+
+        Raises:
+            DataError: a row lacks a text or a vector, or its metadata is no object; file and row are named.
+        """
+        for file in self.files:
+            first = 0
+            for batch in require("pyarrow.parquet", _EXTRA).ParquetFile(file).iter_batches(batch_size=batch_size):
+                yield _make_documents(file, batch, first)
+                first += batch.num_rows
+
+
+def _list_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else []
+    if not files:
+        raise InvalidInput(f"{path}: a Parquet file, or a folder with some, is expected")
+    return files
+
+
+def _read_schema(file: Path) -> Any:
+    pa = require("pyarrow", _EXTRA)
+    try:
+        schema = require("pyarrow.parquet", _EXTRA).read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{file} is not a complete Parquet file: {error}") from error
+    missing = {"text", "embedding"} - set(schema.names)
+    if missing:
+        raise DataError(f"{file} has no column {' and '.join(sorted(missing))}; `peg-rag embed` writes both")
+    return schema
+
+
+def _count_rows(file: Path) -> int:
+    return int(require("pyarrow.parquet", _EXTRA).read_metadata(file).num_rows)
+
+
+def _make_documents(file: Path, batch: Any, first: int) -> Documents:
+    columns = {name: batch[name].to_pylist() for name in batch.schema.names if name != "embedding"}
+    texts = columns.pop("text")
+    rows = columns.get("row", list(range(first, first + batch.num_rows)))
+    for position, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise DataError(f"{file}, row {first + position}: the text is {text!r}; a string is expected")
+    ids = [str(name) for name in columns.pop("id", ())] or _make_ids(file, columns.get("file"), rows)
+    metadatas = columns.pop("metadata", [None] * len(texts))
+    fields = [_make_fields(file, first + i, metadata) for i, metadata in enumerate(metadatas)]
+    for name, values in columns.items():
+        for metadata, value in zip(fields, values, strict=True):
+            metadata.setdefault("source" if name == "file" else name, value)
+    return Documents(ids, texts, _read_vectors(file, batch, first), fields)
+
+
+def _make_ids(file: Path, sources: Sequence[str] | None, rows: Sequence[int]) -> list[str]:
+    names = sources or [file.stem] * len(rows)
+    return [f"{name}/{row}" for name, row in zip(names, rows, strict=True)]
+
+
+def _make_fields(file: Path, row: int, metadata: Any) -> dict[str, Any]:
+    try:
+        fields = json.loads(metadata) if isinstance(metadata, str) else metadata
+    except ValueError as error:
+        raise DataError(f"{file}, row {row}: the metadata is no JSON ({error})") from error
+    if not isinstance(fields, Mapping | None):
+        raise DataError(f"{file}, row {row}: the metadata is {fields!r}; an object is expected")
+    return dict(fields or {})
+
+
+def _read_vectors(file: Path, batch: Any, first: int) -> Array:
+    """(rows, dimension) float32."""
+    column = batch["embedding"]
+    vectors = column.to_numpy(zero_copy_only=False)
+    lengths = {0 if vector is None else len(vector) for vector in vectors}
+    if column.null_count or len(lengths) > 1:
+        raise DataError(
+            f"{file}, rows {first} to {first + batch.num_rows - 1}: vectors are missing or differ in length"
+        )
+    return np.stack(vectors).astype(np.float32)
