@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from peg_rag.backends.pool import DevicePool
 
-    AnyBackend = Backend | DevicePool
+    AnyBackend: TypeAlias = Backend | DevicePool
 
 logger = logging.getLogger(__name__)
 
