@@ -82,12 +82,12 @@ def test_a_graph_is_built_and_dropped(open_stores: OpenStore) -> None:
     flat = open_stores(kind="flat")
     flat.persist()
     assert open_stores().kind == "flat"
+    assert len(flat.search(vectors[0], where={"n": 3})) == 10
     expected = [[hit.id for hit in flat.search(vector)] for vector in vectors[:5]]
     store.persist()
     assert open_stores().kind == "hnsw"
     hits = [[hit.id for hit in store.search(vector)] for vector in vectors[:5]]
     assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(hits, expected, strict=True)]) > 0.9
-    assert len(store.search(vectors[0], where={"n": 3})) == 10
 
 
 def test_limits_are_named(open_stores: OpenStore) -> None:
