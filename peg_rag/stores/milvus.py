@@ -180,7 +180,7 @@ class MilvusStore(ServerStore):
             for name in (self._name, self._counts):
                 self._client.flush(name)
                 self._client.compact(name)
-            if self._settings["kind"] != self._kind:
+            if self._read_settings()["kind"] != self._kind:
                 self._rebuild_index()
                 self._store_settings({"kind": self._kind})
 
