@@ -24,6 +24,7 @@ from sample_files import static_model
 
 from peg_rag import PEGEncoder
 from peg_rag.backends import pool as pools
+from peg_rag.backends.exported import read_thread_limit
 from peg_rag.backends.messages import describe_error, pack_rows, rebuild_error, unpack_rows
 from peg_rag.batching import Batch
 from peg_rag.cache import CachedEncoder
@@ -158,6 +159,16 @@ def test_threads_are_divided(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [pools._divide_threads(workers) for workers in (1, 3, 20)] == [10, 3, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert [pools._divide_threads(workers) for workers in (3, 20)] == [2, 1]
+
+
+@pytest.mark.parametrize(("value", "threads"), [("3", 3), ("0", None), ("2,1", None), (None, None)])
+def test_exported_models_keep_to_the_limit(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, threads: int | None
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert read_thread_limit() == threads
 
 
 # -- callers ----------------------------------------------------------------------------------------------------------

@@ -1,16 +1,15 @@
 """`DevicePool`: one model on several devices, each in a worker process that stays until the pool is closed.
 
-A Python process keeps one accelerator busy and no more, and on a CPU with many cores several small groups of threads
-get more done than one large group. Here each device has a process, which loads the weights once, and a thread that
-feeds it. All take batches from one queue, so that no device waits while another has work left. A worker is sent its
-next batch while it computes one, and vectors come back through a pipe.
+One process cannot keep several accelerators busy. Here each device has a process, which loads the weights once, and a
+thread that feeds it. All take batches from one queue, so that no device waits while another has work left. A worker is
+sent its next batch while it computes one, and vectors come back through a pipe.
 
 Workers die: the kernel needs their memory, or a driver crashes. The batch of a dead worker goes back to the queue, and
 the worker is started again; a batch over which three died is given up. An error in a worker is raised in the caller.
 Callers take turns, batch by batch, so a query does not wait for a corpus. Workers end with the process that made the
 pool, however it ends.
 
-Costs the weights once for each device, and a fraction of a millisecond for a batch to travel.
+Costs the weights once for each device, and 0.1 ms for a batch to travel where a core is free.
 """
 
 import io
