@@ -213,8 +213,8 @@ def features_of(question: Question, passage: Passage, statement: Statement, rari
 
 def _question_features(question: Question) -> dict[str, float]:
     kinds = frozenset(question.kinds)
-    asked = {name: float(bool(kinds & group)) for name, group in _ASKED_KINDS.items()}
-    return asked | {"asks_nothing": float(not kinds), "words": min(len(question.words), 10) / 10}
+    kind_flags = {name: float(bool(kinds & group)) for name, group in _ASKED_KINDS.items()}
+    return kind_flags | {"asks_nothing": float(not kinds), "words": min(len(question.words), 10) / 10}
 
 
 def _place_features(reading: _Reading) -> dict[str, float]:

@@ -174,7 +174,7 @@ def words_of(folded: str) -> list[Word]:
             continue
         for run in _RUNS.findall(piece):
             words += [
-                Word(token, _weigh_token(token), False, (*_halves(token), *same_words(token)))
+                Word(token, _weigh_token(token), False, (*_split_halves(token), *same_words(token)))
                 for token in _join_characters(_tokenize_run(run))
             ]
     return words
@@ -201,7 +201,7 @@ def same_words(word: str) -> tuple[str, ...]:
     return _SAME_WORDS.get(word, ())
 
 
-def _halves(word: str) -> tuple[str, ...]:
+def _split_halves(word: str) -> tuple[str, ...]:
     """Half of the pairs of a word that was put together from characters; a person's name must be there whole."""
     return (word[:2], word[1:]) if len(word) == 3 and word[0] not in SURNAMES else ()
 
