@@ -128,9 +128,10 @@ def test_delete_by_id_and_filter(make_store: OpenStore) -> None:
     assert store.delete([]) == 0
     assert store.ids() == ["d1", "d2", "d3"]
     assert {hit.id for hit in store.search(text="银行", mode="lexical")} == {"d1"}
-    for arguments in ({}, {"ids": ["d1"], "where": {"n": 1}}, {"where": {}}):
+    bad_arguments: list[dict[str, Any]] = [{}, {"ids": ["d1"], "where": {"n": 1}}, {"where": {}}]
+    for arguments in bad_arguments:
         with pytest.raises(InvalidInput, match="either ids or a non-empty filter"):
-            store.delete(**arguments)  # type: ignore[arg-type]
+            store.delete(**arguments)
     store.clear()
     assert len(store) == 0
     assert store.ids() == []
@@ -198,10 +199,10 @@ def test_the_retriever_searches_in_every_mode(make_store: OpenStore, letters: Le
     store = make_store(identity=letters.identity)
     fill(store, metas=[{"n": i} for i in range(6)])
     for mode in ("dense", "lexical", "hybrid", "mmr"):
-        hits = Retriever(store, letters, mode=mode, k=3).retrieve("花呗还款")  # type: ignore[arg-type]
+        hits = Retriever(store, letters, mode=mode, k=3).retrieve("花呗还款")
         assert hits[0].id == "d3", mode
         assert hits == sorted(hits, key=lambda hit: -hit.score) or mode == "mmr"
-        assert {hit.id for hit in Retriever(store, letters, mode=mode, where={"n": 1}).retrieve("花呗还款")} == {"d1"}  # type: ignore[arg-type]
+        assert {hit.id for hit in Retriever(store, letters, mode=mode, where={"n": 1}).retrieve("花呗还款")} == {"d1"}
     with pytest.raises(IndexMismatch):
         Retriever(make_store(identity=letters.identity), type("Other", (LetterEncoder,), {"identity": "x"})())
 
@@ -238,7 +239,7 @@ def test_k_threshold_and_batches(make_store: OpenStore) -> None:
         {"text": "x", "where": {"$x": 1}},
     ):
         with pytest.raises(InvalidInput):
-            store.search(**bad)  # type: ignore[arg-type]
+            store.search(**bad)
 
 
 # -- beside the embedded index ----------------------------------------------------------------------------------------
