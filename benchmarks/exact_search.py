@@ -94,12 +94,13 @@ def compare(count: int, dimension: int) -> str:
     for start in range(0, count, 5_000):
         vectors[start : start + 5_000] = data.vectors(start, min(start + 5_000, count))
     systems = make_systems(vectors)
-    seconds: dict[str, list[float]] = {name: [] for name in ["reading once", *systems]}
+    entrants: dict[str, Search] = {"reading once": partial(read_once, vectors)} | systems
+    seconds: dict[str, list[float]] = {name: [] for name in entrants}
     right = dict.fromkeys(systems, 0)
     for turn in range(ROUNDS * len(data.queries)):
         query = data.queries[turn % len(data.queries)]
         answers = {}
-        for name, search in [("reading once", partial(read_once, vectors)), *systems.items()]:
+        for name, search in entrants.items():
             started = time.perf_counter()
             answers[name] = search(query)
             seconds[name].append(time.perf_counter() - started)

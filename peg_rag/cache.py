@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.encoder import PEGEncoder, Role, make_batcher
-from peg_rag.errors import DamagedIndex
+from peg_rag.encoder import PEGEncoder, Role, encode_together, locate_lost_texts, make_batcher
+from peg_rag.errors import DamagedIndex, WorkerDied
 from peg_rag.texts import check_texts
 
 _READ_AT_ONCE = 500  # keys in one SELECT
@@ -62,11 +62,13 @@ class CachedEncoder:
 
     async def aencode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """As `PEGEncoder.aencode_queries`: (n, dimension)."""
-        return await self._batcher.run(self.encode_queries, check_texts(texts, what="queries"))
+        checked = check_texts(texts, what="queries")
+        return await encode_together(self._batcher, self.encode_queries, checked, "query")
 
     async def aencode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """As `PEGEncoder.aencode_documents`: (n, dimension)."""
-        return await self._batcher.run(self.encode_documents, check_texts(texts, what="documents"))
+        checked = check_texts(texts, what="documents")
+        return await encode_together(self._batcher, self.encode_documents, checked, "document")
 
     def close(self) -> None:
         """Finish the async calls that wait, then close the file and the encoder."""
@@ -110,7 +112,10 @@ class CachedEncoder:
         new_keys, new_texts = list(missing_texts), list(missing_texts.values())
         for start in range(0, len(new_keys), _WRITE_AT_ONCE):
             part = slice(start, start + _WRITE_AT_ONCE)
-            vectors = encode(new_texts[part], show_progress=show_progress)  # (part, dimension)
+            try:
+                vectors = encode(new_texts[part], show_progress=show_progress)  # (part, dimension)
+            except WorkerDied as error:  # its positions are those in this part
+                raise locate_lost_texts(error, error.texts, texts, role) from error
             self._write_vectors(zip(new_keys[part], vectors, strict=True))
             vectors_by_key.update(zip(new_keys[part], vectors, strict=True))
         out = np.empty((len(texts), self.dimension), dtype=np.float32)

@@ -12,11 +12,11 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 
     from peg_rag.backends.pool import DevicePool
 
+    AnyBackend: TypeAlias = Backend | DevicePool
+
 logger = logging.getLogger(__name__)
 
 Role = Literal["query", "document"]
 WINDOW_TEXTS = 8_192  # tokenised and length-sorted together
+CPU_BATCH_COST = 64  # in tokens; 34 were measured in bfloat16 and 20 in float32, on one core, and more cores mean more
 ASYNC_BATCH_SECONDS = 0.1  # how long a shared batch of concurrent callers may take, about
 CHARACTERS_PER_TOKEN = 16  # a text is read up to max_length times this; no language comes near it
 
@@ -116,7 +119,7 @@ class PEGEncoder:
         self._batch_tokens = batch_tokens
         self._devices = _check_devices(device, devices)
         self._backend_options = {"name": backend, "dtype": dtype}
-        self._model: tuple[Tokenizer, Backend] | None = None
+        self._model: tuple[Tokenizer, AnyBackend] | None = None
         self._lock = threading.RLock()
         self._warned: set[str] = set()
         self._closed = False
@@ -156,7 +159,7 @@ class PEGEncoder:
         checked = check_texts(texts, what="queries")
         self._check_blank(checked, "query")
         self._check_open()
-        return await self._encode_async(self.encode_queries, checked, "query")
+        return await encode_together(self._batcher, self.encode_queries, checked, "query")
 
     async def aencode_documents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """`encode_documents` off the event loop; see `aencode_queries`. A large call takes turns with the others.
@@ -166,15 +169,7 @@ class PEGEncoder:
         """
         checked = check_texts(texts, what="documents")
         self._check_open()
-        return await self._encode_async(self.encode_documents, checked, "document")
-
-    async def _encode_async(
-        self, encode: Callable[[list[str]], NDArray[np.float32]], texts: list[str], role: Role
-    ) -> NDArray[np.float32]:
-        try:
-            return await self._batcher.run(encode, texts)
-        except WorkerDied as error:  # whose positions are those in a slice of the texts
-            raise _locate_lost_texts(error, error.texts, texts, role) from error
+        return await encode_together(self._batcher, self.encode_documents, checked, "document")
 
     @property
     def dimension(self) -> int:
@@ -202,6 +197,11 @@ class PEGEncoder:
     def device(self) -> str:
         """`cpu`, `cuda:1`; of several, all of them: `cuda:0,cuda:1`."""
         return self._get_model()[1].device
+
+    @property
+    def devices(self) -> list[str]:
+        """All devices, one for each worker; in this process, the one."""
+        return self.device.split(",")
 
     @property
     def dtype(self) -> str:
@@ -243,7 +243,7 @@ class PEGEncoder:
         self._warned = set()
         self._batcher = make_batcher(len(self._devices))
 
-    def _get_model(self) -> "tuple[Tokenizer, Backend]":
+    def _get_model(self) -> "tuple[Tokenizer, AnyBackend]":
         """Tokenizer and backend, loaded now if this encoder came out of a pickle."""
         with self._lock:
             self._check_open()
@@ -254,7 +254,7 @@ class PEGEncoder:
                 self._model = tokenizer, backend
             return self._model
 
-    def _open_backend(self) -> "Backend | DevicePool":
+    def _open_backend(self) -> "AnyBackend":
         if len(self._devices) == 1:
             return open_backend(**self._backend_options, spec=self.spec, device=self._devices[0])
         from peg_rag.backends.pool import DevicePool
@@ -278,7 +278,7 @@ class PEGEncoder:
                 self._encode_distinct([self._prepare_text(text, prompt) for text in places], distinct, advance)
         except WorkerDied as error:
             names = list(places)
-            raise _locate_lost_texts(error, [names[row] for row in error.positions], checked, role) from error
+            raise locate_lost_texts(error, [names[row] for row in error.positions], checked, role) from error
         with self._lock:
             self.stats.seconds += time.perf_counter() - start
         return distinct if len(distinct) == len(rows) else distinct[rows]
@@ -292,15 +292,25 @@ class PEGEncoder:
                 out[batch.rows] = self._finish_vectors(vectors)
                 advance(len(batch.rows))
 
-    def _make_batches(self, tokenizer: "Tokenizer", backend: Backend, texts: list[str]) -> Iterator[Batch]:
+    def _make_batches(self, tokenizer: "Tokenizer", backend: "AnyBackend", texts: list[str]) -> Iterator[Batch]:
         """Batches of the texts, tokenised window by window; the last window's are shared out among the devices."""
         for start in range(0, len(texts), WINDOW_TEXTS):
             token_ids = self._tokenize_texts(tokenizer, texts[start : start + WINDOW_TEXTS])
             is_last = start + WINDOW_TEXTS >= len(texts)
             budget = self._batch_tokens or backend.batch_tokens
-            plan = plan_batches(list(map(len, token_ids)), budget, workers=len(self._devices) if is_last else 1)
+            plan = plan_batches(
+                list(map(len, token_ids)),
+                budget,
+                batch_cost=self._find_batch_cost(backend),
+                workers=len(self._devices) if is_last else 1,
+            )
             for rows in plan:
                 yield Batch(start + rows, [token_ids[row] for row in rows])
+
+    def _find_batch_cost(self, backend: "AnyBackend") -> int | None:
+        """Padding takes time only in a transformer; where launching a batch takes long, full batches are best."""
+        is_cpu = set(backend.device.split(",")) == {"cpu"}
+        return CPU_BATCH_COST if self.spec.kind == "transformer" and is_cpu else None
 
     def _prepare_text(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
@@ -369,6 +379,27 @@ def make_batcher(threads: int = 1) -> MicroBatcher[NDArray[np.float32]]:
     return MicroBatcher(np.concatenate, batch_seconds=ASYNC_BATCH_SECONDS, threads=threads)
 
 
+async def encode_together(
+    batcher: MicroBatcher[NDArray[np.float32]],
+    encode: Callable[[list[str]], NDArray[np.float32]],
+    texts: list[str],
+    role: Role,
+) -> NDArray[np.float32]:
+    """The vectors of texts, (n, dimension), computed in batches with those of concurrent callers."""
+    try:
+        return await batcher.run(encode, texts)
+    except WorkerDied as error:  # its positions are those in a slice of the texts
+        raise locate_lost_texts(error, error.texts, texts, role) from error
+
+
+def locate_lost_texts(error: WorkerDied, lost_texts: Iterable[str], texts: Sequence[str], role: Role) -> WorkerDied:
+    """The error with the places of the lost texts in a caller's list."""
+    lost = set(lost_texts)
+    places = {i: text for i, text in enumerate(texts) if text in lost}
+    what = "queries" if role == "query" else "documents"
+    return WorkerDied(error.reason, what=what, texts=list(places.values()), positions=list(places))
+
+
 def _check_devices(device: str | None, devices: Sequence[str] | None) -> list[str | None]:
     """The devices to use; a single None for the best there is."""
     if devices is None:
@@ -381,22 +412,14 @@ def _check_devices(device: str | None, devices: Sequence[str] | None) -> list[st
 
 
 def _embed_batches(
-    backend: "Backend | DevicePool", batches: Iterator[Batch]
-) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+    backend: "AnyBackend", batches: Iterator[Batch]
+) -> Generator[tuple[Batch, NDArray[np.float32]], None, None]:
     """Each batch with its pooled vectors, (rows, model dimension), in any order."""
     if hasattr(backend, "embed_batches"):
         yield from backend.embed_batches(batches, max_rows=WINDOW_TEXTS)
         return
     for batch in batches:
         yield batch, backend.embed(batch.token_ids)
-
-
-def _locate_lost_texts(error: WorkerDied, lost_texts: Iterable[str], texts: Sequence[str], role: Role) -> WorkerDied:
-    """The error with the places of the lost texts in a caller's list."""
-    lost = set(lost_texts)
-    places = {i: text for i, text in enumerate(texts) if text in lost}
-    what = "queries" if role == "query" else "documents"
-    return WorkerDied(error.reason, what=what, texts=list(places.values()), positions=list(places))
 
 
 @contextmanager
@@ -437,7 +460,7 @@ def load_tokenizer(spec: ModelSpec) -> "Tokenizer":
     return tokenizer
 
 
-def _check_token_ids(tokenizer: "Tokenizer", backend: Backend, spec: ModelSpec) -> None:
+def _check_token_ids(tokenizer: "Tokenizer", backend: "AnyBackend", spec: ModelSpec) -> None:
     """Refuse a tokenizer and weights that do not belong together, before a text meets a token without an embedding."""
     special = tokenizer.encode("").ids  # the post-processor has ids of its own
     largest = max([*tokenizer.get_vocab().values(), *special], default=0)

@@ -4,8 +4,6 @@ Each message says what was given, what was expected and the cure. The built-in p
 keep code that already guards against those working unchanged.
 """
 
-from collections.abc import Sequence
-
 _POSITIONS_SHOWN = 5  # of texts, in a message
 
 
@@ -75,7 +73,7 @@ class WorkerDied(PegRagError, RuntimeError):
     """
 
     def __init__(
-        self, reason: str, *, what: str = "texts", texts: Sequence[str] = (), positions: Sequence[int] = ()
+        self, reason: str, *, what: str = "texts", texts: list[str] | None = None, positions: list[int] | None = None
     ) -> None:
         message = reason
         if positions:
@@ -83,6 +81,6 @@ class WorkerDied(PegRagError, RuntimeError):
             more = f" and {len(positions) - _POSITIONS_SHOWN} more" if len(positions) > _POSITIONS_SHOWN else ""
             message = f"{places}{more} could not be embedded: {reason}; leave these out, or set batch_tokens lower"
         super().__init__(message)
-        self.texts = list(texts)
-        self.positions = list(positions)
+        self.texts = texts or []
+        self.positions = positions or []
         self.reason = reason

@@ -1,7 +1,8 @@
 """Export a transformer for a faster runtime, and prove that its vectors are still the model's.
 
-A variant is written beside the weights, run on real Chinese passages and compared with torch in float32. Where a cosine
-falls below the limit nothing is kept. Costs a minute and a copy of the weights for a BERT-large.
+A variant is written beside the weights, run on real Chinese passages and compared with torch in float32: the cosines of
+its vectors, and nDCG@10 where titles of papers are to find the ends of their abstracts. Where either falls too far,
+nothing is kept. Costs some two minutes and a copy of the weights for a BERT-large.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,21 @@ from peg_rag.files import write_atomically
 from peg_rag.models import CONFIG_FILE, CONFIG_FORMAT, ModelSpec, resolve
 
 MIN_COSINE = 0.99
+MAX_NDCG_LOSS = 0.02
 _CHECK_TEXTS = 64
+_CHECK_PAPERS = 128
+_ENDING = 30  # characters of an abstract; whole ones are found too easily for a difference to show
+_DEPTH = 10  # of nDCG
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What an export gave. Cosines are between its vectors and those of torch in float32, over `texts` passages."""
+    """What an export gave, compared with torch in float32.
+
+    Attributes:
+        mean_cosine, min_cosine: between its vectors and those of float32, over `texts` passages.
+        ndcg, float32_ndcg: nDCG@10 of both, where `queries` titles are to find the ends of their abstracts.
+    """
 
     backend: str
     dtype: str
@@ -43,6 +54,9 @@ class ExportReport:
     texts: int
     mean_cosine: float
     min_cosine: float
+    queries: int
+    ndcg: float
+    float32_ndcg: float
 
 
 def export_model(
@@ -52,6 +66,7 @@ def export_model(
     backend: str,
     dtype: str = "auto",
     min_cosine: float = MIN_COSINE,
+    max_ndcg_loss: float = MAX_NDCG_LOSS,
     texts: Sequence[str] | None = None,
     revision: str | None = None,
 ) -> ExportReport:
@@ -63,12 +78,13 @@ def export_model(
         backend: `openvino` or `onnx`.
         dtype: `auto` (floating point) or `int8`.
         min_cosine: every text's vector must be at least this near to that of torch in float32.
-        texts: what to compare on; None for passages of the demo.
+        max_ndcg_loss: nDCG@10 on bundled titles and ends of abstracts may be this much lower than in float32.
+        texts: what to compare vectors on; None for passages of the demo.
         revision: a hub branch, tag or commit.
 
     Raises:
-        InvalidInput: no transformer, an unknown backend or dtype, a folder that is in the way, or vectors that differ
-            too much; nothing is left behind then.
+        InvalidInput: no transformer, an unknown backend or dtype, a folder that is in the way, or vectors or nDCG that
+            differ too much; nothing is left behind then.
         MissingExtra: the tools of this backend are not installed.
     """
     if backend not in RUNTIMES:
@@ -85,18 +101,22 @@ def export_model(
         _check_target(target, spec, backend, dtype)
     work = target.with_name(f"{target.name}.part") if is_new else target
     variant = variant_folder(work, backend, dtype)
+    if is_new:
+        shutil.rmtree(work, ignore_errors=True)
     try:
-        if is_new:
-            _copy_model(spec, work)
-        variant.mkdir(parents=True)
-        _write_variant(spec, variant, backend, dtype)
-        _write_record(variant, {"fingerprint": spec.fingerprint})
-        report = _compare_vectors(spec, work, backend, dtype, texts or _demo_texts())
+        write_variant(spec, work, backend, dtype)
+        report = _compare_vectors(spec, work, backend, dtype, texts or read_texts(_CHECK_TEXTS))
         if not report.min_cosine >= min_cosine:
             raise InvalidInput(
                 f"{spec.name} through {backend} in {report.dtype} gives vectors with a cosine of "
                 f"{report.min_cosine:.4f} to those of float32 at worst (mean {report.mean_cosine:.4f}), and at least "
                 f"{min_cosine} is asked for; nothing was written"
+            )
+        if not report.float32_ndcg - report.ndcg <= max_ndcg_loss:
+            raise InvalidInput(
+                f"{spec.name} through {backend} in {report.dtype} has an nDCG@{_DEPTH} of {report.ndcg:.4f} over "
+                f"{report.queries} queries, float32 has {report.float32_ndcg:.4f}, and a loss of at most "
+                f"{max_ndcg_loss} is allowed; nothing was written"
             )
         _write_record(variant, {"fingerprint": spec.fingerprint, **asdict(report)})
         if is_new:
@@ -107,12 +127,29 @@ def export_model(
     return report
 
 
+def write_variant(spec: ModelSpec, folder: Path, backend: str, dtype: str) -> None:
+    """Export into a model folder, which is made if it does not exist, without comparing any vectors."""
+    if not folder.exists():
+        _copy_model(spec, folder)
+    variant = variant_folder(folder, backend, dtype)
+    variant.mkdir(parents=True)
+    _convert_model(spec, variant, backend, dtype)
+    _write_record(variant, {"fingerprint": spec.fingerprint})
+
+
+def can_export(backend: str, dtype: str) -> bool:
+    """Whether the tools for an export are installed."""
+    return all(find_spec(module) is not None for module in _list_tools(backend, dtype))
+
+
 def _require_tools(backend: str, dtype: str) -> None:
-    modules = _TOOLS[backend]
-    if (backend, dtype) == ("openvino", "int8"):
-        modules = (*modules, "nncf")
-    for module in modules:
+    for module in _list_tools(backend, dtype):
         require(module, backend)
+
+
+def _list_tools(backend: str, dtype: str) -> tuple[str, ...]:
+    """The modules that an export needs."""
+    return (*_TOOLS[backend], "nncf") if (backend, dtype) == ("openvino", "int8") else _TOOLS[backend]
 
 
 def _check_target(target: Path, spec: ModelSpec, backend: str, dtype: str) -> None:
@@ -125,7 +162,6 @@ def _check_target(target: Path, spec: ModelSpec, backend: str, dtype: str) -> No
 
 def _copy_model(spec: ModelSpec, out: Path) -> None:
     """The model folder without earlier exports, and with its name, pooling, length and prompts written down."""
-    shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(spec.path, out, ignore=shutil.ignore_patterns(COMPILED, ".*"))
     config = {
         "format": CONFIG_FORMAT,
@@ -138,7 +174,7 @@ def _copy_model(spec: ModelSpec, out: Path) -> None:
     write_atomically(out / CONFIG_FILE, json.dumps(config, ensure_ascii=False, indent=2).encode())
 
 
-def _write_variant(spec: ModelSpec, folder: Path, backend: str, dtype: str) -> None:
+def _convert_model(spec: ModelSpec, folder: Path, backend: str, dtype: str) -> None:
     import torch
 
     from peg_rag.backends.torch_backend import load_model
@@ -228,10 +264,13 @@ def _states_of(model: Any) -> Any:
 
 def _compare_vectors(spec: ModelSpec, folder: Path, backend: str, dtype: str, texts: Sequence[str]) -> ExportReport:
     settings: dict[str, Any] = {"pooling": spec.pooling, "max_length": spec.max_length, "device": "cpu"}
+    papers = read_papers(_CHECK_PAPERS)
     with PEGEncoder(folder, backend="torch", dtype="float32", **settings) as reference:
         expected = reference.encode_documents(texts)  # (texts, dimension)
+        expected_ndcg = _score_retrieval(reference, papers)
     with PEGEncoder(folder, backend=backend, dtype=dtype, **settings) as exported:
         vectors = exported.encode_documents(texts)
+        ndcg = _score_retrieval(exported, papers)
         served = exported.dtype
     cosines = (vectors * expected).sum(axis=1)
     size = sum(file.stat().st_size for file in variant_folder(folder, backend, dtype).iterdir())
@@ -243,15 +282,38 @@ def _compare_vectors(spec: ModelSpec, folder: Path, backend: str, dtype: str, te
         texts=len(texts),
         mean_cosine=round(float(cosines.mean()), 6),
         min_cosine=round(float(np.min(cosines)), 6),
+        queries=len(papers),
+        ndcg=round(ndcg, 6),
+        float32_ndcg=round(expected_ndcg, 6),
     )
 
 
-def _demo_texts() -> list[str]:
-    """Passages of the demo in lengths from a few characters to the whole."""
-    archive = Path(str(files("peg_rag") / "assets" / "demo" / "passages.jsonl.gz"))
-    with gzip.open(archive, "rt", encoding="utf-8") as lines:
-        texts = [json.loads(line)["text"] for line, _ in zip(lines, range(_CHECK_TEXTS), strict=False)]
+def _score_retrieval(encoder: PEGEncoder, papers: Sequence[tuple[str, str]]) -> float:
+    """Mean nDCG@10 where each title's one relevant document is the end of its own abstract."""
+    queries = encoder.encode_queries([title for title, _ in papers])
+    documents = encoder.encode_documents([abstract[-_ENDING:] for _, abstract in papers])
+    scores = queries @ documents.T  # (papers, papers)
+    ranks = 1 + (scores > scores.diagonal()[:, None]).sum(axis=1)
+    return float(np.where(ranks <= _DEPTH, 1 / np.log2(1 + ranks), 0.0).mean())
+
+
+def read_papers(count: int) -> list[tuple[str, str]]:
+    """Titles and abstracts of the first papers of the demo."""
+    papers = (passage for passage in _read_passages() if passage["id"].startswith("paper-"))
+    return [(paper["title"], paper["text"]) for paper, _ in zip(papers, range(count), strict=False)]
+
+
+def read_texts(count: int) -> list[str]:
+    """The first passages of the demo in lengths from a few characters to the whole."""
+    texts = [passage["text"] for passage, _ in zip(_read_passages(), range(count), strict=False)]
     return [text[: 4 * (i + 1)] if i % 2 else text[:400] for i, text in enumerate(texts)]
+
+
+def _read_passages() -> Iterator[dict[str, str]]:
+    packed = Path(str(files("peg_rag") / "assets" / "demo" / "passages.jsonl.gz"))
+    with gzip.open(packed, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
 
 
 def _write_record(folder: Path, content: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -144,9 +145,7 @@ class MicroBatcher(Generic[R]):
         with self._lock:
             if self._closed:
                 raise PegRagError("this queue is closed and takes no more texts; make a new encoder")
-            if self._running < self._threads:
-                self._executor.submit(self._run_batches)
-                self._running += 1
+            self._start_thread()
             self._jobs.append(job)
         return job.future
 
@@ -164,6 +163,12 @@ class MicroBatcher(Generic[R]):
         # Its idle threads keep no reference to this object, so a batcher that is dropped takes the threads along.
         self._executor = ThreadPoolExecutor(self._threads, self._name)
 
+    def _start_thread(self) -> None:
+        """Have one more thread run batches, unless all do; with the lock held."""
+        if self._running < self._threads:
+            self._executor.submit(self._run_batches)
+            self._running += 1
+
     def _run_batches(self) -> None:
         """Run until the queue is empty."""
         while True:
@@ -172,6 +177,9 @@ class MicroBatcher(Generic[R]):
                 if not batch:
                     self._running -= 1
                     return
+                if self._jobs:
+                    with suppress(RuntimeError):  # the batcher is closing, and the threads that run finish the queue
+                        self._start_thread()
             self._run_batch(batch)
 
     def _take_batch(self) -> list[_Slice[R]]:

@@ -25,8 +25,8 @@ _FOREIGN_SETTINGS = {
     "embed_instruction": "it is called document_prompt=",
     "text_instruction": "it is called document_prompt=",
     "cache_folder": "$HF_HOME names the folder of the hub's cache",
-    "multi_process": "one call uses all cores of the machine",
-    "parallel_process": "one call uses all cores of the machine",
+    "multi_process": "one call uses all cores of the machine, and devices=['cuda:0', 'cuda:1'] several devices",
+    "parallel_process": "one call uses all cores of the machine, and devices=['cuda:0', 'cuda:1'] several devices",
     "trust_remote_code": "code from a model's folder is never run",
 }
 
@@ -61,6 +61,9 @@ class EncoderSettings(BaseModel):
     revision: str | None = Field(default=None, description="A hub branch, tag or commit.")
 
     device: str | None = Field(default=None, exclude=True, description="cpu, cuda, cuda:1, mps; auto for the best.")
+    devices: list[str] | None = Field(
+        default=None, exclude=True, description="Several, each with a worker process, in place of device."
+    )
     dtype: str = Field(default="auto", exclude=True, description="auto, float32, bfloat16, float16 or int8.")
     backend: str = Field(
         default="auto", exclude=True, description="Inference backend: auto, torch, numpy, openvino or onnx."
@@ -75,6 +78,7 @@ class EncoderSettings(BaseModel):
             model,
             pooling=self.pooling,
             device=self.device,
+            devices=self.devices,
             dtype=self.dtype,
             backend=self.backend,
             batch_tokens=self.batch_tokens,

@@ -135,6 +135,24 @@ def test_an_interrupted_run_continues_and_embeds_nothing_twice(
     assert pq.read_table(out)["text"].to_pylist() == texts
 
 
+def test_several_devices_give_the_vectors_of_one(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"{a}{b}" for a in CHARACTERS[:20] for b in CHARACTERS[:20]]
+    file, out = write(tmp_path / "in.txt", texts), tmp_path / "out.parquet"
+    arguments = ["embed", str(file), "-o", str(out), "--model", model, "--devices", "cpu, cpu"]
+    monkeypatch.setattr(embedding, "_SLICE_TEXTS", 30)
+    assert run(arguments) == 0
+    table = pq.read_table(out)
+    assert table["text"].to_pylist() == texts
+    with PEGEncoder(model) as encoder:
+        assert np.array_equal(np.stack(table["embedding"].to_numpy()), encoder.encode_documents(texts))
+    assert run([*arguments, "--overwrite", "--device", "cpu"]) == 2
+    assert "one of the two" in capsys.readouterr().err
+    assert run([*arguments, "--engine", "ray"]) == 2
+    assert "--workers" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_lose_nothing(model: str, tmp_path: Path) -> None:
     texts = [a + b + c for a in CHARACTERS[:30] for b in CHARACTERS[:30] for c in CHARACTERS[:30]]

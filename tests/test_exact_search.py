@@ -94,7 +94,7 @@ def test_codes_change_neither_hits_nor_scores_nor_ties(
     always_coded: None, matrix: Array, k: int, share: float | None, query_is_row: bool, seed: int, step: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    query = matrix[-1] if query_is_row and matrix[-1].any() else to_unit(rng.standard_normal(matrix.shape[1]))
+    query = matrix[-1] if query_is_row and matrix[-1].any() else to_unit(rng.standard_normal((matrix.shape[1],)))
     allowed = None if share is None else rng.random(len(matrix)) < share
     expected = search_by_force(matrix, query, k, allowed)
     growing = Codes()
@@ -108,7 +108,7 @@ def test_codes_change_neither_hits_nor_scores_nor_ties(
 @settings(max_examples=200, deadline=None)
 @given(matrix=hard_matrices(), seed=st.integers(0, 2**32))
 def test_no_estimate_is_further_off_than_its_bound(matrix: Array, seed: int) -> None:
-    query = to_unit(np.random.default_rng(seed).standard_normal(matrix.shape[1]))
+    query = to_unit(np.random.default_rng(seed).standard_normal((matrix.shape[1],)))
     estimates = make_codes(matrix).estimate(matrix, query)
     assert estimates.errors is not None
     bounds = estimates.margin + estimates.weight * estimates.errors.astype(np.float64)

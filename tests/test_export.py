@@ -35,7 +35,7 @@ def exported(tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BERT in all four variants."""
     folder = tmp_path_factory.mktemp("exported") / "all"
     for backend, dtype in VARIANTS:
-        export_model(tiny_bert, folder, backend=backend, dtype=dtype, min_cosine=0.5)
+        export_model(tiny_bert, folder, backend=backend, dtype=dtype, min_cosine=0.5, max_ndcg_loss=1.0)
     return folder
 
 
@@ -150,9 +150,26 @@ def test_what_differs_too_much_is_refused_and_leaves_nothing(tiny_bert: Path, tm
     with pytest.raises(InvalidInput, match="nothing was written"):
         export_model(tiny_bert, folder, backend="openvino", dtype="int8", min_cosine=0.99999)
     assert sorted(folder.rglob("*")) == before
+    with pytest.raises(InvalidInput, match=r"nDCG@10 of 0\.\d+ over 128 queries.*a loss of at most -1"):
+        export_model(tiny_bert, folder, backend="openvino", dtype="int8", min_cosine=0.5, max_ndcg_loss=-1.0)
+    assert sorted(folder.rglob("*")) == before
     with pytest.raises(InvalidInput, match="exists; remove it"):
         export_model(tiny_bert, folder, backend="onnx")
     assert sorted(folder.rglob("*")) == before
+
+
+def test_the_ndcg_of_an_encoder_is_that_of_the_usual_formula() -> None:
+    from peg_rag.evaluation import score_run
+
+    papers = export.read_papers(40)
+    with PEGEncoder("peg-mini") as encoder:
+        queries = encoder.encode_queries([title for title, _ in papers])
+        documents = encoder.encode_documents([abstract[-export._ENDING :] for _, abstract in papers])
+        score = export._score_retrieval(encoder, papers)
+    run = {str(q): {str(d): float(queries[q] @ documents[d]) for d in range(40)} for q in range(40)}
+    expected = score_run(run, {str(q): {str(q): 1} for q in range(40)}, ["nDCG@10"])
+    assert 0 < score < 1
+    assert score == pytest.approx(expected["nDCG@10"].mean(), abs=1e-6)
 
 
 def test_wrong_models_and_places_are_refused(tiny_bert: Path, tmp_path: Path) -> None:
@@ -178,5 +195,6 @@ def test_the_command_says_how_near_the_vectors_are(
     record = json.loads((out / "compiled" / "openvino" / "export.json").read_text())
     assert f"worst {record['min_cosine']:.4f}" in printed
     assert record["min_cosine"] > 0.99
+    assert f"nDCG@10 over 128 queries {record['ndcg']:.4f}, float32 {record['float32_ndcg']:.4f}" in printed
     assert run(["export", str(tiny_bert), str(out), "--backend", "openvino"]) == 2
     assert "exists" in capsys.readouterr().err

@@ -144,6 +144,16 @@ def test_masked_loss_is_that_of_the_package(run: Path, texts: Any, tokenizer_fil
     assert torch.equal(visible, draw_visible(package_texts, 0.0))
 
 
+def test_a_masked_step_leaves_gradients(run: Path, texts: Any) -> None:
+    trainer = small.Scorer(texts, torch.device("cpu"), tokens=64)
+    trainer.load(run / "encoder.safetensors")
+    torch.manual_seed(4)
+    loss = trainer._masked_loss(texts.pad(texts.rows(np.arange(len(TEXTS))), 510))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(trainer.model.get_parameter(f"decoder.{name}.weight").grad.any() for name in ("qkv", "up", "down"))
+
+
 def test_loss_hides_other_answers_of_the_same_question() -> None:
     torch.manual_seed(0)
     queries, documents = (torch.nn.functional.normalize(torch.randn(n, 8).double(), dim=1) for n in (4, 6))

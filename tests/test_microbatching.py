@@ -95,6 +95,35 @@ def test_requests_of_many_threads_share_a_batch(busy: Any) -> None:
     assert [len(batch) for batch in function.batches] == [1, 64]
 
 
+def test_two_threads_run_two_batches_at_a_time() -> None:
+    batcher: MicroBatcher[Any] = MicroBatcher(np.concatenate, batch_seconds=0.1, threads=2, name="batcher under test")
+    functions = [HeldFunction(), HeldFunction()]
+    futures = [batcher.submit(function, [name]) for function, name in zip(functions, ("first", "last"), strict=True)]
+    for function in functions:
+        assert function.has_started.wait(30)
+    for function in functions:
+        function.go.set()
+    assert [future.result(30).tolist() for future in futures] == [[[5]], [[4]]]
+    batcher.close()
+    assert count_threads() == 0
+
+
+def test_slices_that_are_done_in_another_order_are_put_in_order() -> None:
+    batcher: MicroBatcher[Any] = MicroBatcher(np.concatenate, batch_seconds=0.1, threads=2)
+    batcher.rate = 1.0  # small batches
+    overtaken = threading.Event()
+
+    def work(texts: list[str]) -> np.ndarray:
+        if "first" in texts:
+            assert overtaken.wait(30)
+        overtaken.set()
+        return np.array([[len(text)] for text in texts])
+
+    texts = ["first", *("y" * n for n in range(200))]
+    assert batcher.submit(work, texts).result(60).ravel().tolist() == [len(text) for text in texts]
+    batcher.close()
+
+
 def test_cancelled_requests_are_not_computed(busy: Any) -> None:
     batcher, function = busy
     waiting = [batcher.submit(function, [name]) for name in ("kept", "gone", "last")]

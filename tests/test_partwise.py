@@ -26,7 +26,7 @@ from peg_rag.partwise import (
     hash_pairs,
 )
 from peg_rag.training import CleaningOptions, clean_pairs
-from peg_rag.training.clean.partwise import fit_discriminator, load_demo_passages
+from peg_rag.training.clean.partwise import _leave_out_alike, fit_discriminator
 
 LETTERS = "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏"
 
@@ -42,7 +42,8 @@ class PlaceEncoder:
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         table = np.random.default_rng(0).normal(size=(97, 12)).astype(np.float32)
         means = np.stack([table[[ord(letter) % 97 for letter in text] or [0]].mean(0) for text in texts])
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        vectors: NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return vectors
 
 
 def write_passages(count: int, words: str, seed: int, sentences: int = 4) -> list[str]:
@@ -183,9 +184,21 @@ def test_a_fit_repeats_and_refuses_what_it_cannot_learn_from() -> None:
         fit_discriminator(documents, PlaceEncoder(), shuffled=2)
 
 
-def test_cleaning_removes_passages_that_do_not_belong(tmp_path: Path) -> None:
+def test_foreign_texts_like_the_documents_are_left_out() -> None:
+    documents = write_passages(60, LETTERS, 1)
+    alike, different = write_passages(300, LETTERS, 2), write_passages(300, "甲乙丙丁戊己庚辛", 3)
+    vectors = PlaceEncoder().encode_documents(documents)
+    kept = set(_leave_out_alike([*alike, *different], vectors, PlaceEncoder()))
+    assert len(kept & set(different)) > 250
+    assert len(kept & set(alike)) < 150
+    assert len(_leave_out_alike(documents, vectors, PlaceEncoder())) == 60  # the farthest stay: there are no others
+
+
+def test_cleaning_removes_passages_that_do_not_belong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = write_passages(300, "甲乙丙丁戊己庚辛壬癸", 12)
+    monkeypatch.setattr("peg_rag.training.clean.partwise.load_demo_passages", lambda: foreign)
     passages = write_passages(160, LETTERS, 10)
-    strays = load_demo_passages()[:12]
+    strays = write_passages(4, "甲乙丙丁戊己庚辛壬癸", 11)
     rows = [{"query": f"第{i}问", "positive": text} for i, text in enumerate([*passages, *strays])]
     pairs = tmp_path / "pairs.jsonl"
     pairs.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")

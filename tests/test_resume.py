@@ -35,7 +35,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows = []
         for i in range(90):
             text = "".join(characters[(i * 5 + shift + j * (i % 9 + 1)) % len(characters)] for j in range(4 + i % 13))
-            rows.append({"query": f"问{i}{text}", "positive": f"{text}答{i}", "negatives": [f"{text[:3]}错{i}{shift}"]})
+            row = {"query": f"问{i}{text}", "positive": f"{text}答{i}", "negatives": [f"{text[:3]}错{i}{shift}"]}
+            rows.append({**row, "title": text[:2], "place": f"{i % 7}"})
         lines = [json.dumps(row, ensure_ascii=False) for row in rows]
         (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder
@@ -82,12 +83,13 @@ def add_components(stage: dict[str, Any]) -> None:
     stage["data"] |= {
         "mixing": "one_source",
         "mining": {"negatives": 2, "relative_margin": None},
-        "order": {"kind": "neighbours", "nearest": 2, "random": 2, "among": 8},
-        "transforms": [{"kind": "shared_documents", "documents": 6}, {"kind": "soft_augmentation"}],
+        "order": {"kind": "neighbours", "nearest": 2, "random": 2, "among": 8, "group_epochs": 1},
+        "transforms": [{"kind": "shared_documents", "documents": 6, "anchor": True}, {"kind": "soft_augmentation"}],
     }
+    stage["data"]["sources"][0]["columns"] = {"anchor": "title", "group": "place"}
     stage["loss"] |= {
         "trust": {"start": 0.2},
-        "masks": [{"kind": "guide", "model": "peg-mini"}],
+        "masks": [{"kind": "guide", "model": "peg-mini", "compare": ["query_document", "query_query"]}],
         "candidates": [
             {"kind": "queue", "size": 40},
             {"kind": "momentum", "documents": 40, "queries": 20, "half_life": 0.2},

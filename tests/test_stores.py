@@ -374,3 +374,12 @@ def test_unknown_schemes_are_refused() -> None:
         open_store("redis://localhost/kb")
     with pytest.raises(InvalidInput, match="malformed"):
         open_store("postgresql://host:port/kb")
+
+
+@pytest.mark.parametrize("password", ["s3/cret", "s3#cret", "s3?cret"])
+def test_a_malformed_url_does_not_show_its_password(password: str) -> None:
+    with pytest.raises(InvalidInput, match=r"malformed.*%23") as caught:
+        StoreUrl.parse(f"postgresql://me:{password}@db/rag")
+    assert "s3" not in str(caught.value)
+    with pytest.raises(InvalidInput, match="malformed"):
+        StoreUrl.parse("postgresql://db/rag?collection=kb#2")

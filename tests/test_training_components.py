@@ -17,7 +17,7 @@ from torch import Tensor
 
 from peg_rag.errors import RecipeError, TrainingError
 from peg_rag.training.data.batches import RankBatch, StepBatches
-from peg_rag.training.data.guide import GuideMask, GuideOptions
+from peg_rag.training.data.guide import Comparison, GuideMask, GuideOptions, Questions
 from peg_rag.training.data.neighbours import (
     ClusterOptions,
     ClusterOrder,
@@ -192,36 +192,65 @@ def make_table(keys: Sequence[int], seed: int) -> TextVectors:
     return TextVectors(np.sort(np.array(keys, dtype=np.int64)), vectors.astype(np.float16))
 
 
-def test_the_guide_hides_what_it_ranks_above_the_positive() -> None:
+@pytest.mark.parametrize(
+    "compare",
+    [("query_document",), ("document_document",), ("query_query",), ("query_document", "query_query")],
+)
+def test_the_guide_hides_what_it_ranks_above_the_positive(compare: tuple[Comparison, ...]) -> None:
     queries, documents = make_table(range(5), 0), make_table(range(10, 30), 1)
+    questions = Questions(np.arange(10, 20), np.arange(10) % 5)
     positive_texts = torch.tensor([10, 13, 16, 19, 999])  # the last is no text of the data
     columns = torch.cat([torch.arange(10, 30), torch.tensor([777])])
     for margin in (0.0, 0.3):
-        mask = GuideMask(margin, queries, documents)
+        mask = GuideMask(margin, queries, documents, compare, questions)
         for step in range(2):  # the second finds other texts at the same place
             texts = columns.roll(step)
             rows = TileRows(slice(0, 5), torch.arange(5), positive_texts, torch.zeros(5))
             hidden = mask.hidden(rows, TileColumns(slice(0, 21), texts[None], torch.zeros(5, 21), 1.0))
             own = mask.hidden(rows, TileColumns(None, texts.expand(5, 21), torch.zeros(5, 21), 1.0))
             assert torch.equal(hidden, own)
+            assert hidden.any()
             for row in range(5):
                 for place, text in enumerate(texts.tolist()):
-                    assert bool(hidden[row, place]) == guide_hides(
-                        queries, documents, row, positive_texts, text, margin
+                    assert bool(hidden[row, place]) == any(
+                        guide_hides(queries, documents, row, positive_texts, text, margin, comparison)
+                        for comparison in compare
                     )
 
 
 def guide_hides(
-    queries: TextVectors, documents: TextVectors, row: int, positive_texts: Tensor, text: int, margin: float
+    queries: TextVectors,
+    documents: TextVectors,
+    row: int,
+    positive_texts: Tensor,
+    text: int,
+    margin: float,
+    comparison: Comparison,
 ) -> bool:
-    """By the definition, one cell at a time."""
+    """By the definition, one cell at a time; the text 10 + i answers the question i % 5, up to 19."""
     known = set(documents.keys.tolist())
     positive = int(positive_texts[row])
-    if positive not in known or text not in known:
+    if positive not in known or text not in known or (comparison == "query_query" and text >= 20):
         return False
-    query = queries.vectors[row].astype(np.float64)
-    scores = [query @ documents.vectors[key - 10].astype(np.float64) for key in (text, positive)]
-    return bool(scores[0] > scores[1] - margin + 1e-3)
+    query, answer, candidate = (
+        vector.astype(np.float64)
+        for vector in (queries.vectors[row], documents.vectors[positive - 10], documents.vectors[text - 10])
+    )
+    if comparison == "query_query":
+        candidate = queries.vectors[(text - 10) % 5].astype(np.float64)
+    left = answer if comparison == "document_document" else query
+    return bool(left @ candidate > query @ answer - margin + 1e-3)
+
+
+def test_a_document_is_known_by_the_first_question_that_it_answers(pair_file: tuple[PairFile, Tokenizer]) -> None:
+    file, _ = pair_file
+    table = TextVectors(np.unique(file.query_keys), np.zeros((40, 4), np.float16))
+    questions = Questions.of([file], [file.usable[5:]], table)
+    for number in range(20):
+        place = questions.find(np.array([text_key(f"答案{number}号")]))[0]
+        first = number if number >= 5 else number + 20
+        assert table.keys[place] == text_key(f"问题{first}")
+    assert questions.find(np.array([1])).tolist() == [-1]
 
 
 # --- order of rows ----------------------------------------------------------------------------------------------------
@@ -271,6 +300,26 @@ def test_neighbours_equal_brute_force_and_every_row_comes_once(n: int, among: in
         assert order.rows(0, epoch).tolist() == rows.tolist()
     first = int(order.rows(0, 0)[0])
     assert set(order.rows(0, 0)[1:3].tolist()) <= set(expected[first, :2].tolist()) or n < 4
+
+
+@settings(deadline=None)
+@given(groups=st.lists(st.integers(-1, 4), min_size=1, max_size=40), seed=st.integers(0, 99))
+def test_groups_stand_together_in_the_first_epochs(groups: list[int], seed: int) -> None:
+    n = len(groups)
+    graph = np.full((n, 2), -1, dtype=np.int32)
+    options = NeighbourOptions(kind="neighbours", nearest=1, random=0, among=2, group_epochs=2)
+    order = NeighbourOrder(options, [graph], seed, [np.array(groups)])
+    plain = NeighbourOrder(options.model_copy(update={"group_epochs": 0}), [graph], seed)
+    for epoch in range(3):
+        rows = order.rows(0, epoch)
+        assert sorted(rows.tolist()) == list(range(n))
+        if epoch == 2:
+            assert rows.tolist() == plain.rows(0, epoch).tolist()
+            continue
+        arranged = [groups[row] for row in rows.tolist()]
+        for group in set(groups) - {-1}:
+            places = [place for place, value in enumerate(arranged) if value == group]
+            assert places == list(range(places[0], places[-1] + 1))
 
 
 def test_a_plan_takes_rows_in_the_order_that_it_is_given() -> None:
@@ -376,6 +425,41 @@ def test_shared_documents_have_no_owner_and_come_once_an_epoch(
         parts = read_batches(file, tokenizer, tmp_path, 2, step)
         together = np.concatenate([part.document_keys[part.owners == -1] for part in parts])
         assert sorted(together.tolist()) == sorted(whole.document_keys[whole.owners == -1].tolist())
+
+
+def test_shared_documents_begin_with_their_anchor(tmp_path: Path, tiny_bert: Path) -> None:
+    rows = [{"query": f"问题{i}", "positive": f"答案{i}号", "title": f"标题{i}" if i % 2 else None} for i in range(8)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    for anchor in (True, False):
+        source = SourceOptions(path=str(path), columns=Columns(anchor="title"))
+        (file,) = load_pairs([source], tokenizer, tmp_path / "cache", prompts={"document": "文"})
+        options = SharedDocumentOptions(kind="shared_documents", documents=8, anchor=anchor)
+        transform = options.build(make_context(file, tokenizer, tmp_path))
+        batch = StepBatches(
+            [file], [file.usable], FirstRows(), steps=1, negatives=0, rank=0, world=1, transforms=[transform]
+        )[0]
+        shared = np.flatnonzero(batch.owners == -1).tolist()
+        assert len(shared) == 8
+        for place in shared:
+            number = int(np.flatnonzero(file.positive_keys == batch.document_keys[place])[0])
+            title = f"标题{number} " if anchor and number % 2 else ""
+            assert batch.documents[place].tolist() == tokenizer.encode(f"文{title}答案{number}号").ids
+        assert batch.documents[0].tolist() == tokenizer.encode("文答案0号").ids  # a positive stays as it is
+
+
+def test_groups_come_from_their_column(tmp_path: Path, tiny_bert: Path) -> None:
+    places = ["北京", None, "上海", "北京", 7, ""]
+    rows = [{"query": f"问题{i}", "positive": f"答案{i}号", "place": place} for i, place in enumerate(places)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    source = SourceOptions(path=str(path), columns=Columns(group="place"))
+    (file,) = load_pairs([source], tokenizer, tmp_path / "cache")
+    assert file.groups[0] == file.groups[3]
+    assert len({int(file.groups[i]) for i in (0, 2, 4)}) == 3
+    assert file.groups[[1, 5]].tolist() == [-1, -1]
 
 
 def test_a_shared_document_that_answers_a_query_is_no_negative(
@@ -526,6 +610,9 @@ def test_recipes_refuse_components_that_do_not_go_together() -> None:
         ("stages.0.data={sources: [{path: a}], mixing: mixed, order: {kind: clusters}}", "set mixing: one_source"),
         ("stages.0.data.order={kind: neighbours, nearest: 100, random: 100}", "exceed among=128"),
         ("stages.0.data.order={kind: clusters, sizes: []}", "2 or more"),
+        ("stages.0.data.order={kind: neighbours, group_epochs: 1}", r"set sources\[0\].columns.group"),
+        ("stages.0.data.transforms=[{kind: shared_documents, documents: 4, anchor: true}]", "columns.anchor"),
+        ("stages.0.loss.masks=[{kind: guide, compare: []}]", "at least 1 item"),
         ("stages.0.rounds=2", "nothing is made anew"),
         ("stages.0.rounds=11", "exceed steps=10"),
         ("stages.0.loss={mask_same_text: false, masks: [{kind: guide}]}", "guide needs to know which texts answer"),

@@ -48,7 +48,7 @@ def backend_names(kind: Kind) -> list[str]:
     return list(_BACKENDS[kind])
 
 
-def name_backend(backend: Backend) -> str:
+def name_backend(backend: object) -> str:
     """`torch`, `static` (what the name `numpy` opens), `openvino` or `onnx`."""
     return type(backend).__name__.removesuffix("Backend").lower()
 

@@ -21,7 +21,7 @@ Header = dict[str, Any]
 
 def write_message(stream: IO[bytes], header: Header, array: NDArray[Any] | None = None) -> None:
     """Write a message; the stream may be unbuffered."""
-    content = memoryview(b"") if array is None else memoryview(np.ascontiguousarray(array)).cast("B")
+    content = memoryview(b"" if array is None else array.tobytes())
     _write_bytes(stream, memoryview(json.dumps(header | {"bytes": content.nbytes}).encode() + b"\n"))
     _write_bytes(stream, content)
     stream.flush()

@@ -8,7 +8,9 @@ import hashlib
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -27,9 +29,12 @@ if TYPE_CHECKING:
 
 _SNIFF_BYTES = 1 << 20
 _SLICE_TEXTS = 256  # texts between two updates of the progress bar
+_SLICES_PER_DEVICE = 2  # under way at a time, where there are several devices
 _PART_SECONDS = 30.0
 _PART_TEXTS = 16_384
 _FORMAT = 1
+
+_Row = tuple[int, str]  # the number of the row in the file, and its text
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,10 @@ def embed(
         typer.Option("--model", "-m", help="Hub id, folder or peg-mini. Default: $PEG_RAG_MODEL, TownsWu/PEG."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    devices: Annotated[
+        str | None,
+        typer.Option(help="Several, with a worker process each: cuda:0,cuda:1. Instead of --device."),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8.")] = "auto",
     backend: Annotated[str, typer.Option(help="auto, torch, numpy, openvino or onnx.")] = "auto",
     overwrite: Annotated[
@@ -117,6 +126,8 @@ def embed(
     if role not in ("document", "query"):
         raise InvalidInput(f"--role {role}: document or query is expected")
     settings: dict[str, Any] = {"model": model, "device": device, "dtype": dtype, "backend": backend}
+    if devices is not None and engine == "ray":
+        raise InvalidInput(f"--devices {devices} is for --engine local; with ray, give --workers and --num-gpus")
     if engine == "ray":
         pool = {"workers": workers, "num_cpus": num_cpus, "num_gpus": num_gpus}
         _embed_with_ray(files, out, settings, column=column, role=role, overwrite=overwrite, **pool)
@@ -125,7 +136,8 @@ def embed(
     elif len(files) > 1:
         raise InvalidInput(f"{len(files)} files; one is expected. --engine ray embeds several, into a folder")
     else:
-        _embed_file(files[0], out, settings, column, role, overwrite)
+        names = None if devices is None else [name.strip() for name in devices.split(",")]
+        _embed_file(files[0], out, settings | {"devices": names}, column, role, overwrite)
 
 
 def _embed_with_ray(files: list[Path], out: Path, settings: dict[str, Any], **options: Any) -> None:
@@ -163,9 +175,11 @@ def _embed_file(
         job = _Job(_FORMAT, file.name, digest, column, role, encoder.identity)
         with _lock_parts(out) as parts:
             _claim_parts(parts, job, overwrite)
+            started_at = time.monotonic()
             _embed_parts(encoder, job, file, parts, lines)
+            seconds = time.monotonic() - started_at
             texts = _merge_parts(parts, out)
-        _print_summary(out, texts, encoder)
+        _print_summary(out, texts, encoder, seconds)
 
 
 @contextmanager
@@ -189,14 +203,14 @@ def _lock_parts(out: Path) -> Iterator[Path]:
                 shutil.rmtree(parts, ignore_errors=True)
 
 
-def _print_summary(out: Path, texts: int, encoder: "PEGEncoder") -> None:
+def _print_summary(out: Path, texts: int, encoder: "PEGEncoder", seconds: float) -> None:
     from peg_rag.cli.console import note
 
     stats = encoder.stats
     count = f"{texts:,} {'text' if texts == 1 else 'texts'}"
     details = f"{out.stat().st_size / 1e6:,.1f} MB"
-    if stats.texts and stats.seconds:
-        details += f", {stats.texts / stats.seconds:,.0f} texts/s"
+    if stats.texts:
+        details += f", {stats.texts / seconds:,.0f} texts/s"
     message = f"{count} → {out} ({details})"
     if stats.truncated:
         message += f"; {stats.truncated:,} exceeded the model's maximum length and were truncated"
@@ -227,13 +241,11 @@ def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, line
 
     count = sum(_count_texts(parts))
     records = islice(_read_texts(file, job.column), count, None)
-    encode = encoder.encode_documents if job.role == "document" else encoder.encode_queries
     with progress() as bars:
         task = bars.add_task(f"embed ({job.identity.split('@')[0]})", total=lines, completed=count, unit="texts")
         part = _Part(first=count)
-        while batch := list(islice(records, _SLICE_TEXTS)):
-            texts = [text for _, text in batch]
-            part.add([row for row, _ in batch], texts, encode(texts))
+        for batch, vectors in _embed_slices(encoder, job.role, records):
+            part.add([row for row, _ in batch], [text for _, text in batch], vectors)
             bars.advance(task, len(batch))
             if part.is_complete():
                 part.write(parts, job)
@@ -244,6 +256,34 @@ def _embed_parts(encoder: "PEGEncoder", job: _Job, file: Path, parts: Path, line
         bars.update(task, total=count)
     if not count:
         raise DataError(f"{file} holds no text")
+
+
+def _embed_slices(encoder: "PEGEncoder", role: str, records: Iterator[_Row]) -> Iterator[tuple[list[_Row], Any]]:
+    """Slices of the rows with their vectors, (slice, dimension), in order.
+
+    With several devices, the next slices are embedded at the same time, so that no device waits for the end of one.
+    """
+    encode = encoder.encode_documents if role == "document" else encoder.encode_queries
+
+    def embed_slice(rows: list[_Row]) -> tuple[list[_Row], Any]:
+        return rows, encode([text for _, text in rows])
+
+    slices = iter(lambda: list(islice(records, _SLICE_TEXTS)), [])
+    if len(encoder.devices) == 1:
+        yield from map(embed_slice, slices)
+        return
+    ahead = _SLICES_PER_DEVICE * len(encoder.devices)
+    executor = ThreadPoolExecutor(ahead)
+    futures: deque[Future[tuple[list[_Row], Any]]] = deque()
+    try:
+        for rows in slices:
+            futures.append(executor.submit(embed_slice, rows))
+            if len(futures) == ahead:
+                yield futures.popleft().result()
+        while futures:
+            yield futures.popleft().result()
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)  # on Ctrl-C, what is under way fails when the encoder closes
 
 
 def _count_texts(parts: Path) -> list[int]:
@@ -291,7 +331,7 @@ def _hash_and_count(file: Path) -> tuple[str, int | None]:
     return sha.hexdigest(), lines or 1
 
 
-def _read_texts(file: Path, column: str | None) -> Iterator[tuple[int, str]]:
+def _read_texts(file: Path, column: str | None) -> Iterator[_Row]:
     """(row, text), with rows numbered from 0 in file order; blank texts are skipped."""
     readers = {
         ".txt": _read_lines,

@@ -5,7 +5,7 @@ what a mean of vectors and a bag of words cannot: which parts of the query stand
 together, and how near its words come to each word of the query. How they were trained, and what each choice was worth,
 is in `train/reranker.py` and `train/LOG.md`.
 
-Cost: 4 to 6 ms a query for fifty candidates of up to 100 characters, 11 to 15 ms for those of 400, on one core; a
+Cost: 3 to 5 ms a query for fifty candidates of up to 100 characters, 7 to 10 ms for those of 400, on one core; a
 quarter of a second and some 75 MB once, at the first query.
 """
 

@@ -55,6 +55,10 @@ class Columns(Options):
     label: str | None = "label"
     weight: str | None = None
     """A number of 0 or more by which a pair counts in the contrastive loss, such as the trust of `peg-rag clean`."""
+    anchor: str | None = None
+    """The title, section or entity that a positive belongs to: `shared_documents` can put it before the text."""
+    group: str | None = None
+    """The document, place or category of a row: `neighbours` can put rows of one group together."""
     label_is_grade: bool = False
     """Pairs graded by similarity: every row must have a number as its label, and both texts may be the same."""
 
@@ -114,9 +118,17 @@ class DataOptions(Options):
 
     @model_validator(mode="after")
     def _check_order(self) -> "DataOptions":
+        if isinstance(self.order, NeighbourOptions) and self.order.group_epochs:
+            self._require_column("group", "order neighbours with group_epochs")
+        if any(isinstance(part, SharedDocumentOptions) and part.anchor for part in self.transforms):
+            self._require_column("anchor", "shared_documents with anchor: true")
         if self.order is not None and self.mixing != "one_source":
             raise ValueError(f"order {self.order.kind} arranges the rows of one source; set mixing: one_source")
         return self
+
+    def _require_column(self, column: str, user: str) -> None:
+        if all(getattr(source.columns, column) is None for source in self.sources):
+            raise ValueError(f"{user} needs a column that no source names; set sources[0].columns.{column}")
 
 
 class ProgressiveOptions(Options):

@@ -299,3 +299,11 @@ def test_the_device_may_be_auto(adapter: Adapter, tiny_bert: Path, device: str |
         with adapter.open(model, device=device) as opened:
             assert opened.encoder.device in ("cpu", "cuda", "mps")
             assert len(adapter.embed_documents(opened, ["花呗"])) == 1
+
+
+def test_several_devices_give_the_vectors_of_one(adapter: Adapter) -> None:
+    with adapter.open("peg-mini", devices=["cpu", "cpu"]) as opened, adapter.open("peg-mini") as one:
+        assert opened.encoder.device == "cpu,cpu"
+        assert adapter.embed_documents(opened, TEXTS) == adapter.embed_documents(one, TEXTS)
+        assert opened.identity == one.identity
+        assert "devices" not in opened.model_dump()  # they change no vector

@@ -19,6 +19,7 @@ from torch.nn import functional
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.partwise import (
     FEATURES,
+    NEAREST,
     Floats,
     Ints,
     PairCounts,
@@ -32,6 +33,9 @@ from peg_rag.retriever import Encoder
 
 MAX_DOCUMENTS = 8_192  # whose vectors are kept
 MAX_TEXTS = 4_096  # of each kind whose parts are trained on
+ALIKE_DOCUMENTS = 1_024  # whose nearest others say how near documents are to each other
+ALIKE_QUANTILE = 0.25  # of those cosines: a foreign text above it is left out
+LEAST_FOREIGN = 256  # foreign texts that stay in any case
 LONGEST_RUN = 8  # parts of a text in an example
 SINGLE_SHARE = 0.4  # of the examples that are one part, as a question is
 HIDDEN = 64
@@ -54,7 +58,7 @@ def fit_discriminator(
     Args:
         documents: passages; of more than 8,192 a random sample is compared with.
         foreign: texts that do not belong to them; None takes the passages of the package's demo: papers, films, music,
-            sights and hotels.
+            sights and hotels. Those that are as near to the documents as these are to each other are left out.
         shuffled: share of the counter-examples that are parts of different documents put together. They teach to
             recognise passages that are patched up; for questions, which have few parts, leave it at 0.
         seed: of the sample and the training.
@@ -66,17 +70,52 @@ def fit_discriminator(
     if not 0 <= shuffled <= 1:
         raise InvalidInput(f"shuffled={shuffled} is a share and must lie between 0 and 1")
     foreign = load_demo_passages() if foreign is None else foreign
-    if min(len(documents), len(foreign)) < 2:
-        raise DataError(f"{len(documents)} documents and {len(foreign)} foreign texts; two of each are needed at least")
+    _check_counts(documents, foreign)
     generator = np.random.default_rng(seed)
     kept = _draw_rows(len(documents), MAX_DOCUMENTS, generator)
     vectors = normalise_vectors(encoder.encode_documents([documents[row] for row in kept.tolist()]))
+    foreign = _leave_out_alike(foreign, vectors, encoder)
     reference = PartReference(vectors.astype(np.float16), PairCounts.of(documents), PairCounts.of(foreign))
     chosen = kept[: min(MAX_TEXTS, len(kept))]
     own = _Examples.of([documents[row] for row in chosen.tolist()], encoder, reference, "documents")
     other = _draw_rows(len(foreign), MAX_TEXTS, generator)
     others = _Examples.of([foreign[row] for row in other.tolist()], encoder, reference, "foreign")
     return PartDiscriminator(encoder, reference, _train_network(own, others, shuffled, seed))
+
+
+def _check_counts(documents: Sequence[str], foreign: Sequence[str]) -> None:
+    if min(len(documents), len(foreign)) < 2:
+        raise DataError(f"{len(documents)} documents and {len(foreign)} foreign texts; two of each are needed at least")
+
+
+def _leave_out_alike(foreign: Sequence[str], documents: Floats, encoder: Encoder) -> list[str]:
+    """Foreign texts less those that are as near to a document as documents are to each other.
+
+    Documents of the kind that the foreign texts are of would otherwise be told from themselves. The farthest stay, if
+    all are near.
+    """
+    sample = documents[:ALIKE_DOCUMENTS]
+    few = min(NEAREST, len(documents) - 1)
+    limit = np.quantile(_mean_nearest(sample, documents, few, own=True), ALIKE_QUANTILE)
+    nearest = _mean_nearest(normalise_vectors(encoder.encode_documents(list(foreign))), documents, few)
+    order = np.argsort(nearest, kind="stable")
+    count = max(int((nearest < limit).sum()), min(LEAST_FOREIGN, len(foreign)))
+    return [foreign[row] for row in np.sort(order[:count]).tolist()]
+
+
+def _mean_nearest(vectors: Floats, documents: Floats, few: int, own: bool = False) -> Floats:
+    """The mean cosine of each vector with its nearest few documents, (n,); `own`: vector i is document i, left out.
+
+    Of a few, since among the documents there may be some that stray.
+    """
+    means = np.empty(len(vectors), dtype=np.float32)
+    for at in range(0, len(vectors), ALIKE_DOCUMENTS):
+        scores = vectors[at : at + ALIKE_DOCUMENTS] @ documents.T
+        if own:
+            rows = np.arange(len(scores))
+            scores[rows, at + rows] = -1.0
+        means[at : at + ALIKE_DOCUMENTS] = -np.partition(-scores, few - 1, axis=1)[:, :few].mean(1)
+    return means
 
 
 def load_demo_passages() -> list[str]:

@@ -2,14 +2,16 @@
 
 Sample4Geo (Deuser et al. 2023, arXiv 2303.11851) fills batches with each example's nearest neighbours, NGAME (Dahiya et
 al. 2022, arXiv 2207.04452) with clusters. Here both are an order of a source's rows, of which batches are consecutive
-pieces, so that every row is used once an epoch. Nearness is that of the model at the beginning of the stage (or round):
-the order is then known before the first step, and a resumed run finds it on disk.
+pieces, so that every row is used once an epoch. Sample4Geo takes its first neighbours from what is known without a
+model, there geography; here `group_epochs` begins with rows of one document, place or category. Nearness is that of the
+model at the beginning of the stage (or round): the order is then known before the first step, and a resumed run finds
+it on disk.
 
 `neighbours` costs an exact search up to `EXACT_ROWS` rows (2·n²·d operations), an approximate one above, and
 4·among bytes a row on disk; `clusters` costs log2(n / size) passes over the vectors for each size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,7 +33,7 @@ EXACT_ROWS = 200_000
 PROBES = 32  # lists of an approximate index that are searched
 BLOCK_ROWS = 4_096
 SPLIT_ROUNDS = 4  # of two-means before a cluster is cut at the median
-_SALT_SEEDS, _SALT_CHOICE, _SALT_CLUSTERS, _SALT_SPLIT = 24, 25, 26, 27
+_SALT_SEEDS, _SALT_CHOICE, _SALT_CLUSTERS, _SALT_SPLIT, _SALT_GROUPS, _SALT_SINGLES = 24, 25, 26, 27, 28, 29
 
 
 class NeighbourOptions(Options):
@@ -44,6 +46,8 @@ class NeighbourOptions(Options):
     """Others that are drawn among the next ones."""
     among: int = Field(default=128, ge=1)
     """Neighbours that are known of each row."""
+    group_epochs: int = Field(default=0, ge=0)
+    """Epochs in which rows of one group (`columns.group`: a document, a place, a category) stand together instead."""
 
     @model_validator(mode="after")
     def _check_counts(self) -> "NeighbourOptions":
@@ -54,13 +58,13 @@ class NeighbourOptions(Options):
     def build(self, stage: StageContext) -> "NeighbourOrder":
         """The order of a stage's rows; searches the neighbours the first time."""
         graphs = []
-        for number, (file, rows) in enumerate(zip(stage.files, stage.rows, strict=True)):
+        for number, (file, rows) in enumerate(stage_rows(stage)):
             path = stage.folder / f"neighbours-{number}.npy"
             if not path.is_file():
                 queries, documents = encode_rows(file, rows, stage)
                 _save_array(path, search_neighbours(queries, documents, self.among))
             graphs.append(np.load(path, mmap_mode="r"))
-        return NeighbourOrder(self, graphs, stage.seed)
+        return NeighbourOrder(self, graphs, stage.seed, [file.groups[rows] for file, rows in stage_rows(stage)])
 
 
 class NeighbourOrder:
@@ -68,11 +72,19 @@ class NeighbourOrder:
 
     Args:
         graphs: for each source the neighbours of its rows, the nearest first, (n, among) int32, −1 for none.
+        groups: for each source the groups of its rows, −1 for none, (n,); only needed where the options ask for them.
     """
 
-    def __init__(self, options: NeighbourOptions, graphs: "Sequence[NDArray[np.int32]]", seed: int) -> None:
+    def __init__(
+        self,
+        options: NeighbourOptions,
+        graphs: "Sequence[NDArray[np.int32]]",
+        seed: int,
+        groups: "Sequence[Ints]" = (),
+    ) -> None:
         self._options = options
         self._graphs = graphs
+        self._groups = groups
         self._seed = seed
         self._orders: dict[int, tuple[int, Ints]] = {}  # by source: the last epoch and its order
 
@@ -80,9 +92,21 @@ class NeighbourOrder:
         """A permutation of the source's rows."""
         cached = self._orders.get(source)
         if cached is None or cached[0] != epoch:
-            cached = (epoch, self._arrange_rows(source, epoch))
+            arrange = self._arrange_groups if epoch < self._options.group_epochs else self._arrange_rows
+            cached = (epoch, arrange(source, epoch))
             self._orders[source] = cached
         return cached[1]
+
+    def _arrange_groups(self, source: int, epoch: int) -> "Ints":
+        """Group by group, in random order, with rows without a group scattered between."""
+        from peg_rag.training.data.sampler import Permutation, mix
+
+        groups = self._groups[source]
+        rows = np.arange(len(groups))
+        of_group = mix(groups.view(np.uint64), self._seed, _SALT_GROUPS, source, epoch)
+        of_row = mix(rows.view(np.uint64), self._seed, _SALT_SINGLES, source, epoch)
+        within = Permutation(len(rows), self._seed, _SALT_SEEDS, source)(rows, epoch)
+        return np.lexsort((within, np.where(groups >= 0, of_group, of_row)))
 
     def _arrange_rows(self, source: int, epoch: int) -> "Ints":
         from peg_rag.training.data.sampler import Permutation, mix
@@ -125,7 +149,7 @@ class ClusterOptions(Options):
     def build(self, stage: StageContext) -> "ClusterOrder":
         """The order of a stage's rows; finds the clusters the first time."""
         orders = []
-        for number, (file, rows) in enumerate(zip(stage.files, stage.rows, strict=True)):
+        for number, (file, rows) in enumerate(stage_rows(stage)):
             paths = [stage.folder / f"clusters-{number}-{size}.npy" for size in self.sizes]
             if not all(path.is_file() for path in paths):
                 queries, documents = encode_rows(file, rows, stage)
@@ -156,6 +180,11 @@ class ClusterOrder:
         cuts = _cluster_bounds(len(rows), self._sizes[stage])
         order = Permutation(len(cuts) - 1, self._seed, _SALT_CLUSTERS, source)(np.arange(len(cuts) - 1), epoch)
         return np.concatenate([rows[cuts[cluster] : cuts[cluster + 1]] for cluster in order.tolist()])
+
+
+def stage_rows(stage: StageContext) -> "Iterator[tuple[PairFile, Ints]]":
+    """Each file with its rows that are trained on."""
+    return zip(stage.files, stage.rows, strict=True)
 
 
 def encode_rows(file: "PairFile", rows: "Ints", stage: StageContext) -> tuple[Floats, Floats]:

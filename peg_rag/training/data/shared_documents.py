@@ -2,7 +2,8 @@
 
 More negatives for the price of one encoding each, as SimKGC shares its pre-batch negatives (Wang et al. 2022, arXiv
 2203.02167): each query meets all of them, and those that are known to answer it are masked by the loss. Every document
-of the corpus comes once before any comes again, whatever the number of ranks.
+of the corpus comes once before any comes again, whatever the number of ranks. An anchor, such as the title or the
+entity, may enter the encoder before the text: it says what a passage without its context is about.
 """
 
 from dataclasses import replace
@@ -26,6 +27,8 @@ class SharedDocumentOptions(Options):
     kind: Literal["shared_documents"]
     documents: int = Field(ge=1)
     """In each step, over all ranks."""
+    anchor: bool = False
+    """Put each document's anchor (`columns.anchor`: its title, section or entity) before its text."""
 
     def build(self, stage: StageContext) -> "SharedDocuments":
         """The transform of a stage."""
@@ -47,6 +50,7 @@ class SharedDocuments:
         self._count = min(options.documents, int(self._ends[-1]))
         self._rank = stage.rank
         self._world = stage.world
+        self._anchor = options.anchor
 
     def __call__(self, batch: "RankBatch", step: int) -> "RankBatch":
         """The batch with this rank's share of the step's documents at its end."""
@@ -64,7 +68,7 @@ class SharedDocuments:
 
     def _read_documents(self, numbers: "Ints") -> "tuple[TokenRows, Ints]":
         """Token ids and keys of documents by their number in the corpus, file by file."""
-        from peg_rag.training.data.pairs import row_tokens
+        from peg_rag.training.data.pairs import anchored_positives, row_tokens
         from peg_rag.training.data.tokens import TokenRows
 
         sources = np.searchsorted(self._ends, numbers, side="right")
@@ -74,7 +78,8 @@ class SharedDocuments:
             file = self._files[source]
             start = self._ends[source] - len(self._corpus[source])
             rows = self._corpus[source][numbers[sources == source] - start]
-            tokens.append(row_tokens(file, rows).positives)
+            has_anchors = self._anchor and "anchored_ids" in file.tokens.column_names
+            tokens.append(anchored_positives(file, rows) if has_anchors else row_tokens(file, rows).positives)
             keys.append(file.positive_keys[rows])
         return TokenRows.joined(tokens), np.concatenate(keys)
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 Ints = NDArray[np.int64]
-FORMAT = 3  # of the cached rows and tokens: raise it when their meaning changes
+FORMAT = 4  # of the cached rows and tokens: raise it when their meaning changes
+ANCHOR_END = " "  # between an anchor and its text
 KNOWN_TEXTS = 200_000  # whose cleaned form or tokens are remembered while a file is read
 
 
@@ -64,8 +65,14 @@ class TokenRows:
         return TokenRows(self.tokens[np.repeat(self.offsets[:-1][rows], lengths) + within], offsets)
 
 
-def tokenise_rows(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[str, str]) -> Any:
-    """The rows' token ids as a mapped dataset, from the cache or made now."""
+def tokenise_rows(
+    rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[str, str], *, anchored: bool = False
+) -> Any:
+    """The rows' token ids as a mapped dataset, from the cache or made now.
+
+    Args:
+        anchored: also the positives with their anchors before them.
+    """
     query_prompt = prompts.get("query", "")
     document_prompt = prompts.get("document", "")
     special = tokenizer.num_special_tokens_to_add(False) > 0
@@ -89,19 +96,27 @@ def tokenise_rows(rows: Any, tokenizer: "Tokenizer", cache: Path, prompts: dict[
             "positive_ids": _to_list_array(encode([document_prompt + text for text in batch["positive"]])),
             "negatives_ids": _nest_values(_to_list_array(flat), counts),
         }
+        if anchored:
+            pairs = zip(batch["anchor"], batch["positive"], strict=True)
+            columns["anchored_ids"] = _to_list_array(
+                encode([document_prompt + (f"{anchor}{ANCHOR_END}" if anchor else "") + text for anchor, text in pairs])
+            )
         return require("pyarrow", "train").table(columns)
 
     datasets = require("datasets", "train")
     ids = datasets.List(datasets.Value("int32"))
-    texts = rows.select_columns(["query", "positive", "negatives"])
+    features = {"query_ids": ids, "positive_ids": ids, "negatives_ids": datasets.List(ids)}
+    if anchored:
+        features["anchored_ids"] = ids
+    texts = rows.select_columns(["query", "positive", "negatives", *(["anchor"] if anchored else [])])
     source = Path(rows.cache_files[0]["filename"]).stem
-    key = digest(source, tokenizer.to_str(), json.dumps(prompts, sort_keys=True))
+    key = digest(source, tokenizer.to_str(), json.dumps(prompts, sort_keys=True))  # the source's says which columns
     return texts.map(
         tokenise,
         batched=True,
         batch_size=2_000,
         remove_columns=texts.column_names,
-        features=datasets.Features(query_ids=ids, positive_ids=ids, negatives_ids=datasets.List(ids)),
+        features=datasets.Features(features),
         cache_file_name=str(cache / f"tokens-{key}.arrow"),
         new_fingerprint=key,
         load_from_cache_file=True,

@@ -160,14 +160,16 @@ def _score_candidates(
         places = order[low:high]
         file = work / f"scores-{number}.npy"
         if not file.is_file():
-            rows = flat[places] - start
+            rows = flat[places].astype(np.int64) - start
             _save_array(file, _multiply_pairs(vectors, places // candidates.shape[1], shard, rows))
         scores.ravel()[places] = np.load(file)
         start += len(shard)
     return scores
 
 
-def _multiply_pairs(queries: Floats, which: NDArray[np.int64], shard: Floats, rows: NDArray[np.int64]) -> Floats:
+def _multiply_pairs(
+    queries: Floats, which: NDArray[np.signedinteger[Any]], shard: Floats, rows: NDArray[np.int64]
+) -> Floats:
     """Inner products of queries and the shard's rows, pair by pair, (pairs,)."""
     documents = np.array(shard)  # one read from the first byte to the last
     products = np.empty(len(rows), dtype=np.float32)

@@ -94,7 +94,8 @@ def mine_round(
             pairs.unlink()
         (loaded,) = load_pairs([SourceOptions(path=str(out))], tokenizer, cache, prompts=prompts)
         weights = _match_weights(file, numbers, loaded)
-        mined.append(replace(loaded, name=file.name, weight=file.weight, weights=weights))
+        groups = file.groups[numbers]
+        mined.append(replace(loaded, name=file.name, weight=file.weight, weights=weights, groups=groups))
     return mined
 
 

@@ -337,7 +337,7 @@ class StageLoop:
                     order = options.data.order.build(self._describe_stage(files, rows, part.folder))
                 if self.accelerator.is_main_process:
                     part.mark_ready()
-        context = self._describe_stage(files, rows, part.folder)
+        context = self._describe_stage(self.stage.files, self.stage.split.training, part.folder)  # with their anchors
         plan = BatchPlan(
             training_sources(files, rows),
             batch=options.batch.queries,
