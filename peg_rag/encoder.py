@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from peg_rag.backends.pool import DevicePool
 
-    AnyBackend = Backend | DevicePool
+    AnyBackend: TypeAlias = Backend | DevicePool
 
 logger = logging.getLogger(__name__)
 
@@ -298,16 +298,19 @@ class PEGEncoder:
             token_ids = self._tokenize_texts(tokenizer, texts[start : start + WINDOW_TEXTS])
             is_last = start + WINDOW_TEXTS >= len(texts)
             budget = self._batch_tokens or backend.batch_tokens
-            workers = len(self._devices) if is_last else 1
             plan = plan_batches(
-                list(map(len, token_ids)), budget, workers=workers, batch_cost=self._find_batch_cost(backend)
+                list(map(len, token_ids)),
+                budget,
+                batch_cost=self._find_batch_cost(backend),
+                workers=len(self._devices) if is_last else 1,
             )
             for rows in plan:
                 yield Batch(start + rows, [token_ids[row] for row in rows])
 
     def _find_batch_cost(self, backend: "AnyBackend") -> int | None:
         """Padding takes time only in a transformer; where launching a batch takes long, full batches are best."""
-        return CPU_BATCH_COST if self.spec.kind == "transformer" and backend.device == "cpu" else None
+        is_cpu = set(backend.device.split(",")) == {"cpu"}
+        return CPU_BATCH_COST if self.spec.kind == "transformer" and is_cpu else None
 
     def _prepare_text(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""

@@ -10,13 +10,13 @@ from peg_rag.errors import InvalidInput
 @given(
     lengths=st.lists(st.integers(0, 600), max_size=200),
     budget=st.integers(1, 2000),
-    workers=st.integers(1, 9),
     cost=st.none() | st.integers(0, 500),
+    workers=st.integers(1, 9),
 )
 def test_every_row_once_longest_first_within_the_budget(
-    lengths: list[int], budget: int, workers: int, cost: int | None
+    lengths: list[int], budget: int, cost: int | None, workers: int
 ) -> None:
-    batches = plan_batches(lengths, budget, workers=workers, batch_cost=cost)
+    batches = plan_batches(lengths, budget, batch_cost=cost, workers=workers)
     flat = [int(i) for batch in batches for i in batch]
     assert sorted(flat) == list(range(len(lengths)))
     sizes = [max(1, lengths[i]) for i in flat]
