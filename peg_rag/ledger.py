@@ -142,13 +142,26 @@ def open_ledger(store: Path) -> Iterator[Ledger]:
 
 
 def model_of(store: str | Path) -> str | None:
-    """The model that a store was synced with, as it was given to `sync`; None for a store made otherwise.
+    """The model that a store was synced with, as it was given to `sync`.
+
+    Of a store made otherwise, such as a copy, the bundled model that made its vectors; None if that was another.
 
     Raises:
-        DamagedIndex: the ledger cannot be read.
+        DamagedIndex: the ledger or the index cannot be read.
     """
     models = select_column(store, "SELECT value FROM settings WHERE name = 'model'")
-    return models[0] if models else None
+    return models[0] if models else _find_bundled_model(Path(store))
+
+
+def _find_bundled_model(store: Path) -> str | None:
+    from peg_rag.index import PEGIndex
+    from peg_rag.index.store import FILE_NAME
+    from peg_rag.models import bundled_model_of
+
+    if not (store / FILE_NAME).is_file():
+        return None
+    with PEGIndex(store, read_only=True) as index:
+        return bundled_model_of(index.identity)
 
 
 def file_of(store: str | Path, source: str) -> Path | None:

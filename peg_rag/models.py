@@ -209,6 +209,12 @@ def safetensors_shapes(file: Path) -> dict[str, list[int]]:
         ) from error
 
 
+def bundled_model_of(identity: str) -> str | None:
+    """The bundled model of that identity; None if it is of another model. A wrong one is refused by its identity."""
+    name = identity.partition("@")[0]
+    return name if name in BUNDLED else None
+
+
 def bundled_path(name: str) -> Path:
     """Where a bundled model lies in the installed package."""
     return Path(str(files("peg_rag") / "assets" / name))

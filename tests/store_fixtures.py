@@ -30,3 +30,22 @@ def make_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="peg-"))
     folder.chmod(0o755)
     return folder
+
+
+class MilvusFile:
+    """A file of Milvus Lite."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "milvus.db"
+
+    def url(self, collection: str) -> str:
+        """The URL of a collection."""
+        return f"milvus://{self.file}?collection={collection}"
+
+
+@pytest.fixture(scope="session")
+def milvus(tmp_path_factory: pytest.TempPathFactory) -> MilvusFile:
+    """A file of Milvus Lite, shared by all tests of the session."""
+    pytest.importorskip("pymilvus")
+    pytest.importorskip("milvus_lite")
+    return MilvusFile(tmp_path_factory.mktemp("milvus"))

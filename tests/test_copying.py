@@ -1,7 +1,9 @@
 """Copies of stores and loads of vectors: complete, idempotent, and going on where they were cut short."""
 
+import datetime
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from store_fixtures import postgres  # noqa: F401
 from peg_rag import PEGIndex
 from peg_rag.cli.app import run
 from peg_rag.errors import DataError, IndexMismatch, InvalidInput, StoreError
+from peg_rag.index.tables import Documents
 from peg_rag.stores import Store, open_store
 from peg_rag.stores.copying import copy_documents
 from peg_rag.stores.parquet import ParquetDocuments
@@ -129,7 +132,8 @@ def write_parquet(target: Path, /, identity: str | None = "m@1", role: str = "do
 
     labels = {"peg_rag.role": role} | ({"peg_rag.identity": identity} if identity else {})
     vectors = columns.pop("embedding", [[1.0, 0.0], [0.0, 1.0]])
-    table = {"text": ["一", "二"], "embedding": pa.array(vectors, pa.list_(pa.float32())), **columns}
+    kind = pa.string() if isinstance(vectors[0], str) else pa.list_(pa.float32())
+    table = {"text": ["一", "二"], "embedding": pa.array(vectors, kind), **columns}
     target.parent.mkdir(exist_ok=True)
     pq.write_table(
         pa.table({name: values for name, values in table.items() if values is not None}, metadata=labels), target
@@ -173,6 +177,11 @@ def test_files_of_vectors_are_documents(tmp_path: Path) -> None:
         ({"metadata": ["[]", "{}"]}, DataError, "row 0: the metadata is"),
         ({"metadata": ["{}", "{"]}, DataError, "row 1: the metadata is no JSON"),
         ({"role": "query"}, InvalidInput, "vectors of queries"),
+        ({"id": ["a", None]}, DataError, "row 1: the id is null"),
+        ({"id": ["a", "a"]}, DataError, r"row 1: the id 'a' is that of .*a\.parquet, row 0"),
+        ({"file": ["x", "x"], "row": [7, 7]}, DataError, "row 1: the id 'x/7' is that of"),
+        ({"file": ["x", None], "row": [7, 7]}, DataError, "row 1: the file is null"),
+        ({"embedding": ["x", "y"]}, DataError, "a list of numbers in each row is expected"),
     ],
 )
 def test_unusable_files_are_named(
@@ -181,6 +190,40 @@ def test_unusable_files_are_named(
     file = write_parquet(tmp_path / "a.parquet", **columns)
     with pytest.raises(error, match=message):
         list(ParquetDocuments(file).export())
+
+
+def test_an_id_in_two_files_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "out" / "a.parquet", id=["p", "q"])
+    write_parquet(tmp_path / "out" / "b.parquet", id=["r", "q"])
+    assert run(["load", str(tmp_path / "out"), "--store", str(tmp_path / "kb")]) == 1
+    assert not (tmp_path / "kb").exists()
+
+
+def test_a_document_that_comes_twice_is_counted_once() -> None:
+    """As it does when it is replaced during an export."""
+    source = make_source()
+    batch = next(iter(source.export()))
+
+    class Repeating:
+        identity = source.identity
+
+        def __len__(self) -> int:
+            return len(batch)
+
+        def export(self, *, batch_size: int = 1000) -> Iterator[Documents]:
+            yield batch
+            yield batch
+
+    with PEGIndex() as target:
+        report = copy_documents(Repeating(), target)
+    assert (report.documents, report.written) == (25, 25)
+
+
+def test_metadata_that_is_no_json_is_the_same_once_it_is_stored(tmp_path: Path) -> None:
+    days = [datetime.date(2024, 1, 1), None]
+    documents = ParquetDocuments(write_parquet(tmp_path / "a.parquet", identity=None, day=days))
+    with PEGIndex() as target:
+        assert [copy_documents(documents, target).written for _ in range(2)] == [2, 0]
 
 
 def test_files_must_be_there_and_of_one_model(tmp_path: Path) -> None:
@@ -246,6 +289,16 @@ def test_the_commands_load_what_they_embedded(
     with open_store(location, read_only=True) as store:
         assert store.identity.startswith("peg-mini@")
         assert [hit.id for hit in store.search(text="花呗")] == ["texts/0"]
+
+
+def test_a_copy_in_a_folder_is_searched_with_the_model_that_made_it(
+    knowledge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PEG_RAG_MODEL", str(tmp_path / "no model here"))
+    assert run(["copy", str(knowledge), str(tmp_path / "copy")]) == 0
+    capsys.readouterr()
+    assert run(["search", str(tmp_path / "copy"), "花呗换银行卡", "-k", "1", "--json"]) == 0
+    assert "花呗" in json.loads(capsys.readouterr().out)["text"]
 
 
 def test_index_takes_no_url(

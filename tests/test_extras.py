@@ -98,6 +98,11 @@ PROMISES = {
         "from peg_rag import PEGIndex\n"
         "PEGIndex(None, dimension=8, tokenizer='jieba').upsert(['a'], ['花呗'], np.eye(1, 8))"
     ),
+    "milvus": (
+        "import pathlib, tempfile; from peg_rag.stores import open_store\n"
+        "store = open_store(f'milvus://{tempfile.mkdtemp()}/a.db'); store.upsert(['a'], ['花呗'], np.eye(1, 8))\n"
+        "assert store.search(np.eye(1, 8)[0], '花呗')[0].id == 'a'; store.close()"
+    ),
     "postgres": (
         "from peg_rag.errors import StoreError; from peg_rag.stores import open_store\n"
         "try:\n    open_store('postgresql://127.0.0.1:1/none', timeout_s=1)\n"

@@ -50,7 +50,7 @@ def test_most_of_the_nearest_are_there_with_their_exact_cosines(tmp_path: Path) 
 def test_half_precision_and_fewer_documents_than_wanted(tmp_path: Path) -> None:
     queries, documents = make_vectors()
     half = [shard.astype(np.float16) for shard in documents]
-    ranking = search_approximately(tmp_path / "half", queries, half, 2_500, K, options=OPTIONS)
+    ranking = search_approximately(tmp_path / "half", queries, half, 2_500, K, options=OPTIONS)  # type: ignore[arg-type]
     assert (ranking.scores[:, 0] > 0.8).mean() > 0.8
     few = search_approximately(tmp_path / "few", queries, [documents[0][:6]], 6, K, options=OPTIONS)
     assert few.rows.shape == (QUERIES, 6)

@@ -42,7 +42,8 @@ class PlaceEncoder:
     def encode_documents(self, texts: Sequence[str], *, show_progress: bool = False) -> NDArray[np.float32]:
         table = np.random.default_rng(0).normal(size=(97, 12)).astype(np.float32)
         means = np.stack([table[[ord(letter) % 97 for letter in text] or [0]].mean(0) for text in texts])
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+        vectors: NDArray[np.float32] = means / np.linalg.norm(means, axis=1, keepdims=True)
+        return vectors
 
 
 def write_passages(count: int, words: str, seed: int, sentences: int = 4) -> list[str]:

@@ -93,7 +93,7 @@ class SlowMomentum:
             (pairs.document_text_ids.tolist(), batch.documents, self.documents, self.options.documents),
             (pairs.query_text_ids.tolist(), batch.queries, self.queries, self.options.queries),
         ):
-            for text, counts in list(zip(texts, rows.counts, strict=True))[:size]:
+            for text, counts in list(zip(texts, rows.counts, strict=True))[:size]:  # type: ignore[attr-defined]
                 queue.pop(text, None)
                 queue[text] = self.weight @ counts
             for text in list(queue)[: max(len(queue) - size, 0)]:
@@ -116,7 +116,7 @@ def run_steps(step: CachedStep, encoder: nn.Module, first: int = 0, last: int = 
 def take_step(encoder: nn.Module) -> None:
     with torch.no_grad():
         for parameter in encoder.parameters():
-            parameter -= 0.3 * parameter.grad  # type: ignore[operator]
+            parameter -= 0.3 * parameter.grad  # type: ignore[operator, misc]
 
 
 def build_step(encoder: nn.Module, options: MomentumOptions, loss: LossOptions, **sizes: Any) -> CachedStep:
@@ -151,8 +151,9 @@ def test_gradients_are_those_of_slow_queues(
         slow.move(plain, number)
         candidates, rivals = slow.further(batch.labels, number)
         plain.zero_grad()
-        vectors = [plain(rows.counts) for rows in (batch.queries, batch.documents)]  # type: ignore[attr-defined]
-        dense_loss(*vectors, batch.labels, loss, candidates=candidates, rivals=rivals).backward()
+        query_vectors = plain(batch.queries.counts)  # type: ignore[attr-defined]
+        document_vectors = plain(batch.documents.counts)  # type: ignore[attr-defined]
+        dense_loss(query_vectors, document_vectors, batch.labels, loss, candidates=candidates, rivals=rivals).backward()
         slow.remember(batch)
         assert plain.weight.grad is not None
         assert (gradient - plain.weight.grad).abs().max() < 1e-9

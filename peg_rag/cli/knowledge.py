@@ -29,12 +29,16 @@ def open_store(store: str | Path, model: str | None) -> Iterator["tuple[Store, P
     """Open a store read-only, with the encoder it was made with unless `model` names another."""
     from peg_rag.encoder import PEGEncoder
     from peg_rag.ingest import model_of
+    from peg_rag.models import bundled_model_of
     from peg_rag.retriever import check_same_model
     from peg_rag.stores import is_url
     from peg_rag.stores import open_store as open_at
 
     if is_url(store):
-        with open_at(store, read_only=True) as present, PEGEncoder(model or _guess_model(present.identity)) as encoder:
+        with (
+            open_at(store, read_only=True) as present,
+            PEGEncoder(model or bundled_model_of(present.identity)) as encoder,
+        ):
             check_same_model(present, encoder)
             yield present, encoder
         return
@@ -46,14 +50,6 @@ def open_store(store: str | Path, model: str | None) -> Iterator["tuple[Store, P
         open_at(store, identity=encoder.identity, read_only=True) as index,
     ):
         yield index, encoder
-
-
-def _guess_model(identity: str) -> str | None:
-    """The bundled model of that identity, or None for the default; a wrong one is refused by its identity."""
-    from peg_rag.models import BUNDLED
-
-    name = identity.partition("@")[0]
-    return name if name in BUNDLED else None
 
 
 def refuse_url(store: Path) -> None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
-from peg_rag.index import PEGIndex
 from peg_rag.langchain.bridges import encoder_of
 from peg_rag.retriever import Retriever, encode_queries_async, identity_of
+from peg_rag.stores import open_store
 from peg_rag.texts import check_texts
 
 Filter = Mapping[str, Any]
@@ -37,9 +37,10 @@ class PEGVectorStore(VectorStore):
 
     Args:
         embedding: turns texts into vectors; any LangChain `Embeddings`.
-        path: the folder of the index; None for memory.
-        index_options: `kind`, `storage`, `tokenizer`, `term_weights`, `read_only`, `timeout_s`; see
-            `peg_rag.index.PEGIndex`.
+        path: the folder of the index, or the URL of a store on a server (`postgresql://…`, `milvus://…`); None for
+            memory.
+        index_options: `kind`, `storage`, `tokenizer`, `term_weights`, `read_only`, `timeout_s`, as far as the store has
+            them; see `peg_rag.stores.open_store`.
 
     Raises:
         IndexMismatch: the index was made by another model (an `Embeddings` of another make counts as "unknown").
@@ -48,7 +49,7 @@ class PEGVectorStore(VectorStore):
     def __init__(self, embedding: Embeddings, path: str | Path | None = None, **index_options: Any) -> None:
         self._embedding = embedding
         self._encoder = encoder_of(embedding)
-        self.index = PEGIndex(path, identity=identity_of(self._encoder), **index_options)
+        self.index = open_store(path, identity=identity_of(self._encoder), **index_options)
 
     @property
     def embeddings(self) -> Embeddings:

@@ -19,10 +19,10 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 from peg_rag.errors import InvalidInput, UnsupportedSearch
 from peg_rag.hits import Hit
-from peg_rag.index import PEGIndex
 from peg_rag.index.filters import plain_metadata
 from peg_rag.llama_index.filters import Where, all_of, to_where
 from peg_rag.retriever import RERANKED, Mode, RerankChoice, choose_bundled, identity_of
+from peg_rag.stores import Store, is_url, open_store
 
 MODES: dict[VectorStoreQueryMode, Mode] = {
     VectorStoreQueryMode.DEFAULT: "dense",
@@ -43,12 +43,14 @@ class PEGVectorStore(BasePydanticVectorStore):
     run in a thread.
 
     Args:
-        path: the folder of the index; None for memory.
+        path: the folder of the index, or the URL of a store on a server (`postgresql://…`, `milvus://…`); None for
+            memory.
         embed_model: the model whose vectors are stored, so that another's are refused; None takes any.
         identity: the name of the model's vectors, where the model itself is not at hand.
         rerank: what orders hybrid hits anew: `auto` (the bundled reranker, where the vectors are of `peg-mini` and
             neither `alpha` nor weights mix the sides), `mini` (the same, or an error) or `none`.
-        settings: `kind`, `storage`, `tokenizer`, `read_only`, `timeout_s`; see `peg_rag.index.PEGIndex`.
+        settings: `kind`, `storage` (of the embedded index only), `tokenizer`, `read_only`, `timeout_s`; see
+            `peg_rag.stores.open_store`.
 
     Raises:
         IndexMismatch: the index was made by another model (an embedding of another make counts as "unknown").
@@ -58,7 +60,7 @@ class PEGVectorStore(BasePydanticVectorStore):
 
     stores_text: bool = True
     is_embedding_query: bool = True
-    path: str | None = Field(default=None, description="The folder of the index; None for memory.")
+    path: str | None = Field(default=None, description="The folder of the index or a URL; None for memory.")
     identity: str | None = Field(default=None, description="Names the model that made the vectors.")
     tokenizer: str | None = Field(default=None, description="How texts become terms: bigram or jieba.")
     kind: Any = Field(default=None, description="How vectors are searched: flat, hnsw or ivfpq.")
@@ -67,7 +69,7 @@ class PEGVectorStore(BasePydanticVectorStore):
     read_only: bool = Field(default=False, description="Refuse to write.")
     timeout_s: float = Field(default=10.0, description="How long to wait for another writer.")
 
-    _index: PEGIndex = PrivateAttr()
+    _index: Store = PrivateAttr()
 
     def __init__(
         self, path: str | Path | None = None, *, embed_model: BaseEmbedding | None = None, **settings: Any
@@ -75,14 +77,15 @@ class PEGVectorStore(BasePydanticVectorStore):
         if embed_model is not None:
             settings["identity"] = identity_of(embed_model)
         super().__init__(**{"path": None if path is None else str(path), **settings})
-        self._index = PEGIndex(
+        own_options = {} if is_url(path) and self.storage is None else {"storage": self.storage}
+        self._index = open_store(
             path,
             identity=self.identity,
             tokenizer=self.tokenizer,
             kind=self.kind,
-            storage=self.storage,
             read_only=self.read_only,
             timeout_s=self.timeout_s,
+            **own_options,
         )
         self.identity = self._index.identity
 
@@ -96,7 +99,7 @@ class PEGVectorStore(BasePydanticVectorStore):
         return {**super().__getstate__(), "__pydantic_private__": None}  # the index is opened again from the path
 
     @property
-    def client(self) -> PEGIndex:
+    def client(self) -> Store:
         """The index itself."""
         return self._index
 

@@ -4,13 +4,15 @@ Every batch is compared with what the target has, and only what differs is writt
 where it stopped, and one that is complete costs only the comparison. At the end the target is asked for every id.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from peg_rag.errors import IndexMismatch, InvalidInput, StoreError
+from peg_rag.index.filters import dumps
 from peg_rag.index.store import UNKNOWN
 from peg_rag.index.tables import Documents
 from peg_rag.index.validation import validate_count
@@ -78,19 +80,19 @@ def copy_documents(
         )
     has_documents = len(target) > 0
     names: set[str] = set()
-    written = 0
+    written: set[str] = set()
     done = 0
     for documents in source.export(batch_size=max(validate_count(batch_size, "batch_size"), 1)):
         rows = _find_differences(documents, target) if has_documents else range(len(documents))
         _write_rows(documents, rows, target)
         names.update(documents.ids)
-        written += len(rows)
+        written.update(documents.ids[row] for row in rows)
         done += len(documents)
         if on_progress is not None:
             on_progress(done)
     deleted = _delete_others(target, names, batch_size) if delete else 0
     target.persist()
-    return CopyReport(len(names), written, deleted, _count_others(target, names))
+    return CopyReport(len(names), len(written), deleted, _count_others(target, names))
 
 
 def _find_differences(documents: Documents, target: Store) -> Sequence[int]:
@@ -107,13 +109,23 @@ def _is_same(documents: Documents, row: int, stored: tuple[object, ...] | None) 
     if stored is None:
         return False
     text, metadata, vector = stored
-    if text != documents.texts[row] or metadata != dict(documents.metadatas[row]):
+    if text != documents.texts[row] or not _is_same_metadata(dict(documents.metadatas[row]), metadata):
         return False
     ours = np.asarray(documents.vectors[row], dtype=np.float64)
     theirs = np.asarray(vector, dtype=np.float64)
     if ours.shape != theirs.shape:
         return False
     return bool(ours @ theirs >= SAME_COSINE * np.linalg.norm(ours) * np.linalg.norm(theirs))
+
+
+def _is_same_metadata(ours: dict[str, Any], theirs: object) -> bool:
+    """Whether metadata is what a store has of it, which is JSON: a date, for one, becomes a string."""
+    if ours == theirs:
+        return True
+    try:
+        return bool(json.loads(dumps(ours)) == theirs)
+    except (TypeError, ValueError, RecursionError):  # cannot be stored, and the store says why
+        return False
 
 
 def _write_rows(documents: Documents, rows: Sequence[int], target: Store) -> None:

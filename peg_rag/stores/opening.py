@@ -46,7 +46,14 @@ def _open_postgres(url: str, **options: Any) -> Store:
     return PostgresStore(url, **options)
 
 
+def _open_milvus(url: str, **options: Any) -> Store:
+    from peg_rag.stores.milvus import MilvusStore
+
+    return MilvusStore(url, **options)
+
+
 _OPENERS: dict[str, Callable[..., Store]] = {
     "postgresql": _open_postgres,
     "postgres": _open_postgres,
+    "milvus": _open_milvus,
 }

@@ -18,6 +18,7 @@ from peg_rag.index.store import UNKNOWN
 from peg_rag.index.tables import Documents
 
 _EXTRA = "cli"
+_ID_ROWS = 65_536  # read at a time
 
 
 class ParquetDocuments:
@@ -28,7 +29,7 @@ class ParquetDocuments:
 
     Raises:
         InvalidInput: there is no such file, a folder without Parquet files, or vectors of queries.
-        DataError: a file is not complete Parquet, or lacks a column.
+        DataError: a file is not complete Parquet, or lacks a column; or two rows have one id, or a row has none.
         IndexMismatch: the files hold vectors of different models.
         MissingExtra: pyarrow is not installed.
     """
@@ -45,7 +46,7 @@ class ParquetDocuments:
         if len(identities) > 1:
             raise IndexMismatch(f"{self.path} holds vectors of different models: {', '.join(sorted(identities))}")
         self.identity = identities.pop()
-        self._rows = sum(_count_rows(file) for file in self.files)
+        self._rows = _check_ids(self.files)
 
     def __len__(self) -> int:
         return self._rows
@@ -58,7 +59,7 @@ class ParquetDocuments:
         """
         for file in self.files:
             first = 0
-            for batch in require("pyarrow.parquet", _EXTRA).ParquetFile(file).iter_batches(batch_size=batch_size):
+            for batch in _read_batches(file, None, batch_size):
                 yield _make_documents(file, batch, first)
                 first += batch.num_rows
 
@@ -81,21 +82,51 @@ def _read_schema(file: Path) -> Any:
     missing = {"text", "embedding"} - set(schema.names)
     if missing:
         raise DataError(f"{file} has no column {' and '.join(sorted(missing))}; `peg-rag embed` writes both")
+    if not _holds_vectors(schema.field("embedding").type):
+        kind = schema.field("embedding").type
+        raise DataError(f"{file}: the column embedding is of type {kind}; a list of numbers in each row is expected")
     return schema
 
 
-def _count_rows(file: Path) -> int:
-    return int(require("pyarrow.parquet", _EXTRA).read_metadata(file).num_rows)
+def _holds_vectors(column: Any) -> bool:
+    types = require("pyarrow", _EXTRA).types
+    is_list = types.is_list(column) or types.is_large_list(column) or types.is_fixed_size_list(column)
+    return bool(is_list and (types.is_floating(column.value_type) or types.is_integer(column.value_type)))
+
+
+def _check_ids(files: Sequence[Path]) -> int:
+    """The number of rows, after verifying that each has an id of its own: of two with one id, a store keeps one."""
+    places: dict[str, tuple[Path, int]] = {}
+    for file in files:
+        first = 0
+        for batch in _read_batches(file, ["id", "file", "row"], _ID_ROWS):
+            for position, name in enumerate(_read_ids(file, batch, first), start=first):
+                earlier = places.setdefault(name, (file, position))
+                if earlier != (file, position):
+                    raise DataError(
+                        f"{file}, row {position}: the id {name!r} is that of {earlier[0]}, row {earlier[1]}, too; "
+                        "give each row an id of its own"
+                    )
+            first += batch.num_rows
+    return len(places)
+
+
+def _read_batches(file: Path, columns: Sequence[str] | None, size: int) -> Iterator[Any]:
+    """Record batches with those of the columns that the file has; None for all."""
+    parquet = require("pyarrow.parquet", _EXTRA).ParquetFile(file)
+    with parquet:
+        names = parquet.schema_arrow.names
+        yield from parquet.iter_batches(batch_size=size, columns=[name for name in columns or names if name in names])
 
 
 def _make_documents(file: Path, batch: Any, first: int) -> Documents:
     columns = {name: batch[name].to_pylist() for name in batch.schema.names if name != "embedding"}
     texts = columns.pop("text")
-    rows = columns.get("row", list(range(first, first + batch.num_rows)))
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{file}, row {first + position}: the text is {text!r}; a string is expected")
-    ids = [str(name) for name in columns.pop("id", ())] or _make_ids(file, columns.get("file"), rows)
+    ids = _read_ids(file, batch, first)
+    columns.pop("id", None)
     metadatas = columns.pop("metadata", [None] * len(texts))
     fields = [_make_fields(file, first + i, metadata) for i, metadata in enumerate(metadatas)]
     for name, values in columns.items():
@@ -104,9 +135,17 @@ def _make_documents(file: Path, batch: Any, first: int) -> Documents:
     return Documents(ids, texts, _read_vectors(file, batch, first), fields)
 
 
-def _make_ids(file: Path, sources: Sequence[str] | None, rows: Sequence[int]) -> list[str]:
-    names = sources or [file.stem] * len(rows)
-    return [f"{name}/{row}" for name, row in zip(names, rows, strict=True)]
+def _read_ids(file: Path, batch: Any, first: int) -> list[str]:
+    """The ids of a batch, whose first row is `first`: of the column `id`, or from file and row."""
+    count = batch.num_rows
+    columns: dict[str, Sequence[Any]] = {"file": [file.stem] * count, "row": range(first, first + count)}
+    columns |= {name: batch[name].to_pylist() for name in ("id", "file", "row") if name in batch.schema.names}
+    names = ["id"] if "id" in columns else ["file", "row"]
+    for name in names:
+        for position, value in enumerate(columns[name], start=first):
+            if value is None:
+                raise DataError(f"{file}, row {position}: the {name} is null; each row needs an id of its own")
+    return ["/".join(map(str, parts)) for parts in zip(*(columns[name] for name in names), strict=True)]
 
 
 def _make_fields(file: Path, row: int, metadata: Any) -> dict[str, Any]:

@@ -7,6 +7,10 @@ from urllib.parse import unquote, urlsplit
 from peg_rag.errors import InvalidInput
 
 DEFAULT_COLLECTION = "peg_rag"
+_MALFORMED = (
+    "the store's URL is malformed; expected postgresql://user:password@host:5432/database?collection=name, "
+    "with / ? # @ : of a password as %2F %3F %23 %40 %3A"
+)
 _COLLECTION = re.compile(r"[a-z_][a-z0-9_]{0,39}", re.ASCII)
 
 
@@ -34,8 +38,10 @@ class StoreUrl:
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise InvalidInput(f"the store's URL is malformed ({error})") from error
+        except ValueError:  # its message may show a part of the password
+            raise InvalidInput(_MALFORMED) from None
+        if parts.fragment:
+            raise InvalidInput(_MALFORMED)
         pairs = [pair.partition("=") for pair in parts.query.split("&") if pair]
         names = [unquote(value) for name, _, value in pairs if name == "collection"]
         collection = names[-1] if names else DEFAULT_COLLECTION

@@ -232,9 +232,9 @@ async def test_a_tool_gives_numbered_passages_and_their_nodes(embedding: PEGEmbe
 
 async def test_a_tool_searches_for_the_models_words_alone(store: PEGVectorStore, embedding: PEGEmbedding) -> None:
     class Recorder(PEGRetriever):
-        def _search(self, bundle: QueryBundle, vector: Any) -> Any:
+        def _make_query(self, bundle: QueryBundle, embedding: Any) -> Any:
             queries.append(bundle.query_str)
-            return super()._search(bundle, vector)
+            return super()._make_query(bundle, embedding)
 
     queries: list[str] = []
     retriever = Recorder(store, embedding, mode="hybrid")

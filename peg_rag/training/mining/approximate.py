@@ -167,7 +167,9 @@ def _score_candidates(
     return scores
 
 
-def _multiply_pairs(queries: Floats, which: NDArray[np.int64], shard: Floats, rows: NDArray[np.int64]) -> Floats:
+def _multiply_pairs(
+    queries: Floats, which: NDArray[np.signedinteger[Any]], shard: Floats, rows: NDArray[np.int64]
+) -> Floats:
     """Inner products of queries and the shard's rows, pair by pair, (pairs,)."""
     documents = np.array(shard)  # one read from the first byte to the last
     products = np.empty(len(rows), dtype=np.float32)
