@@ -150,6 +150,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="the folder of evaluation sets")
     parser.add_argument("--count", type=int, default=100_000, help="passages to fill")
     parser.add_argument("--skip", nargs="*", default=[], choices=["quality", "speed", "crash"])
+    parser.add_argument("--stores", nargs="*", default=[], help="names of stores; default: all")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
     options = parser.parse_args()
     lines = ["# Stores", "", f"`python benchmarks/stores.py`, {time.strftime('%Y-%m-%d', time.gmtime())}."]
@@ -167,7 +168,8 @@ def main() -> None:
         (folder / "servers").mkdir()
         for path in folder.iterdir():
             path.chmod(0o755)
-        with run_servers(folder / "servers") as locations:
+        with run_servers(folder / "servers") as all_locations:
+            locations = {name: url for name, url in all_locations.items() if name in (options.stores or all_locations)}
             if "quality" not in options.skip:
                 report("", "nDCG@10 with peg-mini, without reranking:", "", "| set | store | hybrid | dense | BM25 |")
                 report("|---|---|---:|---:|---:|")

@@ -74,7 +74,8 @@ def test_few_texts_of_unlike_lengths_are_split_where_padding_costs_more_than_a_b
     split = plan_batches(lengths, 1024, batch_cost=64)
 
     def count_padding(batches: list[np.ndarray]) -> int:
-        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches) - sum(lengths)
+        padded: int = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+        return padded - sum(lengths)
 
     assert count_padding(full) > 0.5 * sum(lengths)
     assert count_padding(split) < 0.2 * sum(lengths)
