@@ -17,6 +17,7 @@ The output folder:
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,8 +32,12 @@ from peg_rag.extras import require
 from peg_rag.files import write_atomically
 from peg_rag.records import choose_text_column, list_text_columns
 
+logger = logging.getLogger(__name__)
+
 BLOCK_ROWS = 16_384
 _FORMAT = 1
+_MANIFEST = "job.json"
+_CHANGING = ("blocks", "digests")  # of a job, when its files change
 _READ_ROWS = 4096  # decoded at a time
 _MOST_RETRIES = 3  # of a block whose worker dies
 _FOOTER_BYTES = 1 << 16  # of a Parquet file: it holds the schema and the place and statistics of every column chunk
@@ -118,7 +123,8 @@ def embed_corpus(
         on_progress: called with the rows done and the rows of the corpus.
 
     Raises:
-        InvalidInput: a file, a column or a number is not usable, or `out` holds another job.
+        InvalidInput: a file, a column or a number is not usable, `out` holds another job, or this machine has not the
+            CPUs and GPUs for one worker.
         DataError: a file is not complete Parquet; or blocks could not be read. All others are in `out`.
         IndexBusy: another process is writing `out`.
         MissingExtra: Ray or pyarrow is not installed.
@@ -191,6 +197,7 @@ def _describe_job(blocks: Sequence[_Block], role: str, identity: str, block_rows
         "role": role,
         "block_rows": block_rows,
         "files": [[block.number, file, block.column] for file, block in files.items()],
+        "blocks": len(blocks),
         "digests": {str(block.number): _digest_of_footer(Path(file)) for file, block in files.items()},
     }
 
@@ -221,10 +228,10 @@ def _lock_folder(folder: Path) -> Iterator[None]:
 
 def _claim_folder(folder: Path, job: dict[str, Any], overwrite: bool) -> None:
     """Use the folder for this job: it must be empty, or hold blocks of the same job. Blocks of changed files go."""
-    manifest = folder / "job.json"
+    manifest = folder / _MANIFEST
     if manifest.is_file() or any(folder.glob("*.parquet")):
-        earlier_job = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
-        names = [name for name in job if name != "digests" and earlier_job.get(name) != job[name]]
+        earlier_job = read_job(folder)
+        names = [name for name in job if name not in _CHANGING and earlier_job.get(name) != job[name]]
         if names and not overwrite:
             raise InvalidInput(
                 f"{folder} holds vectors made with another {' and '.join(names).replace('_', ' ')}; "
@@ -240,6 +247,15 @@ def _claim_folder(folder: Path, job: dict[str, Any], overwrite: bool) -> None:
     for part in folder.rglob("*.part"):  # of workers that were killed
         part.unlink()
     write_atomically(manifest, json.dumps(job, ensure_ascii=False, indent=1).encode())
+
+
+def read_job(folder: Path) -> dict[str, Any]:
+    """What `job.json` says, empty if there is none or it cannot be read; `blocks` is how many there will be."""
+    try:
+        job = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return job if isinstance(job, dict) else {}
 
 
 def _remove_blocks(folder: Path, pattern: str) -> None:
@@ -314,6 +330,7 @@ def _embed_blocks(
     data = require("ray.data", "ray")
     context = data.DataContext.get_current()
     context.enable_progress_bars = False
+    _check_room([node["Resources"] for node in ray.nodes() if node["Alive"]], pool, bool(os.environ.get("RAY_ADDRESS")))
     workers = min(pool.workers or _count_places(ray.cluster_resources(), pool), len(pending))
     rows = [asdict(block) for block in pending]
     results = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
@@ -343,8 +360,30 @@ def _report_results(results: Iterable[dict[str, Any]], folder: Path, progress: _
         raise DataError(f"{problems[0]}{more}. All other blocks are in {folder}; mend the file and run the same again")
 
 
+def _check_room(machines: Sequence[dict[str, float]], pool: _Pool, may_grow: bool) -> None:
+    """Refuse workers that fit on none of the machines, for Ray would wait for one that has room.
+
+    Args:
+        machines: the resources of each.
+        may_grow: another machine may join, so waiting is worth a warning only.
+    """
+    needs = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
+    if any(all(machine.get(name, 0.0) >= needed for name, needed in needs.items()) for machine in machines):
+        return
+    most = ", ".join(
+        f"{max((machine.get(name, 0.0) for machine in machines), default=0.0):g} {name}s" for name in needs
+    )
+    message = (
+        f"a worker needs {pool.num_cpus:g} CPUs and {pool.num_gpus:g} GPUs, and no machine has both; "
+        f"the most that one has: {most}"
+    )
+    if not may_grow:
+        raise InvalidInput(f"{message}. Give a smaller num_cpus and num_gpus, or name a larger cluster in RAY_ADDRESS")
+    logger.warning("%s. Waiting for a larger one to join the cluster", message)
+
+
 def _count_places(resources: dict[str, float], pool: _Pool) -> int:
-    """How many workers the cluster has room for; at least one, for which Ray then waits."""
+    """How many workers the cluster has room for; at least one."""
     places = [
         resources.get(name, 0.0) / needed for name, needed in (("CPU", pool.num_cpus), ("GPU", pool.num_gpus)) if needed
     ]

@@ -179,3 +179,13 @@ def test_kills_at_random_moments_lose_nothing(model: str, tmp_path: Path) -> Non
     assert kills > 2
     assert pq.read_table(out)["text"].to_pylist() == texts
     assert pq.read_table(out)["row"].to_pylist() == list(range(len(texts)))
+
+
+def test_a_folder_as_output_is_refused_before_anything_is_embedded(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "texts.txt", TEXTS)
+    (tmp_path / "out").mkdir()
+    assert run(["embed", str(file), "-o", str(tmp_path / "out"), "--model", model, "--overwrite"]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "texts.txt"]

@@ -22,6 +22,7 @@ from peg_rag import PEGEncoder, ray_embedding
 from peg_rag.cli.app import run
 from peg_rag.errors import DataError, InvalidInput
 from peg_rag.ray_embedding import EncoderSettings, embed_corpus
+from peg_rag.stores.parquet import ParquetDocuments
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -116,6 +117,25 @@ def test_rows_without_a_text_go_into_a_file_of_their_own(one_process: None, mode
     assert [(line["row"], line["problem"]) for line in lines] == [(1, "null"), (2, "blank")]
 
 
+def test_what_an_unfinished_run_left_is_not_loaded(one_process: None, model: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    embed_corpus(write_corpus(tmp_path / "corpus"), out, settings=EncoderSettings(model), block_rows=130)
+    assert len(ParquetDocuments(out)) == 1000
+    (out / "00001-000000000130.parquet").unlink()
+    with pytest.raises(InvalidInput, match="8 of 9 files"):
+        ParquetDocuments(out)
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_manifest_takes_overwriting(one_process: None, model: str, tmp_path: Path, content: str) -> None:
+    files, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
+    embed_corpus(files, out, settings=EncoderSettings(model))
+    (out / "job.json").write_text(content)
+    with pytest.raises(InvalidInput, match="start over with overwrite"):
+        embed_corpus(files, out, settings=EncoderSettings(model))
+    assert embed_corpus(files, out, settings=EncoderSettings(model), overwrite=True).new_texts == 1000
+
+
 def test_only_missing_blocks_are_embedded_again(one_process: None, model: str, tmp_path: Path) -> None:
     files, out = write_corpus(tmp_path / "corpus"), tmp_path / "out"
     embed_corpus(files, out, settings=EncoderSettings(model), block_rows=100)
@@ -196,6 +216,28 @@ def test_what_cannot_be_embedded_is_said(
     assert run(["embed", *paths, "-o", str(tmp_path / "out"), "--model", model]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "num_gpus", "has_room"),
+    [(1, 0, True), (4, 0, True), (5, 0, False), (0, 1, True), (2, 1, False), (0, 1.5, False), (0, 0, True)],
+)
+def test_workers_that_fit_on_no_machine_are_refused(
+    num_cpus: float, num_gpus: float, has_room: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    machines = [{"CPU": 4.0, "memory": 1e9}, {"CPU": 1.0, "GPU": 1.0}]
+    pool = ray_embedding._Pool(None, num_cpus, num_gpus)
+    with nullcontext() if has_room else pytest.raises(InvalidInput, match="the most that one has: 4 CPUs, 1 GPUs"):
+        ray_embedding._check_room(machines, pool, may_grow=False)
+    ray_embedding._check_room(machines, pool, may_grow=True)
+    assert ("Waiting for a larger one" in caplog.text) is not has_room
+
+
+@pytest.mark.slow
+def test_a_gpu_that_is_not_there_is_not_waited_for(model: str, tmp_path: Path) -> None:
+    files = write_corpus(tmp_path / "corpus")
+    with pytest.raises(InvalidInput, match="GPUs"):
+        embed_corpus(files, tmp_path / "out", settings=EncoderSettings(model), num_gpus=64)
 
 
 @pytest.mark.slow

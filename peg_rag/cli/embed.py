@@ -168,6 +168,8 @@ def _embed_file(
 
     if not file.is_file():
         raise InvalidInput(f"{file}: there is no such file")
+    if out.is_dir():
+        raise InvalidInput(f"{out} is a folder; give a file as --out")
     if out.exists() and not overwrite:
         raise InvalidInput(f"{out} exists; give another --out, or --overwrite")
     with PEGEncoder(**settings) as encoder:

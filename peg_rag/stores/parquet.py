@@ -16,6 +16,7 @@ from peg_rag.extras import require
 from peg_rag.index.encodings import Array
 from peg_rag.index.store import UNKNOWN
 from peg_rag.index.tables import Documents
+from peg_rag.ray_embedding import read_job
 
 _EXTRA = "cli"
 _ID_ROWS = 65_536  # read at a time
@@ -28,7 +29,8 @@ class ParquetDocuments:
         path: a file, or a folder that was written with `--engine ray`.
 
     Raises:
-        InvalidInput: there is no such file, a folder without Parquet files, or vectors of queries.
+        InvalidInput: there is no such file, a folder without Parquet files, or where `--engine ray` has not finished;
+            or they are vectors of queries.
         DataError: a file is not complete Parquet, or lacks a column; or two rows have one id, or a row has none.
         IndexMismatch: the files hold vectors of different models.
         MissingExtra: pyarrow is not installed.
@@ -37,6 +39,7 @@ class ParquetDocuments:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.files = _list_files(self.path)
+        _check_complete(self.path, self.files)
         schemas = {file: _read_schema(file) for file in self.files}
         labels = {file: schema.metadata or {} for file, schema in schemas.items()}
         roles = {label.get(b"peg_rag.role", b"document").decode() for label in labels.values()}
@@ -71,6 +74,16 @@ def _list_files(path: Path) -> list[Path]:
     if not files:
         raise InvalidInput(f"{path}: a Parquet file, or a folder with some, is expected")
     return files
+
+
+def _check_complete(path: Path, files: Sequence[Path]) -> None:
+    """Refuse what an unfinished run has left, for with `delete` a store would lose all that is not there yet."""
+    blocks = read_job(path).get("blocks", 0) if path.is_dir() else 0
+    if len(files) < blocks:
+        raise InvalidInput(
+            f"{path} holds {len(files):,} of {blocks:,} files; the run that makes them has not finished. "
+            "Run the same `peg-rag embed` again to complete them"
+        )
 
 
 def _read_schema(file: Path) -> Any:
