@@ -75,7 +75,7 @@ def test_few_texts_of_unlike_lengths_are_split_where_padding_costs_more_than_a_b
 
     def count_padding(batches: list[np.ndarray]) -> int:
         padded: int = sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-        return padded - sum(lengths)
+        return padded - int(sum(lengths))
 
     assert count_padding(full) > 0.5 * sum(lengths)
     assert count_padding(split) < 0.2 * sum(lengths)

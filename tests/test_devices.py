@@ -436,8 +436,8 @@ if how == "work":
 def test_no_worker_outlives_the_process(model: str, how: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     arguments = [sys.executable, str(tmp_path / "script.py"), model, "work" if how.startswith("SIG") else how]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(arguments, **pipes, cwd=REPO) as parent:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=REPO) as parent:
         assert parent.stdin is not None
         assert parent.stdout is not None
         assert parent.stderr is not None

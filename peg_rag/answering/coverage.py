@@ -6,7 +6,7 @@ every passage says is no reason to prefer one of them.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -37,17 +37,17 @@ class Rarities:
 
 def measure_rarities(question: Question, passages: Sequence[Passage]) -> Rarities:
     texts = [f"{passage.context}\n{passage.text}" for passage in passages]
-    words = [
-        word.weight * _measure_rarity(texts, lambda text, word=word: covers_word(text, word)) for word in question.words
-    ]
-    pairs = [_measure_rarity(texts, lambda text, pair=pair: pair in text) for pair in question.pairs]
-    phrases = [_measure_rarity(texts, phrase.is_in) for phrase in question.phrases]
+    words = [word.weight * _measure_rarity(covers_word(text, word) for text in texts) for word in question.words]
+    pairs = [_measure_rarity(pair in text for text in texts) for pair in question.pairs]
+    phrases = [_measure_rarity(phrase.is_in(text) for text in texts) for phrase in question.phrases]
     return Rarities(tuple(words), tuple(pairs), tuple(phrases))
 
 
-def _measure_rarity(texts: Sequence[str], says: Callable[[str], bool]) -> float:
-    count = sum(map(says, texts))
-    return math.log((len(texts) + 1) / (count + 0.5)) if count else 0.0
+def _measure_rarity(says: Iterable[bool]) -> float:
+    """Of what some of the texts say; 0 for what none says."""
+    flags = list(says)
+    count = sum(flags)
+    return math.log((len(flags) + 1) / (count + 0.5)) if count else 0.0
 
 
 def lacks_code(question: Question, passage: Passage, statement: Statement) -> bool:
