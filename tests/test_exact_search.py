@@ -234,3 +234,12 @@ def test_an_index_answers_the_same_with_codes(
 def search_index(index: PEGIndex, query: Array) -> list[list[tuple[str, float]]]:
     answers = [index.search(query, k=31), index.search(query, k=5, where={"odd": 1}), index.search(query, k=1000)]
     return [[(hit.id, hit.score) for hit in hits] for hits in answers]
+
+
+def test_without_the_int8_kernel_all_rows_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exact, "CODED_BYTES", 0)
+    monkeypatch.setattr(exact, "has_kernel", lambda: False)
+    monkeypatch.setattr(Codes, "estimate", lambda *_: pytest.fail("codes were used"))
+    matrix = to_unit(np.random.default_rng(0).normal(size=(5000, 16)))
+    [ranking] = search_matrix(matrix, matrix[:1], 3, None, Codes())
+    assert ranking.rows.tolist() == search_by_force(matrix, matrix[0], 3, None).rows.tolist()

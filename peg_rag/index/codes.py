@@ -14,6 +14,7 @@ all rows.
 """
 
 import functools
+import importlib.util
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,12 @@ class Estimates:
         if self.errors is None:
             return rows
         return rows[self.values[rows] + self.weight * self.errors[rows] >= least - self.margin]
+
+
+@functools.cache
+def has_kernel() -> bool:
+    """Whether numkong can be imported; it has no wheels for some platforms, where all rows are read as float32."""
+    return importlib.util.find_spec("numkong") is not None
 
 
 def bound_rounding(dimension: int) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.errors import InvalidInput
-from peg_rag.index.codes import Codes, Estimates, bound_rounding
+from peg_rag.index.codes import Codes, Estimates, bound_rounding, has_kernel
 from peg_rag.index.encodings import Array
 
 QUERY_ROWS = 512
@@ -170,7 +170,8 @@ def search_rows(vectors: Array, rows: Array, queries: Array, k: int) -> list[Ran
 
 def _pay_codes(matrix: Array, queries: Array, k: int) -> bool:
     """Whether reading codes beats a matrix product: for a few queries, and few hits, of a large matrix."""
-    return matrix.nbytes >= CODED_BYTES and len(queries) <= CODED_QUERIES and k <= len(matrix) // GROUP
+    is_large = matrix.nbytes >= CODED_BYTES and k <= len(matrix) // GROUP
+    return is_large and len(queries) <= CODED_QUERIES and has_kernel()
 
 
 def _compute_products(queries: Array, matrix: Array) -> Array:
