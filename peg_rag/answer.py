@@ -11,11 +11,12 @@ Costs one encoding of the question and of at most 48 statements of the hits.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from peg_rag.answering.candidates import Candidate, find_candidates
+from peg_rag.answering.cells import rate_cell
 from peg_rag.answering.decision import decision_row, part_of
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.scorer import calibration_of, load_scorer
@@ -43,6 +44,8 @@ _CELL_SEPARATOR = " | "
 _NEARLY_AS_SURE = 0.75  # of the best statement's confidence, for a further one to be shown
 _SAME_TERMS = 0.6  # share of common terms from which two sentences say the same
 _LIST_KINDS = frozenset({"how", "list"})
+_NEARLY_AS_NEW = 0.4  # of an older mail's confidence, for the newer mail's statement to be shown in its place
+_PARTS = re.compile(r"[，,、；;？?]|还有|以及")  # between two questions in one
 # What makes a question a question, and says nothing about its subject.
 _ASKING = re.compile(
     r"请问|什么|怎么样|怎么办|怎么|怎样|如何|为什么|为何|哪[里儿些个位]?|多少|多久|几[点个年月]|是否|是不是|有没有|"
@@ -121,22 +124,24 @@ def extract_answer(
             f"question={question!r}, threshold={threshold}, max_sentences={max_sentences}: expected a question that "
             "says something, a threshold from 0 to 1 and at least one sentence"
         )
-    read = hits[:max_hits]
-    ranked = rank_candidates(question, read, encoder)
+    passages = hits[:max_hits]
+    ranked = rank_candidates(question, passages, encoder)
     confidence = ranked[0][0] if ranked else 0.0
-    chosen = _choose_statements(question, ranked, read, max_sentences) if ranked and confidence >= threshold else []
-    places = list(dict.fromkeys(candidate.place for _, candidate in chosen))
+    statements = (
+        _choose_statements(question, ranked, passages, max_sentences) if ranked and confidence >= threshold else []
+    )
+    places = list(dict.fromkeys(candidate.place for _, candidate in statements))
     sentences = tuple(
         CitedSentence(
-            _quote_statement(candidate, read[candidate.place].text),
+            _quote_statement(candidate, passages[candidate.place].text),
             places.index(candidate.place) + 1,
             candidate.spans[0][0],
             sureness,
             candidate.spans,
         )
-        for sureness, candidate in chosen
+        for sureness, candidate in statements
     )
-    return Answer(question, sentences, tuple(read[place] for place in places), confidence)
+    return Answer(question, sentences, tuple(passages[place] for place in places), confidence)
 
 
 def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[tuple[float, Candidate]]:
@@ -164,17 +169,29 @@ def _choose_statements(
     question: str, ranked: list[tuple[float, Candidate]], hits: Sequence[Hit], count: int
 ) -> list[tuple[float, Candidate]]:
     """The surest statement, and sentences nearly as sure that say something else. A cell answers alone."""
-    best = _fitting_cell(_whole_list(question, _right_kind_first(ranked)), ranked)
-    chosen = [best]
+    best = _fitting_cell(_whole_list(question, _right_kind_first(_newer_text_first(ranked))), ranked)
+    best = _join_asked_cells(question, best, ranked)
+    statements = [best]
     for sureness, candidate in ranked[1:] if best[1].statement.kind == "sentence" else ():
-        if len(chosen) == count or sureness < max(_NEARLY_AS_SURE * best[0], THRESHOLD):
+        if len(statements) == count or sureness < max(_NEARLY_AS_SURE * best[0], THRESHOLD):
             break
         if candidate.statement.kind != "sentence":
             continue
         text = _quote_statement(candidate, hits[candidate.place].text)
-        if not any(_says_same(text, _quote_statement(other, hits[other.place].text)) for _, other in chosen):
-            chosen.append((sureness, candidate))
-    return chosen
+        if not any(_says_same(text, _quote_statement(other, hits[other.place].text)) for _, other in statements):
+            statements.append((sureness, candidate))
+    return statements
+
+
+def _newer_text_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:
+    """A line of an older mail gives way to the newer mail's statement about the same, where there is one."""
+    sureness, best = ranked[0]
+    if not best.is_of_older_mail:
+        return ranked
+    for i, (other_sureness, other) in enumerate(ranked):
+        if not other.is_of_older_mail and other_sureness >= _NEARLY_AS_NEW * sureness:
+            return [(sureness, other), *ranked[:i], *ranked[i + 1 :]]
+    return ranked
 
 
 def _right_kind_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:
@@ -215,6 +232,22 @@ def _fitting_cell(best: tuple[float, Candidate], ranked: list[tuple[float, Candi
     return max(nearly, key=lambda pair: (pair[1].fit, pair[0]))
 
 
+def _join_asked_cells(
+    question: str, best: tuple[float, Candidate], ranked: list[tuple[float, Candidate]]
+) -> tuple[float, Candidate]:
+    """The surest cell with others of its row, where the question asks for two things: 叫什么，电话几号."""
+    asked_parts = [parse_question(part) for part in _PARTS.split(question) if len(part.strip()) > 1]
+    asked_parts = [part for part in asked_parts if part.kinds]
+    row = [
+        other for _, other in ranked if other.place == best[1].place and other.statement.row == best[1].statement.row
+    ]
+    if best[1].statement.kind != "cell" or len(asked_parts) < 2:
+        return best
+    cells = [max(row, key=lambda other: rate_cell(part, other.statement)) for part in asked_parts]
+    spans = sorted({*best[1].spans, *(span for cell in cells for span in cell.spans)})
+    return best[0], replace(best[1], spans=tuple(spans))
+
+
 def _contains_item(outer: Candidate, inner: Candidate) -> bool:
     """Whether a list has the other statement as an item."""
     start, end = inner.statement.span
@@ -228,8 +261,9 @@ def _quote_statement(candidate: Candidate, text: str) -> str:
 
 def _says_same(a: str, b: str) -> bool:
     terms = _extract_terms(a)
-    others = _extract_terms(b)
-    return a in b or b in a or len(terms & others) >= _SAME_TERMS * max(1, min(len(terms), len(others)))
+    other_terms = _extract_terms(b)
+    fewest = max(1, min(len(terms), len(other_terms)))
+    return a in b or b in a or len(terms & other_terms) >= _SAME_TERMS * fewest
 
 
 def _extract_terms(text: str) -> frozenset[str]:

@@ -64,6 +64,16 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server, and wait until it answers."""
+        deadline = time.monotonic() + 60
+        self._launch()
+        while subprocess.run([self.binaries / "pg_isready", "-q", "-h", self.socket], check=False).returncode:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"PostgreSQL did not start; see {self.socket}/server.log")
+            time.sleep(0.2)
+            if self._process.poll() is not None:  # children of a killed server hold its memory for a moment
+                self._launch()
+
+    def _launch(self) -> None:
         with (self.socket / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.data],
@@ -73,11 +83,6 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 60
-        while subprocess.run([self.binaries / "pg_isready", "-q", "-h", self.socket], check=False).returncode:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"PostgreSQL did not start; see {self.socket}/server.log")
-            time.sleep(0.05)
 
     def stop(self) -> None:
         """Stop the server at once."""

@@ -1,5 +1,6 @@
 """Answers are the documents' own words with their source: a sentence, a list or a cell; or an honest "not found"."""
 
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ from peg_rag.answer import NOT_FOUND, Answer, extract_answer, sentences_of, subj
 from peg_rag.answering.candidates import MAX_ENCODED, find_candidates
 from peg_rag.answering.decision import DECISION, decision_row
 from peg_rag.answering.evidence import FEATURES
-from peg_rag.answering.kinds import looks
-from peg_rag.answering.likeness import likeness
+from peg_rag.answering.kinds import rate_value
+from peg_rag.answering.likeness import measure_likeness
 from peg_rag.answering.passages import passages_of
 from peg_rag.answering.question import parse_question, quantities_of
-from peg_rag.answering.ranges import range_fit
+from peg_rag.answering.ranges import range_fit, sentence_fit
 from peg_rag.answering.scorer import calibration_of, load_scorer
 from peg_rag.answering.statements import Cell, row_cells, statements_of
-from peg_rag.answering.words import fold
+from peg_rag.answering.thesaurus import find_phrases
+from peg_rag.answering.words import fold_text
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.hits import Hit
 
@@ -106,6 +108,22 @@ def test_the_lines_of_a_record_are_one_row() -> None:
     assert len({s.row for s in statements_of(two_rows)}) == 2
 
 
+def test_one_blank_parts_fields_with_short_chinese_names() -> None:
+    [row] = {s.row for s in statements_of("甲方（采购方）：第三中学 乙方（供货方）：泽润净水 联系人：王芳")}
+    assert [(c.name, c.value) for c in row] == [
+        ("甲方（采购方）", "第三中学"),
+        ("乙方（供货方）", "泽润净水"),
+        ("联系人", "王芳"),
+    ]
+    assert texts_of("工作时间 周一至周五 9:00 至 18:00。")[0][0] == "sentence"
+
+
+def test_steps_stand_with_the_sentence_that_announces_them() -> None:
+    text = "不想倒水的，可按以下步骤接软管。\n1. 断电。\n\n2. 卸下盖板。"
+    assert ("list", text) in texts_of(text)
+    assert all(kind != "list" for kind, _ in texts_of("请先断电。\n1. 卸下盖板。"))
+
+
 def test_fields_are_read_under_their_heading(letters: Any) -> None:
     hits = [hit("# 香山公园\n地址：海淀区\n开放时间：6:00-18:00"), hit("# 月老祠\n地址：密云区\n开放时间：9:00-22:00")]
     assert best("月老祠几点开门？", hits, letters).endswith("开放时间：9:00-22:00")
@@ -135,6 +153,56 @@ def test_hostile_text_is_read_in_one_pass(text: str) -> None:
     assert len(list(statements_of(text))) <= 40_000
 
 
+# -- other words for it --------------------------------------------------------------------------------------------
+
+
+def test_the_phrases_of_a_question_are_looked_up() -> None:
+    phrases = [phrase.text for phrase in find_phrases(fold_text("居住证搞丢了再办一张多少钱"))]
+    assert phrases == ["居住", "搞丢", "丢了", "再办一张", "多少钱"]
+
+
+def test_a_document_may_use_another_word() -> None:
+    [phrase] = find_phrases("搞丢")
+    assert phrase.is_in("遗失补领须本人申请")
+    assert not phrase.is_in("首次申领免费")
+    [formal] = find_phrases("采暖")
+    assert formal.is_in("暖气不热打哪个电话")
+    assert not formal.is_in("供暖期为四个月")  # what is said for one phrase need not mean the same
+
+
+def test_phrases_may_overlap_but_not_hold_each_other() -> None:
+    assert [phrase.text for phrase in find_phrases("几点关灯")] == ["几点关", "关灯"]
+
+
+def test_a_character_within_a_word_is_no_phrase() -> None:
+    assert [phrase.text for phrase in find_phrases("锁")] == ["锁"]
+    assert find_phrases("封锁线") == ()
+
+
+def test_no_line_of_the_thesaurus_is_malformed() -> None:
+    lines = (files("peg_rag") / "assets" / "thesaurus.txt").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if line and not line.startswith("#"):
+            asked, colon, said = line.partition(" : ")
+            assert colon, line
+            assert asked.split(), line
+            assert said.split(), line
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "fit", "conflict"),
+    [
+        ("我住6栋，哪天洗外墙", "1至4栋为11月3日至7日，5至8栋为11月8日至14日。", {"6栋"}, False),
+        ("我住9栋，哪天洗外墙", "1至4栋为11月3日至7日，5至8栋为11月8日至14日。", set(), True),
+        ("家在18楼哪天停水", "高区（12至26层）：11月19日停水。", {"18楼"}, False),
+        ("家在18楼哪天停水", "低区（1至11层）：11月18日停水。", set(), True),
+        ("家在18楼哪天停水", "停水期间请关好阀门。", set(), False),
+    ],
+)
+def test_a_number_lies_in_a_range_of_a_sentence(question: str, text: str, fit: set[str], conflict: bool) -> None:
+    assert sentence_fit(parse_question(question).quantities, text) == (frozenset(fit), conflict)
+
+
 # -- what a question asks for ----------------------------------------------------------------------------------------
 
 
@@ -160,9 +228,9 @@ def test_the_kind_of_an_answer_is_read_off_the_question(question: str, kind: str
 
 
 def test_numerals_years_and_codes_are_compared_as_figures() -> None:
-    assert fold("第二节（周三）") == "第2节星期3"
-    assert fold("一线城市和四川") == "一线城市和四川"
-    assert fold("12,800元") == "12800元"
+    assert fold_text("第二节（周三）") == "第2节星期3"
+    assert fold_text("一线城市和四川") == "一线城市和四川"
+    assert fold_text("12,800元") == "12800元"
     assert parse_question("24年那版制度").years == {"2024"}
     words = {word.text for word in parse_question("HC200B一天能发多少货").words}
     assert "hc200b" in words
@@ -196,7 +264,7 @@ def test_a_name_is_one_word() -> None:
 )
 def test_a_number_lies_in_a_range_or_not(question: str, value: str, expected: bool) -> None:
     cell = Cell((0, len(value)), "档次", value)
-    fit, conflict = range_fit(quantities_of(fold(question)), [cell])
+    fit, conflict = range_fit(quantities_of(fold_text(question)), [cell])
     assert (bool(fit), conflict) == (expected, not expected)
 
 
@@ -252,6 +320,20 @@ def test_a_table_answers_with_the_cell_of_the_row_and_year(question: str, expect
     assert best(question, HOTEL, letters) == expected
 
 
+def test_two_questions_in_one_are_answered_from_one_row(letters: Any) -> None:
+    said = best("张玮的分机是多少，哪天入职的", PEOPLE, letters)
+    assert "分机: 8507" in said
+    assert "入职日期: 2018年11月5日" in said
+    assert "8501" not in said
+
+
+def test_a_newer_mail_goes_before_what_it_quotes(letters: Any) -> None:
+    mail = hit("展位定了。\n3月9日可以进场布展。\n\n> 主办方给的安排是3月7日进场布展。", source="回复.eml")
+    assert best("几号可以进场布展", [mail], letters) == "3月9日可以进场布展。"
+    older = hit("展位定了。\n\n> 主办方给的安排是3月7日进场布展。", source="回复.eml")
+    assert "3月7日" in best("几号可以进场布展", [older], letters)
+
+
 def test_a_record_answers_with_the_field(letters: Any) -> None:
     assert best("张玮的分机号是多少", PEOPLE, letters).endswith("姓名: 张玮 | 分机: 8507")
     assert best("张伟哪天入职的", PEOPLE, letters).endswith("姓名: 张伟 | 入职日期: 2016年8月22日")
@@ -273,6 +355,12 @@ def test_what_is_quoted_stands_in_the_hit(letters: Any) -> None:
 def test_a_list_answers_whole(letters: Any) -> None:
     text = "报销须提交下列材料：\n1. 审批单\n2. 发票\n3. 行程单"
     assert best("报销需要哪些材料", [MONEY, hit(text)], letters) == text
+
+
+def test_an_announcement_is_no_answer(letters: Any) -> None:
+    page = hit("不想倒水的，可按以下步骤接软管。", source="说明书.pdf")
+    rest = hit("2. 卸下排水口盖板，套上软管。", source="说明书.pdf")
+    assert best("怎么接软管", [page, rest], letters) == "2. 卸下排水口盖板，套上软管。"
 
 
 def test_the_question_itself_is_no_answer(letters: Any) -> None:
@@ -352,18 +440,16 @@ def test_the_trees_are_walked_as_written() -> None:
     scorer = load_scorer()
     rows = np.random.default_rng(0).random((7, len(FEATURES)), dtype=np.float32)
     expected = []
-    for features in rows:
-        linear = scorer.linear[0] + sum(w * float(x) for w, x in zip(scorer.linear[1:], features, strict=True))
-        row = np.append(features, np.float32(linear))
-        total = scorer.bias
+    for row in rows:
+        total = sum(weight * float(x) for weight, x in zip(scorer.linear, row, strict=True))
         for tree in scorer.trees:
             node = 0
             while tree.feature[node] >= 0:
-                below = row[tree.feature[node]] <= tree.threshold[node]
-                node = int(tree.left[node] if below else tree.right[node])
+                is_smaller = row[tree.feature[node]] <= tree.threshold[node]
+                node = int(tree.smaller[node] if is_smaller else tree.larger[node])
             total += tree.value[node]
         expected.append(total)
-    np.testing.assert_allclose(scorer.score(rows), expected, rtol=1e-9)
+    np.testing.assert_allclose(scorer.score(rows), expected, rtol=1e-5)
 
 
 def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> None:
@@ -371,8 +457,26 @@ def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> No
     features = np.zeros((4, len(FEATURES)), dtype=np.float32)
     row = decision_row(scores, features, [(0, 0), (0, 5), (0, 5), (1, 0)])
     named = dict(zip(DECISION, row, strict=True))
-    assert (named["score"], named["lead"], named["lead_in_row"]) == (3.0, 2.0, 0.5)
+    assert (named["score"], named["lead"], named["lead_in_row"], named["lead_in_hits"]) == (3.0, 2.0, 0.5, 2.5)
     assert named["above_mean"] == pytest.approx(3.0 - scores.mean())
+    assert named["share"] == pytest.approx(np.exp(3.0) / np.exp(scores).sum())
+
+
+def test_a_lone_statement_leads_by_the_most_there_is() -> None:
+    row = decision_row(np.array([0.5]), np.zeros((1, len(FEATURES)), dtype=np.float32), [(0, 0)])
+    named = dict(zip(DECISION, row, strict=True))
+    assert named["lead"] == named["lead_in_row"] == named["lead_in_hits"] == 4.0
+    assert named["share"] == 1.0
+    assert named["cosine_ahead"] == 0.0  # there is nothing to be more than
+
+
+def test_the_decision_compares_the_best_with_the_best_of_another_row() -> None:
+    features = np.zeros((3, len(FEATURES)), dtype=np.float32)
+    features[:, FEATURES.index("covered")] = [0.9, 0.8, 0.25]
+    row = decision_row(np.array([3.0, 2.5, 1.0]), features, [(0, 5), (0, 5), (1, 0)])
+    named = dict(zip(DECISION, row, strict=True))
+    assert named["covered"] == pytest.approx(0.9)
+    assert named["covered_ahead"] == pytest.approx(0.65)
 
 
 @pytest.mark.parametrize(
@@ -385,14 +489,14 @@ def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> No
     ],
 )
 def test_a_column_of_other_things_does_not_answer(question: str, column: str, value: str) -> None:
-    assert looks(parse_question(question), fold(value), column) == (0.0, 1.0)
+    assert rate_value(parse_question(question), fold_text(value), column) == (0.0, 1.0)
 
 
 def test_words_in_like_places_are_alike() -> None:
     words = parse_question("酒店").words
-    assert likeness(words, "住宿标准")[0] > 0.5
-    assert likeness(words, "螺栓扭矩")[0] < 0.3
-    assert not likeness(words, "")[0]
+    assert measure_likeness(words, "住宿标准")[0] > 0.5
+    assert measure_likeness(words, "螺栓扭矩")[0] < 0.3
+    assert not measure_likeness(words, "")[0]
 
 
 def test_asking_words_do_not_join_what_stands_around_them() -> None:

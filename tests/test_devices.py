@@ -420,6 +420,7 @@ encoder = PEGEncoder(sys.argv[1], devices=["cpu", "cpu"])
 pool = encoder._get_model()[1]
 print(*pool.process_ids, flush=True)
 how = sys.argv[2]
+sys.stdin.readline()  # the workers are known to the test now
 if how == "error":
     raise ZeroDivisionError
 if how == "os._exit":
@@ -435,11 +436,15 @@ if how == "work":
 def test_no_worker_outlives_the_process(model: str, how: str, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT, encoding="utf-8")
     arguments = [sys.executable, str(tmp_path / "script.py"), model, "work" if how.startswith("SIG") else how]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=REPO) as parent:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, cwd=REPO) as parent:
+        assert parent.stdin is not None
         assert parent.stdout is not None
         assert parent.stderr is not None
         workers = [psutil.Process(int(name)) for name in parent.stdout.readline().split()]
         assert len(workers) == 2
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
         if how.startswith("SIG"):
             parent.send_signal(signal.Signals[how])
         says = parent.stderr.read().decode()  # to its end: the workers hold the other end of the pipe, too

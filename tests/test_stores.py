@@ -128,8 +128,8 @@ def test_delete_by_id_and_filter(make_store: OpenStore) -> None:
     assert store.delete([]) == 0
     assert store.ids() == ["d1", "d2", "d3"]
     assert {hit.id for hit in store.search(text="银行", mode="lexical")} == {"d1"}
-    wrong: list[dict[str, Any]] = [{}, {"ids": ["d1"], "where": {"n": 1}}, {"where": {}}]
-    for arguments in wrong:
+    bad_arguments: list[dict[str, Any]] = [{}, {"ids": ["d1"], "where": {"n": 1}}, {"where": {}}]
+    for arguments in bad_arguments:
         with pytest.raises(InvalidInput, match="either ids or a non-empty filter"):
             store.delete(**arguments)
     store.clear()

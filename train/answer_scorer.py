@@ -1,98 +1,116 @@
 """Train the answer scorer: which statement of the hits answers a question, and whether any does.
 
-    python train/answer_scorer.py             # PEG_DATA names the data folder, else ../shared/data; about ten minutes
-    python train/answer_scorer.py --write     # also writes peg_rag/assets/answer_scorer.json
+    python train/answer_scorer.py --features rows.npz           # ten minutes of CPU; the second time, three
+    python train/answer_scorer.py --features rows.npz --write   # also writes peg_rag/assets/answer_scorer.json
 
-Rows are the candidates of `peg_rag.answering.candidates` for
+Rows are the candidates of `peg_rag.answering.candidates` for written documents and questions as colleagues ask them
+(`answer_documents.py`), dealt out to `STORES` stores and searched as `peg-rag ask` searches. Of the questions, one in
+four is also asked with what answers it taken out. The questions of `tests/data` and `data/eval` are not touched.
 
-* written documents and questions as colleagues ask them (`answer_documents.py`);
-* questions about made-up tables, records and sentences (`answer_questions.py`; another seed for every corpus);
-* KdConv's questions about sights, films and music, whose facts are put together into a record for each (Apache-2.0);
-* CMRC 2018's trial questions (CC BY-SA 4.0). Their pairs name the passage, not the sentence, so the sentence is learnt
-  along: the one that the scorer of the round before prefers.
+* A linear score and boosted trees learn to put the right statement before the others of its question: softmax
+  cross-entropy over the candidates, and LambdaRank.
+* What decides whether the best statement answers are trees over the scores that the questions get from models which
+  have not seen their document: documents are dealt out to five folds, and a model is trained without each.
 
-Every question is also asked with what answers it taken out of the corpus. The questions of `tests/data/documents` and
-`data/eval` are not touched. A fifth of each source is kept for validation; the table that is printed is about it, and
-the weights of `peg_rag.answering.decision` are fitted on it. The trees that are written have seen all.
+What is printed is measured on the folds that were left out. What is written is fitted on all.
 """
 
 import argparse
 import json
-import os
-import re
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
 
+import lightgbm
 import numpy as np
 from answer_documents import WrittenDocument, occurs, read_documents
 from answer_documents import passages as document_passages
-from answer_questions import corpus, make_cases
 from numpy.typing import NDArray
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from sklearn.metrics import roc_auc_score
 
 from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.answering.candidates import Candidate, find_candidates
 from peg_rag.answering.decision import DECISION, decision_row, part_of
 from peg_rag.answering.evidence import FEATURES
-from peg_rag.answering.scorer import with_linear_score
 from peg_rag.hits import Hit
-from peg_rag.training.data.files import read_rows
 
 REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "answer_scorer.json"
 HITS = 20
-SEEDS = 2  # made-up corpora
-KDCONV = ("tourism-kdconv", "film-kdconv", "music-kdconv")
-KDCONV_QUESTIONS = 200  # of each
-CMRC_QUESTIONS = 500
-CMRC = "encyclopedia-cmrc2018_trial"
-ROUNDS = 2
-TAKEN_OUT_WEIGHT = 0.4  # people ask for what is not there less often than that
-GROUPS = 6  # stores that the written documents are dealt out to
-WRITTEN_WEIGHT = 3.0  # of a written question, as people ask, beside a made-up one
+STORES = 6  # that the written documents are dealt out to
+FOLDS = 5
+TAKEN_OUT_EVERY = 4  # questions
+TAKEN_OUT_WEIGHT = 0.5  # for the decision: people ask for what is not there less often than that
+RIDGE = 3.0  # of the linear score
+STEPS = 80
+ROUNDS = 200
+MOST_CANDIDATES = 24  # of a question to train on
+TREES = {
+    "objective": "lambdarank",
+    "lambdarank_truncation_level": 10,
+    "num_leaves": 15,
+    "learning_rate": 0.06,
+    "min_data_in_leaf": 30,
+    "lambda_l2": 1.0,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "seed": 0,
+    "verbose": -1,
+}
+DECIDING_ROUNDS = 300
+DECIDING_TREES = {
+    "objective": "binary",
+    "num_leaves": 8,
+    "learning_rate": 0.04,
+    "min_data_in_leaf": 40,
+    "lambda_l2": 5.0,
+    "feature_fraction": 0.3,
+    "bagging_fraction": 0.8,
+    "bagging_freq": 1,
+    "seed": 0,
+    "verbose": -1,
+}
 # What can only speak for a statement, and what can only speak against it.
 FOR = {
-    "covered", "covered_by_file", "fresh", "telling", "range_match", "looks", "column", "unit", "column_words",
+    "covered", "covered_by_file", "fresh", "telling", "range_match", "right_kind", "column", "unit", "column_words",
     "key_words", "ends", "cosine_lead", "precision", "rank", "like", "like_by_statement", "like_by_passage",
     "like_column", "like_key", "like_heading", "file_share", "pairs", "pairs_by_statement", "pairs_telling",
-    "pairs_told", "asked_noun",
+    "pairs_telling_by_statement", "asked_noun", "phrases", "phrases_by_statement", "synonyms_column", "synonyms_key",
+    "synonyms_heading", "source_words", "negation",
 }  # fmt: skip
 AGAINST = {
-    "covered_gap", "statement_gap", "telling_gap", "missing", "missing_code", "year_conflict", "range_conflict",
-    "looks_wrong", "column_rival", "echo", "cosine_gap", "like_gap", "like_statement_gap", "like_missing",
-    "like_column_rival", "like_key_gap", "pairs_gap", "pairs_told_gap", "pairs_missing", "fit_gap", "key_gap",
+    "covered_gap", "statement_gap", "telling_gap", "missing", "missing_near", "missing_code", "year_conflict",
+    "range_conflict", "wrong_kind", "column_rival", "echo", "cosine_gap", "like_gap", "like_statement_gap",
+    "like_missing", "like_column_rival", "like_key_gap", "pairs_gap", "pairs_statement_gap", "pairs_missing", "fit_gap",
+    "key_gap", "phrases_gap", "phrases_missing", "synonyms_column_rival", "synonyms_key_gap", "hit_gap", "older_mail",
+    "negation_conflict",
 }  # fmt: skip
+_SIGNS = [1 if name in FOR else -1 if name in AGAINST else 0 for name in FEATURES]
+_LIKELY = [FEATURES.index(name) for name in ("covered", "like", "telling", "phrases", "pairs_telling")]
 _encoder: PEGEncoder
-MOST_STATEMENTS = 20  # of a question to train on
-_ASKS = re.compile(r"[?？]|什么|谁|多少|哪|几|吗|怎么|多久|何时|多大")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A question with its hits, and which statements of them answer it.
+    """A question with its hits, and what a statement says that answers it; nothing where none does.
 
     Attributes:
-        answers: texts of statements that answer; what is in the statement's text where `is_part`.
-        file: the hit's source that the answer stands in, or a part of it.
-        needed: what the hit says.
-        passage: the text of the hit that holds the answer, where the sentence is not known.
-        fold: 0 to 4; 0 is for validation.
+        source: `written`, or `taken out` where the answer was.
+        file: the hit's source that the answer stands in.
+        fold: 0 to 4; a document's questions are all of one fold.
     """
 
     source: str
     question: str
     hits: list[Hit]
     fold: int
-    answers: tuple[str, ...] = ()
-    is_part: bool = False
+    must: tuple[str, ...] = ()
     file: str = ""
-    needed: str = ""
-    passage: str = ""
 
 
 @dataclass
@@ -102,162 +120,76 @@ class Group:
     Attributes:
         right: (candidates,) 1 for those that answer, 0 for those that do not.
         parts: see `part_of`.
-        loose: the answer is one of those marked, it is not known which.
-        fold: 0 to 4; 0 is for validation.
     """
 
     source: str
-    question: str
     features: NDArray[np.float32]
     right: NDArray[np.float64]
     parts: list[tuple[int, int]]
-    loose: bool
     fold: int
+
+    @property
+    def is_answerable(self) -> bool:
+        return bool(self.right.any())
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """What puts the candidates of a question in order."""
+
+    linear: NDArray[np.float64]
+    trees: lightgbm.Booster
+
+    def score(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        """(candidates,) of features (candidates, len(FEATURES))."""
+        return np.asarray(features @ self.linear + self.trees.predict(features), dtype=np.float64)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("PEG_DATA", REPO.parent / "shared" / "data")))
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--cache", type=Path, help="file to keep the questions with their hits in and take them from")
     parser.add_argument("--features", type=Path, help="file to keep the candidates' features in and take them from")
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    groups = read_groups(options)
-    train = [group for group in groups if group.fold]
-    held_out = [group for group in groups if not group.fold]
-    statements = sum(len(group.right) for group in groups)
-    print(f"{len(train)} questions to train on, {len(held_out)} held out, {statements:,} statements")
-    logistic = fit_logistic(train)
-    print("\nlogistic regression")
-    report(held_out, lambda x: logistic[0] + x @ logistic[1:])
-    for name, weight in zip(("bias", *FEATURES), logistic, strict=True):
-        print(f"  {name:<22}{weight:>8.2f}")
-    boosted = fit_boosted(train, logistic)
-    print("\ngradient-boosted trees")
-    report(held_out, lambda x: boosted.decision_function(with_linear_score(x, logistic)))
-    decision = fit_decision(held_out, lambda x: boosted.decision_function(with_linear_score(x, logistic)))
+    groups = read_groups(options.features)
+    counts = Counter(group.source for group in groups)
+    print(f"{counts['written']} questions, {counts['taken out']} of them also with the answer taken out")
+    scores = cross_validate(groups)
+    decision = fit_decision(groups, scores)
     if options.write:
-        write(fit_boosted(groups, logistic), logistic, decision)  # what was held out is learnt from too in the end
+        write(train_ranker(groups), decision)
 
 
-def read_groups(options: argparse.Namespace) -> list[Group]:
-    if options.features and options.features.is_file():
-        return list(np.load(options.features, allow_pickle=True))
-    groups = make_groups(read_tasks(options))
-    if options.features:
-        np.save(options.features, np.array(groups, dtype=object), allow_pickle=True)
+# -- rows -------------------------------------------------------------------------------------------------------------
+
+
+def read_groups(file: Path | None) -> list[Group]:
+    """The questions that have candidates; from the file, if it is there, which is written otherwise."""
+    if file and file.is_file():
+        return load_groups(file)
+    groups = make_groups(list(make_tasks()))
+    if file:
+        save_groups(file, groups)
     return groups
 
 
-def read_tasks(options: argparse.Namespace) -> list[Task]:
-    if options.cache and options.cache.is_file():
-        return list(np.load(options.cache, allow_pickle=True))
-    tasks = list(make_tasks(options.data, options.seeds))
-    if options.cache:
-        with options.cache.open("wb") as file:
-            np.save(file, np.array(tasks, dtype=object), allow_pickle=True)
-    return tasks
-
-
-def make_tasks(data: Path, seeds: int) -> Iterator[Task]:
-    with PEGEncoder("peg-mini") as encoder:  # the bundled model; another model's cosines are calibrated apart
-        yield from written(encoder)
-        for seed in range(seeds):
-            yield from made_up(seed, encoder)
-        for name in KDCONV:
-            yield from records(data, name, encoder)
-        yield from encyclopedia(data, encoder)
-
-
-def make_groups(tasks: list[Task]) -> list[Group]:
-    with Pool(initializer=_open_encoder) as pool:
-        return pool.map(_group_in_worker, tasks, chunksize=20)
-
-
-def _open_encoder() -> None:
-    global _encoder
-    _encoder = PEGEncoder("peg-mini")
-
-
-def _group_in_worker(task: Task) -> Group:
-    return group_of(task, _encoder)
-
-
-def made_up(seed: int, encoder: PEGEncoder) -> Iterator[Task]:
-    """Made-up documents and their questions, each also with its answer's document taken away."""
-    documents, cases = make_cases(seed)
-    fold = seed % 5
-    with make_index(list(corpus(documents)), encoder) as index:
-        retriever = Retriever(index, encoder, mode="hybrid")
-        results = retriever.retrieve_batch([case.question for case in cases], k=3 * HITS)
-        for number, (case, hits) in enumerate(zip(cases, results, strict=True)):
-            yield Task("made up", case.question, hits[:HITS], fold, case.answers, file=case.document)
-            if case.answers and number % 2:
-                left = [hit for hit in hits if not _holds(hit, case.answers, case.document)]
-                yield Task("made up, taken out", case.question, left[:HITS], fold)
-
-
-def written(encoder: PEGEncoder) -> Iterator[Task]:
-    """Written documents and questions; `GROUPS` stores with every so many-th document, a fold has its own documents."""
+def make_tasks() -> Iterator[Task]:
+    """Every so many-th document is of one store; a fold has its own documents."""
     documents = read_documents()
-    for start in range(GROUPS):
-        yield from _written_in_group(documents[start::GROUPS], start, encoder)
+    with PEGEncoder("peg-mini") as encoder:  # the bundled model; another model's cosines are calibrated apart
+        for start in range(STORES):
+            yield from _make_tasks_of_store(documents[start::STORES], start, encoder)
 
 
-def _written_in_group(documents: list[WrittenDocument], start: int, encoder: PEGEncoder) -> Iterator[Task]:
-    cases = [((start + number) % 5, case) for number, document in enumerate(documents) for case in document.cases]
+def _make_tasks_of_store(documents: list[WrittenDocument], start: int, encoder: PEGEncoder) -> Iterator[Task]:
+    cases = [((start + number) % FOLDS, case) for number, document in enumerate(documents) for case in document.cases]
     with make_index(list(document_passages(documents)), encoder) as index:
         retriever = Retriever(index, encoder, mode="hybrid")
         results = retriever.retrieve_batch([case.question for _, case in cases], k=2 * HITS)
-        for (fold, case), hits in zip(cases, results, strict=True):
-            yield Task("written", case.question, hits[:HITS], fold, case.must, is_part=True, file=case.file)
-            if case.must:
-                left = [hit for hit in hits if not (case.file in hit.metadata["source"] and _says(hit.text, case.must))]
-                yield Task("written, taken out", case.question, left[:HITS], fold)
-
-
-def records(data: Path, name: str, encoder: PEGEncoder) -> Iterator[Task]:
-    """KdConv: the facts about one thing are a record or sentences; the question asks for one of them."""
-    facts: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    questions = []
-    rows = read_pairs(data, name) + (read_pairs(data, "tourism-kdconv_kb") if name.startswith("tourism") else [])
-    for question, fact in rows:
-        thing, _, rest = fact.partition(" ")
-        attribute, _, value = rest.partition("：")
-        if value and len(value) < 120 and value not in facts[thing][attribute]:
-            facts[thing][attribute].append(value)
-        if value and len(value) < 120 and _ASKS.search(question) and len(question) < 60:
-            questions.append((question, thing, attribute))
-    rng = np.random.default_rng(len(name))
-    texts = {thing: _record(thing, known, bool(rng.random() < 0.7)) for thing, known in facts.items()}
-    index_rows = [(text, {"source": f"{name}.csv", "row": i}) for i, text in enumerate(texts.values(), start=1)]
-    chosen = [questions[i] for i in rng.permutation(len(questions))[:KDCONV_QUESTIONS]]
-    with make_index(index_rows, encoder) as index:
-        retriever = Retriever(index, encoder, mode="hybrid")
-        results = retriever.retrieve_batch([question for question, _, _ in chosen], k=HITS + 1)
-        for (question, thing, attribute), hits in zip(chosen, results, strict=True):
-            fold = sum(map(ord, thing)) % 5
-            values = "、".join(facts[thing][attribute])
-            answers = (f"{attribute}: {values}", f"{thing}的{attribute}是{values}。")
-            yield Task(name, question, hits[:HITS], fold, answers, needed=thing)
-            left = [hit for hit in hits if hit.text != texts[thing]]
-            yield Task(f"{name}, taken out", question, left[:HITS], fold)
-
-
-def encyclopedia(data: Path, encoder: PEGEncoder) -> Iterator[Task]:
-    """CMRC: any sentence of the passage may be the one."""
-    pairs = read_pairs(data, CMRC)
-    texts = list(dict.fromkeys(passage for _, passage in pairs))
-    with make_index([(text, {"source": f"{i}.txt"}) for i, text in enumerate(texts)], encoder) as index:
-        retriever = Retriever(index, encoder, mode="hybrid")
-        chosen = pairs[:CMRC_QUESTIONS]
-        results = retriever.retrieve_batch([question for question, _ in chosen], k=6)
-        for (question, passage), hits in zip(chosen, results, strict=True):
-            fold = texts.index(passage) % 5
-            yield Task("cmrc", question, hits[:5], fold, passage=passage)
-            left = [hit for hit in hits if hit.text != passage]
-            yield Task("cmrc, taken out", question, left[:5], fold)
+    for number, ((fold, case), hits) in enumerate(zip(cases, results, strict=True)):
+        yield Task("written", case.question, hits[:HITS], fold, case.must, case.file)
+        if case.must and number % TAKEN_OUT_EVERY == 0:
+            others = [hit for hit in hits if not (case.file in hit.metadata["source"] and _says(hit.text, case.must))]
+            yield Task("taken out", case.question, others[:HITS], fold)
 
 
 def make_index(rows: Sequence[tuple[str, dict[str, Any]]], encoder: PEGEncoder) -> PEGIndex:
@@ -268,187 +200,188 @@ def make_index(rows: Sequence[tuple[str, dict[str, Any]]], encoder: PEGEncoder) 
     return index
 
 
-def group_of(task: Task, encoder: PEGEncoder) -> Group:
-    """The candidates of a question, marked."""
-    candidates = find_candidates(task.question, task.hits, encoder)
-    marks = [float(_answers(candidate, task)) for candidate in candidates]
+def make_groups(tasks: list[Task]) -> list[Group]:
+    with Pool(initializer=_open_encoder) as pool:
+        groups = pool.map(_group_in_worker, tasks, chunksize=20)
+    return [group for group in groups if len(group.right)]
+
+
+def _open_encoder() -> None:
+    global _encoder
+    _encoder = PEGEncoder("peg-mini")
+
+
+def _group_in_worker(task: Task) -> Group:
+    candidates = find_candidates(task.question, task.hits, _encoder)
+    right = np.array([float(_answers(candidate, task)) for candidate in candidates])
     features = np.array([c.features for c in candidates], dtype=np.float32).reshape(-1, len(FEATURES))
-    parts = [part_of(candidate) for candidate in candidates]
-    return Group(task.source, task.question, features, np.array(marks), parts, bool(task.passage), task.fold)
+    return Group(task.source, features, right, [part_of(candidate) for candidate in candidates], task.fold)
 
 
 def _answers(candidate: Candidate, task: Task) -> bool:
-    hit = task.hits[candidate.place]
-    if task.passage:
-        return hit.text == task.passage
-    if not task.answers or task.file not in str(hit.metadata["source"]) or task.needed not in hit.text:
-        return False
-    text = candidate.statement.text
-    return _says(text, task.answers) if task.is_part else text in task.answers
+    source = str(task.hits[candidate.place].metadata["source"])
+    return bool(task.must) and task.file in source and _says(candidate.statement.text, task.must)
 
 
-def _says(text: str, answers: Sequence[str]) -> bool:
-    return all(occurs(answer, text) for answer in answers)
+def _says(text: str, must: Sequence[str]) -> bool:
+    return all(occurs(literal, text) for literal in must)
 
 
-def read_pairs(data: Path, name: str) -> list[tuple[str, str]]:
-    rows = [row for _, row in read_rows(data / "pairs" / f"{name}.jsonl.zst") if not isinstance(row, str)]
-    return [(row["query"], row["positive"]) for row in rows]
+def save_groups(file: Path, groups: list[Group]) -> None:
+    np.savez_compressed(
+        file,
+        names=np.array(FEATURES),
+        sizes=np.array([len(group.right) for group in groups]),
+        sources=np.array([group.source for group in groups]),
+        folds=np.array([group.fold for group in groups]),
+        features=np.concatenate([group.features for group in groups]),
+        right=np.concatenate([group.right for group in groups]),
+        parts=np.concatenate([np.array(group.parts) for group in groups]),
+    )
 
 
-def _record(thing: str, facts: dict[str, list[str]], as_row: bool) -> str:
-    known = {attribute: "、".join(values) for attribute, values in facts.items()}
-    if as_row:
-        return " | ".join([f"名称: {thing}", *(f"{attribute}: {value}" for attribute, value in known.items())])
-    return "".join(f"{thing}的{attribute}是{value}。" for attribute, value in known.items())
+def load_groups(file: Path) -> list[Group]:
+    content = np.load(file, allow_pickle=False)
+    if tuple(content["names"].tolist()) != FEATURES:
+        raise SystemExit(f"{file} holds other features; delete it")
+    ends = np.cumsum(content["sizes"])[:-1]
+    columns = [np.split(content[name], ends) for name in ("features", "right", "parts")]
+    rows = zip(content["sources"].tolist(), *columns, content["folds"].tolist(), strict=True)
+    return [Group(source, x, y, [tuple(part) for part in parts.tolist()], fold) for source, x, y, parts, fold in rows]
 
 
-def _holds(hit: Hit, answers: Sequence[str], file: str) -> bool:
-    return file in str(hit.metadata["source"]) and any(answer in hit.text for answer in answers)
+# -- order ------------------------------------------------------------------------------------------------------------
 
 
-def fit_logistic(groups: list[Group]) -> NDArray[np.float64]:
-    """(1 + features,) bias first."""
-    score: Callable[[NDArray[np.float32]], NDArray[np.float64]] | None = None
-    for _ in range(ROUNDS):
-        x, y, w = rows_of(groups, score)
-        model = LogisticRegression(C=1.0, max_iter=2000).fit(x, y, sample_weight=w)
-        score = model.decision_function
-    return np.concatenate([model.intercept_, model.coef_[0]])
+def cross_validate(groups: list[Group]) -> list[NDArray[np.float64]]:
+    """The scores that each question's candidates get from a ranker that has not seen its document."""
+    scores: list[NDArray[np.float64]] = [np.zeros(0)] * len(groups)
+    for fold in range(FOLDS):
+        ranker = train_ranker([group for group in groups if group.fold != fold])
+        for number, group in enumerate(groups):
+            if group.fold == fold:
+                scores[number] = ranker.score(group.features)
+    answerable = [(group, s) for group, s in zip(groups, scores, strict=True) if group.is_answerable]
+    right = sum(group.right[int(np.argmax(s))] for group, s in answerable)
+    print(f"the best statement is right for {right / len(answerable):.3f} of {len(answerable)} answerable questions")
+    return scores
 
 
-def fit_boosted(groups: list[Group], linear: NDArray[np.float64]) -> HistGradientBoostingClassifier:
-    """Trees over the features and their linear score, which also says which sentence of a passage answers."""
-    x, y, w = rows_of(groups, lambda f: linear[0] + f @ linear[1:])
-    return HistGradientBoostingClassifier(
-        monotonic_cst=[*(1 if name in FOR else -1 if name in AGAINST else 0 for name in FEATURES), 1],
-        max_iter=150,
-        early_stopping=False,
-        max_leaf_nodes=16,
-        learning_rate=0.06,
-        min_samples_leaf=40,
-        l2_regularization=1.0,
-        random_state=0,
-    ).fit(with_linear_score(x, linear), y, sample_weight=w)
+def train_ranker(groups: list[Group]) -> Ranker:
+    answerable = [_keep_hardest(group) for group in groups if group.is_answerable]
+    return Ranker(fit_linear(answerable), grow_trees(answerable))
 
 
-def fit_decision(groups: list[Group], score: Any) -> NDArray[np.float64]:
-    """(1 + len(DECISION),) of questions that the scorer was not trained on: is the best statement right?
+def _keep_hardest(group: Group) -> Group:
+    """The right candidates and the most misleading of the others: those that say most of the question."""
+    ease = -group.features[:, _LIKELY].sum(axis=1) - 9 * group.right
+    kept = np.sort(np.argsort(ease, kind="stable")[:MOST_CANDIDATES])
+    return replace(group, features=group.features[kept], right=group.right[kept], parts=[group.parts[i] for i in kept])
 
-    What is printed is measured on half of the questions after fitting on the other half.
-    """
-    x, y, w, sources = [], [], [], []
-    for one in (group for group in groups if len(group.right)):
-        scores = score(one.features)
-        x.append(decision_row(scores, one.features, one.parts))
-        y.append(one.right[int(np.argmax(scores))])
-        weight = WRITTEN_WEIGHT if one.source.startswith("written") else 1.0
-        w.append(weight * (TAKEN_OUT_WEIGHT if "taken out" in one.source else 1.0))
-        sources.append(one.source)
-    rows, marks, weights = np.array(x), np.array(y), np.array(w)
-    halves = np.arange(len(rows)) // 2 % 2
+
+def fit_linear(groups: list[Group]) -> NDArray[np.float64]:
+    """(features,) weights: the least softmax cross-entropy of the right statements among each question's candidates."""
+    rows = np.concatenate([group.features for group in groups])
+    right = np.concatenate([group.right for group in groups])
+    sizes = np.array([len(group.right) for group in groups])
+    starts = np.cumsum(sizes) - sizes
+    scale = rows.std(axis=0) + 1e-3
+    rows = (rows - rows.mean(axis=0)) / scale
+
+    def measure_loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        scores = (rows @ weights.astype(np.float32)).astype(np.float64)
+        scores -= np.repeat(np.maximum.reduceat(scores, starts), sizes)
+        chances = np.exp(scores)
+        chances /= np.repeat(np.add.reduceat(chances, starts), sizes)  # (rows,)
+        hits = np.add.reduceat(chances * right, starts) + 1e-9  # (questions,)
+        errors = chances * (1 - right / np.repeat(hits, sizes))
+        gradient = (errors.astype(np.float32) @ rows).astype(np.float64)
+        return float(-np.log(hits).sum() + RIDGE / 2 * weights @ weights), gradient + RIDGE * weights
+
+    result = minimize(measure_loss, np.zeros(rows.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
+    return np.asarray(result.x / scale, dtype=np.float64)
+
+
+def grow_trees(groups: list[Group]) -> lightgbm.Booster:
+    rows = np.concatenate([group.features for group in groups])
+    right = np.concatenate([group.right for group in groups])
+    data = lightgbm.Dataset(rows, right, group=[len(group.right) for group in groups])
+    return lightgbm.train(TREES | {"monotone_constraints": _SIGNS}, data, ROUNDS)
+
+
+# -- decision ---------------------------------------------------------------------------------------------------------
+
+
+def fit_decision(groups: list[Group], scores: Sequence[NDArray[np.float64]]) -> lightgbm.Booster:
+    """Is the best statement right? What is printed is measured on the folds that were left out."""
+    rows = np.array([decision_row(s, g.features, g.parts) for g, s in zip(groups, scores, strict=True)])
+    right = np.array([group.right[int(np.argmax(s))] for group, s in zip(groups, scores, strict=True)])
+    weights = np.array([TAKEN_OUT_WEIGHT if group.source == "taken out" else 1.0 for group in groups])
+    folds = np.array([group.fold for group in groups])
     odds = np.empty(len(rows))
-    for half in (0, 1):
-        model = LogisticRegression(C=0.3, max_iter=5000).fit(
-            rows[halves != half], marks[halves != half], sample_weight=weights[halves != half]
-        )
-        odds[halves == half] = model.decision_function(rows[halves == half])
-    is_written = np.array([source.startswith("written") for source in sources])
-    print("\ndecision, of written questions: threshold, said and right, said and wrong, of all")
+    for fold in range(FOLDS):
+        trained = folds != fold
+        booster = _grow_deciding_trees(rows[trained], right[trained], weights[trained])
+        odds[~trained] = booster.predict(rows[~trained], raw_score=True)
+    areas = roc_auc_score(right, odds), roc_auc_score(right, rows[:, 0])
+    print(f"area under the curve: {areas[0]:.3f}, by the score alone {areas[1]:.3f}")
+    print("  log odds from which something is said: right / wrong / declined, and declined where nothing answers")
+    answerable = np.array([group.is_answerable for group in groups])
     for threshold in (-1.0, -0.5, 0.0, 0.5, 1.0):
-        said = is_written & (odds >= threshold)
-        print(f"  {threshold:+.1f} {said @ marks / is_written.sum():.3f} {said @ (1 - marks) / is_written.sum():.3f}")
-        said = is_written & (rows[:, 0] >= threshold)
-        print(f"   by score alone {said @ marks / is_written.sum():.3f} {said @ (1 - marks) / is_written.sum():.3f}")
-    model = LogisticRegression(C=0.3, max_iter=5000).fit(rows, marks, sample_weight=weights)
-    weights_ = np.concatenate([model.intercept_, model.coef_[0]])
-    for name, weight in zip(("bias", *DECISION), weights_, strict=True):
-        print(f"  {name:<22}{weight:>8.2f}")
-    return weights_
+        is_said = odds >= threshold
+        shares = (is_said & (right > 0), is_said & (right == 0), ~is_said)
+        text = " / ".join(f"{share[answerable].mean():.3f}" for share in shares)
+        print(f"  {threshold:+.1f}: {text}, {(~is_said)[~answerable].mean():.3f}")
+    booster = _grow_deciding_trees(rows, right, weights)
+    gains = booster.feature_importance("gain")
+    print("what decides: " + ", ".join(DECISION[i] for i in np.argsort(-gains)[:20]))
+    return booster
 
 
-def rows_of(groups: list[Group], score: Any) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Features, marks and weights; a question weighs the same however many statements it has."""
-    x, y, w = [], [], []
-    for one in groups:
-        if not len(one.right):
-            continue
-        marks = one.right
-        keep = np.ones(len(marks), dtype=bool)
-        if one.loose and marks.any():
-            scores = score(one.features) if score else one.features[:, FEATURES.index("covered_by_statement")]
-            best = int(np.argmax(np.where(marks > 0, scores, -np.inf)))
-            keep = marks == 0  # its passage's other sentences may answer as well
-            keep[best] = True
-        if keep.sum() > MOST_STATEMENTS:  # the most misleading wrong ones are enough
-            ease = np.where(keep, -2 * marks - one.features[:, :4].sum(axis=1), np.inf)
-            keep[np.argsort(ease, kind="stable")[MOST_STATEMENTS:]] = False
-        x.append(one.features[keep])
-        y.append(marks[keep])
-        weight = WRITTEN_WEIGHT if one.source.startswith("written") else 1.0
-        w.append(weight * np.where(marks[keep] > 0, 1.0, 4.0 / max(keep.sum(), 1)))
-    return np.concatenate(x), np.concatenate(y), np.concatenate(w)
+def _grow_deciding_trees(
+    rows: NDArray[np.float32], right: NDArray[np.float64], weights: NDArray[np.float64]
+) -> lightgbm.Booster:
+    return lightgbm.train(DECIDING_TREES, lightgbm.Dataset(rows, right, weight=weights), DECIDING_ROUNDS)
 
 
-def report(groups: list[Group], score: Any) -> None:
-    """Of the held-out questions: is the best statement right, and does its score tell answered from not?"""
-    by_source: dict[str, list[tuple[float, bool, bool]]] = defaultdict(list)
-    for one in groups:
-        if not len(one.right):
-            by_source[one.source].append((-99.0, False, False))
-            continue
-        scores = score(one.features)
-        best = int(np.argmax(scores))
-        by_source[one.source].append((float(scores[best]), bool(one.right[best]), bool(one.right.any())))
-    print(f"{'source':<28}{'questions':>10}{'reachable':>10}{'right':>7}")
-    for source, outcomes in sorted(by_source.items()):
-        reachable = sum(r for _, _, r in outcomes)
-        print(
-            f"{source:<28}{len(outcomes):>10}{reachable:>10}{sum(r for _, r, _ in outcomes) / max(reachable, 1):>7.3f}"
-        )
-    for name in ("written", "made up", "kdconv", "cmrc"):
-        every = [outcome for source, outcomes in by_source.items() if name in source for outcome in outcomes]
-        print(
-            f"  {name}: " + ", ".join(f"{t:+.1f}: {_rates(every, t)}" for t in (-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0))
-        )
+# -- file -------------------------------------------------------------------------------------------------------------
 
 
-def _rates(outcomes: list[tuple[float, bool, bool]], threshold: float) -> str:
-    """Right answers of the reachable ones, and silence of the others."""
-    reachable = [(s, r) for s, r, known in outcomes if known]
-    others = [s for s, _, known in outcomes if not known]
-    right = sum(r and s >= threshold for s, r in reachable) / max(len(reachable), 1)
-    silent = sum(s < threshold for s in others) / max(len(others), 1)
-    return f"{right:.2f}/{silent:.2f}"
-
-
-def write(model: HistGradientBoostingClassifier, linear: NDArray[np.float64], decision: NDArray[np.float64]) -> None:
-    trees = []
-    for (predictor,) in model._predictors:
-        nodes = predictor.nodes
-        leaf = nodes["is_leaf"].astype(bool)
-        trees.append(
-            {
-                "feature": np.where(leaf, -1, nodes["feature_idx"]).tolist(),
-                "threshold": [
-                    round(float(t), 5) if not end else 0.0 for t, end in zip(nodes["num_threshold"], leaf, strict=True)
-                ],
-                "left": nodes["left"].tolist(),
-                "right": nodes["right"].tolist(),
-                "value": [round(float(v), 5) if end else 0.0 for v, end in zip(nodes["value"], leaf, strict=True)],
-            }
-        )
-    bias = round(float(model._baseline_prediction.ravel()[0]), 5)
+def write(ranker: Ranker, decision: lightgbm.Booster) -> None:
     content = {
-        "format": 2,
+        "format": 3,
         "features": list(FEATURES),
-        "bias": bias,
-        "linear": [round(float(weight), 5) for weight in linear],
-        "decision": [round(float(weight), 5) for weight in decision],
-        "trees": trees,
+        "linear": [round(float(weight), 5) for weight in ranker.linear],
+        "trees": _list_trees(ranker.trees),
+        "decision": _list_trees(decision),
     }
     ASSET.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{ASSET}: {ASSET.stat().st_size:,} bytes")
+
+
+def _list_trees(booster: lightgbm.Booster) -> list[dict[str, list[float]]]:
+    return [_list_nodes(tree["tree_structure"]) for tree in booster.dump_model()["tree_info"]]
+
+
+def _list_nodes(root: dict[str, Any]) -> dict[str, list[float]]:
+    """A tree's nodes, each before those under it; a leaf has the feature -1."""
+    columns: dict[str, list[float]] = {name: [] for name in ("feature", "threshold", "smaller", "larger", "value")}
+
+    def add_node(node: dict[str, Any]) -> int:
+        number = len(columns["feature"])
+        is_leaf = "leaf_value" in node
+        columns["feature"].append(-1 if is_leaf else node["split_feature"])
+        columns["threshold"].append(0.0 if is_leaf else round(node["threshold"], 7))
+        columns["value"].append(round(node["leaf_value"], 5) if is_leaf else 0.0)
+        columns["smaller"].append(0)
+        columns["larger"].append(0)
+        if not is_leaf:
+            columns["smaller"][number] = add_node(node["left_child"])
+            columns["larger"][number] = add_node(node["right_child"])
+        return number
+
+    add_node(root)
+    return columns
 
 
 if __name__ == "__main__":

@@ -50,12 +50,17 @@ SEEDS = (0, 1, 2)
 CLEAN_ARMS: dict[str, list[str]] = {
     "plain": [],
     "queue of 4,096": ["loss.candidates=[{kind: queue, size: 4096}]"],
+    "momentum, 4,096 documents": ["loss.candidates=[{kind: momentum, documents: 4096}]"],
+    "momentum, 1,024 queries, too": ["loss.candidates=[{kind: momentum, documents: 4096, queries: 1024}]"],
     "512 shared documents": ["data.transforms=[{kind: shared_documents, documents: 512}]"],
     "neighbours": ["data.order={kind: neighbours}"],
     "clusters": ["data.order={kind: clusters}"],
     "neighbours, 3 rounds": ["data.order={kind: neighbours}", "rounds=3"],
     "mixing": ["loss.candidates=[{kind: mixing}]"],
     "guide": ["loss.masks=[{kind: guide, model: peg-mini}]"],
+    "guide, all comparisons": [
+        "loss.masks=[{kind: guide, model: peg-mini, compare: [query_document, document_document, query_query]}]"
+    ],
     "mined": ["data.mining={negatives: 5}", "batch.negatives=5"],
     "mined, 3 rounds": ["data.mining={negatives: 5}", "batch.negatives=5", "rounds=3"],
     "mined, 3 rounds, guide": [

@@ -14,7 +14,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from peg_rag.answering.words import fold, tokens_of
+from peg_rag.answering.words import fold_text, tokens_of
 from peg_rag.training.data.files import read_rows
 
 REPO = Path(__file__).resolve().parent.parent
@@ -48,8 +48,8 @@ def main() -> None:
     for name in SOURCES:
         rows = [row for _, row in read_rows(options.data / "pairs" / f"{name}.jsonl.zst") if not isinstance(row, str)]
         for row in rows[:MOST_PAIRS]:
-            answer = fold(row["positive"])
-            for token in set(tokens_of(fold(row["query"]))):
+            answer = fold_text(row["positive"])
+            for token in set(tokens_of(fold_text(row["query"]))):
                 question_counts[token] += 1
                 answer_counts[token] += token in answer
     mean = sum(answer_counts.values()) / sum(question_counts.values())

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
 
-from peg_rag.answering.words import fold, tokens_of
+from peg_rag.answering.words import fold_text, tokens_of
 from peg_rag.training.data.files import read_lines
 
 REPO = Path(__file__).resolve().parent.parent
@@ -73,7 +73,7 @@ def read_corpus(data: Path) -> tuple[NDArray[np.uint16], NDArray[np.str_]]:
 
     Frequent words are thinned out.
     """
-    token_lists = (tokens_of(fold(text)) for text in texts(data))
+    token_lists = (tokens_of(fold_text(text)) for text in texts(data))
     lines = list(islice((line for line in token_lists if len(line) > 2), MOST_TEXTS))
     counts = Counter(token for line in lines for token in line)
     words = [word for word, count in counts.most_common(BREAK - 1) if count >= LEAST]

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.answering.evidence import FEATURES, add_gaps, features_of, key_cells, lacks_code, pair_rarities, rarities
+from peg_rag.answering.cells import key_cells
+from peg_rag.answering.coverage import lacks_code, measure_rarities
+from peg_rag.answering.evidence import FEATURES, PLAIN_FEATURES, add_gaps, features_of
+from peg_rag.answering.matches import match_texts
 from peg_rag.answering.passages import Passage, passages_of
 from peg_rag.answering.question import Question, parse_question
-from peg_rag.answering.statements import Statement, statements_of
-from peg_rag.answering.words import fold
+from peg_rag.answering.statements import Statement, announces_more, statements_of
+from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
 from peg_rag.retriever import Encoder
 
@@ -26,9 +29,10 @@ _ALIKE = 0.85  # share of common characters from which a statement is the questi
 _QUESTION_END = re.compile(r"[?？][”’」』）)\"]*$")
 
 
-_WRONG_KIND = FEATURES.index("looks_wrong")
-_FIT_FOR = [FEATURES.index(name) for name in ("looks", "column", "unit", "column_words")]
-_FIT_AGAINST = [FEATURES.index(name) for name in ("looks_wrong", "column_rival")]
+_WRONG_KIND = FEATURES.index("wrong_kind")
+_OLDER_MAIL = FEATURES.index("older_mail")
+_FIT_FOR = [FEATURES.index(name) for name in ("right_kind", "column", "unit", "column_words")]
+_FIT_AGAINST = [FEATURES.index(name) for name in ("wrong_kind", "column_rival")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,10 @@ class Candidate:
         return bool(self.features[_WRONG_KIND])
 
     @property
+    def is_of_older_mail(self) -> bool:
+        return bool(self.features[_OLDER_MAIL])
+
+    @property
     def fit(self) -> float:
         """How well the kind of the value and the column's name fit the question."""
         return round(float(self.features[_FIT_FOR].sum() - self.features[_FIT_AGAINST].sum()), 3)
@@ -59,38 +67,47 @@ class Candidate:
 def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[Candidate]:
     """The statements of the hits, the most promising `MAX_ENCODED` of them, in no order."""
     parsed = parse_question(question)
-    passages = passages_of(hits)
+    pairs, rows = _rate_statements(parsed, passages_of(hits))
+    order = sorted(range(len(pairs)), key=lambda i: -_estimate_promise(rows[i]))[:MAX_ENCODED]
+    if not order:
+        return []
+    promising = [pairs[i] for i in order]
+    spans = [quoted_spans(parsed, statement) for _, statement in promising]
+    headed = [_read_under_headings(*pair, quoted) for pair, quoted in zip(promising, spans, strict=True)]
+    cosines = _compute_cosines(question, headed, encoder)
+    matches = match_texts(question, [_read_alone(statement) for _, statement in promising], headed)
+    lead = (cosines - cosines.mean()) / (cosines.std() + 0.02) / 3  # (statements,)
+    candidates = []
+    for number, (passage, statement) in enumerate(promising):
+        cosine = float(cosines[number])
+        row = rows[order[number]] | {
+            "cosine": cosine,
+            "cosine_lead": float(lead[number]),
+            "cosine_gap": float(cosines.max()) - cosine,
+        }
+        features = np.array([*(row[name] for name in PLAIN_FEATURES), *matches[number]], dtype=np.float32)
+        candidates.append(Candidate(passage.rank, statement, spans[number], features))
+    return candidates
+
+
+def _rate_statements(
+    question: Question, passages: Sequence[Passage]
+) -> tuple[list[tuple[Passage, Statement]], list[dict[str, float]]]:
+    """The statements that can answer, each with its passage, and the features that need no model."""
     pairs = [
         (passage, statement)
         for passage in passages
-        for statement in _body_statements(passage, parsed)
-        if not lacks_code(parsed, passage, statement)
+        for statement in _body_statements(passage, question)
+        if not lacks_code(question, passage, statement)
     ]
-    if not pairs:
-        return []
-    rarity = rarities(parsed, passages)
-    pair_rarity = pair_rarities(parsed, passages)
-    plain = [features_of(parsed, passage, statement, rarity, pair_rarity) for passage, statement in pairs]
-    if "polar" not in parsed.kinds:  # a value that the question says is what it asks about
-        kept = [i for i, features in enumerate(plain) if features["echo"] < _ECHO]
-        pairs = [pairs[i] for i in kept]
-        plain = [plain[i] for i in kept]
-    if not pairs:
-        return []
-    add_gaps(pairs, plain)
-    order = sorted(range(len(pairs)), key=lambda i: -_estimate_promise(plain[i]))[:MAX_ENCODED]
-    spans = {i: quoted_spans(parsed, pairs[i][1]) for i in order}
-    cosines = _compute_cosines(question, [_read_text(pairs[i][0], pairs[i][1], spans[i]) for i in order], encoder)
-    mean = float(cosines.mean())
-    spread = float(cosines.std()) + 0.02
-    best = float(cosines.max())
-    candidates = []
-    for i, cosine in zip(order, cosines.tolist(), strict=True):
-        passage, statement = pairs[i]
-        known = plain[i] | {"cosine": cosine, "cosine_lead": (cosine - mean) / spread / 3, "cosine_gap": best - cosine}
-        row = np.array([known[name] for name in FEATURES], dtype=np.float32)
-        candidates.append(Candidate(passage.rank, statement, spans[i], row))
-    return candidates
+    rarities = measure_rarities(question, passages)
+    rows = [features_of(question, passage, statement, rarities) for passage, statement in pairs]
+    if "polar" not in question.kinds:  # a value that the question says is what it asks about
+        numbers = [i for i, row in enumerate(rows) if row["echo"] < _ECHO]
+        pairs = [pairs[i] for i in numbers]
+        rows = [rows[i] for i in numbers]
+    add_gaps(pairs, rows)
+    return pairs, rows
 
 
 def quoted_spans(question: Question, statement: Statement) -> tuple[tuple[int, int], ...]:
@@ -110,7 +127,8 @@ def _body_statements(passage: Passage, question: Question) -> Iterator[Statement
         if statement.kind == "list" and question.kinds and not _LIST_KINDS & set(question.kinds):
             continue  # one of its items may answer
         said = statement.cell.value if statement.cell else statement.text
-        if not _QUESTION_END.search(said) and not _is_copy(fold(said), question.text):
+        says_nothing = statement.kind == "sentence" and announces_more(said)
+        if not says_nothing and not _QUESTION_END.search(said) and not _is_copy(fold_text(said), question.text):
             yield statement
 
 
@@ -119,8 +137,8 @@ def _is_copy(text: str, question: str) -> bool:
     if not 0.6 < len(text) / max(len(question), 1) < 1.6 or len(question) < 6:
         return False
     pairs = {question[i : i + 2] for i in range(len(question) - 1)}
-    own = {text[i : i + 2] for i in range(len(text) - 1)}
-    return len(pairs & own) >= _ALIKE * max(len(pairs), len(own))
+    others = {text[i : i + 2] for i in range(len(text) - 1)}
+    return len(pairs & others) >= _ALIKE * max(len(pairs), len(others))
 
 
 def _estimate_promise(features: dict[str, float]) -> float:
@@ -132,8 +150,10 @@ def _estimate_promise(features: dict[str, float]) -> float:
         + features["characters"]
         + features["like"]
         + features["pairs_telling"]
+        + features["phrases"]
+        + 0.5 * features["synonyms_key"]
         - 0.3 * features["fit_gap"]
-        + 0.4 * features["looks"]
+        + 0.4 * features["right_kind"]
         + 0.5 * features["column_words"]
         + 0.5 * features["key_words"]
         - 0.5 * features["echo"]
@@ -143,11 +163,16 @@ def _estimate_promise(features: dict[str, float]) -> float:
     )
 
 
-def _read_text(passage: Passage, statement: Statement, spans: Sequence[tuple[int, int]]) -> str:
+def _read_under_headings(passage: Passage, statement: Statement, spans: Sequence[tuple[int, int]]) -> str:
     """What is embedded: the statement under its headings."""
     title = str(passage.hit.metadata.get("title") or "")
     quote = " ".join(passage.hit.text[start:end] for start, end in spans)
     return "\n".join(part for part in (title, statement.heading, quote) if part)
+
+
+def _read_alone(statement: Statement) -> str:
+    """A cell's whole row, or the statement."""
+    return " ".join(f"{cell.name} {cell.value}" for cell in statement.row) or statement.text
 
 
 def _compute_cosines(question: str, texts: list[str], encoder: Encoder) -> NDArray[np.float32]:

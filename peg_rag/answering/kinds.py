@@ -7,7 +7,7 @@ of it. The patterns are wide: they say what can be an answer, and the scorer dec
 import re
 
 from peg_rag.answering.question import Question
-from peg_rag.answering.words import SURNAMES, fold
+from peg_rag.answering.words import SURNAMES, fold_text
 
 _ROLE = (
     r"经理|总监|主管|总裁|主任|科长|部长|院长|校长|主席|董事|专员|组长|工程师|操作工|维修工|电工|"
@@ -82,7 +82,7 @@ _MEASURED_BY = (
 _LOOKS_LIKE = {kind: re.compile(pattern, re.IGNORECASE | re.DOTALL) for kind, pattern in _LOOKS.items()}
 _COLUMN_OF = {kind: re.compile(pattern, re.IGNORECASE) for kind, pattern in _COLUMNS.items()}
 _HOLDS = {group: re.compile(pattern) for group, pattern in _HOLDS_ONLY.items()}
-_MEASURED_PATTERNS = tuple((re.compile(asked), re.compile(said)) for asked, said in _MEASURED_BY)
+_MEASURED_PATTERNS = tuple((re.compile(asks), re.compile(says)) for asks, says in _MEASURED_BY)
 _MEASURE_UNITS = "天年月日周时分秒元块次度米克升岁%"
 _MEASURED = re.compile(r"\d\s*([\u3400-\u9fff%])")
 _BARE_NUMBER = re.compile(r"[-+±]?\s*\d[\d,，.]*\s*$")
@@ -90,17 +90,17 @@ _NUMERIC = frozenset({"money", "percent", "duration", "size", "count", "phone", 
 
 
 def names_kind(question: Question, name: str) -> float:
-    return float(any(_COLUMN_OF[kind].search(fold(name)) for kind in question.kinds))
+    return float(any(_COLUMN_OF[kind].search(fold_text(name)) for kind in question.kinds))
 
 
-def looks(question: Question, value: str, column: str) -> tuple[float, float]:
+def rate_value(question: Question, value: str, column: str) -> tuple[float, float]:
     """(how much a value looks like an answer, whether it cannot be one); `column` is its name, if it is a cell's."""
-    text = f"{fold(column)} {value}"
-    if any(asked.search(question.text) and not said.search(text) for asked, said in _MEASURED_PATTERNS):
+    text = f"{fold_text(column)} {value}"
+    if any(asks.search(question.text) and not says.search(text) for asks, says in _MEASURED_PATTERNS):
         return 0.0, 1.0
     if not question.kinds:
         return 0.5, 0.0
-    if column and _holds_other(question, fold(column)):
+    if column and _holds_other(question, fold_text(column)):
         return 0.0, 1.0
     measured = _MEASURED.search(value) if question.unit else None
     if measured and "count" in question.kinds and not _same_measure(question.unit, measured[1]):
@@ -111,7 +111,7 @@ def looks(question: Question, value: str, column: str) -> tuple[float, float]:
         return 0.7, 0.0
     if (
         column
-        and any(_LOOKS_LIKE[kind].search(fold(column)) for kind in question.kinds if kind in _NUMERIC)
+        and any(_LOOKS_LIKE[kind].search(fold_text(column)) for kind in question.kinds if kind in _NUMERIC)
         and re.search(r"\d", value)
     ):
         return 0.9, 0.0
@@ -120,9 +120,10 @@ def looks(question: Question, value: str, column: str) -> tuple[float, float]:
 
 def _holds_other(question: Question, column: str) -> bool:
     """Whether a column holds another thing than what is asked for, as a column of persons does where 在哪 asks."""
-    wanted = {_GROUP_OF[kind] for kind in question.kinds if kind in _GROUP_OF}
-    held = {group for group, pattern in _HOLDS.items() if pattern.search(column)}
-    return bool(wanted and held and not wanted & held and not ("count" in wanted and held & {"money", "when"}))
+    groups = {_GROUP_OF[kind] for kind in question.kinds if kind in _GROUP_OF}
+    held_groups = {group for group, pattern in _HOLDS.items() if pattern.search(column)}
+    may_count = "count" in groups and bool(held_groups & {"money", "when"})
+    return bool(groups and held_groups and not groups & held_groups and not may_count)
 
 
 def _same_measure(unit: str, other: str) -> bool:

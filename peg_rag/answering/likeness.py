@@ -25,12 +25,12 @@ class _Table:
     vectors: NDArray[np.float32]  # (words, dimension), unit length
 
 
-def likeness(words: tuple[Word, ...], text: str) -> NDArray[np.float32]:
+def measure_likeness(words: tuple[Word, ...], text: str) -> NDArray[np.float32]:
     """(words,) how much each word is like the most similar word of a folded text, from 0 to 1."""
-    own = text_vectors(text)
-    if not words or not len(own):
+    vectors = text_vectors(text)
+    if not words or not len(vectors):
         return np.zeros(len(words), dtype=np.float32)
-    cosines = (_word_vectors(words) @ own.T).max(axis=1)
+    cosines = (_word_vectors(words) @ vectors.T).max(axis=1)
     return np.asarray(np.clip((cosines - _LOW) / (_HIGH - _LOW), 0.0, 1.0), dtype=np.float32)
 
 

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 
 from peg_rag.answering.question import Question
 from peg_rag.answering.statements import Cell, row_cells
-from peg_rag.answering.words import fold
+from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
 
 _DEFINITION = re.compile(
@@ -41,6 +41,7 @@ class Passage:
         form: the fields of its file that hits state one by one; a form says of whom in one of them only.
         text: the hit's text, folded.
         file_share: of the hits, each weighed by its rank, those of its file: 0 to 1.
+        score_gap: how much better the best hit scores, of the difference between the best and the worst: 0 to 1.
     """
 
     hit: Hit
@@ -52,6 +53,7 @@ class Passage:
     form: tuple[Cell, ...] = ()
     text: str = ""
     file_share: float = 0.0
+    score_gap: float = 0.0
 
 
 def passages_of(hits: Sequence[Hit]) -> list[Passage]:
@@ -60,6 +62,8 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
     forms: dict[str, list[Cell]] = {}
     shares: dict[str, float] = {}
     total = sum(1.0 / (1 + rank) for rank in range(len(hits)))
+    best = max((hit.score for hit in hits), default=0.0)
+    spread = best - min((hit.score for hit in hits), default=0.0) or 1.0
     for rank, hit in enumerate(hits):
         shares[_source_of_hit(hit)] = shares.get(_source_of_hit(hit), 0.0) + 1.0 / (1 + rank) / total
         texts.setdefault(_source_of_hit(hit), []).append(hit.text)
@@ -68,13 +72,14 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
         Passage(
             hit,
             rank,
-            fold(context_of(hit)),
-            fold("\n".join(texts[_source_of_hit(hit)])),
+            fold_text(context_of(hit)),
+            fold_text("\n".join(texts[_source_of_hit(hit)])),
             str(hit.metadata.get("title") or "").rsplit(" > ", 1)[-1],
             _find_definitions("\n".join(texts[_source_of_hit(hit)])),
             tuple(forms[_source_of_hit(hit)]) if _lone_fields(hit) else (),
-            fold(hit.text),
+            fold_text(hit.text),
             shares[_source_of_hit(hit)],
+            (best - hit.score) / spread,
         )
         for rank, hit in enumerate(hits)
     ]
@@ -82,9 +87,9 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
 
 def context_of(hit: Hit) -> str:
     """The file's name without its suffix, the sheet and the headings."""
-    known = hit.metadata
-    name = PurePosixPath(_source_of_hit(hit)).stem if known.get("source") else ""
-    parts = [name, known.get("sheet"), known.get("title")]
+    metadata = hit.metadata
+    name = PurePosixPath(_source_of_hit(hit)).stem if metadata.get("source") else ""
+    parts = [name, metadata.get("sheet"), metadata.get("title")]
     return "\n".join(str(part) for part in parts if part)
 
 
@@ -101,7 +106,7 @@ def defined_words(question: Question, passage: Passage) -> dict[str, str]:
 @lru_cache(maxsize=256)
 def _find_definitions(text: str) -> tuple[tuple[str, str], ...]:
     """(name, folded list) of sentences such as 一线城市指北京、上海、广州, and of names that need no definition."""
-    definitions = {fold(match[1]): fold(match[2]) for match in _DEFINITION.finditer(text)}
+    definitions = {fold_text(match[1]): fold_text(match[2]) for match in _DEFINITION.finditer(text)}
     common = {name: members for name, members in COMMON_NAMES.items() if name in text}
     return tuple((common | definitions).items())
 

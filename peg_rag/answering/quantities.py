@@ -1,7 +1,7 @@
 """Numbers with their units as people and tables write them: 3万块, 两个半小时, 满10年, 5至30分钟.
 
 Why this exists: 45分钟 lies between 半小时 and 2小时, and 8000块 below 1万元; that can only be seen once both are in
-one unit. A number without a unit, or with one that is not known, is compared with the like of it alone.
+one unit. A number without a unit, or with one that is not in the table, is compared with the like of it alone.
 """
 
 import re
@@ -27,6 +27,8 @@ _UNITS = {
     "人": ("people", 1.0), "名": ("people", 1.0), "位": ("people", 1.0), "个人": ("people", 1.0),
     "度": ("degrees", 1.0), "℃": ("degrees", 1.0), "°c": ("degrees", 1.0), "摄氏度": ("degrees", 1.0),
     "%": ("percent", 1.0), "分": ("points", 1.0),
+    "层": ("floors", 1.0), "楼": ("floors", 1.0),
+    "栋": ("buildings", 1.0), "幢": ("buildings", 1.0), "号楼": ("buildings", 1.0),
 }  # fmt: skip
 _SCALES = {"百": 1e2, "千": 1e3, "万": 1e4, "十万": 1e5, "百万": 1e6, "千万": 1e7, "亿": 1e8, "k": 1e3, "w": 1e4}
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
@@ -65,20 +67,20 @@ def without_each(text: str) -> str:
 def quantities_in(folded: str) -> tuple[Quantity, ...]:
     """The numbers of a folded text in their order; one without a unit has that of the next, as in 5至30分钟."""
     plain = _HALF.sub("0.5", folded)
-    known: list[Quantity] = []
+    quantities: list[Quantity] = []
     for match in reversed(list(_NUMBER.finditer(plain))):
         factor = _SCALES.get(match["scale"] or "", 1.0)
         value = (float(match["number"]) + (0.5 if match["half"] or match["more"] else 0.0)) * factor
         unit = match["unit"] or ""
         if unit in _UNITS:
             measure, size = _UNITS[unit]
-            known.append(Quantity(value * size, measure, match[0], match["prefix"]))
+            quantities.append(Quantity(value * size, measure, match[0], match["prefix"]))
         elif match["prefix"]:
-            known.append(Quantity(value, "", match[0], match["prefix"]))
+            quantities.append(Quantity(value, "", match[0], match["prefix"]))
         else:
-            inherited = _inherit_unit(plain, match, known)
-            known.append(Quantity(value * inherited[1], inherited[0], match[0]))
-    return tuple(reversed(known))
+            inherited = _inherit_unit(plain, match, quantities)
+            quantities.append(Quantity(value * inherited[1], inherited[0], match[0]))
+    return tuple(reversed(quantities))
 
 
 def _inherit_unit(text: str, match: re.Match[str], following: list[Quantity]) -> tuple[str, float]:

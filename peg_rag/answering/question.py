@@ -6,12 +6,13 @@ must stand there are the words about the subject, above all codes and years: HC2
 
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from peg_rag.answering.quantities import Quantity, quantities_in, without_each
-from peg_rag.answering.words import HAN, STOP_WORDS, Word, fold, words_of
+from peg_rag.answering.thesaurus import Phrase, find_phrases
+from peg_rag.answering.words import HAN, STOP_WORDS, Word, fold_text, words_of
 
 _RUNS = re.compile(rf"[{HAN}]+")
 _SILENT = re.compile("[的了是有在和与吧啊吗呢么嘛我你他她它们请问这那个要能可以会给到把被让]+")
@@ -31,25 +32,27 @@ _ASKED_NOUN = re.compile(
 # The kinds of answer, by what asks for them, the most telling first.
 _KINDS = {
     "reason": r"为什么|为何|什么原因|why",
-    "money": r"多少钱|多少元|多少块|多少万|多少美元|几块钱|价格|价钱|怎么收|收费标准|单价|花了多少|报多少|罚多少|罚款|"
+    "money": r"多少钱|啥价|什么价|多少元|多少块|多少万|多少美元|几块钱|价格|价钱|怎么收|收费标准|单价|花了多少|"
+    r"报多少|罚多少|罚款|"
     r"(?:奖金|工资|补贴|补助|津贴|费用|押金|保证金|成本|收入|利润|奖学金|上限|额度|违约金|[^话]费)[^，。]{0,6}(?:多少|几)|"
     r"最多[报借]|how much",
     "percent": r"百分之几|百分之多少|比例|占比|几成|率是?多少|percent",
     "duration": r"多久|多长时间|(?:几|多少)个?(?:年|月|天|周|星期|小时|分钟|工作日|学期)|周期|期限|时长|how long",
-    "date": r"什么时候|何时|哪一?[天年日]|几[号月]|日期|哪个月|when",
+    "date": r"什么时候|啥时候|何时|哪一?[天年日]|几[号月]|日期|哪个月|when",
     "time": r"几点|什么时间|营业时间|开放时间|what time",
     "person": r"谁|哪位|叫什么|何人|什么人|负责人|who",
     "phone": r"电话|手机|分机|热线|号码|联系方式|phone",
-    "place": r"哪里|哪儿|在哪|地址|位置|几楼|几层|哪一?层|哪个(?:城市|地方|楼|库位|教室|车间)|什么地方|where",
+    "place": r"哪里|哪儿|[在到去上]哪(?!一?[天个些年月家位种款])|啥地方|地址|位置|几楼|几层|哪一?层|"
+    r"哪个(?:城市|地方|楼|库位|教室|车间)|什么地方|where",
     "code": r"编号|订货号|编码|代码|型号|账号|单号|哪款",
     "size": r"多大|多重|多高|多宽|多远|尺寸|重量|容量|功率|温度|(?:多少|几)(?:度|米|克|升|斤|公斤|兆)",
     "count": r"多少(?!钱)|几[^点号]|how many",
-    "how": r"怎么(?![收样])|如何|怎样|流程|步骤|做法|how (?:do|can|to|should)",
-    "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究",
-    "list": r"哪些|哪几|有什么|[带交要]什么|什么材料|都有谁|包括|包含|清单",
+    "how": r"怎么(?![收样])|咋[办弄做]|如何|怎样|流程|步骤|顺序|次序|做法|how (?:do|can|to|should)",
+    "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究|有啥讲究",
+    "list": r"哪些|哪几|有[什啥]么?|[带交要拿](?:什么|啥)|什么材料|都有谁|包括|包含|清单",
     "name": r"哪(?:家|款|种|路|条|只|所|间|一?个(?!月|地方|城市|楼|库位|教室|车间|部门))|叫什么|"
     r"什么(?:牌子|型号|品种|公司)",
-    "meaning": r"什么意思|含义|代表什么|表示什么|什么是|什么故障",
+    "meaning": r"什么意思|啥意思|啥毛病|什么毛病|含义|代表什么|表示什么|什么是|什么故障",
     "polar": r"[吗不][？?]?$|能不能|可不可以|是否|是不是|会不会|要不要|有没有|^(?:is|are|does|do|can|will)\b",
 }
 KINDS = tuple(_KINDS)
@@ -70,6 +73,8 @@ class Question:
         unit: what is counted (天 in 几天), if anything.
         years: calendar years that are named.
         quantities: numbers that may lie within a range.
+        phrases: that the thesaurus knows other words for.
+        expanded: `text` and the other words for its phrases.
     """
 
     text: str
@@ -80,25 +85,30 @@ class Question:
     unit: str
     years: frozenset[str]
     quantities: tuple[Quantity, ...]
+    phrases: tuple[Phrase, ...]
+    expanded: str
 
 
 @lru_cache(maxsize=256)
 def parse_question(text: str) -> Question:
     """Read a question."""
     plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).lower()).strip()
-    folded = fold(_SHORT_YEAR.sub(r"20\1年", plain))
-    subject = fold(_without_asking(_SHORT_YEAR.sub(r"20\1年", plain)))
+    folded = fold_text(_SHORT_YEAR.sub(r"20\1年", plain))
+    subject = fold_text(_without_asking(_SHORT_YEAR.sub(r"20\1年", plain)))
     unit = _ASKED_UNIT.search(plain)
     years = frozenset(_YEAR.findall(folded))
+    phrases = find_phrases(folded)
     return Question(
         folded,
-        tuple(_subject_words(subject)),
+        tuple(_subject_words(subject, phrases)),
         character_pairs(subject),
         _find_kinds(plain),
         _asked_noun(folded),
         unit[1] if unit else "",
         years,
-        tuple(q for q in quantities_of(fold(without_each(plain))) if q.text[:4] not in years),
+        tuple(q for q in quantities_of(fold_text(without_each(plain))) if q.text[:4] not in years),
+        phrases,
+        "\n".join([folded, *(synonym for phrase in phrases for synonym in phrase.synonyms)]),
     )
 
 
@@ -136,10 +146,17 @@ def quantities_of(folded: str) -> list[Quantity]:
     return [quantity for quantity in quantities_in(folded) if not quantity.prefix]
 
 
-def _subject_words(folded: str) -> Iterator[Word]:
-    known = set()
+def _subject_words(folded: str, phrases: Sequence[Phrase]) -> Iterator[Word]:
+    texts = set()
     for word in words_of(folded):
         is_asking = word.text in STOP_WORDS or _ASKING_WORD.match(word.text)
-        if not is_asking and word.weight > 0 and word.text not in known:
-            known.add(word.text)
-            yield word
+        if not is_asking and word.weight > 0 and word.text not in texts:
+            texts.add(word.text)
+            yield replace(word, synonyms=(*word.synonyms, *_find_synonyms(word.text, phrases)))
+
+
+def _find_synonyms(word: str, phrases: Sequence[Phrase]) -> tuple[str, ...]:
+    """The other words for the phrases that a word is a part of; single characters stand in too many words."""
+    return tuple(
+        synonym for phrase in phrases if word in phrase.text for synonym in phrase.synonyms if len(synonym) > 1
+    )

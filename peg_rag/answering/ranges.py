@@ -12,7 +12,7 @@ from functools import lru_cache
 from peg_rag.answering.quantities import Quantity, quantities_in
 from peg_rag.answering.question import Question
 from peg_rag.answering.statements import Cell
-from peg_rag.answering.words import Word, fold
+from peg_rag.answering.words import Word, fold_text
 
 _GRADE = re.compile(r"([a-z]+)(\d+)")
 _FROM = re.compile(
@@ -22,6 +22,8 @@ _UP_TO = re.compile(r"以下|以内|之内|(?<!国|市|省|室|户)内|不满|�
 _BETWEEN = re.compile(r"\d[^\d]{0,6}(?:[-~～—至到]|以上)[^\d]{0,4}\d")
 _DATE = re.compile(r"\d{4}[-年/]\d|\d:\d|\d月\d")
 _LONGEST = 30  # characters of a range
+# 5至8栋 in 5至8栋为11月8日至11月14日
+_SHORT_RANGE = re.compile(r"(?<![\d.])\d+(?:\.\d+)?[\u3400-\u9fff%]{0,2}?[-~～—至到]\d+(?:\.\d+)?[\u3400-\u9fff%]{1,2}")
 _CLAUSE = re.compile(r"[^，。；;！？\n]+")
 
 
@@ -54,26 +56,34 @@ def range_fit(quantities: Sequence[Quantity], row: Sequence[Cell]) -> tuple[froz
     return frozenset(fit), conflict and not fit
 
 
-def sentence_fit(quantities: Sequence[Quantity], text: str) -> frozenset[str]:
-    """The numbers of a question that lie in a range of a sentence's clauses."""
+def sentence_fit(quantities: Sequence[Quantity], text: str) -> tuple[frozenset[str], bool]:
+    """The numbers of a question that lie in a range of a sentence, and whether one lies in none of its measure."""
     if not quantities:
-        return frozenset()
-    clauses = [fold(clause) for clause in _CLAUSE.findall(text)]
-    return frozenset(q.text for q in quantities if q.measure and any(_lies_in(q, clause) for clause in clauses))
+        return frozenset(), False
+    clauses = [fold_text(clause) for clause in _CLAUSE.findall(text)]
+    bounds = [_parse_bounds(piece) for clause in clauses for piece in (clause, *_SHORT_RANGE.findall(clause))]
+    fit = set()
+    conflict = False
+    for quantity in quantities:
+        verdicts = [b.holds(quantity.value) for b in bounds if b and b.measure and b.measure == quantity.measure]
+        if any(verdicts):
+            fit.add(quantity.text)
+        conflict = conflict or (bool(verdicts) and not any(verdicts))
+    return frozenset(fit), conflict and not fit
 
 
 def code_fit(words: Iterable[Word], row: Sequence[Cell]) -> frozenset[str]:
     """The codes of a question that lie in a range of codes: p6 in p4-p7, p9 in p7及以上."""
     graded = [word for word in words if word.is_code and _GRADE.fullmatch(word.text)]
-    texts = [fold(text) for cell in row for text in (cell.value, cell.name)] if graded else []
+    texts = [fold_text(text) for cell in row for text in (cell.value, cell.name)] if graded else []
     return frozenset(word.text for word in graded if any(holds_code(text, word) for text in texts))
 
 
-def fits(question: Question, cell: Cell, fit: frozenset[str]) -> bool:
+def is_range_of(question: Question, cell: Cell, fit: frozenset[str]) -> bool:
     """Whether a number or code of the question lies in this cell's range."""
     if not fit:
         return False
-    value = fold(cell.value)
+    value = fold_text(cell.value)
     return any(holds_code(value, word) for word in question.words) or any(
         _in_range(quantity, cell) for quantity in question.quantities if quantity.text in fit
     )
@@ -85,14 +95,9 @@ def holds_code(text: str, word: Word) -> bool:
     return bool(code and bounds and bounds.prefix == code[1] and bounds.holds(float(code[2])))
 
 
-def _lies_in(quantity: Quantity, text: str) -> bool:
-    bounds = _parse_bounds(text)
-    return bounds is not None and bounds.measure == quantity.measure and bounds.holds(quantity.value)
-
-
 def _in_range(quantity: Quantity, cell: Cell) -> bool | None:
     """None: the cell holds no range of this measure."""
-    bounds = _parse_bounds(fold(cell.value))
+    bounds = _parse_bounds(fold_text(cell.value))
     if bounds is None or bounds.prefix or not quantity.measure:
         return None
     if bounds.measure == quantity.measure:
@@ -100,8 +105,8 @@ def _in_range(quantity: Quantity, cell: Cell) -> bool | None:
     if bounds.measure:
         return None
     # A bare range has the unit that its column's name gives, as in 金额（元）, or none, as marks have.
-    named = {unit.measure for unit in quantities_in(_one_of_each_unit(fold(cell.name)))}
-    if quantity.measure == "points" or quantity.measure in named:
+    measures = {unit.measure for unit in quantities_in(_one_of_each_unit(fold_text(cell.name)))}
+    if quantity.measure == "points" or quantity.measure in measures:
         return bounds.holds(quantity.value)
     return None
 

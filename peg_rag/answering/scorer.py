@@ -1,9 +1,11 @@
-"""The learned scorer: how likely a statement answers, from what speaks for it; and each model's own calibration.
+"""The learned scorer: how well a statement answers, from what speaks for it; and each model's own calibration.
 
-The scorer is a few hundred small decision trees, trained by `train/answer_scorer.py` and kept as JSON. Its output is
-turned into a confidence by two numbers that belong to an embedding model, since cosines of two models differ. They are
-fitted by `benchmarks/calibrate_answer.py` so that one threshold serves every model, and are kept in `answer.json`
-beside the model's weights; a model without that file gets the bundled model's.
+The scorer is a linear score and a few hundred small decision trees, both trained to put the right statement before the
+others of its question (`train/answer_scorer.py`), and kept as JSON. Whether the best one answers at all is decided by
+trees of their own (`decision.py`), whose log odds two numbers that belong to an embedding model turn into a confidence,
+since cosines of two models differ. They are fitted by `benchmarks/calibrate_answer.py` so that one threshold serves
+every model, and are kept in `answer.json` beside the model's weights; a model without that file gets the bundled
+model's.
 """
 
 import json
@@ -39,8 +41,8 @@ class Calibration:
 class _Tree:
     feature: NDArray[np.int64]  # (nodes,), negative at a leaf
     threshold: NDArray[np.float64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
+    smaller: NDArray[np.int64]  # the node after this one, for values up to the threshold
+    larger: NDArray[np.int64]
     value: NDArray[np.float64]
 
 
@@ -51,8 +53,8 @@ class _Forest:
     roots: NDArray[np.int64]  # (trees,)
     feature: NDArray[np.int64]  # (nodes,)
     threshold: NDArray[np.float64]
-    left: NDArray[np.int64]
-    right: NDArray[np.int64]
+    smaller: NDArray[np.int64]
+    larger: NDArray[np.int64]
     value: NDArray[np.float64]
 
     def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -60,8 +62,8 @@ class _Forest:
         node = np.broadcast_to(self.roots, (len(rows), len(self.roots)))  # (rows, trees)
         every = np.arange(len(rows))[:, None]
         while True:
-            goes_left = rows[every, self.feature[node]] <= self.threshold[node]
-            following = np.where(goes_left, self.left[node], self.right[node])
+            is_smaller = rows[every, self.feature[node]] <= self.threshold[node]
+            following = np.where(is_smaller, self.smaller[node], self.larger[node])
             if np.array_equal(following, node):
                 return np.asarray(self.value[node].sum(axis=1), dtype=np.float64)
             node = following
@@ -69,36 +71,34 @@ class _Forest:
 
 @dataclass(frozen=True)
 class AnswerScorer:
-    """Gradient-boosted trees over `FEATURES` and a linear score of them.
+    """A linear score of `FEATURES` and gradient-boosted trees over them; and trees that decide.
 
     Attributes:
-        bias: of the trees' sum.
-        linear: (1 + len(FEATURES),) of the linear score, its bias first.
-        decision: (1 + len(DECISION),) weights of what decides whether the best statement answers, the bias first.
+        linear: (len(FEATURES),) weights.
+        trees: over `FEATURES`.
+        decision: over `DECISION`.
     """
 
-    bias: float
     linear: NDArray[np.float64]
-    decision: NDArray[np.float64]
     trees: tuple[_Tree, ...]
+    decision: tuple[_Tree, ...]
     _forest: _Forest = field(init=False, repr=False)
+    _deciding_forest: _Forest = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_forest", _join_trees(self.trees))
+        object.__setattr__(self, "_deciding_forest", _join_trees(self.decision))
 
     def score(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The log odds (rows,) that a statement answers, of features (rows, len(FEATURES))."""
-        return self.bias + self._forest.predict(with_linear_score(rows, self.linear))
+        """How well statements answer, larger is better, of features (rows, len(FEATURES)): (rows,).
 
-    def decide(self, row: NDArray[np.float64]) -> float:
+        Scores compare within one question.
+        """
+        return np.asarray(rows @ self.linear + self._forest.predict(rows), dtype=np.float64)
+
+    def decide(self, row: NDArray[np.float32]) -> float:
         """The log odds that the best statement of a question answers it, of a row (len(DECISION),)."""
-        return float(self.decision[0] + row @ self.decision[1:])
-
-
-def with_linear_score(rows: NDArray[np.float32], linear: NDArray[np.float64]) -> NDArray[np.float32]:
-    """(rows, len(FEATURES) + 1): the features and their linear score."""
-    score = linear[0] + rows @ linear[1:]
-    return np.column_stack([rows, score]).astype(np.float32)
+        return float(self._deciding_forest.predict(row[None, :])[0])
 
 
 @cache
@@ -112,8 +112,8 @@ def load_scorer() -> AnswerScorer:
     if tuple(content["features"]) != FEATURES:
         raise DamagedModel("answer_scorer.json was trained on other features; install peg-rag again")
     linear = np.array(content["linear"], dtype=np.float64)
-    decision = np.array(content["decision"], dtype=np.float64)
-    return AnswerScorer(content["bias"], linear, decision, tuple(_read_tree(tree) for tree in content["trees"]))
+    trees, decision = (tuple(_read_tree(tree) for tree in content[name]) for name in ("trees", "decision"))
+    return AnswerScorer(linear, trees, decision)
 
 
 def calibration_of(encoder: Any) -> Calibration:
@@ -146,8 +146,8 @@ def _read_tree(content: dict[str, list[float]]) -> _Tree:
     return _Tree(
         np.array(content["feature"], dtype=np.int64),
         np.array(content["threshold"], dtype=np.float64),
-        np.array(content["left"], dtype=np.int64),
-        np.array(content["right"], dtype=np.int64),
+        np.array(content["smaller"], dtype=np.int64),
+        np.array(content["larger"], dtype=np.int64),
         np.array(content["value"], dtype=np.float64),
     )
 
@@ -156,14 +156,14 @@ def _join_trees(trees: tuple[_Tree, ...]) -> _Forest:
     sizes = np.array([len(tree.feature) for tree in trees])
     roots = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
     is_leaf = np.concatenate([tree.feature < 0 for tree in trees])
-    own = np.arange(len(is_leaf))
-    left = np.concatenate([tree.left + root for tree, root in zip(trees, roots, strict=True)])
-    right = np.concatenate([tree.right + root for tree, root in zip(trees, roots, strict=True)])
+    node = np.arange(len(is_leaf))
+    smaller = np.concatenate([tree.smaller + root for tree, root in zip(trees, roots, strict=True)])
+    larger = np.concatenate([tree.larger + root for tree, root in zip(trees, roots, strict=True)])
     return _Forest(
         roots,
         np.maximum(np.concatenate([tree.feature for tree in trees]), 0),
         np.concatenate([tree.threshold for tree in trees]),
-        np.where(is_leaf, own, left),
-        np.where(is_leaf, own, right),
+        np.where(is_leaf, node, smaller),
+        np.where(is_leaf, node, larger),
         np.concatenate([tree.value for tree in trees]),
     )

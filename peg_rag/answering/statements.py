@@ -30,8 +30,12 @@ _NUMBERED_HEADING = re.compile(rf"\s*(?:#+\s|第{_NUMERAL}(?:章|节|部分|篇)
 _LONGEST_HEADING = 50  # characters
 _LONGEST_LIST = 12  # items
 _WORD = re.compile(r"\w")
+_COLON = re.compile(r"：|(?<!\d):|:(?!\d)")
 _BAR = re.compile(r" \| ")
-_GAP = re.compile(r"(?<![ \t\u3000])[ \t\u3000]{2,}(?=[^:：\s]{1,12}[:：])")
+# One blank parts fields too where a short name in Chinese follows it.
+_SHORT_NAME = r"[\u3400-\u9fff]{2,8}(?:[（(][^（()）\s]{1,8}[）)])?[:：]\s?[^\s]"
+_GAP = re.compile(rf"(?<![ \t\u3000])(?:[ \t\u3000]{{2,}}(?=[^:：\s]{{1,12}}[:：])|[ \t\u3000](?={_SHORT_NAME}))")
+_INTRODUCTION = re.compile(r"[:：]\s*$|(?:以下|如下|下列|下面|步骤)[^。；]{0,12}。?\s*$")
 _LONGEST_FIELD = 80  # characters
 _SHORT_FIELD = 12  # characters up to which a field may end as a sentence does
 
@@ -103,6 +107,11 @@ def sentences_of(text: str) -> Iterator[tuple[int, str]]:
             last = span[1]
 
 
+def announces_more(text: str) -> bool:
+    """Whether a sentence only announces what follows it, as 可按以下步骤接软管。 does."""
+    return _INTRODUCTION.search(text) is not None
+
+
 def without_mark(text: str) -> str:
     """A statement without the number or bullet of a list's item, which is no figure of what it states."""
     return _ITEM.sub("", text, count=1) if _ITEM.match(text) else text
@@ -127,8 +136,8 @@ def row_cells(text: str, line: Span) -> tuple[Cell, ...]:
 
 
 def _name_and_value(piece: str) -> tuple[str, str]:
-    """The parts before and after the first colon; empty if there is none among the first characters."""
-    colon = re.search("[:：]", piece[: _LONGEST_NAME + 1])
+    """The parts before and after the first colon, which 9:00 has none of; empty if there is none early enough."""
+    colon = _COLON.search(piece[: _LONGEST_NAME + 1])
     return (piece[: colon.start()].rstrip(), piece[colon.end() :].lstrip()) if colon else ("", "")
 
 
@@ -167,7 +176,7 @@ def _list_end(text: str, lines: list[Span], number: int) -> int:
     """The line after a list that begins at this line, or with the line that introduces it; else `number`."""
     first = number
     if not _ITEM.match(text, *lines[first]):
-        if not text[slice(*lines[first])].rstrip().endswith(("：", ":")):
+        if not _INTRODUCTION.search(text, *lines[first]):
             return number
         first += 1
     end = first
@@ -181,8 +190,8 @@ def _list_statements(text: str, lines: list[Span], heading: str) -> Iterator[Sta
     introduction = [lines[0]] if _ITEM.match(text, *lines[0]) else _sentence_spans(text, lines[0])
     for span in introduction[:-1]:
         yield Statement("sentence", span, text[slice(*span)], heading)
-    whole = _strip_span(text, introduction[-1][0] if introduction else lines[0][0], lines[-1][1])
-    yield Statement("list", whole, text[slice(*whole)], heading)
+    span = _strip_span(text, introduction[-1][0] if introduction else lines[0][0], lines[-1][1])
+    yield Statement("list", span, text[slice(*span)], heading)
     for line in lines:
         if _ITEM.match(text, *line):
             yield from _split_sentences(text, line, heading)

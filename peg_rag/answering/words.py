@@ -138,15 +138,23 @@ for _head, *_others in _LINES:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word and how much it tells: near 0 for 公司, 7 for a rare one. A code has figures or Latin letters."""
+    """A word and how much it tells: near 0 for 公司, 7 for a rare one. A code has figures or Latin letters.
+
+    Attributes:
+        synonyms: other words for it, any of which says the same.
+    """
 
     text: str
     weight: float
     is_code: bool
+    synonyms: tuple[str, ...] = ()
+
+    def __hash__(self) -> int:
+        return hash(self.text)  # words are keys of several caches
 
 
 @lru_cache(maxsize=4096)
-def fold(text: str) -> str:
+def fold_text(text: str) -> str:
     """Text as it is compared: NFKC, lower case, numerals as figures, no brackets, no blanks between Chinese words."""
     text = unicodedata.normalize("NFKC", text).lower()
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
@@ -165,8 +173,17 @@ def words_of(folded: str) -> list[Word]:
             words.append(Word(piece, _code_weight(piece), True))
             continue
         for run in _RUNS.findall(piece):
-            words += [Word(token, _weigh_token(token), False) for token in _join_characters(_tokenize_run(run))]
+            words += [
+                Word(token, _weigh_token(token), False, (*_split_halves(token), *same_words(token)))
+                for token in _join_characters(_tokenize_run(run))
+            ]
     return words
+
+
+@lru_cache(maxsize=16384)
+def list_words(folded: str) -> tuple[Word, ...]:
+    """`words_of` of a short text, kept: names of columns and values come back with every question."""
+    return tuple(words_of(folded))
 
 
 def tokens_of(folded: str) -> list[str]:
@@ -182,6 +199,11 @@ def tokens_of(folded: str) -> list[str]:
 def same_words(word: str) -> tuple[str, ...]:
     """What documents call what people ask for by this word."""
     return _SAME_WORDS.get(word, ())
+
+
+def _split_halves(word: str) -> tuple[str, ...]:
+    """Half of the pairs of a word that was put together from characters; a person's name must be there whole."""
+    return (word[:2], word[1:]) if len(word) == 3 and word[0] not in SURNAMES else ()
 
 
 def _join_characters(tokens: list[str]) -> list[str]:

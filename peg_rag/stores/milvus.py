@@ -57,6 +57,7 @@ MAX_HITS = 16_384  # of one search
 BATCH = 1000
 _KEYS_AT_A_TIME = 1000
 _INDEX_TYPES = {"flat": "FLAT", "hnsw": "HNSW"}
+_START_S = 60.0  # that Milvus Lite may take to start; it lives in this process
 _FEW_ROWS = 100  # up to which one request reads the counts; an iterator over more costs several
 _PROPERTY = "peg_rag.settings"  # of the collection
 
@@ -180,7 +181,7 @@ class MilvusStore(ServerStore):
             for name in (self._name, self._counts):
                 self._client.flush(name)
                 self._client.compact(name)
-            if self._settings["kind"] != self._kind:
+            if self._read_settings()["kind"] != self._kind:
                 self._rebuild_index()
                 self._store_settings({"kind": self._kind})
 
@@ -414,7 +415,7 @@ class MilvusStore(ServerStore):
                 self._client.load_collection(name)
 
     def _store_settings(self, changes: Mapping[str, str]) -> None:
-        self._settings = self._read_settings() | changes
+        self._settings = {**self._read_settings(), **changes}
         properties = {_PROPERTY: json.dumps(self._settings)}
         self._client.alter_collection_properties(self._name, properties=properties)
 

@@ -21,6 +21,7 @@ from llama_index.core.vector_stores import FilterCondition, FilterOperator, Meta
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 from llama_index.core.vector_stores.utils import build_metadata_filter_fn
 
+from peg_rag import PEGIndex
 from peg_rag.errors import IndexMismatch, InvalidInput, UnsupportedSearch
 from peg_rag.llama_index import PEGEmbedding, PEGVectorStore
 
@@ -268,6 +269,7 @@ def test_pickle_and_dict_open_the_same_folder(embedding: PEGEmbedding, tmp_path:
     store.add(make_nodes(embedding))
     for again in (pickle.loads(pickle.dumps(store)), PEGVectorStore.from_dict(store.to_dict())):
         assert len(again.get_nodes()) == 4
+        assert isinstance(again.client, PEGIndex)
         assert again.client.storage == "float16"
     with pytest.raises(InvalidInput, match="memory"):
         pickle.dumps(PEGVectorStore())

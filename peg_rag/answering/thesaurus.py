@@ -1,0 +1,70 @@
+"""What people ask with, and what documents say for it: 搞丢 for 遗失, 头一笔 for 预付款, 谁管 for 责任人.
+
+Why this exists: colleagues type as they speak, documents are written as one writes, and often the two share no
+character. Vectors of words know what stands in like places; they do not know that 打款 is 支付. The list was written by
+hand (`assets/thesaurus.txt`). Phrases are looked for as they stand, so that it does not matter where a tokenizer cuts.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+
+from peg_rag.answering.words import fold_text, tokens_of
+
+_LONGEST_PHRASE = 12  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class Phrase:
+    """A phrase of a question and the words that documents use for it, the phrase itself not among them."""
+
+    text: str
+    synonyms: tuple[str, ...]
+
+    def is_in(self, text: str) -> bool:
+        """Whether a folded text says it in one way or another."""
+        return self.text in text or any(synonym in text for synonym in self.synonyms)
+
+
+@lru_cache(maxsize=256)
+def find_phrases(folded: str) -> tuple[Phrase, ...]:
+    """The phrases of a folded question that the thesaurus knows, each once.
+
+    One that stands within a longer one, or a single character within a word, is left out.
+    """
+    table = _read_thesaurus()
+    tokens = set(tokens_of(folded))
+    spans = [
+        (start, end)
+        for start in range(len(folded))
+        for end in range(start + 1, min(start + _LONGEST_PHRASE, len(folded)) + 1)
+        if folded[start:end] in table and (end > start + 1 or folded[start] in tokens)
+    ]
+    # 几点关 and 关灯 overlap, and both are said; 关 within 关灯 is not.
+    places = [span for span in spans if not any(_is_within(span, other) for other in spans)]
+    texts = dict.fromkeys(folded[start:end] for start, end in places)
+    return tuple(Phrase(text, table[text]) for text in texts)
+
+
+def _is_within(span: tuple[int, int], other: tuple[int, int]) -> bool:
+    return other[0] <= span[0] and span[1] <= other[1] and span != other
+
+
+@cache
+def _read_thesaurus() -> dict[str, tuple[str, ...]]:
+    """Phrases, folded, with the words that answer them; a single character is a phrase only where it is asked with."""
+    table: dict[str, dict[str, None]] = defaultdict(dict)
+    lines = (files("peg_rag") / "assets" / "thesaurus.txt").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if not line.strip() or line.startswith("#"):
+            continue
+        question_side, _, answer_side = line.partition(" : ")
+        questions = [fold_text(phrase) for phrase in question_side.split()]
+        answers = [fold_text(word) for word in answer_side.split()]
+        for phrase in questions:
+            table[phrase].update(dict.fromkeys(word for word in answers + questions if word != phrase))
+        for word in answers:
+            if len(word) > 1:
+                table[word].update(dict.fromkeys(phrase for phrase in questions if phrase != word))
+    return {phrase: tuple(synonyms) for phrase, synonyms in table.items()}
