@@ -277,6 +277,22 @@ async def test_a_request_that_would_wait_too_long_is_refused(held: tuple[Held, E
     await first
 
 
+async def test_a_question_is_not_refused_while_a_client_embeds_a_corpus(held: tuple[Held, EmbeddingQueue]) -> None:
+    encoder, queue = held
+    queue._batcher.rate = 1_000  # characters per second, as if measured
+    corpus = asyncio.create_task(queue.embed(["x" * 999] * 200, "document"))  # 200 seconds; an idle queue accepts it
+    await asyncio.to_thread(encoder.started.wait, 10)
+    with pytest.raises(Busy):
+        await queue.embed(["x" * 999] * 200, "document")
+    question = asyncio.create_task(queue.embed(["年假几天"], "query"))
+    await asyncio.sleep(0)
+    encoder.go.set()
+    assert len((await question).vectors) == 1
+    assert not corpus.done()
+    await corpus
+    assert queue.characters == 0
+
+
 async def test_cancelled_requests_are_not_embedded(held: tuple[Held, EmbeddingQueue]) -> None:
     encoder, queue = held
     first = await occupied(encoder, queue)

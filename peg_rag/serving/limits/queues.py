@@ -22,6 +22,7 @@ from peg_rag.serving.errors import Busy
 InputType = Literal["document", "query"]
 T = TypeVar("T")
 
+TURN_CHARACTERS = 1_024  # of each other request, that even the smallest may wait for
 BATCH_SECONDS = 0.5  # a batch is as large as the model can process in this time
 
 
@@ -56,6 +57,9 @@ class EmbeddingQueue:
     Args:
         max_characters: limit of the texts that wait, all together. An idle queue accepts any request.
         max_wait_s: a request that would wait longer, at the rate of recent batches, is refused.
+
+    Requests take turns, so one waits for about as much of every other as it has itself. A question is accepted and
+    answered within a few batches even while a client embeds a corpus.
     """
 
     def __init__(
@@ -67,7 +71,12 @@ class EmbeddingQueue:
         self._max_wait_s = max_wait_s
         self._batcher = MicroBatcher(_join_embeddings, batch_seconds=BATCH_SECONDS)
         self._closing = False
-        self.characters = 0  # waiting or being embedded
+        self._requests: dict[object, int] = {}  # characters of those that wait or are being embedded
+
+    @property
+    def characters(self) -> int:
+        """Of the texts that wait or are being embedded."""
+        return sum(self._requests.values())
 
     async def close(self) -> None:
         """Finish the queued requests, then stop."""
@@ -83,18 +92,21 @@ class EmbeddingQueue:
         """
         characters = count_characters(texts)
         self._check_capacity(characters)
-        self.characters += characters
+        request = object()
+        self._requests[request] = characters
         try:
             if input_type == "query":
                 return await self._batcher.run(self._embed_queries, texts)
             return await self._batcher.run(self._embed_documents, texts)
         finally:
-            self.characters -= characters
+            del self._requests[request]
 
     def _check_capacity(self, characters: int) -> None:
         rate = self._batcher.rate
-        wait_s = self.characters / rate if rate else 0.0
-        is_full = self.characters > 0 and self.characters + characters > self._max_characters
+        turn = max(characters, TURN_CHARACTERS)
+        ahead = sum(min(size, turn) for size in self._requests.values())
+        wait_s = ahead / rate if rate else 0.0
+        is_full = ahead > 0 and ahead + characters > self._max_characters
         if self._closing or is_full or wait_s > self._max_wait_s:
             raise Busy("too many texts are waiting to be embedded; try again later", max(1.0, wait_s / 2))
 
