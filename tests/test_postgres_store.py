@@ -165,7 +165,7 @@ def test_an_index_in_graph_form_finds_behind_a_rare_filter(open_stores: OpenStor
     with store._open_view({}) as view:
         view.rank_dense(vectors[0], 10)
         plan = view.connection.execute(
-            f"EXPLAIN SELECT key FROM {store._name}_documents ORDER BY (vector::vector(16)) <#> %s, key LIMIT 10",
+            f"EXPLAIN SELECT key FROM {store._name}_documents ORDER BY (vector::vector(16)) <#> %s LIMIT 10",
             (vectors[0],),
         ).fetchall()
     assert any(f"{store._name}_vectors" in line for (line,) in plan), plan

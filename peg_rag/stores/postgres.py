@@ -581,13 +581,15 @@ class PostgresView:
 
     def rank_dense(self, vector: Array, k: int) -> dict[int, float]:
         distance = "vector <#> %s"
+        order = f"{distance}, key"
         if self.settings["kind"] == "hnsw" and "dimension" in self.settings:
             distance = f"(vector::vector({int(self.settings['dimension'])})) <#> %s"
+            order = distance  # by the key as well, PostgreSQL 16 and 17 would not use the graph
             self.connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
             self.connection.execute(f"SET LOCAL hnsw.ef_search = {min(max(k, 100), MAX_EF_SEARCH)}")
         sql = (
             f"SELECT key, -({distance}) FROM {self.name}_documents WHERE {self.condition.sql} "
-            f"ORDER BY {distance}, key LIMIT %s"
+            f"ORDER BY {order} LIMIT %s"
         )
         rows = self.connection.execute(sql, (vector, *self.condition.parameters, vector, k), binary=True)
         return {key: min(max(cosine, -1.0), 1.0) for key, cosine in rows}
