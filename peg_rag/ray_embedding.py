@@ -30,13 +30,13 @@ from peg_rag.encoder import PEGEncoder
 from peg_rag.errors import DataError, IndexBusy, IndexMismatch, InvalidInput, PegRagError
 from peg_rag.extras import require
 from peg_rag.files import write_atomically
+from peg_rag.job_file import JOB_FILE, read_job
 from peg_rag.records import choose_text_column, list_text_columns
 
 logger = logging.getLogger(__name__)
 
 BLOCK_ROWS = 16_384
 _FORMAT = 1
-_MANIFEST = "job.json"
 _CHANGING = ("blocks", "digests")  # of a job, when its files change
 _READ_ROWS = 4096  # decoded at a time
 _MOST_RETRIES = 3  # of a block whose worker dies
@@ -228,7 +228,7 @@ def _lock_folder(folder: Path) -> Iterator[None]:
 
 def _claim_folder(folder: Path, job: dict[str, Any], overwrite: bool) -> None:
     """Use the folder for this job: it must be empty, or hold blocks of the same job. Blocks of changed files go."""
-    manifest = folder / _MANIFEST
+    manifest = folder / JOB_FILE
     if manifest.is_file() or any(folder.glob("*.parquet")):
         earlier_job = read_job(folder)
         names = [name for name in job if name not in _CHANGING and earlier_job.get(name) != job[name]]
@@ -247,15 +247,6 @@ def _claim_folder(folder: Path, job: dict[str, Any], overwrite: bool) -> None:
     for part in folder.rglob("*.part"):  # of workers that were killed
         part.unlink()
     write_atomically(manifest, json.dumps(job, ensure_ascii=False, indent=1).encode())
-
-
-def read_job(folder: Path) -> dict[str, Any]:
-    """What `job.json` says, empty if there is none or it cannot be read; `blocks` is how many there will be."""
-    try:
-        job = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return job if isinstance(job, dict) else {}
 
 
 def _remove_blocks(folder: Path, pattern: str) -> None:

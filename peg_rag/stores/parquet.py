@@ -16,7 +16,7 @@ from peg_rag.extras import require
 from peg_rag.index.encodings import Array
 from peg_rag.index.store import UNKNOWN
 from peg_rag.index.tables import Documents
-from peg_rag.ray_embedding import read_job
+from peg_rag.job_file import read_job
 
 _EXTRA = "cli"
 _ID_ROWS = 65_536  # read at a time

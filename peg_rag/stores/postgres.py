@@ -588,8 +588,7 @@ class PostgresView:
             self.connection.execute("SET LOCAL hnsw.iterative_scan = strict_order")
             self.connection.execute(f"SET LOCAL hnsw.ef_search = {min(max(k, 100), MAX_EF_SEARCH)}")
         sql = (
-            f"SELECT key, -({distance}) FROM {self.name}_documents WHERE {self.condition.sql} "
-            f"ORDER BY {order} LIMIT %s"
+            f"SELECT key, -({distance}) FROM {self.name}_documents WHERE {self.condition.sql} ORDER BY {order} LIMIT %s"
         )
         rows = self.connection.execute(sql, (vector, *self.condition.parameters, vector, k), binary=True)
         return {key: min(max(cosine, -1.0), 1.0) for key, cosine in rows}
