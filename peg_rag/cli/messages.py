@@ -59,6 +59,8 @@ def translate_help(command: Any) -> None:
 
 def translate_usage(message: str) -> str:
     """What typer says of arguments that are wrong, in the reader's language; what has no translation stays English."""
+    if not is_chinese():
+        return message
     patterns: dict[str, str] = load_catalogue()["usage"]
     for pattern, translation in patterns.items():
         match = re.fullmatch(pattern, message, re.DOTALL)
