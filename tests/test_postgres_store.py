@@ -164,6 +164,7 @@ def test_an_index_in_graph_form_finds_behind_a_rare_filter(open_stores: OpenStor
     assert fetch(store, "SELECT count(*) FROM pg_indexes WHERE indexname = '{name}_vectors'") == [(1,)]
     with store._open_view({}) as view:
         view.rank_dense(vectors[0], 10)
+        view.connection.execute("SET LOCAL enable_seqscan = off")  # which is cheap for so few documents
         plan = view.connection.execute(
             f"EXPLAIN SELECT key FROM {store._name}_documents ORDER BY (vector::vector(16)) <#> %s LIMIT 10",
             (vectors[0],),
