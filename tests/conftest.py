@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("ANONYMIZED_TELEMETRY", "False")
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # its handlers may crash a forked child
 os.environ["LC_ALL"] = "C.UTF-8"  # the command line speaks the reader's language
 
 # What depends on the clock fails on a busy machine.
