@@ -206,6 +206,8 @@ def test_a_cluster_gives_the_same_as_one_process(model: str, tmp_path: Path) -> 
         (["none.parquet", "--engine", "ray"], "no such file"),
         (["a.txt", "a.txt"], "--engine ray embeds several"),
         (["a.txt", "--engine", "spark"], "local or ray"),
+        (["a.txt", "--workers", "2"], "--devices names local devices"),
+        (["a.txt", "--num-gpus", "1"], "are for --engine ray"),
     ],
 )
 def test_what_cannot_be_embedded_is_said(

@@ -135,6 +135,8 @@ def embed(
         raise InvalidInput(f"--engine {engine}: local or ray is expected")
     elif len(files) > 1:
         raise InvalidInput(f"{len(files)} files; one is expected. --engine ray embeds several, into a folder")
+    elif workers is not None or (num_cpus, num_gpus) != (1.0, 0.0):
+        raise InvalidInput("--workers, --num-cpus and --num-gpus are for --engine ray; --devices names local devices")
     else:
         names = None if devices is None else [name.strip() for name in devices.split(",")]
         _embed_file(files[0], out, settings | {"devices": names}, column, role, overwrite)
