@@ -296,6 +296,15 @@ def test_a_page_that_is_all_table_is_kept(tmp_path: Path) -> None:
     assert [s.text for s in read_sections(tmp_path / "a.html")] == ["名: 甲 | 价: 1元", "名: 乙 | 价: 2元"]
 
 
+def test_rows_of_single_characters_are_kept(tmp_path: Path) -> None:
+    page = (
+        "<html><body><p>下面说明食堂的规定和值班的安排。</p><table><tr><td>甲</td><td>乙</td></tr></table>"
+        "<table><tr><th>班次</th><th>早餐</th></tr><tr><td>甲</td><td>有</td></tr></table></body></html>"
+    )
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    assert [s.text for s in read_sections(tmp_path / "a.html")][1:] == ["甲: 乙", "班次: 甲 | 早餐: 有"]
+
+
 # -- real files -------------------------------------------------------------------------------------------------------
 
 

@@ -279,7 +279,9 @@ def _main_text(text: str) -> str:
 
 def _is_main_content(block: Block, main: str) -> bool:
     if isinstance(block, Row):
-        return any("".join(value.split()) in main for _, value in block.cells if len(value) > 1)
+        texts = ["".join(text.split()) for cell in block.cells for text in cell if len(text) > 1]
+        # A row of single characters says too little to be looked for.
+        return not texts or any(text in main for text in texts)
     text = "".join(_ITEM_NUMBER.sub("", block.text).split())
     return text[:40] in main and text[-40:] in main
 
