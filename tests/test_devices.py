@@ -275,6 +275,7 @@ def test_three_deaths_over_a_batch_name_its_texts(
     encoder: PEGEncoder, expected: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [TEXTS[5], *TEXTS]  # twice in the list, once in a batch
+    monkeypatch.setattr(pools, "_BATCHES_AHEAD", 1)  # or a worker may die over the batch before
     killed = kill_over(monkeypatch, row=0, times=pools.MAX_DEATHS)
     with pytest.raises(WorkerDied, match=r"documents\[0\].*3 worker processes died.*SIGKILL.*batch_tokens") as caught:
         encoder.encode_documents(texts)
