@@ -112,14 +112,14 @@ def _fill_index(
 
     texts = [passage["text"] for passage in passages]
     task = bars.add_task(translate("embed"), total=len(texts), unit="texts")
-    start = time.perf_counter()
+    started_at = time.perf_counter()
     batches = []
     for start in range(0, len(texts), _SLICE_TEXTS):
         batches.append(encoder.encode_documents(texts[start : start + _SLICE_TEXTS]))
         bars.advance(task, len(batches[-1]))
     vectors = np.concatenate(batches)  # (passages, dimension)
-    embed_s = time.perf_counter() - start
-    start = time.perf_counter()
+    embed_s = time.perf_counter() - started_at
+    started_at = time.perf_counter()
     task = bars.add_task(translate("index"), total=len(texts), unit="texts")
     metadatas = [{"source": f"{p['topic']}/{p['id']}", "title": p.get("title", "")} for p in passages]
     ids = [p["id"] for p in passages]
@@ -127,7 +127,7 @@ def _fill_index(
         part = slice(start, start + 4 * _SLICE_TEXTS)
         index.upsert(ids[part], texts[part], vectors[part], metadatas[part])
         bars.advance(task, len(ids[part]))
-    return embed_s, time.perf_counter() - start
+    return embed_s, time.perf_counter() - started_at
 
 
 def count_successes(k: int, questions: list[Question], results: list[list[Hit]]) -> int:
