@@ -1,7 +1,7 @@
-"""Which words of a question a text says, in the same words or in others for them, and how much that tells.
+"""Which words of a question a text contains, as they are or as synonyms, and how rare each of them is among the hits.
 
-Why this exists: of the words of a question, a code must be there whole and a year may stand in any form; a word that
-every passage says is no reason to prefer one of them.
+A code must match whole, a year may be written in any form, and a word that every passage contains is no reason to
+prefer one of them.
 """
 
 import math
@@ -22,12 +22,12 @@ _LEAST_WEIGHT = 0.5  # of a word in a name or value, which is short
 
 @dataclass(frozen=True, slots=True)
 class Rarities:
-    """How much each part of a question tells one hit from another: 0 for one that all or none of them say.
+    """The inverse document frequency, among the hits, of each part of a question.
 
     Attributes:
         words: (question's words,) times the words' weights.
         pairs: (question's pairs of characters,)
-        phrases: (question's phrases,) said in whatever words.
+        phrases: (question's phrases,) with their synonyms.
     """
 
     words: tuple[float, ...]
@@ -43,9 +43,9 @@ def measure_rarities(question: Question, passages: Sequence[Passage]) -> Raritie
     return Rarities(tuple(words), tuple(pairs), tuple(phrases))
 
 
-def _measure_rarity(says: Iterable[bool]) -> float:
-    """Of what some of the texts say; 0 for what none says."""
-    flags = list(says)
+def _measure_rarity(is_contained: Iterable[bool]) -> float:
+    """The inverse document frequency of a term, given which texts contain it; 0 if none does."""
+    flags = list(is_contained)
     count = sum(flags)
     return math.log((len(flags) + 1) / (count + 0.5)) if count else 0.0
 

@@ -1,7 +1,7 @@
-"""How densely and how nearly a statement matches the question, as the bundled reranker measures passages.
+"""The bundled reranker's match features, computed for statements instead of passages.
 
-Why this exists: runs of characters, their rarity among the statements, and the likeness of single words by the bundled
-model's vectors say what the other evidence does not; and they are the same whatever model made the index.
+They add runs of characters, their rarity among the statements, and the similarity of single words by the bundled
+model's vectors. They do not depend on the model that made the index.
 """
 
 from collections.abc import Sequence

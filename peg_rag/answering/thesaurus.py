@@ -1,8 +1,8 @@
-"""What people ask with, and what documents say for it: 搞丢 for 遗失, 头一笔 for 预付款, 谁管 for 责任人.
+"""Colloquial phrases and the words that documents use instead: 搞丢 for 遗失, 头一笔 for 预付款, 谁管 for 责任人.
 
-Why this exists: colleagues type as they speak, documents are written as one writes, and often the two share no
-character. Vectors of words know what stands in like places; they do not know that 打款 is 支付. The list was written by
-hand (`assets/thesaurus.txt`). Phrases are looked for as they stand, so that it does not matter where a tokenizer cuts.
+People type as they speak, and often share no character with the document. Word vectors know which words occur in
+similar contexts, but not that 打款 means 支付. The list was written by hand (`assets/thesaurus.txt`). Phrases are
+matched as strings, so that it does not matter where a tokenizer cuts.
 """
 
 from collections import defaultdict
