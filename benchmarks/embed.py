@@ -134,6 +134,7 @@ def systems(folder: Path, *, openvino: bool) -> list[System]:
         peer("HuggingFaceEmbeddings, bfloat16", model_kwargs={"dtype": "bfloat16"}),
         ours("peg-rag, float32", backend="torch", dtype="float32"),
         ours("peg-rag, defaults", backend="torch"),
+        ours("peg-rag, int8", backend="torch", dtype="int8"),
     ]
     entrants.append(peer_of_best_batches(peer))
     if openvino:

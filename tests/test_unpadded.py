@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peg_rag import PEGEncoder
-from peg_rag.backends import torch_backend, unpadded
+from peg_rag.backends import torch_backend
+from peg_rag.backends.linear import FusedLinear, Int8Linear, Linear, PlainLinear, can_multiply_int8, pick_linear
 from peg_rag.backends.torch_backend import pool
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
+from peg_rag.errors import InvalidInput
 
 SHAPE = {
     "vocab_size": 120,
@@ -47,13 +49,15 @@ def make_batch(lengths: list[int], pad: int = 0) -> tuple[torch.Tensor, torch.Te
 
 
 @torch.inference_mode()
-def compute_both(name: str, lengths: list[int], dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, ...]:
+def compute_both(
+    name: str, lengths: list[int], dtype: torch.dtype = torch.float32, linear: type[Linear] | None = None
+) -> tuple[torch.Tensor, ...]:
     """States by transformers, without padding, and the first tokens' without padding; zero on padding."""
     model = make_model(name, dtype)
     ids, counts = make_batch(lengths, model.config.pad_token_id or 0)
     mask = (torch.arange(ids.shape[1]) < counts[:, None]).long()
     expected = model(input_ids=ids, attention_mask=mask).last_hidden_state * mask[:, :, None]
-    encoder = UnpaddedEncoder(model)
+    encoder = UnpaddedEncoder(model, linear or pick_linear(dtype))
     return expected, encoder.compute_states(ids, counts), encoder.compute_first_states(ids, counts)
 
 
@@ -73,18 +77,59 @@ def test_any_lengths_give_the_same_states(lengths: list[int]) -> None:
     torch.testing.assert_close(first, expected[:, 0], atol=2e-5, rtol=1e-4)
 
 
-def test_without_onednn_the_states_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpadded, "_has_onednn_linear", lambda dtype: False)
-    expected, states, first = compute_both("Bert", [9, 4, 1])
+def test_plain_products_give_the_same_states() -> None:
+    expected, states, first = compute_both("Bert", [9, 4, 1], linear=PlainLinear)
     torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(first, expected[:, 0], atol=2e-5, rtol=1e-4)
 
 
 def test_products_that_answer_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not unpadded._has_onednn_linear(torch.float32):
-        pytest.skip("torch has no oneDNN here")
-    monkeypatch.setattr(unpadded._Linear, "apply_gelu", lambda linear, states: states * (2.0 if linear.fused else 1.0))
-    assert not unpadded._has_onednn_linear(torch.float32)
+    monkeypatch.setattr(FusedLinear, "apply_gelu", lambda linear, states: states)
+    assert pick_linear(torch.float32) is PlainLinear
+
+
+def test_products_that_are_not_there_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", object())
+    assert pick_linear(torch.float32) is PlainLinear
+
+
+def test_no_code_leaves_its_byte() -> None:
+    """In bfloat16 a rounded scale may carry the largest value above 127, to the code of the smallest."""
+    if not can_multiply_int8(torch.bfloat16):
+        pytest.skip("the processor has no VNNI")
+    states = torch.linspace(0.01, 9, 4096).bfloat16()[:, None] * torch.tensor([[1.0, -1.0]]).bfloat16()
+    linear = Int8Linear(torch.eye(2).bfloat16(), torch.zeros(2).bfloat16())
+    torch.testing.assert_close(linear(states), states, atol=0.0, rtol=0.02)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_int8_products_are_those_of_the_rounded_numbers(dtype: torch.dtype) -> None:
+    if not can_multiply_int8(dtype):
+        pytest.skip("the processor has no VNNI")
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(96, 64, generator=random).to(dtype)
+    bias = torch.randn(96, generator=random).to(dtype)
+    states = torch.randn(7, 64, generator=random).to(dtype)
+    states[3] = 0
+    scales = weight.float().abs().amax(dim=1) / 127
+    codes = (weight.float() / scales[:, None]).round()
+    steps = states.abs().amax(dim=1, keepdim=True).float() / 126
+    rounded = torch.where(steps > 0, (states.float() / steps).round(), 0)
+    expected = (rounded @ codes.T) * scales * steps + bias.float()
+    linear = Int8Linear(weight, bias)
+    tolerance = 1e-3 if dtype == torch.float32 else 0.15  # a code may differ by one where bfloat16 rounds
+    torch.testing.assert_close(linear(states).float(), expected, atol=tolerance, rtol=0.02)
+    added = linear.add_to(expected.to(dtype), states).float()
+    torch.testing.assert_close(added, 2 * expected, atol=2 * tolerance, rtol=0.02)
+
+
+def test_int8_says_where_it_runs(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_backend, "can_multiply_int8", lambda dtype: False)
+    with pytest.raises(InvalidInput, match="VNNI; 'auto'"):
+        PEGEncoder(tiny_bert, dtype="int8", backend="torch").encode_queries(["法"])
+    monkeypatch.setattr(torch_backend, "can_run_unpadded", lambda model: False)
+    with pytest.raises(InvalidInput, match="BERT-shaped models on the CPU"):
+        PEGEncoder(tiny_bert, dtype="int8", backend="torch").encode_queries(["法"])
 
 
 def test_bfloat16_is_as_near_to_float32_as_that_of_transformers() -> None:
@@ -106,7 +151,7 @@ def test_the_backend_pools_what_the_model_gives(tiny_bert: Path, pooling: str, m
 
 def test_a_row_without_tokens_disturbs_no_other() -> None:
     model = make_model("Bert")
-    encoder = UnpaddedEncoder(model)
+    encoder = UnpaddedEncoder(model, PlainLinear)
     backend = object.__new__(torch_backend.TorchBackend)
     backend._pooling = "cls"
     ids, lengths = make_batch([6, 3])

@@ -5,17 +5,14 @@ laid out once as oneDNN multiplies them, and GELU and the residual sums are done
 that is the first token's needs no other token of the last layer. The forward of `transformers` is the slow twin.
 """
 
-import logging
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-logger = logging.getLogger(__name__)
+from peg_rag.backends.linear import Linear
 
 _MODELS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ErnieModel")
-_TYPICAL_TOKENS = 1024  # in a batch: what oneDNN lays the weights out for
 _LONGEST_MATRIX = 320  # longer texts take torch's blockwise attention, whose scores never leave the cache
 
 
@@ -37,16 +34,16 @@ class UnpaddedEncoder:
 
     Args:
         model: one for which `can_run_unpadded` is true, on the CPU.
+        linear: how it multiplies.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, linear: type[Linear]) -> None:
         self._dtype = next(model.parameters()).dtype
-        use_onednn = _has_onednn_linear(self._dtype)
         self.config = model.config
         self._embeddings = model.embeddings
         self._layers: list[_Layer] = []
         for layer in model.encoder.layer:
-            self._layers.append(_Layer(layer, model.config.num_attention_heads, use_onednn=use_onednn))
+            self._layers.append(_Layer(layer, model.config.num_attention_heads, linear))
             layer.to("meta")  # the weights are in the new layout now
         self._last = self._layers.pop()
 
@@ -112,42 +109,18 @@ class _TokenPlaces:
         return flat.view(self.rows, self.longest, -1)
 
 
-@dataclass
-class _Linear:
-    """x W + b; the weight is in oneDNN's layout where `fused`."""
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    fused: bool
-
-    def __call__(self, states: torch.Tensor) -> torch.Tensor:
-        if self.fused:
-            return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
-        return functional.linear(states, self.weight, self.bias)
-
-    def add_to(self, residual: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        if self.fused:
-            return torch.ops.mkldnn._linear_pointwise.binary(states, residual, self.weight, self.bias, "add")
-        return functional.linear(states, self.weight, self.bias) + residual
-
-    def apply_gelu(self, states: torch.Tensor) -> torch.Tensor:
-        if self.fused:
-            return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "gelu", [], "none")
-        return functional.gelu(functional.linear(states, self.weight, self.bias))
-
-
 class _Layer:
     """One layer of BERT, normed after each residual sum, on states (tokens, d)."""
 
-    def __init__(self, layer: Any, heads: int, *, use_onednn: bool) -> None:
+    def __init__(self, layer: Any, heads: int, linear: type[Linear]) -> None:
         attention = layer.attention.self
         self._heads = heads
         self._scaling = (attention.query.out_features // heads) ** -0.5
-        self._query = _join_linears([attention.query], use_onednn)
-        self._key_value = _join_linears([attention.key, attention.value], use_onednn)
-        self._attention_output = _Sublayer(layer.attention.output, use_onednn)
-        self._up = _join_linears([layer.intermediate.dense], use_onednn)
-        self._output = _Sublayer(layer.output, use_onednn)
+        self._query = _join_linears([attention.query], linear)
+        self._key_value = _join_linears([attention.key, attention.value], linear)
+        self._attention_output = _Sublayer(layer.attention.output, linear)
+        self._up = _join_linears([layer.intermediate.dense], linear)
+        self._output = _Sublayer(layer.output, linear)
 
     def __call__(self, states: torch.Tensor, places: _TokenPlaces) -> torch.Tensor:
         query = places.split_heads(self._query(states), 1, self._heads)[0]
@@ -179,8 +152,8 @@ class _Layer:
 class _Sublayer:
     """The end of a sublayer: a product, the residual sum and the norm."""
 
-    def __init__(self, module: Any, use_onednn: bool) -> None:
-        self._linear = _join_linears([module.dense], use_onednn)
+    def __init__(self, module: Any, linear: type[Linear]) -> None:
+        self._linear = _join_linears([module.dense], linear)
         self._weight = module.LayerNorm.weight.detach()
         self._bias = module.LayerNorm.bias.detach()
         self._epsilon = module.LayerNorm.eps
@@ -190,31 +163,8 @@ class _Sublayer:
         return functional.layer_norm(total, self._weight.shape, self._weight, self._bias, self._epsilon)
 
 
-def _join_linears(modules: list[Any], use_onednn: bool) -> _Linear:
+def _join_linears(modules: list[Any], linear: type[Linear]) -> Linear:
     """One product for modules that multiply the same states."""
     weight = torch.cat([module.weight.detach() for module in modules])
     bias = torch.cat([module.bias.detach() for module in modules])
-    if use_onednn:
-        weight = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_TOKENS)
-    return _Linear(weight, bias, use_onednn)
-
-
-def _has_onednn_linear(dtype: torch.dtype) -> bool:
-    """Whether torch's fused products, which its compiler calls and no document promises, are here and right."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    weight = torch.linspace(-1, 1, 64 * 64).view(64, 64).to(dtype)
-    bias = torch.linspace(-1, 1, 64).to(dtype)
-    states = torch.linspace(-1, 1, 3 * 64).view(3, 64).to(dtype)
-    plain = _Linear(weight, bias, fused=False)
-    try:
-        fused = _Linear(torch.ops.mkldnn._reorder_linear_weight(weight, 3), bias, fused=True)
-        pairs = [
-            (plain(states), fused(states)),
-            (plain.apply_gelu(states), fused.apply_gelu(states)),
-            (plain.add_to(states, states), fused.add_to(states, states)),
-        ]
-    except (AttributeError, RuntimeError) as error:
-        logger.info("oneDNN's fused products cannot be used: %s", str(error).splitlines()[0])
-        return False
-    return all(torch.allclose(one, other, rtol=0.02, atol=0.02) for one, other in pairs)
+    return linear(weight, bias)
