@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.models import ModelSpec, weight_files
 
@@ -37,6 +38,8 @@ class TorchBackend:
         self._model: Any = load_model(spec, _DTYPES[self.dtype]).to(self.device)
         self.vocabulary_size = len(token_embeddings(self._model, spec))
         self._pad = int(getattr(self._model.config, "pad_token_id", None) or 0)
+        if self.device == "cpu" and can_run_unpadded(self._model):
+            self._model = UnpaddedEncoder(self._model)
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
@@ -68,10 +71,20 @@ class TorchBackend:
         for row, tokens in enumerate(token_ids):
             ids[row, : len(tokens)] = torch.as_tensor(tokens)
             mask[row, : len(tokens)] = 1
+        if isinstance(self._model, UnpaddedEncoder):
+            return self._pool_unpadded(self._model, ids, mask)
         mask = mask.to(self.device)
         states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
         vectors: NDArray[np.float32] = pool(states, mask, self._pooling).float().cpu().numpy()
         return vectors  # (rows, dimension)
+
+    def _pool_unpadded(self, encoder: UnpaddedEncoder, ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
+        lengths = mask.sum(dim=1).clamp(min=1)  # without tokens a row has one of padding
+        if self._pooling == "cls":
+            vectors = encoder.compute_first_states(ids, lengths)
+        else:
+            vectors = pool(encoder.compute_states(ids, lengths), mask, self._pooling)
+        return vectors.float().numpy()
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
