@@ -20,6 +20,8 @@ import make_documents.documents_2.content  # noqa: E402
 import make_documents.documents_2.files  # noqa: E402
 import make_documents.documents_3.content  # noqa: E402
 import make_documents.documents_3.files  # noqa: E402
+import make_documents.documents_4.content  # noqa: E402
+import make_documents.documents_4.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -27,6 +29,7 @@ from answers import (  # noqa: E402
     Question,
     Reply,
     judge,
+    list_questions,
     normalise,
     occurs,
     read_questions,
@@ -69,6 +72,14 @@ SETS = (
         "documents-3",
         make_documents.documents_3.content.SOURCES,
         make_documents.documents_3.files,
+        searches=32,
+        scans=8,
+        unanswerable=13,
+    ),
+    FreshSet(
+        "documents-4",
+        make_documents.documents_4.content.SOURCES,
+        make_documents.documents_4.files,
         searches=32,
         scans=8,
         unanswerable=13,
@@ -130,6 +141,15 @@ def test_no_two_sets_share_a_file_or_a_question() -> None:
 @each_set
 def test_every_file_is_asked_about(fresh: FreshSet) -> None:
     assert {name for question in fresh.questions for name in question.files} == set(fresh.sources)
+
+
+@each_set
+def test_the_questions_are_listed_without_asking_them(fresh: FreshSet, capsys: pytest.CaptureFixture[str]) -> None:
+    list_questions(fresh.questions, fresh.files)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [question.id for question in fresh.questions]
+    with pytest.raises(FileNotFoundError, match=re.escape(fresh.questions[0].files[0])):
+        list_questions(fresh.questions, fresh.files / "elsewhere")
 
 
 @each_set
