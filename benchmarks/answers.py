@@ -15,6 +15,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
     python benchmarks/answers.py --set documents-2              # the third: 80 questions about 11 files, fresh once
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
+    python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
 
 How an answer is judged: `tests/data/documents/README.md`.
 """
@@ -75,12 +76,16 @@ def main() -> None:
     parser.add_argument("--llama-index", type=Path, help="JSON lines made by benchmarks/llama_index_text.py")
     parser.add_argument("--only", default="peg-rag,llama-index,baseline", help="the systems to run")
     parser.add_argument("--show", default="", help="verdicts whose answers are printed: wrong,declined,right")
+    parser.add_argument("--list", action="store_true", help="print the questions and their files, and ask none")
     parser.add_argument("--replies", type=Path, help="write every reply of peg-rag and its verdict to this file")
     options = parser.parse_args()
     folder_of_set = options.documents or SETS[options.set]
     questions = [q for q in read_questions(folder_of_set) if options.split in (q.split, "all")]
     if not questions:
         parser.error(f"{folder_of_set} has no question of the split {options.split}")
+    if options.list:
+        list_questions(questions, folder_of_set / "files")
+        return
     names = options.only.split(",")
     with tempfile.TemporaryDirectory() as folder:
         for name, answer in systems(names, folder_of_set / "files", options.model, Path(folder), options.llama_index):
@@ -93,6 +98,15 @@ def main() -> None:
 def read_questions(folder: Path = DOCUMENTS) -> list[Question]:
     lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     return [Question(**json.loads(line)) for line in lines]
+
+
+def list_questions(questions: list[Question], files: Path) -> None:
+    """Print each question and the files that answer it; raises FileNotFoundError for a missing one."""
+    for question in questions:
+        for name in question.files:
+            if not (files / name).is_file():
+                raise FileNotFoundError(f"{question.id} is about {name}, which is not in {files}")
+        print(f"{question.id:<26}{question.question}    {', '.join(question.files) or '-'}")
 
 
 def systems(
