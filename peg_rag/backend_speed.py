@@ -107,14 +107,28 @@ def _open_encoders(spec: ModelSpec, work: Path, notify: Callable[[str], None]) -
         yield encoder
     for backend in RUNTIMES:
         for dtype in ("auto", "int8"):
-            folder = spec.path
-            if not is_exported(spec, backend, dtype):
-                if not can_export(backend, dtype):
-                    continue
-                notify(f"exporting for {backend} ({dtype}) to a temporary folder …")
-                write_variant(spec, work, backend, dtype)
-                folder = work
-            yield PEGEncoder(folder, backend=backend, dtype=dtype, **settings)
+            try:
+                exported = _open_exported(spec, work, backend, dtype, settings, notify)
+            except Exception as error:  # exporters raise what a model makes them raise; the others can be measured
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                notify(f"{backend} ({dtype}) cannot run this model and is left out: {reason}")
+                continue
+            if exported is not None:
+                yield exported
+
+
+def _open_exported(
+    spec: ModelSpec, work: Path, backend: str, dtype: str, settings: dict[str, Any], notify: Callable[[str], None]
+) -> PEGEncoder | None:
+    """The model through an exported variant, which is made in `work` if there is none; None without the tools."""
+    folder = spec.path
+    if not is_exported(spec, backend, dtype):
+        if not can_export(backend, dtype):
+            return None
+        notify(f"exporting for {backend} ({dtype}) to a temporary folder …")
+        write_variant(spec, work, backend, dtype)
+        folder = work
+    return PEGEncoder(folder, backend=backend, dtype=dtype, **settings)
 
 
 def _open_int8(spec: ModelSpec, settings: dict[str, Any]) -> PEGEncoder | None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from peg_rag.errors import RecipeError, TrainingError
+from peg_rag.errors import DataError, RecipeError, TrainingError
 from peg_rag.training.data.batches import RankBatch, StepBatches
 from peg_rag.training.data.guide import Comparison, GuideMask, GuideOptions, Questions
 from peg_rag.training.data.neighbours import (
@@ -460,6 +460,19 @@ def test_groups_come_from_their_column(tmp_path: Path, tiny_bert: Path) -> None:
     assert file.groups[0] == file.groups[3]
     assert len({int(file.groups[i]) for i in (0, 2, 4)}) == 3
     assert file.groups[[1, 5]].tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("role", ["anchor", "group"])
+def test_a_column_that_no_row_fills_is_refused(role: str, tmp_path: Path, tiny_bert: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"query": f"问题{i}", "positive": f"答案{i}号", "place": [] if i else None} for i in range(3)]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    for column in ("place", "plcae"):
+        source = SourceOptions(path=str(path), columns=Columns(**{role: column}))
+        for _ in range(2):  # nothing of the first time is kept
+            with pytest.raises(DataError, match=rf"no row of pairs.jsonl .* {column!r}.*columns.{role}"):
+                load_pairs([source], tokenizer, tmp_path / "cache")
 
 
 def test_a_shared_document_that_answers_a_query_is_no_negative(

@@ -30,7 +30,7 @@ from peg_rag.files import write_atomically
 from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
 from peg_rag.training.data.corpus import TextBatch, TextBatches, TextFile, TextReader, load_texts, require_mask_token
 from peg_rag.training.data.pairs import PairFile, load_pairs
-from peg_rag.training.data.sampler import BatchPlan
+from peg_rag.training.data.sampler import BatchPlan, check_sources
 from peg_rag.training.data.tokens import Ints, TokenRows
 from peg_rag.training.extension import BatchObserver, StageContext
 from peg_rag.training.loss.collectives import Ranks
@@ -203,6 +203,7 @@ class _Run:
             else:
                 files = self._load_pairs(options, encoder)
         split = split_rows(files or texts, self.recipe.validation)
+        check_sources(training_sources(files or texts, split.training))
         known = KnownPositives(files) if files else None
         scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
         return _Stage(options, self.folder.stage(number), files, texts, split, known, scorer)
