@@ -51,10 +51,12 @@ def fill(count: int, dimension: int, folder: Path, with_steps: bool) -> dict[str
     """Fill an index with the package that is imported."""
     from index import Data
 
-    from peg_rag.index import PEGIndex, compaction, forks, store, tables
+    from peg_rag.index import PEGIndex
 
     steps: dict[str, float] = {}
     if with_steps:
+        from peg_rag.index import compaction, forks, store, tables
+
         owners = {"validate": store.DocumentBatch, "compact": compaction.Compactor}
         for name in STEPS:
             if name != "COMMIT":
