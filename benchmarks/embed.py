@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,8 +90,8 @@ class GemmCeiling:
             a = torch.randn(1024, 1024).to(dtype)
             b = torch.randn(1024, 4096).to(dtype)
             linear = pick_linear(dtype)(b.t().contiguous(), torch.zeros(4096, dtype=dtype))
-            self.plain_rates[name] = max(self.plain_rates[name], self._measure_product(lambda a=a, b=b: a @ b))
-            packed_rate = self._measure_product(lambda a=a, linear=linear: linear(a))
+            self.plain_rates[name] = max(self.plain_rates[name], self._measure_product(partial(torch.matmul, a, b)))
+            packed_rate = self._measure_product(partial(linear, a))
             self.rates[name] = max(self.rates[name], self.plain_rates[name], packed_rate)
 
     @torch.inference_mode()

@@ -103,8 +103,9 @@ def _open_encoders(spec: ModelSpec, work: Path, notify: Callable[[str], None]) -
             reference = encoder
         else:
             encoder.close()
-    if (encoder := _open_int8(spec, settings)) is not None:
-        yield encoder
+    int8 = _open_int8(spec, settings)
+    if int8 is not None:
+        yield int8
     for backend in RUNTIMES:
         for dtype in ("auto", "int8"):
             try:

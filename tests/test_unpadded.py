@@ -166,11 +166,11 @@ def test_a_row_without_tokens_disturbs_no_other() -> None:
 
 @pytest.mark.parametrize("changes", [{"hidden_act": "relu"}, {"is_decoder": True}, {"num_hidden_layers": 0}])
 def test_other_layers_are_left_to_transformers(changes: dict[str, object]) -> None:
-    assert not can_run_unpadded(make_model("Bert", **changes))
+    assert not can_run_unpadded(make_model("Bert", torch.float32, **changes))
 
 
 def test_other_models_are_left_to_transformers() -> None:
-    from transformers import DistilBertConfig, DistilBertModel  # type: ignore[attr-defined]
+    from transformers import DistilBertConfig, DistilBertModel
 
     assert not can_run_unpadded(DistilBertModel(DistilBertConfig(vocab_size=50, dim=32, n_layers=1, n_heads=2)))
 
