@@ -14,6 +14,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --llama-index llama_index.jsonl   # made by benchmarks/llama_index_text.py
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
     python benchmarks/answers.py --set documents-2              # the third: 80 questions about 11 files, fresh once
+    python benchmarks/answers.py --documents tests/data/public-documents --split fresh   # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
 
 How an answer is judged: `tests/data/documents/README.md`.
@@ -79,6 +80,10 @@ def main() -> None:
     options = parser.parse_args()
     folder_of_set = options.documents or SETS[options.set]
     questions = [q for q in read_questions(folder_of_set) if options.split in (q.split, "all")]
+    every = len(questions)
+    questions = present_questions(questions, folder_of_set / "files")
+    if len(questions) < every:
+        print(f"{every - len(questions)} of {every} questions are left out: their documents are not in {folder_of_set}")
     if not questions:
         parser.error(f"{folder_of_set} has no question of the split {options.split}")
     names = options.only.split(",")
@@ -93,6 +98,12 @@ def main() -> None:
 def read_questions(folder: Path = DOCUMENTS) -> list[Question]:
     lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     return [Question(**json.loads(line)) for line in lines]
+
+
+def present_questions(questions: list[Question], files: Path) -> list[Question]:
+    """The questions whose documents are all there; the unanswerable ones stay as long as there is a document."""
+    names = {file.name for file in files.iterdir()} if files.is_dir() else set()
+    return [question for question in questions if names.issuperset(question.files)] if names else []
 
 
 def systems(
