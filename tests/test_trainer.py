@@ -357,6 +357,27 @@ def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path
         train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
 
 
+def test_a_resumed_run_keeps_its_data(make: Make, pairs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    lines = pairs.read_text(encoding="utf-8").splitlines()
+    recipe = make(source={"path": str(tmp_path / "own*.jsonl")})
+    file.write_text("\n".join(lines), encoding="utf-8")
+    assert train(recipe, on_log=lambda entry: entry["step"] == 2).interrupted
+    for changed in (
+        lines[:-1],
+        [*lines, json.dumps({"query": "新的问题", "positive": "新的回答"}, ensure_ascii=False)],
+    ):
+        file.write_text("\n".join(changed), encoding="utf-8")
+        with pytest.raises(TrainingError, match=r"stage main began with other rows \(own changed\).*--overwrite"):
+            train(recipe, resume=True)
+    file.write_text("\n".join(lines), encoding="utf-8")
+    shutil.copy(file, tmp_path / "own-2.jsonl")
+    with pytest.raises(TrainingError, match=r"other rows \(own-2 changed\)"):
+        train(recipe, resume=True)
+    (tmp_path / "own-2.jsonl").unlink()
+    assert not train(recipe, resume=True).interrupted
+
+
 @pytest.mark.parametrize(
     "component", ["order={kind: neighbours}", "order={kind: clusters}", "mining={negatives: 1}", "alpha=0.5"]
 )

@@ -161,13 +161,17 @@ class _Run:
             if encoder is None or checkpoint is not None:
                 encoder = self._load_encoder(number, checkpoint)
             stage = self._prepare_stage(number, encoder)
+            sources = stage.files or stage.texts
+            if checkpoint is not None:
+                self.folder.check_data(number, sources)
+            elif self.accelerator.is_main_process:
+                self.folder.write_data(number, sources)
             loop = StageLoop(self, stage, encoder)
             interrupted = loop.run(checkpoint)
             steps = loop.progress.step
             results.append(StageResult(options.name, steps, stage.scores))
             if interrupted:
                 return TrainingResult(self.folder.path, results, interrupted=True)
-            sources = stage.files or stage.texts
             facts.append(CardFacts.of(options, sources, stage.split.training, stage.scores, steps))
             if self.accelerator.is_main_process:
                 encoder.save(stage.folder / "model")
