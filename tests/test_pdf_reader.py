@@ -215,6 +215,43 @@ def test_a_table_without_rules_gives_rows_too(tmp_path: Path) -> None:
     ]
 
 
+def test_a_table_with_inner_rules_and_no_frame_keeps_its_cells_whole(tmp_path: Path) -> None:
+    rows = [
+        ["命令", "说明"],
+        ["chmod 600 foo", "使其他人无法读写现有文件\n（并且所有人都无法执行）"],
+        ["pwd", "显示当前目录"],
+        ["tree", ""],
+        ["mv foo bar", "将现有文件移动到新的位置\n（必须存在目标目录）"],
+    ]
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "下面是一些常用的命令。")
+        table = Table(rows, colWidths=[150, 250], rowHeights=[18, 32, 18, 18, 32])
+        inner = [("INNERGRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONT", (0, 0), (-1, -1), "STSong-Light", 10)]
+        ends = [(name, (0, row), (-1, row), 0.5, colors.black) for name, row in (("LINEABOVE", 0), ("LINEBELOW", -1))]
+        table.setStyle(TableStyle([*inner, *ends, ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
+        table.wrapOn(canvas, WIDTH, HEIGHT)
+        table.drawOn(canvas, 72, HEIGHT - 300)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections if section.kind == "row"] == [
+        "命令: chmod 600 foo | 说明: 使其他人无法读写现有文件（并且所有人都无法执行）",
+        "命令: pwd | 说明: 显示当前目录",
+        "命令: tree",
+        "命令: mv foo bar | 说明: 将现有文件移动到新的位置（必须存在目标目录）",
+    ]
+
+
+def test_rules_without_columns_between_them_are_no_table(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        for number in range(4):
+            write(canvas, 72, 100 + 60 * number, "一条横线隔开两段话，")
+            canvas.line(72, HEIGHT - 130 - 60 * number, 400, HEIGHT - 130 - 60 * number)
+        canvas.line(250, HEIGHT - 500, 250, HEIGHT - 600)
+
+    assert {section.kind for section in read_sections(make_pdf(tmp_path / "a.pdf", page))} == {"text"}
+
+
 def test_a_form_gives_names_and_values(tmp_path: Path) -> None:
     rows = [["设备名称", "测量机"], ["规格型号", "CMM-8106"], ["到货日期", "2025年4月9日"], ["购置价格", "368,000元"]]
     path = make_pdf(tmp_path / "a.pdf", lambda canvas: draw_table(canvas, 72, 100, rows))

@@ -137,13 +137,63 @@ def _ruled_tables(page: Any) -> list[Any]:
     """pdfplumber's tables of at least two rows and two columns, the largest first, none within another."""
     if not page.lines and not page.rects and not page.curves:
         return []
-    tables = [table for table in page.find_tables() if len(table.rows) > 1 and len(table.cells) > 2]
+    settings = {"explicit_vertical_lines": sides} if (sides := _missing_sides(page)) else {}
+    tables = [table for table in page.find_tables(settings) if len(table.rows) > 1 and len(table.cells) > 2]
     tables.sort(key=lambda table: -_box_area(table.bbox))
     separate: list[Any] = []
     for table in tables:
         if not any(_boxes_overlap(table.bbox, other.bbox) for other in separate):
             separate.append(table)
     return separate
+
+
+def _missing_sides(page: Any) -> list[dict[str, Any]]:
+    """The left and right sides of tables that have rules between their rows and columns, but no frame around them."""
+    verticals = [(edge["x0"], edge["top"], edge["bottom"]) for edge in page.edges if edge["orientation"] == "v"]
+    rules: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
+    for top, x0, x1 in _horizontal_rules(page):
+        rules[round(x0 / _SNAP), round(x1 / _SNAP)].append((top, x0, x1))
+    sides = []
+    for spans in rules.values():
+        for (upper, x0, x1), (lower, _, _) in pairwise(spans):
+            crossing = [x for x, top, bottom in verticals if top < upper + _SNAP and bottom > lower - _SNAP]
+            if any(x0 + _SNAP < x < x1 - _SNAP for x in crossing):
+                sides += [
+                    _vertical_edge(side, upper, lower)
+                    for side in (x0, x1)
+                    if not any(abs(x - side) <= _SNAP for x in crossing)
+                ]
+    return sides
+
+
+def _horizontal_rules(page: Any) -> list[tuple[float, float, float]]:
+    """Heights and ends of the page's horizontal rules, from top to bottom, pieces in a row taken for one."""
+    edges = sorted((edge["top"], edge["x0"], edge["x1"]) for edge in page.edges if edge["orientation"] == "h")
+    rules: list[tuple[float, float, float]] = []
+    by_height: list[list[tuple[float, float, float]]] = []
+    for edge in edges:
+        if by_height and edge[0] - by_height[-1][0][0] < 1:
+            by_height[-1].append(edge)
+        else:
+            by_height.append([edge])
+    for level in by_height:
+        pieces = sorted((x0, x1) for _, x0, x1 in level)
+        start, end = pieces[0]
+        for x0, x1 in pieces[1:]:
+            if x0 > end + _SNAP:
+                rules.append((level[0][0], start, end))
+                start = x0
+                end = x1
+            else:
+                end = max(end, x1)
+        rules.append((level[0][0], start, end))
+    return rules
+
+
+def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:
+    """An edge in pdfplumber's form."""
+    height = bottom - top
+    return {"object_type": "line", "x0": x, "x1": x, "top": top, "bottom": bottom, "width": 0.0, "height": height}
 
 
 def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
