@@ -147,6 +147,32 @@ def test_headings_nest_by_size_and_number(tmp_path: Path) -> None:
     ]
 
 
+def test_chapters_do_not_stand_under_the_list_of_tables(tmp_path: Path) -> None:
+    def contents(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "表格目录", size=20)
+        write(canvas, 72, 140, "表1是软件包的清单，表2是命令的清单，表3是快捷键的清单，都按章节的次序排列。")
+
+    def chapter(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "第一章 入门", size=18)
+        write(canvas, 72, 120, "这一章说明怎样登录系统，怎样看帮助，怎样在出错的时候找到原因，一步一步地做。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", contents, chapter))
+    assert [section.title for section in sections] == ["表格目录", "第一章 入门"]
+
+
+def test_numbered_titles_of_one_size_are_of_one_level_whatever_their_weight(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "第一章 入门", size=18)
+        for number, title in enumerate(("1.1 文件", "1.2 目录", "1.3 Midnight Commander", "1.4 命令")):
+            top = 120 + 80 * number
+            canvas.setFont("STSong-Light" if title != "1.3 Midnight Commander" else "Helvetica-Bold", 14)
+            canvas.drawString(72, HEIGHT - top - 14, title)
+            write(canvas, 72, top + 30, f"这里是第{number}节的内容，一句话说完，不再多写，只为有一段正文在标题的下面。")
+
+    titles = [section.title for section in read_sections(make_pdf(tmp_path / "a.pdf", page))]
+    assert titles[-1] == "第一章 入门 > 1.4 命令"
+
+
 def test_a_numbered_list_is_no_row_of_headings(tmp_path: Path) -> None:
     def page(canvas: Canvas) -> None:
         write(canvas, 72, 100, "报销须提交：", "一、发票原件", "二、审批单", "三、行程单", size=12)

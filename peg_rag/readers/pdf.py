@@ -46,6 +46,11 @@ _LIST_MARK = re.compile(
 _HYPHEN = re.compile(r"[a-z]-$")
 _ADDRESS = re.compile(r"(@|://|www\.)[^\s@]*$")  # an address that is cut by the line's end goes on without a space
 _CAPTION = re.compile(r"(表|附表|table|续表)\s*[\d一二三四五六七八九十]*", re.IGNORECASE)
+_CONTENTS = re.compile(
+    r"(目\s*录|(table of )?contents|list of (tables|figures|examples)|(表格?|插?图|插图|图表)(目录|清单|索引))$",
+    re.IGNORECASE,
+)
+_DEEPEST_LEVEL = 9  # below all headings
 _MOST_MARGIN_LINES = 3  # of a page's top or bottom that may run on every page
 _LARGER = 1.12  # times the body's type, from which a line is a heading
 _LONGEST_HEADING = 80  # half-widths
@@ -311,6 +316,7 @@ class _Document:
         )
         self._pitch = _usual_pitch(lines)
         self._levels: dict[tuple[float, bool, int], int] = {}
+        self._bold_numbers: dict[tuple[float, int], bool] = {}  # by size and level of the number
 
     def blocks(self) -> Iterator[Block]:
         parts = list(self._with_continued_tables())
@@ -371,10 +377,19 @@ class _Document:
 
     def _style_of(self, line: Line) -> tuple[float, bool, int]:
         level = number_level(line.text)
-        return (round(line.size * 2) / 2, line.bold, -1 if level is None else level)
+        size = round(line.size * 2) / 2
+        if level is None:
+            return (size, line.bold, -1)
+        return (size, self._bold_numbers.get((size, level), line.bold), level)
 
     def _heading_levels(self, lines: Sequence[Any]) -> dict[tuple[float, bool, int], int]:
         """Levels by size, then weight, then number; headings without a number rank with the first of their type."""
+        weights: dict[tuple[float, int], Counter[bool]] = defaultdict(Counter)
+        for line in lines:
+            size, bold, number = self._style_of(line)
+            weights[size, number][bold] += 1
+        # Latin titles may be set in a bolder font than Chinese ones; a number says that they are of one level.
+        self._bold_numbers = {key: count.most_common(1)[0][0] for key, count in weights.items()}
         styles = sorted({self._style_of(line) for line in lines}, key=lambda style: (-style[0], not style[1], style[2]))
         levels: dict[tuple[float, bool, int], int] = {}
         level = 0
@@ -394,7 +409,10 @@ class _Document:
 
     def _make_heading(self, lines: Sequence[Line]) -> Heading:
         text, places = _join_lines(lines)
-        return Heading(text, self._levels[self._style_of(lines[0])], lines[0].page, places)
+        level = self._levels[self._style_of(lines[0])]
+        if _CONTENTS.match(text):
+            level = _DEEPEST_LEVEL  # the chapters after it are not its own
+        return Heading(text, level, lines[0].page, places)
 
     def _continues_sentence(self, paragraph: Sequence[Line], line: Line) -> bool:
         """Whether a line goes on in the sentence of the paragraph's last line."""
