@@ -115,8 +115,8 @@ def main() -> None:
         {options.against.name: options.against} if options.against else {}
     )
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in packages}
-    for _ in range(options.rounds):
-        for name, package in packages.items():
+    for turn in range(options.rounds):
+        for name, package in list(packages.items())[:: -1 if turn % 2 else 1]:
             rounds[name].append(run_fill(package, options))
             print(
                 name, {key: rounds[name][-1][key] for key in ("seconds", "cpu", "bytes")}, file=sys.stderr, flush=True
