@@ -105,6 +105,17 @@ def make_short_texts(count: int) -> list[str]:
     ]
 
 
+def measure_bytes(folder: Path) -> int:
+    """Of all files of a folder; one that is renamed meanwhile is left out."""
+    sizes = []
+    for file in folder.rglob("*"):
+        try:
+            sizes.append(file.stat().st_size if file.is_file() else 0)
+        except FileNotFoundError:
+            continue
+    return sum(sizes)
+
+
 def watch_embedding(count: int, folder: Path) -> list[tuple[float, float, float]]:
     """Seconds, MiB resident and MiB written, every `SAMPLE_S`, of a `peg-rag embed` of so many texts."""
     corpus = folder / "corpus.parquet"
@@ -112,6 +123,7 @@ def watch_embedding(count: int, folder: Path) -> list[tuple[float, float, float]
     out = folder / "vectors.parquet"
     command = [sys.executable, "-m", "peg_rag.cli", "embed", str(corpus), "-o", str(out), "--model", "peg-mini"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    corpus_mib = corpus.stat().st_size / 2**20
     started = time.perf_counter()
     samples: list[tuple[float, float, float]] = []
     watched = psutil.Process(process.pid)
@@ -120,7 +132,7 @@ def watch_embedding(count: int, folder: Path) -> list[tuple[float, float, float]
             resident = watched.memory_info().rss / 2**20
         except psutil.NoSuchProcess:
             break
-        written = sum(file.stat().st_size for file in folder.glob("*vectors*") if file.is_file()) / 2**20
+        written = measure_bytes(folder) / 2**20 - corpus_mib
         samples.append((time.perf_counter() - started, resident, written))
         time.sleep(SAMPLE_S)
     if process.wait():
@@ -134,6 +146,8 @@ def report_million(options: argparse.Namespace) -> str:
         samples = np.array(watch_embedding(options.million_texts, Path(name)))  # (samples, 3)
     seconds, resident, written = samples.T
     total = seconds[-1]
+    is_writing = written > 0  # the first seconds are Python's and the model's start
+    start = seconds[is_writing][0]
     lines = [
         f"{options.million_texts:,} texts of 10 to 40 characters through peg-mini by `peg-rag embed`, one thread; "
         f"{platform.machine()}, {os.cpu_count()} cores that other work kept busy (load {os.getloadavg()[0]:.0f}): "
@@ -143,7 +157,8 @@ def report_million(options: argparse.Namespace) -> str:
         "|---|---:|---:|---:|",
     ]
     for part in range(1, 10, 2):
-        chosen = (seconds >= total * part / 10) & (seconds < total * (part + 1) / 10)
+        edges = [start + (total - start) * tenth / 10 for tenth in (part, part + 1)]
+        chosen = (seconds >= edges[0]) & (seconds < edges[1])
         rate = (written[chosen][-1] - written[chosen][0]) / (seconds[chosen][-1] - seconds[chosen][0])
         lines.append(
             f"| {10 * part} to {10 * part + 10} % | {np.median(resident[chosen]):.0f} | {resident[chosen].max():.0f} "
