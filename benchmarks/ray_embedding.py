@@ -31,8 +31,7 @@ import pyarrow.parquet as pq
 from embed import build_model, chinese_texts
 from index import write_section
 
-from peg_rag.ray_embedding import embed_corpus
-from peg_rag.settings import EncoderSettings
+from peg_rag.ray_embedding import EncoderSettings, embed_corpus
 
 RESULTS = Path(__file__).parent / "results" / "ray_embedding.md"
 PICTURE = RESULTS.with_name("embed_million.png")
@@ -40,26 +39,40 @@ HEAD = "# Embedding a corpus\n\nMade by `benchmarks/ray_embedding.py --write`.\n
 SAMPLE_S = 0.5
 
 
-def measure_run(files: list[Path], out: Path, model: str, workers: int, block_rows: int) -> tuple[float, float]:
-    """Texts a second of the whole run, and from the first finished block on."""
-    moments: list[tuple[float, int]] = []
+def sum_processor_seconds() -> float:
+    """Of all processes below this one, which are Ray's."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def measure_run(files: list[Path], out: Path, model: str, workers: int, block_rows: int) -> tuple[float, float, float]:
+    """Texts a second of the whole run and from the first finished block on; and texts per second of processor time."""
+    moments: list[tuple[float, int, float]] = []
     started = time.perf_counter()
     report = embed_corpus(
         files,
         out,
-        settings=EncoderSettings(model, device="cpu"),
+        settings=EncoderSettings(model),
         workers=workers,
         block_rows=block_rows,
-        on_progress=lambda done, total: moments.append((time.perf_counter(), done)),
+        on_progress=lambda done, total: moments.append((time.perf_counter(), done, sum_processor_seconds())),
     )
     seconds = time.perf_counter() - started
     first, last = next(moment for moment in moments if moment[1]), moments[-1]
-    return report.texts / seconds, (last[1] - first[1]) / (last[0] - first[0])
+    texts = last[1] - first[1]
+    return report.texts / seconds, texts / (last[0] - first[0]), texts / (last[2] - first[2])
 
 
 def compare_workers(options: argparse.Namespace) -> str:
     whole: list[float] = []
     steady: list[float] = []
+    processor: list[float] = []
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -73,6 +86,7 @@ def compare_workers(options: argparse.Namespace) -> str:
                 rates[workers] = measure_run([corpus], out, str(folder / "model"), workers, options.block_rows)
             whole.append(rates[2][0] / rates[1][0])
             steady.append(rates[2][1] / rates[1][1])
+            processor.append(rates[1][2] / rates[2][2])
             print({workers: [round(rate, 2) for rate in each] for workers, each in rates.items()}, flush=True)
     return "\n".join(
         [
@@ -84,6 +98,8 @@ def compare_workers(options: argparse.Namespace) -> str:
             "|---|---:|---:|---:|",
             f"| from the first finished block on | {median(steady):.2f} | {min(steady):.2f} | {max(steady):.2f} |",
             f"| with starting Ray and loading the model | {median(whole):.2f} | {min(whole):.2f} | {max(whole):.2f} |",
+            f"| processor time of a text, two workers over one | {median(processor):.2f} | {min(processor):.2f} "
+            f"| {max(processor):.2f} |",
         ]
     )
 
