@@ -60,8 +60,8 @@ class QdrantDocuments:
         texts: Sequence[str] | None = None,
         *,
         k: int = 10,
-        mode: str = "hybrid",
-        where: models.Filter | None = None,
+        mode: Any = "hybrid",
+        where: Any = None,
         **_: Any,
     ) -> list[list[Hit]]:
         """The k best documents of each query that pass a filter of Qdrant's, by `mode`: dense, lexical or hybrid."""
@@ -88,10 +88,11 @@ class QdrantDocuments:
         else:
             best = next(iter(scores.values()))
         payloads = {point.id: point.payload for point in self._client.retrieve(self._name, list(best)[:k])}
-        return [
-            Hit(str(number), payloads[number]["text"], best[number], metadata=payloads[number]["metadata"])
-            for number in list(best)[:k]
-        ]
+        hits = []
+        for number in list(best)[:k]:
+            payload = payloads[number] or {}
+            hits.append(Hit(str(number), payload["text"], best[number], metadata=payload["metadata"]))
+        return hits
 
     def _score(self, name: str, vector: Any, where: models.Filter | None, limit: int = CANDIDATES) -> dict[int, float]:
         points = self._client.query_points(
