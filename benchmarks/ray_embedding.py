@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of each worker; before torch reads it
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, other work would be measured
 
 import numpy as np
 import psutil

@@ -177,7 +177,7 @@ def test_an_index_in_graph_form_finds_behind_a_rare_filter(open_stores: OpenStor
     assert fetch(store, "SELECT count(*) FROM pg_indexes WHERE indexname = '{name}_vectors'") == [(1,)]
     for where in ({}, {"n": 7}):
         with store._open_view(where) as view:
-            recorder = Recorder(view.connection)
+            recorder: Any = Recorder(view.connection)
             replace(view, connection=recorder).rank_dense(vectors[0], 10)
             sql, parameters = recorder.statements[-1]
             view.connection.execute("SET LOCAL enable_seqscan = off")  # which is cheap for so few documents
