@@ -137,7 +137,12 @@ class StaticSetup:
     def prepare(self, data: Path) -> None:
         """Write the pairs."""
         for file in list_files(data):
-            prepare_pairs(self.out, {file_name(file): read_pairs(file)[: self.rows]}, self.share)
+            write_pairs(self.out, file_name(file), read_pairs(file)[: self.rows], self.share)
+
+    def clean(self, folder: str) -> None:
+        """Clean the pairs of a folder, each file alone: its passages compete with each other."""
+        for file in sorted((self.out / folder).glob("*.jsonl")):
+            clean_files(self.out, folder, [file.name], self.share)
 
     def build_recipe(self, job: Job, folder: Path) -> Recipe:
         """The recipe of one run."""
@@ -183,14 +188,20 @@ class TransformerSetup:
 
     def prepare(self, data: Path) -> None:
         """Write the pairs, and train what all arms start from."""
-        pairs = {}
         for file in list_files(data):
             rows = read_pairs(file)
             for_arms = np.array([text_key(row["query"]) % 4 == 0 for row in rows], dtype=bool)
-            pairs[file_name(file)] = [rows[i] for i in np.flatnonzero(for_arms)][: self.rows]
             if not (self.out / "others" / file_name(file)).is_file():
                 write_rows(self.out / "others" / file_name(file), [rows[i] for i in np.flatnonzero(~for_arms)])
-        prepare_pairs(self.out, pairs, self.share)
+            write_pairs(self.out, file_name(file), [rows[i] for i in np.flatnonzero(for_arms)][: self.rows], self.share)
+        self._train_start()
+
+    def clean(self, folder: str) -> None:
+        """Clean the pairs of a folder, all files together: alone they are too small for a first model."""
+        clean_files(self.out, folder, [file.name for file in sorted((self.out / folder).glob("*.jsonl"))], self.share)
+
+    def _train_start(self) -> None:
+        """The model that all arms start from, unless it is there."""
         start = self.out / "start"
         if (start / "model.safetensors").is_file():
             return
@@ -248,27 +259,28 @@ def file_name(file: Path) -> str:
     return f"{file.name.split('.')[0]}.jsonl"
 
 
-def prepare_pairs(out: Path, pairs: dict[str, list[dict[str, Any]]], share: float) -> None:
-    """Files of pairs as they are and with wrong positives, and both cleaned together, but for the validation rows."""
-    for noisy in (False, True):
-        folder = out / ("noisy" if noisy else "clean")
-        cleaned_folder = out / f"{folder.name}-cleaned"
-        if all((cleaned_folder / name).is_file() for name in pairs):
-            continue
-        work = out / "work"
-        together = []
-        for name, rows in pairs.items():
-            written = swap_positives(rows, ~hold_out(rows, share)) if noisy else rows
-            write_rows(folder / name, written)
-            together += [{**row, "file": name} for row in written]
-        write_rows(work / "pairs.jsonl", together)
-        options = CleaningOptions(similarity=None, trust=True)
-        clean_pairs(work / "pairs.jsonl", work / "cleaned.jsonl", options=options)
-        cleaned = [row for _, row in read_rows(work / "cleaned.jsonl") if not isinstance(row, str)]
-        for name, rows in pairs.items():
-            validation = [rows[i] for i in np.flatnonzero(hold_out(rows, share))]
-            write_rows(cleaned_folder / name, put_back([row for row in cleaned if row["file"] == name], validation))
-        shutil.rmtree(work)
+def write_pairs(out: Path, name: str, rows: Sequence[dict[str, Any]], share: float) -> None:
+    """A file of pairs as they are, and with wrong positives."""
+    if not (out / "noisy" / name).is_file():
+        write_rows(out / "clean" / name, rows)
+        write_rows(out / "noisy" / name, swap_positives(rows, ~hold_out(rows, share)))
+
+
+def clean_files(out: Path, folder: str, names: Sequence[str], share: float) -> None:
+    """Clean some files of a folder together, but for their validation rows."""
+    target = out / f"{folder}-cleaned"
+    if all((target / name).is_file() for name in names):
+        return
+    files = {name: [row for _, row in read_rows(out / folder / name) if not isinstance(row, str)] for name in names}
+    work = out / "work"
+    write_rows(work / "pairs.jsonl", [{**row, "file": name} for name, rows in files.items() for row in rows])
+    options = CleaningOptions(similarity=None, trust=True)
+    clean_pairs(work / "pairs.jsonl", work / "cleaned.jsonl", options=options)
+    cleaned = [row for _, row in read_rows(work / "cleaned.jsonl") if not isinstance(row, str)]
+    for name, rows in files.items():
+        validation = [rows[i] for i in np.flatnonzero(hold_out(rows, share))]
+        write_rows(target / name, put_back([row for row in cleaned if row["file"] == name], validation))
+    shutil.rmtree(work)
 
 
 def hold_out(rows: Sequence[dict[str, Any]], share: float) -> "np.ndarray":
@@ -393,9 +405,9 @@ class Experiment:
 
     def run_all(self) -> None:
         """Each arm at each temperature with one seed, then at its best one with the others."""
-        arms = [(NOISE, arm) for arm in NOISE_ARMS]
-        arms += [(0.0, arm) for arm in (*NOISE_ARMS, *self._setup.arms)]
-        for noise, arm in arms:
+        for noise, arm in self._list_arms():
+            if arm in CLEANED_ARMS:
+                self._setup.clean("noisy" if noise else "clean")
             trials = {t: self._job(noise, arm, t, SEEDS[0]) for t in self._setup.temperatures}
             validation = {t: self._train_arm(job) for t, job in trials.items()}
             best = max(validation, key=lambda t: validation[t])
@@ -404,6 +416,19 @@ class Experiment:
                 self._score_arm(job)
             shutil.rmtree(self._setup.out / "runs", ignore_errors=True)
             write_report()
+
+    def _list_arms(self) -> list[tuple[float, str]]:
+        """The arms by what they tell for their cost, those that others are compared with first."""
+        noise_arms = [arm for arm in NOISE_ARMS if arm not in CLEANED_ARMS]
+        return [
+            (0.0, "plain"),
+            *((NOISE, arm) for arm in noise_arms),
+            (0.0, "trust"),
+            (0.0, "guide"),
+            *((NOISE, arm) for arm in CLEANED_ARMS),
+            *((0.0, arm) for arm in self._setup.arms),
+            *((0.0, arm) for arm in NOISE_ARMS if arm not in ("plain", "trust", "guide")),
+        ]
 
     def _job(self, noise: float, arm: str, temperature: float, seed: int) -> Job:
         overrides = {**NOISE_ARMS, **self._setup.arms}[arm]
