@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from peg_rag.backends.exported import RUNTIMES, is_exported
 from peg_rag.encoder import PEGEncoder
+from peg_rag.errors import InvalidInput
 from peg_rag.export import can_export, read_papers, read_texts, write_variant
 from peg_rag.models import ModelSpec, resolve
 
@@ -102,6 +103,9 @@ def _open_encoders(spec: ModelSpec, work: Path, notify: Callable[[str], None]) -
             reference = encoder
         else:
             encoder.close()
+    int8 = _open_int8(spec, settings)
+    if int8 is not None:
+        yield int8
     for backend in RUNTIMES:
         for dtype in ("auto", "int8"):
             try:
@@ -126,6 +130,17 @@ def _open_exported(
         write_variant(spec, work, backend, dtype)
         folder = work
     return PEGEncoder(folder, backend=backend, dtype=dtype, **settings)
+
+
+def _open_int8(spec: ModelSpec, settings: dict[str, Any]) -> PEGEncoder | None:
+    """torch's products in int8, where the processor and the model are of the kind that can be run so."""
+    encoder = PEGEncoder(spec.path, backend="torch", dtype="int8", device="cpu", **settings)
+    try:
+        encoder.encode_documents([""])  # loads the model
+    except InvalidInput:
+        encoder.close()
+        return None
+    return encoder
 
 
 def _take_turns(entrants: Sequence[_Entrant], passages: Sequence[str], queries: Sequence[str], rounds: int) -> None:

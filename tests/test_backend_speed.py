@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from peg_rag import backend_speed
 from peg_rag.backend_speed import measure_backends
+from peg_rag.backends.linear import can_multiply_int8
 from peg_rag.cli.app import run
 from peg_rag.export import write_variant
 from peg_rag.models import ModelSpec
@@ -22,6 +24,7 @@ def test_every_backend_of_a_transformer_is_measured(tiny_bert: Path) -> None:
     speeds = measure_backends(tiny_bert, rounds=2, texts=TEXTS, notify=notes.append)
     variants = [(speed.backend, speed.dtype) for speed in speeds if speed.device == "cpu"]
     assert variants[0] == ("torch", "float32")
+    assert (("torch", "int8") in variants) == can_multiply_int8(torch.float32)
     assert {("onnx", "float32"), ("onnx", "int8"), ("openvino", "int8")} < set(variants)
     assert len(set(variants)) == len(variants)
     assert speeds[0].min_cosine == pytest.approx(1.0, abs=1e-4)

@@ -465,11 +465,13 @@ def test_groups_come_from_their_column(tmp_path: Path, tiny_bert: Path) -> None:
 @pytest.mark.parametrize("role", ["anchor", "group"])
 def test_a_column_that_no_row_fills_is_refused(role: str, tmp_path: Path, tiny_bert: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    rows = [{"query": f"问题{i}", "positive": f"答案{i}号", "place": [] if i else None} for i in range(3)]
+    rows: list[dict[str, object]] = [
+        {"query": f"问题{i}", "positive": f"答案{i}号", "place": [] if i else None} for i in range(3)
+    ]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
     for column in ("place", "plcae"):
-        source = SourceOptions(path=str(path), columns=Columns(**{role: column}))
+        source = SourceOptions(path=str(path), columns=Columns.model_validate({role: column}))
         for _ in range(2):  # nothing of the first time is kept
             with pytest.raises(DataError, match=rf"no row of pairs.jsonl .* {column!r}.*columns.{role}"):
                 load_pairs([source], tokenizer, tmp_path / "cache")
