@@ -313,7 +313,7 @@ def swap_positives(rows: Sequence[dict[str, Any]], trained: np.ndarray) -> list[
 def build_tree(
     folder: Path, model: dict[str, Any], pairs: Path, batch: int, steps: int, temperature: float
 ) -> dict[str, Any]:
-    """What the recipes of all runs share."""
+    """What the recipes of all runs share; their cache lies beside the folders of pairs."""
     stage = {
         "name": "arm",
         "steps": steps,
@@ -323,7 +323,7 @@ def build_tree(
     }
     return {
         "output_dir": str(folder),
-        "cache_dir": str(folder.parent / "cache"),
+        "cache_dir": str(pairs.parent / "cache"),
         "device": "cpu",
         "model": model,
         "stages": [stage],
