@@ -440,6 +440,8 @@ class Experiment:
         if row is None:
             start = time.process_time()
             result = train(self._setup.build_recipe(job, self._folder(job)), overwrite=True)
+            if result.interrupted:
+                raise SystemExit(130)  # the arm is made again the next time
             seconds = round(time.process_time() - start, 1)
             row = job.key | {"validation": result.stages[-1].scores["ndcg@10_by_file"], "seconds": seconds}
             self._runs.add(row)
