@@ -382,6 +382,10 @@ def test_a_resumed_run_keeps_its_data(make: Make, pairs: Path, tmp_path: Path) -
     shutil.copy(file, tmp_path / "own-2.jsonl")
     with pytest.raises(TrainingError, match=r"other rows \(own-2 changed\)"):
         train(recipe, resume=True)
+    for checkpoint in (tmp_path / "run" / "stages" / "1-main").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(TrainingError, match="other rows"):  # what was made for the first step would not fit
+        train(recipe, resume=True)
     (tmp_path / "own-2.jsonl").unlink()
     assert not train(recipe, resume=True).interrupted
 
