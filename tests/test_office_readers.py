@@ -349,6 +349,23 @@ def test_a_page_keeps_the_titles_commands_and_boxes_within_its_text(tmp_path: Pa
         assert navigation not in text
 
 
+def test_an_items_number_stands_before_its_first_paragraph(tmp_path: Path) -> None:
+    page = (
+        "<html><body><p>软件包进入测试版要满足下面的条件：</p>"
+        "<ol><li><div>在所有架构上编译成功；</div><div>包括模拟器。</div></li><li><p>至少放置五天。</p></li><li></li></ol>"
+        "<p>其余的由管理员决定。</p></body></html>"
+    )
+    (tmp_path / "a.html").write_text(page, encoding="utf-8")
+    [section] = read_sections(tmp_path / "a.html")
+    assert section.text.split("\n\n") == [
+        "软件包进入测试版要满足下面的条件：",
+        "1. 在所有架构上编译成功；",
+        "包括模拟器。",
+        "2. 至少放置五天。",
+        "其余的由管理员决定。",
+    ]
+
+
 def test_many_boxes_without_text_before_them_are_read_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every box used to look at all that came before it: a page of 2,000 took half a minute."""
     checked = 0

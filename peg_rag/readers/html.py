@@ -45,6 +45,7 @@ _SHORTEST_PARAGRAPH = 20  # characters
 _MOST_LINKED = 0.5  # of a block's text, above which it is navigation
 _FEWEST_KEPT = 0.2  # of the text, below which the extractor's choice is not believed
 _ITEM_NUMBER = re.compile(r"^\d+\. ")  # was put before an item of a numbered list here
+_BARE_NUMBER = re.compile(r"\s*\d+\.\s*")
 _TOO_DEEP = "depth"  # in libxml2's message
 _BREAK = "\u2028"  # in a paragraph's text, until it is put together
 _BLANKS = re.compile(r"[ \t\r\f\v]+")
@@ -214,12 +215,16 @@ class _Walk:
                 yield Heading(title, _LEVELS[tag]), linked
         elif tag not in _INLINE and tag != "br":
             yield from self._flush_text()
+        if tag == "li":
+            self._take_text()  # the number of an empty item
         if tag == "pre":
             self._preformatted -= 1
         if tag in ("ul", "ol") and self._numbers:
             self._numbers.pop()
 
     def _flush_text(self) -> Iterator[tuple[Block, int]]:
+        if self._numbers and _BARE_NUMBER.fullmatch("".join(self._buffer)):
+            return  # an item's number stays with its first paragraph
         text, linked = self._take_text()
         if text:
             yield Paragraph(text), linked
