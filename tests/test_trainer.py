@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import resource
 import shutil
@@ -357,6 +358,13 @@ def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path
         train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
 
 
+def test_a_file_that_no_negative_is_mined_for_is_named(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make("stages.0.data.mining={negatives: 1, first_rank: 5000, last_rank: 6000}", "stages.0.steps=1")
+    with caplog.at_level(logging.WARNING, logger="peg_rag"):
+        train(recipe)
+    assert "pairs: no negative was mined for its" in caplog.text
+
+
 def test_a_resumed_run_keeps_its_data(make: Make, pairs: Path, tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
     lines = pairs.read_text(encoding="utf-8").splitlines()
@@ -373,6 +381,10 @@ def test_a_resumed_run_keeps_its_data(make: Make, pairs: Path, tmp_path: Path) -
     file.write_text("\n".join(lines), encoding="utf-8")
     shutil.copy(file, tmp_path / "own-2.jsonl")
     with pytest.raises(TrainingError, match=r"other rows \(own-2 changed\)"):
+        train(recipe, resume=True)
+    for checkpoint in (tmp_path / "run" / "stages" / "1-main").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(TrainingError, match="other rows"):  # what was made for the first step would not fit
         train(recipe, resume=True)
     (tmp_path / "own-2.jsonl").unlink()
     assert not train(recipe, resume=True).interrupted

@@ -7,6 +7,7 @@ function of the step, and a resumed run finds what the killed one had made.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,6 +28,7 @@ from peg_rag.training.recipe import SourceOptions, StageOptions
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+logger = logging.getLogger(__name__)
 BLOCK_ROWS = 4_096
 READY_FILE = "ready"
 
@@ -100,8 +102,14 @@ def mine_round(
         if not out.is_file():
             pairs = folder / f"pairs-{number}.jsonl"
             _write_pairs(pairs, file, numbers)
-            mine_hard_negatives(pairs, out, encoder, options=options)
+            report = mine_hard_negatives(pairs, out, encoder, options=options)
             pairs.unlink()
+            if not report.negatives:
+                logger.warning(
+                    "%s: no negative was mined for its %d rows; lower first_rank or the margins, or add rows",
+                    file.name,
+                    len(numbers),
+                )
         (loaded,) = load_pairs([SourceOptions(path=str(out))], tokenizer, cache, prompts=prompts)
         weights = _match_weights(file, numbers, loaded)
         groups = file.groups[numbers]

@@ -162,9 +162,8 @@ class _Run:
                 encoder = self._load_encoder(number, checkpoint)
             stage = self._prepare_stage(number, encoder)
             sources = stage.files or stage.texts
-            if checkpoint is not None:
-                self.folder.check_data(number, sources)
-            elif self.accelerator.is_main_process:
+            self.folder.check_data(number, sources)
+            if checkpoint is None and self.accelerator.is_main_process:
                 self.folder.write_data(number, sources)
             loop = StageLoop(self, stage, encoder)
             interrupted = loop.run(checkpoint)
