@@ -97,7 +97,7 @@ def make_faiss(vectors: np.ndarray) -> dict[str, Search]:
 
 def make_usearch(vectors: np.ndarray) -> dict[str, Search]:
     try:
-        from usearch.index import MetricKind, search  # type: ignore[attr-defined]
+        from usearch.index import MetricKind, search
     except ImportError:
         return {}
     threads = os.cpu_count() or 1

@@ -55,9 +55,9 @@ def fill(count: int, dimension: int, folder: Path, with_steps: bool) -> dict[str
 
     steps: dict[str, float] = {}
     if with_steps:
-        from peg_rag.index import compaction, forks, store, tables
+        from peg_rag.index import compaction, forks, tables, validation
 
-        owners = {"validate": store.DocumentBatch, "compact": compaction.Compactor}
+        owners = {"validate": validation.DocumentBatch, "compact": compaction.Compactor}
         for name in STEPS:
             if name != "COMMIT":
                 time_calls(owners.get(name, tables), name, steps)
@@ -69,7 +69,7 @@ def fill(count: int, dimension: int, folder: Path, with_steps: bool) -> dict[str
         def pick(connection: Any, sql: str, *arguments: Any) -> Any:
             return (timed if sql == "COMMIT" else execute)(connection, sql, *arguments)
 
-        forks.Connection.execute = pick  # type: ignore[method-assign, assignment]
+        forks.Connection.execute = pick  # type: ignore[method-assign]
     parts = list(Data(count, dimension).slices())
     with PEGIndex(folder / "kb") as index:
         started = time.perf_counter()
@@ -115,8 +115,8 @@ def main() -> None:
         {options.against.name: options.against} if options.against else {}
     )
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in packages}
-    for _ in range(options.rounds):
-        for name, package in packages.items():
+    for turn in range(options.rounds):
+        for name, package in list(packages.items())[:: -1 if turn % 2 else 1]:
             rounds[name].append(run_fill(package, options))
             print(
                 name, {key: rounds[name][-1][key] for key in ("seconds", "cpu", "bytes")}, file=sys.stderr, flush=True

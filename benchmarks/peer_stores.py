@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 import numpy as np
 
@@ -95,7 +96,8 @@ class VectorFile:
         if group is None:
             return self.search_matrix(self._vectors, vector, k)
         rows = np.flatnonzero(self._groups == group)
-        return rows[self.search_matrix(self._vectors[rows], vector, k)].tolist()
+        numbers: list[int] = rows[self.search_matrix(self._vectors[rows], vector, k)].tolist()
+        return numbers
 
     def search_matrix(self, vectors: np.ndarray, vector: np.ndarray, k: int) -> list[int]:
         raise NotImplementedError
@@ -260,7 +262,7 @@ class QdrantFolder:
             self._client.create_collection("documents", vectors_config=parameters)
 
     def add(self, first: int, vectors: np.ndarray, groups: np.ndarray, texts: Sequence[str] | None) -> None:
-        numbers = list(range(first, first + len(vectors)))
+        numbers: list[int | str | UUID] = list(range(first, first + len(vectors)))
         payloads = [{"group": group} for group in groups.tolist()]
         self._client.upsert("documents", self._models.Batch(ids=numbers, vectors=vectors.tolist(), payloads=payloads))
 

@@ -23,6 +23,7 @@ from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"  # of each worker; before torch reads it
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's 15, other work would be measured
 
 import numpy as np
 import psutil
@@ -31,8 +32,7 @@ import pyarrow.parquet as pq
 from embed import build_model, chinese_texts
 from index import write_section
 
-from peg_rag.ray_embedding import embed_corpus
-from peg_rag.settings import EncoderSettings
+from peg_rag.ray_embedding import EncoderSettings, embed_corpus
 
 RESULTS = Path(__file__).parent / "results" / "ray_embedding.md"
 PICTURE = RESULTS.with_name("embed_million.png")
@@ -40,26 +40,40 @@ HEAD = "# Embedding a corpus\n\nMade by `benchmarks/ray_embedding.py --write`.\n
 SAMPLE_S = 0.5
 
 
-def measure_run(files: list[Path], out: Path, model: str, workers: int, block_rows: int) -> tuple[float, float]:
-    """Texts a second of the whole run, and from the first finished block on."""
-    moments: list[tuple[float, int]] = []
+def sum_processor_seconds() -> float:
+    """Of all processes below this one, which are Ray's."""
+    total = 0.0
+    for process in psutil.Process().children(recursive=True):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:
+            continue
+        total += times.user + times.system
+    return total
+
+
+def measure_run(files: list[Path], out: Path, model: str, workers: int, block_rows: int) -> tuple[float, float, float]:
+    """Texts a second of the whole run and from the first finished block on; and texts per second of processor time."""
+    moments: list[tuple[float, int, float]] = []
     started = time.perf_counter()
     report = embed_corpus(
         files,
         out,
-        settings=EncoderSettings(model, device="cpu"),
+        settings=EncoderSettings(model),
         workers=workers,
         block_rows=block_rows,
-        on_progress=lambda done, total: moments.append((time.perf_counter(), done)),
+        on_progress=lambda done, total: moments.append((time.perf_counter(), done, sum_processor_seconds())),
     )
     seconds = time.perf_counter() - started
     first, last = next(moment for moment in moments if moment[1]), moments[-1]
-    return report.texts / seconds, (last[1] - first[1]) / (last[0] - first[0])
+    texts = last[1] - first[1]
+    return report.texts / seconds, texts / (last[0] - first[0]), texts / (last[2] - first[2])
 
 
 def compare_workers(options: argparse.Namespace) -> str:
     whole: list[float] = []
     steady: list[float] = []
+    processor: list[float] = []
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
@@ -73,6 +87,7 @@ def compare_workers(options: argparse.Namespace) -> str:
                 rates[workers] = measure_run([corpus], out, str(folder / "model"), workers, options.block_rows)
             whole.append(rates[2][0] / rates[1][0])
             steady.append(rates[2][1] / rates[1][1])
+            processor.append(rates[1][2] / rates[2][2])
             print({workers: [round(rate, 2) for rate in each] for workers, each in rates.items()}, flush=True)
     return "\n".join(
         [
@@ -84,6 +99,8 @@ def compare_workers(options: argparse.Namespace) -> str:
             "|---|---:|---:|---:|",
             f"| from the first finished block on | {median(steady):.2f} | {min(steady):.2f} | {max(steady):.2f} |",
             f"| with starting Ray and loading the model | {median(whole):.2f} | {min(whole):.2f} | {max(whole):.2f} |",
+            f"| processor time of a text, two workers over one | {median(processor):.2f} | {min(processor):.2f} "
+            f"| {max(processor):.2f} |",
         ]
     )
 
@@ -105,6 +122,17 @@ def make_short_texts(count: int) -> list[str]:
     ]
 
 
+def measure_bytes(folder: Path) -> int:
+    """Of all files of a folder; one that is renamed meanwhile is left out."""
+    sizes = []
+    for file in folder.rglob("*"):
+        try:
+            sizes.append(file.stat().st_size if file.is_file() else 0)
+        except FileNotFoundError:
+            continue
+    return sum(sizes)
+
+
 def watch_embedding(count: int, folder: Path) -> list[tuple[float, float, float]]:
     """Seconds, MiB resident and MiB written, every `SAMPLE_S`, of a `peg-rag embed` of so many texts."""
     corpus = folder / "corpus.parquet"
@@ -112,6 +140,7 @@ def watch_embedding(count: int, folder: Path) -> list[tuple[float, float, float]
     out = folder / "vectors.parquet"
     command = [sys.executable, "-m", "peg_rag.cli", "embed", str(corpus), "-o", str(out), "--model", "peg-mini"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    corpus_mib = corpus.stat().st_size / 2**20
     started = time.perf_counter()
     samples: list[tuple[float, float, float]] = []
     watched = psutil.Process(process.pid)
@@ -120,7 +149,7 @@ def watch_embedding(count: int, folder: Path) -> list[tuple[float, float, float]
             resident = watched.memory_info().rss / 2**20
         except psutil.NoSuchProcess:
             break
-        written = sum(file.stat().st_size for file in folder.glob("*vectors*") if file.is_file()) / 2**20
+        written = measure_bytes(folder) / 2**20 - corpus_mib
         samples.append((time.perf_counter() - started, resident, written))
         time.sleep(SAMPLE_S)
     if process.wait():
@@ -134,6 +163,8 @@ def report_million(options: argparse.Namespace) -> str:
         samples = np.array(watch_embedding(options.million_texts, Path(name)))  # (samples, 3)
     seconds, resident, written = samples.T
     total = seconds[-1]
+    is_writing = written > 0  # the first seconds are Python's and the model's start
+    start = seconds[is_writing][0]
     lines = [
         f"{options.million_texts:,} texts of 10 to 40 characters through peg-mini by `peg-rag embed`, one thread; "
         f"{platform.machine()}, {os.cpu_count()} cores that other work kept busy (load {os.getloadavg()[0]:.0f}): "
@@ -143,7 +174,8 @@ def report_million(options: argparse.Namespace) -> str:
         "|---|---:|---:|---:|",
     ]
     for part in range(1, 10, 2):
-        chosen = (seconds >= total * part / 10) & (seconds < total * (part + 1) / 10)
+        edges = [start + (total - start) * tenth / 10 for tenth in (part, part + 1)]
+        chosen = (seconds >= edges[0]) & (seconds < edges[1])
         rate = (written[chosen][-1] - written[chosen][0]) / (seconds[chosen][-1] - seconds[chosen][0])
         lines.append(
             f"| {10 * part} to {10 * part + 10} % | {np.median(resident[chosen]):.0f} | {resident[chosen].max():.0f} "

@@ -40,7 +40,8 @@ def round_to_int8(rows: np.ndarray) -> np.ndarray:
 
 
 def score_products(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:
-    return queries @ rows.T
+    scores: np.ndarray = queries @ rows.T
+    return scores
 
 
 def score_bits(rows: np.ndarray, queries: np.ndarray) -> np.ndarray:

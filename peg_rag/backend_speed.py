@@ -133,14 +133,11 @@ def _open_exported(
 
 
 def _open_int8(spec: ModelSpec, settings: dict[str, Any]) -> PEGEncoder | None:
-    """torch's products in int8, where the processor and the model are of the kind that can be run so."""
-    encoder = PEGEncoder(spec.path, backend="torch", dtype="int8", device="cpu", **settings)
+    """The model in int8 through torch; None where the processor or the model's layers do not allow it."""
     try:
-        encoder.encode_documents([""])  # loads the model
+        return PEGEncoder(spec.path, backend="torch", dtype="int8", device="cpu", **settings)
     except InvalidInput:
-        encoder.close()
         return None
-    return encoder
 
 
 def _take_turns(entrants: Sequence[_Entrant], passages: Sequence[str], queries: Sequence[str], rounds: int) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from peg_rag import backend_speed
 from peg_rag.backend_speed import measure_backends
+from peg_rag.backends import torch_backend
 from peg_rag.backends.linear import can_multiply_int8
 from peg_rag.cli.app import run
 from peg_rag.export import write_variant
@@ -47,6 +48,14 @@ def test_a_backend_that_fails_is_left_out(tiny_bert: Path, monkeypatch: pytest.M
     speeds = measure_backends(tiny_bert, rounds=1, texts=TEXTS, notify=notes.append)
     assert {"torch", "onnx"} == {speed.backend for speed in speeds}
     assert "openvino (auto) cannot run this model and is left out: no rule for aten::odd" in notes
+
+
+def test_a_machine_without_int8_products_measures_the_others(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_backend, "can_multiply_int8", lambda dtype: False)
+    monkeypatch.setattr(backend_speed, "can_export", lambda backend, dtype: False)
+    speeds = measure_backends(tiny_bert, rounds=1, texts=TEXTS)
+    assert {speed.dtype for speed in speeds} <= {"float32", "bfloat16"}
+    assert speeds[0].backend == "torch"
 
 
 def test_the_command_prints_a_row_for_each_backend(capsys: pytest.CaptureFixture[str]) -> None:

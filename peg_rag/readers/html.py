@@ -40,10 +40,12 @@ _LEVELS = {f"h{level}": level for level in range(1, 7)}
 _LONGEST_SPAN = 1000  # cells that a rowspan or colspan may claim
 _MOST_CELLS = 1_000_000
 _BOX_NAMES = re.compile(r"(^|[-_ ])sidebar([-_ ]|$)", re.IGNORECASE)  # DocBook calls a box in the text a sidebar
+_HAS_PARAGRAPH = "peg-paragraph"  # an attribute set during the walk
 _SHORTEST_PARAGRAPH = 20  # characters
 _MOST_LINKED = 0.5  # of a block's text, above which it is navigation
 _FEWEST_KEPT = 0.2  # of the text, below which the extractor's choice is not believed
 _ITEM_NUMBER = re.compile(r"^\d+\. ")  # was put before an item of a numbered list here
+_BARE_NUMBER = re.compile(r"\s*\d+\.\s*")
 _TOO_DEEP = "depth"  # in libxml2's message
 _BREAK = "\u2028"  # in a paragraph's text, until it is put together
 _BLANKS = re.compile(r"[ \t\r\f\v]+")
@@ -155,6 +157,7 @@ class _Walk:
             else:
                 if event == "end":
                     yield from self._end_element(element, tag)
+                    _mark_parent(element, tag)
                 self._append_text(element.tail or "")
         yield from self._flush_text()
 
@@ -212,12 +215,16 @@ class _Walk:
                 yield Heading(title, _LEVELS[tag]), linked
         elif tag not in _INLINE and tag != "br":
             yield from self._flush_text()
+        if tag == "li":
+            self._take_text()  # the number of an empty item
         if tag == "pre":
             self._preformatted -= 1
         if tag in ("ul", "ol") and self._numbers:
             self._numbers.pop()
 
     def _flush_text(self) -> Iterator[tuple[Block, int]]:
+        if self._numbers and _BARE_NUMBER.fullmatch("".join(self._buffer)):
+            return  # an item's number stays with its first paragraph
         text, linked = self._take_text()
         if text:
             yield Paragraph(text), linked
@@ -233,11 +240,22 @@ class _Walk:
 
 def _stands_in_text(element: Any) -> bool:
     """Whether an element follows a paragraph of its parent, as a box in a text does and a column of a page does not."""
-    return any(
-        not any(isinstance(child.tag, str) and child.tag not in _INLINE for child in before)
-        and len("".join(before.itertext()).strip()) >= _SHORTEST_PARAGRAPH
-        for before in element.itersiblings("p", "div", preceding=True)
-    )
+    parent = element.getparent()
+    return parent is not None and parent.get(_HAS_PARAGRAPH) is not None
+
+
+def _mark_parent(element: Any, tag: str) -> None:
+    """Note on the parent of a paragraph that it has one; each element is looked at once, however many boxes follow."""
+    parent = element.getparent()
+    if tag in ("p", "div") and parent is not None and parent.get(_HAS_PARAGRAPH) is None and _is_paragraph(element):
+        parent.set(_HAS_PARAGRAPH, "1")
+
+
+def _is_paragraph(element: Any) -> bool:
+    """Whether an element holds text of some length and no other block."""
+    if any(isinstance(child.tag, str) and child.tag not in _INLINE for child in element):
+        return False
+    return len("".join(element.itertext()).strip()) >= _SHORTEST_PARAGRAPH
 
 
 def _collapse_spaces(text: str) -> str:
