@@ -271,20 +271,20 @@ def clean_files(out: Path, folder: str, names: Sequence[str], share: float) -> N
     target = out / f"{folder}-cleaned"
     if all((target / name).is_file() for name in names):
         return
-    files = {name: read_pairs(out / folder / name) for name in names}
+    files = {name: read_whole_rows(out / folder / name) for name in names}
     work = out / "work"
     write_rows(work / "pairs.jsonl", [{**row, "file": name} for name, rows in files.items() for row in rows])
     options = CleaningOptions(similarity=None, trust=True)
     clean_pairs(work / "pairs.jsonl", work / "cleaned.jsonl", options=options)
-    cleaned = read_pairs(work / "cleaned.jsonl")
+    cleaned = read_whole_rows(work / "cleaned.jsonl")
     for name, rows in files.items():
         validation = [rows[i] for i in np.flatnonzero(hold_out(rows, share))]
         write_rows(target / name, put_back([row for row in cleaned if row["file"] == name], validation))
     shutil.rmtree(work)
 
 
-def read_pairs(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; one that cannot be read is left out."""
+def read_whole_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file with all their columns; one that cannot be read is left out."""
     return [dict(row) for _, row in read_rows(path) if not isinstance(row, str)]
 
 
