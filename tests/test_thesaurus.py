@@ -1,0 +1,77 @@
+"""The list of what people say and documents write: each line well formed, and none that says what others have said."""
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pytest
+
+from peg_rag.answering.thesaurus import _LONGEST_PHRASE, _read_thesaurus, find_phrases
+from peg_rag.answering.words import fold_text
+
+
+def read_groups() -> Iterator[tuple[str, list[str], list[str]]]:
+    """(line, question's phrases, words that answer them), folded one by one."""
+    lines = (files("peg_rag") / "assets" / "thesaurus.txt").read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        if line and not line.startswith("#"):
+            asked, _, said = line.partition(" : ")
+            yield line, [fold_text(phrase) for phrase in asked.split()], [fold_text(word) for word in said.split()]
+
+
+def test_each_line_has_two_sides_of_phrases_that_can_be_found() -> None:
+    for line, asked, said in read_groups():
+        assert line.count(" : ") == 1, line
+        assert line == " ".join(line.split()), line
+        assert asked, line
+        assert said, line
+        assert not [phrase for phrase in asked if len(phrase) > _LONGEST_PHRASE], line
+
+
+def test_no_line_names_a_phrase_twice() -> None:
+    for line, asked, said in read_groups():
+        assert len(set(asked)) == len(asked), line
+        assert len(set(said)) == len(said), line
+
+
+def test_no_two_lines_ask_with_the_same_phrases() -> None:
+    lines: dict[frozenset[str], str] = {}
+    for line, asked, _ in read_groups():
+        assert frozenset(asked) not in lines, (line, lines[frozenset(asked)])
+        lines[frozenset(asked)] = line
+
+
+def test_each_line_says_something_that_no_line_above_has_said() -> None:
+    pairs: set[tuple[str, str]] = set()
+    for line, asked, said in read_groups():
+        words = [*asked, *said]
+        new = {(phrase, word) for phrase in asked for word in words} - pairs
+        new |= {(word, phrase) for word in said if len(word) > 1 for phrase in asked} - pairs
+        assert new, line
+        pairs |= new
+
+
+def test_the_list_is_read_as_if_each_phrase_were_folded_by_itself() -> None:
+    table: dict[str, set[str]] = {}
+    for _, asked, said in read_groups():
+        for phrase in asked:
+            table.setdefault(phrase, set()).update({*asked, *said} - {phrase})
+        for word in said:
+            if len(word) > 1:
+                table.setdefault(word, set()).update({*asked} - {word})
+    assert {phrase: set(synonyms) for phrase, synonyms in _read_thesaurus().items()} == table
+
+
+@pytest.mark.parametrize(
+    ("question", "phrase", "word"),
+    [
+        ("剩菜能打包吗", "打包", "打包盒"),
+        ("这条鱼又叫什么", "又叫", "别名"),
+        ("他哪里人", "哪里人", "籍贯"),
+        ("孩子谁带药去园里", "带药", "服药委托"),
+        ("冷静期之后还要去民政局吗", "民政局", "民政部门"),
+        ("车跑了多少公里了", "跑了多少公里", "里程"),
+    ],
+)
+def test_what_people_say_is_found_with_what_documents_write(question: str, phrase: str, word: str) -> None:
+    synonyms = {hit.text: hit.synonyms for hit in find_phrases(fold_text(question))}
+    assert word in synonyms[phrase]
