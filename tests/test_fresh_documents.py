@@ -65,7 +65,7 @@ SETS = (
         unanswerable=14,
         split="open",
     ),
-    FreshSet("documents-3", make_files.content, make_files.render, searches=32, scans=8, unanswerable=13),
+    FreshSet("documents-3", make_files.content, make_files.render, searches=32, scans=8, unanswerable=13, split="open"),
 )
 each_set = pytest.mark.parametrize("fresh", SETS, ids=lambda fresh: fresh.name)
 each_answerable = pytest.mark.parametrize(

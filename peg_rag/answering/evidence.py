@@ -18,6 +18,7 @@ from peg_rag.answering.coverage import Rarities, covers_word, share_of_parts, sh
 from peg_rag.answering.kinds import names_kind, rate_value
 from peg_rag.answering.likeness import measure_likeness
 from peg_rag.answering.matches import MATCHES
+from peg_rag.answering.opposites import compare_opposites
 from peg_rag.answering.passages import Passage, defined_words
 from peg_rag.answering.question import Question
 from peg_rag.answering.ranges import code_fit, range_fit, sentence_fit
@@ -101,6 +102,15 @@ PLAIN_FEATURES = (
     "source_words",  # of the file's name
     "hit_gap",  # how much better the best hit scores, of the difference between the best and the worst
     "older_mail",  # a line that a mail quotes
+    "column_run",  # of the column's name, the longest run of characters that the question has
+    "column_run_rival",  # another column's, where it is longer
+    "key_run",  # the same of the row's other values
+    "key_run_length",
+    "key_run_gap",  # how much longer that of another row of the table is
+    "agreements",  # of the statement with the question, where they could exclude one another, see `opposites.py`
+    "conflicts",
+    "agreements_near",  # of the rest of the row and the nearest heading
+    "conflicts_near",
     "synonyms_precision",  # of a sentence's words, by the question or other words for it
     "asks_list",
     "asks_number",
@@ -208,6 +218,7 @@ def features_of(question: Question, passage: Passage, statement: Statement, rari
         **_phrase_features(reading, rarities),
         **_like_features(reading),
         **cell_features(question, passage, statement, reading.in_range, defined),
+        **_opposite_features(reading),
     }
 
 
@@ -276,6 +287,23 @@ def _kind_features(reading: _Reading) -> dict[str, float]:
         "precision": 0.0 if cell else share_of_text(reading.row[:_LONGEST_SENTENCE], question.text),
         "synonyms_precision": share_of_text(sentence, question.expanded) if sentence else 0.0,
         "synonyms_heading": share_of_text(fold_text(heading)[:_LONGEST_HEADING], question.expanded) if heading else 0.0,
+    }
+
+
+def _opposite_features(reading: _Reading) -> dict[str, float]:
+    """Where the statement and what it stands beside agree with the question, or exclude what it says."""
+    question = reading.question.text
+    statement = reading.statement
+    said = fold_text(statement.cell.name) if statement.cell else reading.value[:_LONGEST_SENTENCE]
+    beside = [other.value for other in statement.row if other is not statement.cell]
+    near = f"{reading.heading}\n{fold_text(chr(10).join(beside))}"[:_LONGEST_SENTENCE]
+    own = compare_opposites(question, said)
+    other = compare_opposites(question, near)
+    return {
+        "agreements": float(own.agreements),
+        "conflicts": float(own.conflicts),
+        "agreements_near": float(other.agreements),
+        "conflicts_near": float(other.conflicts),
     }
 
 
