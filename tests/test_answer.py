@@ -378,6 +378,21 @@ def test_two_questions_in_one_are_answered_from_one_row(letters: Any) -> None:
     assert "8501" not in said
 
 
+def test_a_part_of_a_model_is_no_value_of_another_column(letters: Any) -> None:
+    pumps = [
+        hit("型号: LT50-32 | 流量: 12.5 | 扬程: 32 | 功率: 3"),
+        hit("型号: LT65-50 | 流量: 25 | 扬程: 50 | 功率: 7.5"),
+    ]
+    assert best("LT50-32流量多少", pumps, letters) == "型号: LT50-32 | 流量: 12.5"
+
+
+def test_another_month_of_the_year_is_another(letters: Any) -> None:
+    months = [
+        hit(f"品名: LP-210 | 零售价: {price}", title=f"2025年{m}月价格") for m, price in ((3, "999元"), (6, "899元"))
+    ]
+    assert best("2025年6月LP-210的零售价", months, letters) == "品名: LP-210 | 零售价: 899元"
+
+
 def test_a_column_that_excludes_what_is_asked_gives_way_to_the_one_that_says_it(letters: Any) -> None:
     rooms = [hit("名称: 观澜 | 会员价: 160 | 非会员价: 240"), hit("名称: 望潮 | 会员价: 80 | 非会员价: 120")]
     assert best("不是会员，租观澜多少钱", rooms, letters) == "名称: 观澜 | 非会员价: 240"
@@ -548,6 +563,7 @@ def test_the_decision_compares_the_best_with_the_best_of_another_row() -> None:
         ("防跌倒讲座在哪儿", "主讲人", "康复中心 邹敏"),
         ("视力筛查的医生是谁", "费用", "免费"),
         ("LT65-50有多重", "功率（kW）", "7.5"),
+        ("哪家供应商暂停下单了", "供应商编号", "V004"),
         ("讲座能坐多少人", "主讲人", "市二院 董建平"),
     ],
 )

@@ -24,6 +24,8 @@ _NO_SYNONYMS = {"synonyms_column": 0.0, "synonyms_column_rival": 0.0, "synonyms_
 _NO_RUNS = {"column_run": 0.0, "column_run_rival": 0.0, "key_run": 0.0, "key_run_length": 0.0}
 _LONGEST_RUN = 8  # characters
 _JOINS = frozenset({"和", "与", "及", "以及", "还有", "、", "跟"})
+_FIGURE = re.compile(r"\d+(?:\.\d+)?")
+_MODEL = re.compile(r"[a-z]+-?\d+(?:[-./]\d+)+")
 _NAME_UNIT = re.compile(r"[（(].*")
 _UNIT_IN_NAME = re.compile(r"元|万元|小时|分钟|天|个|名|年|月|/|:")
 
@@ -188,7 +190,9 @@ def _share_of_name(question: Question, name: str, defined: Mapping[str, str]) ->
 
 
 def _share_of_value(question: Question, cell: Cell) -> float:
-    return share_of_text(fold_text(cell.value), question.text)
+    """How much of a value the question says; the 32 of LT50-32 says nothing of 32 metres."""
+    value = fold_text(cell.value)
+    return share_of_text(value, _MODEL.sub(" ", question.text) if _FIGURE.fullmatch(value) else question.text)
 
 
 def _measure_echo(question: Question, cell: Cell, value: str, in_range: frozenset[str]) -> float:

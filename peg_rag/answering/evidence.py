@@ -26,6 +26,7 @@ from peg_rag.answering.statements import Statement, without_mark
 from peg_rag.answering.words import Word, fold_text
 
 _YEAR = re.compile(r"(?<!\d)(20\d\d|19\d\d)(?!\d)")
+_MONTH = re.compile(r"(?<!\d)20\d\d年\d{1,2}月")
 _NEGATIVE = re.compile("[不没无未非勿禁拒免]|谢绝|除外")
 # 能不能 and 有没有 ask, and 没收到 at the end of 收到没 does not stand here; 不好意思 says nothing.
 _NEGATIVE_QUESTION = re.compile(
@@ -51,7 +52,7 @@ PLAIN_FEATURES = (
     "negation",  # the question says 不能 or 没, and the statement says so too
     "negation_conflict",  # the statement does not
     "missing_code",  # a code that is not there
-    "year_conflict",  # another year stands there, and not the one that was asked for
+    "year_conflict",  # another year, or month of a year, stands there, and not the one that was asked for
     "range_match",  # a number of the question lies in a range of the row
     "range_conflict",  # it lies outside
     "right_kind",  # the value is of the kind that is asked for
@@ -391,7 +392,9 @@ def _share_of_characters(question: Question, text: str) -> float:
 
 def _has_year_conflict(question: Question, text: str) -> float:
     years = set(_YEAR.findall(text)) if question.years else set()
-    return float(bool(years) and not question.years & years)
+    months = set(_MONTH.findall(question.text))
+    other_months = set(_MONTH.findall(text)) if months else set()
+    return float(bool(years and not question.years & years) or bool(other_months and not months & other_months))
 
 
 def _is_quoted_line(text: str, place: int) -> bool:
