@@ -15,7 +15,9 @@ Three systems answer the same questions:
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
     python benchmarks/answers.py --set documents-2              # the third: 80 questions about 11 files, fresh once
     python benchmarks/answers.py --set documents-3              # the fourth: 80 questions about 12 files, fresh once
+    python benchmarks/answers.py --documents tests/data/public-documents --split fresh   # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
+    python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
 
 How an answer is judged: `tests/data/documents/README.md`.
 """
@@ -81,10 +83,18 @@ def main() -> None:
     parser.add_argument("--llama-index", type=Path, help="JSON lines made by benchmarks/llama_index_text.py")
     parser.add_argument("--only", default="peg-rag,llama-index,baseline", help="the systems to run")
     parser.add_argument("--show", default="", help="verdicts whose answers are printed: wrong,declined,right")
+    parser.add_argument("--list", action="store_true", help="print the questions and their files, and ask none")
     parser.add_argument("--replies", type=Path, help="write every reply of peg-rag and its verdict to this file")
     options = parser.parse_args()
     folder_of_set = options.documents or SETS[options.set]
     questions = [q for q in read_questions(folder_of_set) if options.split in (q.split, "all")]
+    if options.list:
+        list_questions(questions, folder_of_set / "files")
+        return
+    every = len(questions)
+    questions = present_questions(questions, folder_of_set / "files")
+    if len(questions) < every:
+        print(f"{every - len(questions)} of {every} questions are left out: their documents are not in {folder_of_set}")
     if not questions:
         parser.error(f"{folder_of_set} has no question of the split {options.split}")
     names = options.only.split(",")
@@ -99,6 +109,21 @@ def main() -> None:
 def read_questions(folder: Path = DOCUMENTS) -> list[Question]:
     lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     return [Question(**json.loads(line)) for line in lines]
+
+
+def list_questions(questions: list[Question], files: Path) -> None:
+    """Print each question and the files that answer it; raises FileNotFoundError for a missing one."""
+    for question in questions:
+        for name in question.files:
+            if not (files / name).is_file():
+                raise FileNotFoundError(f"{question.id} is about {name}, which is not in {files}")
+        print(f"{question.id:<26}{question.question}    {', '.join(question.files) or '-'}")
+
+
+def present_questions(questions: list[Question], files: Path) -> list[Question]:
+    """The questions whose documents are all there; the unanswerable ones stay as long as there is a document."""
+    names = {file.name for file in files.iterdir()} if files.is_dir() else set()
+    return [question for question in questions if names.issuperset(question.files)] if names else []
 
 
 def systems(

@@ -3,7 +3,8 @@
 Quality: hybrid, dense and lexical nDCG@10 with peg-mini on three Chinese evaluation sets, by every store; the servers'
 hybrid should be within half a point of the embedded index. Filling: passages of some 200 characters made of the sets'
 text, with random vectors of 256 numbers; then queries, one at a time. Crash: PostgreSQL is killed with SIGKILL while it
-is filled and started again, and every acknowledged document is asked for.
+is filled and started again, and every acknowledged document is asked for. Milvus Lite lives in the process that writes,
+so that process is killed and another goes on.
 
     python benchmarks/stores.py --data ../shared/data/eval
     python benchmarks/stores.py --data ../shared/data/eval --write      # also writes benchmarks/results/stores.md
@@ -13,6 +14,7 @@ import argparse
 import gzip
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -145,6 +147,45 @@ def measure_crash(folder: Path, texts: list[str], kills: int = 5) -> str:
     return f"{len(acknowledged):,} acknowledged in {len(steps)} writes, {kills} kills, {len(lost)} lost"
 
 
+def write_passages(url: str, data: Path, count: int, first: int) -> None:
+    """Fill a store from some passage on, and print how many it has after every write that returned."""
+    texts = read_passages(data, count)
+    vectors = np.random.default_rng(2).normal(size=(count, DIMENSION)).astype(np.float32)
+    with open_store(url, timeout_s=60) as store:
+        for start in range(first, count, BATCH):
+            rows = slice(start, start + BATCH)
+            store.upsert([str(row) for row in range(count)[rows]], texts[rows], vectors[rows])
+            print(start + len(texts[rows]), flush=True)
+
+
+def measure_writer_crash(url: str, data: Path, count: int, kills: int = 5) -> str:
+    """Kill the process that writes `kills` times, somewhere in its next write, and count what the store lost."""
+    rng = np.random.default_rng(3)
+    marks = np.linspace(0, count, kills + 2).astype(int)[1:-1].tolist()
+    done = 0
+    for mark in [*marks, count]:
+        arguments = ["--data", str(data), "--count", str(count), "--write-to", url, "--first", str(done)]
+        writer = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        before = time.perf_counter()
+        for line in writer.stdout:
+            done = int(line)
+            seconds, before = time.perf_counter() - before, time.perf_counter()
+            if done >= mark and mark < count:
+                time.sleep(seconds * rng.random())
+                writer.kill()
+        if writer.wait() and mark == count:
+            raise SystemExit("the last writer failed")
+    texts = read_passages(data, count)
+    with open_store(url, read_only=True, timeout_s=60) as store:
+        lost = 0
+        for start in range(0, done, BATCH):
+            stored = {record.id: record.text for record in store.get([str(row) for row in range(start, start + BATCH)])}
+            lost += sum(stored.get(str(row)) != texts[row] for row in range(start, min(start + BATCH, done)))
+        extra = len(store) - done
+    return f"{done:,} acknowledged, {kills} kills, {lost} lost, {extra} too many"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the folder of evaluation sets")
@@ -152,7 +193,12 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[], choices=["quality", "speed", "crash"])
     parser.add_argument("--stores", nargs="*", default=[], help="names of stores; default: all")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name}")
+    parser.add_argument("--write-to", help=argparse.SUPPRESS)
+    parser.add_argument("--first", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.write_to:
+        write_passages(options.write_to, options.data, options.count, options.first)
+        return
     lines = ["# Stores", "", f"`python benchmarks/stores.py`, {time.strftime('%Y-%m-%d', time.gmtime())}."]
 
     def report(*new: str) -> None:
@@ -192,8 +238,13 @@ def main() -> None:
                     with open_store(location.format("speed")) as store:
                         report(f"| {store_name} | {' | '.join(measure_speed(store, texts))} |")
         if "crash" not in options.skip:
-            outcome = measure_crash(folder / "crash", read_passages(options.data, options.count))
-            report("", f"PostgreSQL killed while it is filled: {outcome}.")
+            if "PostgreSQL + pgvector" in (options.stores or ["PostgreSQL + pgvector"]):
+                outcome = measure_crash(folder / "crash", read_passages(options.data, options.count))
+                report("", f"PostgreSQL killed while it is filled: {outcome}.")
+            if "Milvus Lite" in (options.stores or ["Milvus Lite"]):
+                url = f"milvus://{folder}/crash/milvus.db?collection=crash"
+                outcome = measure_writer_crash(url, options.data, options.count)
+                report("", f"Milvus Lite, the process that writes killed while it is filled: {outcome}.")
 
 
 if __name__ == "__main__":

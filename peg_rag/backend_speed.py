@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from peg_rag.backends.exported import RUNTIMES, is_exported
 from peg_rag.encoder import PEGEncoder
+from peg_rag.errors import InvalidInput
 from peg_rag.export import can_export, read_papers, read_texts, write_variant
 from peg_rag.models import ModelSpec, resolve
 
@@ -102,16 +103,41 @@ def _open_encoders(spec: ModelSpec, work: Path, notify: Callable[[str], None]) -
             reference = encoder
         else:
             encoder.close()
+    int8 = _open_int8(spec, settings)
+    if int8 is not None:
+        yield int8
     for backend in RUNTIMES:
         for dtype in ("auto", "int8"):
-            folder = spec.path
-            if not is_exported(spec, backend, dtype):
-                if not can_export(backend, dtype):
-                    continue
-                notify(f"exporting for {backend} ({dtype}) to a temporary folder …")
-                write_variant(spec, work, backend, dtype)
-                folder = work
-            yield PEGEncoder(folder, backend=backend, dtype=dtype, **settings)
+            try:
+                exported = _open_exported(spec, work, backend, dtype, settings, notify)
+            except Exception as error:  # exporters raise what a model makes them raise; the others can be measured
+                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                notify(f"{backend} ({dtype}) cannot run this model and is left out: {reason}")
+                continue
+            if exported is not None:
+                yield exported
+
+
+def _open_exported(
+    spec: ModelSpec, work: Path, backend: str, dtype: str, settings: dict[str, Any], notify: Callable[[str], None]
+) -> PEGEncoder | None:
+    """The model through an exported variant, which is made in `work` if there is none; None without the tools."""
+    folder = spec.path
+    if not is_exported(spec, backend, dtype):
+        if not can_export(backend, dtype):
+            return None
+        notify(f"exporting for {backend} ({dtype}) to a temporary folder …")
+        write_variant(spec, work, backend, dtype)
+        folder = work
+    return PEGEncoder(folder, backend=backend, dtype=dtype, **settings)
+
+
+def _open_int8(spec: ModelSpec, settings: dict[str, Any]) -> PEGEncoder | None:
+    """The model in int8 through torch; None where the processor or the model's layers do not allow it."""
+    try:
+        return PEGEncoder(spec.path, backend="torch", dtype="int8", device="cpu", **settings)
+    except InvalidInput:
+        return None
 
 
 def _take_turns(entrants: Sequence[_Entrant], passages: Sequence[str], queries: Sequence[str], rounds: int) -> None:

@@ -65,8 +65,8 @@ class PEGEncoder:
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None or `auto` for the best there is.
         devices: several, such as `["cuda:0", "cuda:1"]`, in place of `device`. Each gets a process that loads the
             weights; see `peg_rag.backends.pool`. One alone is what `device` is, without a process.
-        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16` or `float16`; `int8` where the model
-            was exported in it.
+        dtype: `auto` (bfloat16 where the hardware has it), `float32`, `bfloat16`, `float16`, or `int8` (products of
+            bytes: on a CPU with VNNI, for BERT's shape or where the model was exported in it).
         backend: `auto`, `torch` (transformers), `numpy` (static models); `openvino` or `onnx` (transformers exported by
             `peg-rag export`).
         batch_tokens: tokens in a batch, padding counted; None for the backend's own choice.

@@ -8,6 +8,10 @@ Order makes it safe against a crash at any moment: a file is entered in the ledg
 go into the index, its new chunks go in before its old ones leave, and it is marked finished last. So the ledger names
 every file that has chunks in the index, and the next run completes whatever was cut short.
 
+The index may be any store; that of a server has its ledger in a folder of this machine. A chunk whose text the store
+has already, of the same file and by the same model, keeps its vector: a run that was cut short, a file with a new
+paragraph and a ledger that was lost cost no embedding of what is there.
+
 Costs one `stat` for an unchanged file; embedding dominates everything else.
 """
 
@@ -30,10 +34,11 @@ from peg_rag.readers.kinds import SUFFIXES
 from peg_rag.retriever import Encoder
 
 if TYPE_CHECKING:
-    from peg_rag.index import PEGIndex
+    from peg_rag.stores import Store
 
 _GROUP_CHUNKS = 2048  # chunks that are embedded and stored together
 _SLICE_CHUNKS = 128  # chunks between two reports of progress
+_SOURCES_AT_A_TIME = 500  # in one filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,7 @@ class SyncReport:
     ignored: int = 0  # files of kinds that are not read
     other_kinds: list[str] = field(default_factory=list)  # those files
     chunks: int = 0  # embedded and stored
+    reused: int = 0  # chunks stored with a vector that the store had
     seconds: float = 0.0
 
 
@@ -142,13 +148,14 @@ def list_files(path: Path, name: str | None = None) -> FolderFiles:
 
 def sync(
     path: str | Path,
-    index: "PEGIndex",
+    index: "Store",
     encoder: Encoder,
     store: str | Path,
     *,
     name: str | None = None,
     model: str | None = None,
     chunking: Chunking | None = None,
+    is_shared: bool = False,
     timeout_s: float = TIMEOUT_S,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> SyncReport:
@@ -158,9 +165,12 @@ def sync(
     Other folders in the same store are not touched. Safe to interrupt: run it again.
 
     Args:
-        store: the index's folder, where the ledger is kept.
+        index: any store.
+        store: where the ledger is kept: the index's own folder; for a store on a server, a folder of this machine.
         name: what the folder is called in `source`, for two folders of one name; default its own name.
         model: remembered with the store, for `model_of`.
+        is_shared: others write to the index, too, so its number of chunks says nothing about these files: they are
+            counted by file.
         timeout_s: a file, or a page of one, that takes longer to read is given up.
 
     Raises:
@@ -178,7 +188,7 @@ def sync(
         ledger.claim_root(root, path.expanduser().resolve())
         if model is not None:
             ledger.set_model(model)
-        job = _Sync(index, encoder, ledger, reader, root, chunking, report, on_progress, len(files))
+        job = _Sync(index, encoder, ledger, reader, root, chunking, report, on_progress, len(files), is_shared)
         job.remove(sorted(ledger.list_sources(root) - set(files)))
         job.refresh(files)
     report.seconds = time.perf_counter() - start
@@ -199,7 +209,7 @@ class _ChunkedFile:
 class _Sync:
     """The steps of one `sync`."""
 
-    index: "PEGIndex"
+    index: "Store"
     encoder: Encoder
     ledger: Ledger
     reader: ReaderProcess
@@ -208,20 +218,21 @@ class _Sync:
     report: SyncReport
     on_progress: Callable[[Progress], None]
     files: int
+    is_shared: bool = False
     files_done: int = 0
     is_complete: bool = True  # the index holds as many chunks as the ledger lists
 
     def remove(self, sources: list[str]) -> None:
         """Take deleted files out of the index, then out of the ledger."""
-        for start in range(0, len(sources), 500):
-            batch = sources[start : start + 500]
+        for start in range(0, len(sources), _SOURCES_AT_A_TIME):
+            batch = sources[start : start + _SOURCES_AT_A_TIME]
             self.index.delete(where={"source": {"$in": batch}})
             self.ledger.remove(batch)
         self.report.removed = sources
 
     def refresh(self, files: dict[str, Path]) -> None:
         """Embed new and changed files, a group of chunks at a time."""
-        self.is_complete = self.index.count() >= self.ledger.count_chunks()
+        self.is_complete = self._has_all_chunks(sorted(self.ledger.list_sources(self.root)))
         group: list[_ChunkedFile] = []
         for source, path in files.items():
             try:
@@ -237,6 +248,17 @@ class _Sync:
                 self._store_files(group)
                 group = []
         self._store_files(group)
+
+    def _has_all_chunks(self, sources: list[str]) -> bool:
+        """Whether the index holds as many chunks as the ledger lists."""
+        if not self.is_shared:
+            return self.index.count() >= self.ledger.count_chunks()
+        for start in range(0, len(sources), _SOURCES_AT_A_TIME):
+            batch = sources[start : start + _SOURCES_AT_A_TIME]
+            entries = [entry for entry in map(self.ledger.get, batch) if entry is not None]
+            if self.index.count({"source": {"$in": batch}}) < sum(entry.chunks for entry in entries):
+                return False
+        return True
 
     def _chunk_if_changed(self, source: str, path: Path) -> _ChunkedFile | None:
         """The file's chunks, or None where the index already has them."""
@@ -285,9 +307,10 @@ class _Sync:
             return
         self.ledger.put(self.root, {file.source: FileEntry.unfinished() for file in group})
         chunks = [chunk for file in group for chunk in file.chunks]
-        vectors = self._embed_texts([chunk.text for chunk in chunks])  # (chunks, dimension)
+        vectors = self._embed_chunks(chunks)  # (chunks, dimension)
         self.index.upsert([c.id for c in chunks], [c.text for c in chunks], vectors, [c.metadata for c in chunks])
-        self._drop_stale({file.source: file.entry.version for file in group if not file.is_new})
+        # In a store of many, a file that is new to this ledger may be there from a run with another one.
+        self._drop_stale({f.source: f.entry.version for f in group if self.is_shared or not f.is_new})
         self.report.added += [file.source for file in group if file.is_new]
         self.report.changed += [file.source for file in group if not file.is_new]
         self.ledger.put(self.root, {file.source: file.entry for file in group})
@@ -301,13 +324,31 @@ class _Sync:
         if stale:
             self.index.delete(stale)
 
-    def _embed_texts(self, texts: list[str]) -> NDArray[np.float32]:
-        parts = []
-        for start in range(0, len(texts), _SLICE_CHUNKS):
-            parts.append(self.encoder.encode_documents(texts[start : start + _SLICE_CHUNKS]))
-            self.report.chunks += len(parts[-1])
+    def _embed_chunks(self, chunks: list[Chunk]) -> NDArray[np.float32]:
+        """(chunks, dimension) vectors: those that the store has, and new ones."""
+        vectors = self._find_vectors(chunks)
+        missing = [chunk for chunk in chunks if chunk.id not in vectors]
+        self.report.reused += len(chunks) - len(missing)
+        for start in range(0, len(missing), _SLICE_CHUNKS):
+            part = missing[start : start + _SLICE_CHUNKS]
+            rows = self.encoder.encode_documents([chunk.text for chunk in part])
+            vectors.update(zip([chunk.id for chunk in part], rows, strict=True))
+            self.report.chunks += len(part)
             self._report_progress()
-        return np.concatenate(parts)
+        return np.stack([vectors[chunk.id] for chunk in chunks])
+
+    def _find_vectors(self, chunks: list[Chunk]) -> dict[str, NDArray[np.float32]]:
+        """The vectors of chunks that the store has, by id: the id is made of the source and the text."""
+        identity = getattr(self.encoder, "identity", None)
+        if identity is None or self.index.identity != identity or not len(self.index):
+            return {}
+        texts = {chunk.id: chunk.text for chunk in chunks}
+        return {
+            name: documents.vectors[row]
+            for documents in self.index.export(list(texts))
+            for row, name in enumerate(documents.ids)
+            if documents.texts[row] == texts[name]
+        }
 
     def _report_progress(self, source: str = "", page: int = 0, pages: int = 0) -> None:
         self.on_progress(Progress(self.files_done, self.files, self.report.chunks, source, page, pages))

@@ -203,7 +203,11 @@ def _describe_job(blocks: Sequence[_Block], role: str, identity: str, block_rows
 
 
 def _digest_of_footer(file: Path) -> str:
-    """Tells two versions of a Parquet file apart without reading all of it: its size and its last 64 KiB."""
+    """Tells two versions of a Parquet file apart without reading all of it: its size and its last 64 KiB.
+
+    The footer holds the offset, the compressed size and the extremes of every column chunk; a change that leaves all of
+    them and the file's size alone is not noticed.
+    """
     with file.open("rb") as stream:
         size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - _FOOTER_BYTES))

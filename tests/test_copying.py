@@ -151,7 +151,8 @@ def read_documents(path: Path) -> list[tuple[str, str, dict[str, Any]]]:
 
 def test_files_of_vectors_are_documents(tmp_path: Path) -> None:
     single = write_parquet(tmp_path / "a.parquet", row=[0, 5])
-    assert read_documents(single) == [("a/0", "一", {"row": 0}), ("a/5", "二", {"row": 5})]
+    place = {"source": str(single.resolve())}
+    assert read_documents(single) == [("a/0", "一", {"row": 0} | place), ("a/5", "二", {"row": 5} | place)]
     write_parquet(tmp_path / "out" / "00000-0.parquet", file=["/c/x.parquet"] * 2, row=[0, 1])
     write_parquet(tmp_path / "out" / "00001-0.parquet", file=["/c/y.parquet"] * 2, row=[0, 1])
     documents = ParquetDocuments(tmp_path / "out")
@@ -301,12 +302,32 @@ def test_a_copy_in_a_folder_is_searched_with_the_model_that_made_it(
     assert "花呗" in json.loads(capsys.readouterr().out)["text"]
 
 
-def test_index_takes_no_url(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("花呗", encoding="utf-8")
-    assert run(["index", "a.txt", "--store", "postgresql://host/db"]) == 2
-    assert "peg-rag copy FOLDER URL" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+def test_a_copy_onto_itself_is_refused() -> None:
     assert run(["copy", "kb", "kb"]) == 2
+
+
+def test_two_files_of_one_name_need_names_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store = str(tmp_path / "kb")
+    first = write_parquet(tmp_path / "first" / "part.parquet", row=[0, 1])
+    second = write_parquet(tmp_path / "second" / "part.parquet", row=[1, 2], text=["三", "四"])
+    assert run(["load", str(first), "--store", store]) == 0
+    capsys.readouterr()
+    assert run(["load", str(second), "--store", store]) == 2
+    assert "--name" in capsys.readouterr().err
+    with open_store(store, read_only=True) as opened:
+        assert [record.text for record in opened.get(where={})] == ["一", "二"]
+    assert run(["load", str(second), "--store", store, "--name", "second"]) == 0
+    assert run(["load", str(first), "--store", store]) == 0
+    with open_store(store, read_only=True) as opened:
+        assert opened.ids() == ["part/0", "part/1", "second/1", "second/2"]
+
+
+def test_a_file_that_moved_keeps_its_ids(tmp_path: Path) -> None:
+    store = str(tmp_path / "kb")
+    file = write_parquet(tmp_path / "here" / "part.parquet", row=[0, 1])
+    assert run(["load", str(file), "--store", store]) == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert run(["load", str(tmp_path / "there"), "--store", store]) == 0
+    assert run(["load", str(tmp_path / "there"), "--store", store, "--name", "other"]) == 0
+    with open_store(store, read_only=True) as opened:
+        assert opened.ids() == ["part/0", "part/1", "other/part/0", "other/part/1"]

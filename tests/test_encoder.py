@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from peg_rag.backends.linear import can_multiply_int8
 from peg_rag.encoder import CHARACTERS_PER_TOKEN, PEGEncoder
 from peg_rag.errors import DamagedModel, InvalidInput, PegRagError
 
@@ -93,6 +94,16 @@ def test_parity_with_sentence_transformers_on_minilm(minilm: str) -> None:
     np.testing.assert_allclose(encoder.encode_documents(texts), expected, atol=1e-5)
     half = PEGEncoder(minilm, dtype="bfloat16").encode_documents(texts)
     assert (half * expected).sum(axis=1).min() >= 0.999
+
+
+def test_int8_gives_nearly_the_vectors_of_float32(minilm: Path) -> None:
+    if not can_multiply_int8(torch.float32):
+        pytest.skip("the processor has no VNNI")
+    texts = ["A passage about retrieval. " * 9, "short", "How do I change the bank card of my account?"]
+    exact = PEGEncoder(minilm, dtype="float32", backend="torch").encode_documents(texts)
+    encoder = PEGEncoder(minilm, dtype="int8", backend="torch")
+    assert (exact * encoder.encode_documents(texts)).sum(axis=1).min() > 0.99
+    assert encoder.dtype == "int8"
 
 
 def test_parity_with_sentence_transformers_on_a_static_model(static_model: Path) -> None:

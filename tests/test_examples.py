@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from peg_rag import PEGEncoder, PEGIndex
 from peg_rag.files import open_packed
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -150,6 +151,36 @@ def test_llamaindex_hybrid(run: Run) -> None:
     paraphrase, name = best
     assert paraphrase["hybrid"] == "yuelao.md" not in (paraphrase["default"], paraphrase["text_search"])
     assert name["text_search"] == name["hybrid"] == "friends-of-voltaire.txt"
+
+
+def test_qdrant_hybrid(run: Run) -> None:
+    pytest.importorskip("qdrant_client")
+    blocks = run("qdrant_hybrid").strip().split("\n\n")
+    paraphrase, name = [{line.split()[0]: line.split()[1] for line in block.splitlines()[1:]} for block in blocks]
+    assert paraphrase["hybrid"] == "yuelao.md" not in (paraphrase["dense"], paraphrase["lexical"])
+    assert name["lexical"] == name["hybrid"] == "friends-of-voltaire.txt"
+
+
+def test_qdrant_finds_what_the_index_finds() -> None:
+    qdrant = pytest.importorskip("qdrant_client")
+    recipe = runpy.run_path(str(EXAMPLES / "qdrant_hybrid.py"))
+    files = sorted(recipe["FOLDER"].glob("*/*.*"))
+    texts = [file.read_text("utf-8") for file in files]
+    queries = ["门票多少钱", "电池怎么散热", "Tallentyre 写过什么书", "脱单拜哪座庙", "银杏"]
+    encoder = PEGEncoder("peg-mini")
+    vectors = encoder.encode_documents(texts)
+    index = PEGIndex()
+    index.upsert([str(number) for number in range(len(texts))], texts, vectors)
+    documents = recipe["QdrantDocuments"](qdrant.QdrantClient(":memory:"), encoder.identity, encoder.dimension)
+    documents.add(texts, vectors, [{} for _ in texts])
+    for mode, tolerance in {"dense": 1e-5, "lexical": 0.03, "hybrid": 0.03}.items():  # the average length is estimated
+        ours = index.search_batch(encoder.encode_queries(queries), queries, mode=mode, k=3)  # type: ignore[arg-type]
+        theirs = documents.search_batch(encoder.encode_queries(queries), queries, mode=mode, k=3)
+        for expected, hits in zip(ours, theirs, strict=True):
+            assert [hit.score for hit in hits] == pytest.approx(
+                [hit.score for hit in expected], rel=tolerance, abs=0.02
+            )
+            assert hits[0].id == expected[0].id
 
 
 def test_compare_pooling(run: Run) -> None:

@@ -4,7 +4,7 @@ import re
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,13 +14,14 @@ import pytest
 
 DATA = Path(__file__).parent / "data"
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-sys.path.insert(0, str(DATA / "documents-2"))
-sys.path.insert(0, str(DATA / "documents-3"))
+sys.path.insert(0, str(DATA))
 
-import make_documents.content  # noqa: E402
-import make_documents.render  # noqa: E402
-import make_files.content  # noqa: E402
-import make_files.render  # noqa: E402
+import make_documents.documents_2.content  # noqa: E402
+import make_documents.documents_2.files  # noqa: E402
+import make_documents.documents_3.content  # noqa: E402
+import make_documents.documents_3.files  # noqa: E402
+import make_documents.documents_4.content  # noqa: E402
+import make_documents.documents_4.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -28,10 +29,12 @@ from answers import (  # noqa: E402
     Question,
     Reply,
     judge,
+    list_questions,
     normalise,
     occurs,
     read_questions,
 )
+from make_documents.render import CHROMIUM, SANS_FONT, SCAN_FONT, lines_of_source  # noqa: E402
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +42,8 @@ class FreshSet:
     """A folder of documents and questions, with the scripts that make its files."""
 
     name: str
-    content: Any
-    render: Any
+    sources: Mapping[str, Any]  # the words of each file
+    maker: Any
     searches: int  # questions for a cell of a table or a record
     scans: int
     unanswerable: int
@@ -58,16 +61,38 @@ class FreshSet:
 SETS = (
     FreshSet(
         "documents-2",
-        make_documents.content,
-        make_documents.render,
+        make_documents.documents_2.content.SOURCES,
+        make_documents.documents_2.files,
         searches=28,
         scans=7,
         unanswerable=14,
         split="open",
     ),
-    FreshSet("documents-3", make_files.content, make_files.render, searches=32, scans=8, unanswerable=13, split="open"),
+    FreshSet(
+        "documents-3",
+        make_documents.documents_3.content.SOURCES,
+        make_documents.documents_3.files,
+        searches=32,
+        scans=8,
+        unanswerable=13,
+        split="open",
+    ),
+    FreshSet(
+        "documents-4",
+        make_documents.documents_4.content.SOURCES,
+        make_documents.documents_4.files,
+        searches=32,
+        scans=8,
+        unanswerable=13,
+    ),
 )
-each_set = pytest.mark.parametrize("fresh", SETS, ids=lambda fresh: fresh.name)
+
+
+def name_of(fresh: FreshSet) -> str:
+    return fresh.name
+
+
+each_set = pytest.mark.parametrize("fresh", SETS, ids=name_of)
 each_answerable = pytest.mark.parametrize(
     ("fresh", "question"),
     [
@@ -78,7 +103,7 @@ each_answerable = pytest.mark.parametrize(
     ],
 )
 needs_fonts = pytest.mark.skipif(
-    not (Path(make_files.render.SANS_FONT).exists() and Path(make_files.render.SCAN_FONT).exists()),
+    not (Path(SANS_FONT).exists() and Path(SCAN_FONT).exists()),
     reason="needs the fonts of fonts-wqy-zenhei and fonts-wqy-microhei",
 )
 
@@ -98,7 +123,7 @@ def test_there_are_80_questions_of_the_promised_kinds(fresh: FreshSet) -> None:
 @each_set
 def test_the_files_are_those_of_the_sources_and_small(fresh: FreshSet) -> None:
     files = list(fresh.files.iterdir())
-    assert {file.name for file in files} == set(fresh.content.SOURCES)
+    assert {file.name for file in files} == set(fresh.sources)
     assert sum(file.stat().st_size for file in files) < 1_500_000
 
 
@@ -107,12 +132,25 @@ def test_no_two_sets_share_a_file_or_a_question() -> None:
     names = [file.name for folder in folders for file in folder.iterdir()]
     assert len(names) == len(set(names))
     questions = [question for fresh in SETS for question in fresh.questions]
-    assert len({question.id for question in questions}) == len({question.question for question in questions}) == 160
+    assert (
+        len({question.id for question in questions})
+        == len({question.question for question in questions})
+        == 80 * len(SETS)
+    )
 
 
 @each_set
 def test_every_file_is_asked_about(fresh: FreshSet) -> None:
-    assert {name for question in fresh.questions for name in question.files} == set(fresh.content.SOURCES)
+    assert {name for question in fresh.questions for name in question.files} == set(fresh.sources)
+
+
+@each_set
+def test_the_questions_are_listed_without_asking_them(fresh: FreshSet, capsys: pytest.CaptureFixture[str]) -> None:
+    list_questions(fresh.questions, fresh.files)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [question.id for question in fresh.questions]
+    with pytest.raises(FileNotFoundError, match=re.escape(fresh.questions[0].files[0])):
+        list_questions(fresh.questions, fresh.files / "elsewhere")
 
 
 @each_set
@@ -125,7 +163,7 @@ def test_an_unanswerable_question_names_nothing(fresh: FreshSet) -> None:
 @each_answerable
 def test_a_short_stretch_of_the_source_is_a_right_answer(fresh: FreshSet, question: Question) -> None:
     for name in question.files:
-        stretches = stretches_of(fresh.content.lines_of, name)
+        stretches = stretches_of(fresh, name)
         assert any(judge(question, Reply(text, name)) in ("right", "exact") for text in stretches)
 
 
@@ -141,7 +179,7 @@ def test_every_pattern_is_about_something_in_the_sources(fresh: FreshSet, questi
 
 @each_set
 def test_the_texts_are_made_anew_to_the_byte(fresh: FreshSet, tmp_path: Path) -> None:
-    fresh.render.make_texts(tmp_path)
+    fresh.maker.make_texts(tmp_path)
     for file in made_files(tmp_path):
         assert file.read_bytes() == (fresh.files / file.name).read_bytes()
 
@@ -150,7 +188,7 @@ def test_the_texts_are_made_anew_to_the_byte(fresh: FreshSet, tmp_path: Path) ->
 def test_the_office_files_are_made_anew(fresh: FreshSet, tmp_path: Path) -> None:
     for module in ("docx", "openpyxl", "pptx"):
         pytest.importorskip(module)
-    fresh.render.make_archives(tmp_path)
+    fresh.maker.make_archives(tmp_path)
     for file in made_files(tmp_path):
         with zipfile.ZipFile(file) as new, zipfile.ZipFile(fresh.files / file.name) as kept:
             assert new.namelist() == kept.namelist()
@@ -162,18 +200,19 @@ def test_the_office_files_are_made_anew(fresh: FreshSet, tmp_path: Path) -> None
 @each_set
 def test_the_pdfs_are_made_anew(fresh: FreshSet, tmp_path: Path) -> None:
     pytest.importorskip("reportlab")
-    fresh.render.make_pdfs(tmp_path)
+    fresh.maker.make_pdfs(tmp_path)
     for file in made_files(tmp_path):
         assert texts_of_pages(file) == texts_of_pages(fresh.files / file.name)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path(make_files.render.CHROMIUM).exists(), reason="needs Chromium")
-def test_the_printed_page_is_made_anew(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path(CHROMIUM).exists(), reason="needs Chromium")
+@pytest.mark.parametrize("fresh", [fresh for fresh in SETS if hasattr(fresh.maker, "PRINTED")], ids=name_of)
+def test_the_printed_page_is_made_anew(fresh: FreshSet, tmp_path: Path) -> None:
     pytest.importorskip("playwright")
-    name = make_files.render.PRINTED
-    make_files.render.print_page(tmp_path / name)
-    assert texts_of_pages(tmp_path / name) == texts_of_pages(DATA / "documents-3" / "files" / name)
+    fresh.maker.make_print(tmp_path)
+    name = fresh.maker.PRINTED
+    assert texts_of_pages(tmp_path / name) == texts_of_pages(fresh.files / name)
 
 
 def texts_of_pages(path: Path) -> list[str]:
@@ -189,13 +228,13 @@ def made_files(folder: Path) -> list[Path]:
 
 @cache
 def texts_of(fresh: FreshSet) -> dict[str, str]:
-    return {name: normalise("|".join(fresh.content.lines_of(name))) for name in fresh.content.SOURCES}
+    return {name: normalise("|".join(lines_of_source(source))) for name, source in fresh.sources.items()}
 
 
 @cache
-def stretches_of(lines_of: Callable[[str], list[str]], name: str) -> list[str]:
+def stretches_of(fresh: FreshSet, name: str) -> list[str]:
     """All runs of lines of a file that are short enough for an answer."""
-    lines = lines_of(name)
+    lines = lines_of_source(fresh.sources[name])
     runs = []
     for first in range(len(lines)):
         for last in range(first + 1, len(lines) + 1):

@@ -6,6 +6,8 @@ holds what 0.1 answered.
 
 import json
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from peg_rag.hits import Hit
-from peg_rag.index import PEGIndex
+from peg_rag.index import PEGIndex, database
 
 STORED = Path(__file__).parent / "data" / "index-0.1"
 
@@ -74,3 +76,25 @@ def test_an_old_index_takes_writes_and_compacts(path: Path, expected: dict[str, 
     with PEGIndex(path) as index:
         assert len(index) == count + 1
         assert {hit.id for hit in index.search(expected["query"], k=2)} == {"d5", "d7"}
+
+
+def test_a_file_of_small_pages_is_read_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(300, 8)).astype(np.float32)
+    texts = [f"第{number}条 银行卡" for number in range(300)]
+    ids = [str(number) for number in range(300)]
+    monkeypatch.setattr(database, "PAGE_BYTES", 4096)
+    with PEGIndex(tmp_path / "old") as index:
+        index.upsert(ids[:200], texts[:200], vectors[:200])
+    monkeypatch.undo()
+    answers = []
+    for name, pages in {"old": 4096, "new": database.PAGE_BYTES}.items():
+        with PEGIndex(tmp_path / name) as index:
+            index.upsert(ids, texts, vectors)
+            index.persist()
+            answers.append(
+                [index.search(vector, text, k=20) for vector, text in zip(vectors[:20], texts, strict=False)]
+            )
+        with closing(sqlite3.connect(tmp_path / name / "index.sqlite")) as connection:
+            assert connection.execute("PRAGMA page_size").fetchone() == (pages,)
+    assert answers[0] == answers[1]

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peg_rag.errors import DamagedIndex, InvalidInput
-from peg_rag.index import PEGIndex, tables, validation
+from peg_rag.index import PEGIndex, database, tables, validation
 from peg_rag.index.encodings import unit_rows
 from peg_rag.index.validation import DocumentBatch
 
 DIMENSION = 64
 COUNT = 60
-PAGE = 4096
+PAGE = database.PAGE_BYTES
 
 
 def rows(n: int) -> np.ndarray:

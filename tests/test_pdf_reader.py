@@ -147,6 +147,32 @@ def test_headings_nest_by_size_and_number(tmp_path: Path) -> None:
     ]
 
 
+def test_chapters_do_not_stand_under_the_list_of_tables(tmp_path: Path) -> None:
+    def contents(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "表格目录", size=20)
+        write(canvas, 72, 140, "表1是软件包的清单，表2是命令的清单，表3是快捷键的清单，都按章节的次序排列。")
+
+    def chapter(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "第一章 入门", size=18)
+        write(canvas, 72, 120, "这一章说明怎样登录系统，怎样看帮助，怎样在出错的时候找到原因，一步一步地做。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", contents, chapter))
+    assert [section.title for section in sections] == ["表格目录", "第一章 入门"]
+
+
+def test_numbered_titles_of_one_size_are_of_one_level_whatever_their_weight(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "第一章 入门", size=18)
+        for number, title in enumerate(("1.1 文件", "1.2 目录", "1.3 Midnight Commander", "1.4 命令")):
+            top = 120 + 80 * number
+            canvas.setFont("STSong-Light" if title != "1.3 Midnight Commander" else "Helvetica-Bold", 14)
+            canvas.drawString(72, HEIGHT - top - 14, title)
+            write(canvas, 72, top + 30, f"这里是第{number}节的内容，一句话说完，不再多写，只为有一段正文在标题的下面。")
+
+    titles = [section.title for section in read_sections(make_pdf(tmp_path / "a.pdf", page))]
+    assert titles[-1] == "第一章 入门 > 1.4 命令"
+
+
 def test_a_numbered_list_is_no_row_of_headings(tmp_path: Path) -> None:
     def page(canvas: Canvas) -> None:
         write(canvas, 72, 100, "报销须提交：", "一、发票原件", "二、审批单", "三、行程单", size=12)
@@ -233,6 +259,43 @@ def test_two_tables_without_rules_stay_two(tmp_path: Path) -> None:
     rows = [s.text for s in read_sections(make_pdf(tmp_path / "a.pdf", page)) if s.kind == "row"]
     assert rows[2:4] == ["场次: 晚场 | 时间: 18:30 | 深水区: 关闭", "票种: 单次 | 价格: 35元 | 说明: 限2小时"]
     assert len(rows) == 6
+
+
+def test_a_table_with_inner_rules_and_no_frame_keeps_its_cells_whole(tmp_path: Path) -> None:
+    rows = [
+        ["命令", "说明"],
+        ["chmod 600 foo", "使其他人无法读写现有文件\n（并且所有人都无法执行）"],
+        ["pwd", "显示当前目录"],
+        ["tree", ""],
+        ["mv foo bar", "将现有文件移动到新的位置\n（必须存在目标目录）"],
+    ]
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "下面是一些常用的命令。")
+        table = Table(rows, colWidths=[150, 250], rowHeights=[18, 32, 18, 18, 32])
+        inner = [("INNERGRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONT", (0, 0), (-1, -1), "STSong-Light", 10)]
+        ends = [(name, (0, row), (-1, row), 0.5, colors.black) for name, row in (("LINEABOVE", 0), ("LINEBELOW", -1))]
+        table.setStyle(TableStyle([*inner, *ends, ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
+        table.wrapOn(canvas, WIDTH, HEIGHT)
+        table.drawOn(canvas, 72, HEIGHT - 300)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections if section.kind == "row"] == [
+        "命令: chmod 600 foo | 说明: 使其他人无法读写现有文件（并且所有人都无法执行）",
+        "命令: pwd | 说明: 显示当前目录",
+        "命令: tree",
+        "命令: mv foo bar | 说明: 将现有文件移动到新的位置（必须存在目标目录）",
+    ]
+
+
+def test_rules_without_columns_between_them_are_no_table(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        for number in range(4):
+            write(canvas, 72, 100 + 60 * number, "一条横线隔开两段话，")
+            canvas.line(72, HEIGHT - 130 - 60 * number, 400, HEIGHT - 130 - 60 * number)
+        canvas.line(250, HEIGHT - 500, 250, HEIGHT - 600)
+
+    assert {section.kind for section in read_sections(make_pdf(tmp_path / "a.pdf", page))} == {"text"}
 
 
 def test_a_form_gives_names_and_values(tmp_path: Path) -> None:

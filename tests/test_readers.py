@@ -77,6 +77,49 @@ def test_markdown_tables_give_rows_with_their_header(tmp_path: Path) -> None:
     ]
 
 
+BOXED = """表 3.2. 推荐的系统配置
+
+┌────────────┬──────────────┬─────┐
+│  安装类别  │RAM (最低要求)│硬盘 │
+├────────────┼──────────────┼─────┤
+│无桌面的系统│256 MB        │4 GB │
+├────────────┼──────────────┼─────┤
+│桌面系统    │1 GB          │10   │
+│            │              │GB   │
+└────────────┴──────────────┴─────┘
+
+以上是最低值。"""
+DRAWN_WITHOUT_INNER_RULES = """+------+------+
+| 班次 | 时间 |
++------+------+
+| 早班 | 8:00 |
+| 晚班 | 16:00 |
++------+------+
+早班提前十分钟到岗。"""
+
+
+def test_tables_drawn_with_characters_give_rows(tmp_path: Path) -> None:
+    assert [(s.kind, s.text) for s in read_sections(write(tmp_path, "a.txt", BOXED))] == [
+        ("text", "表 3.2. 推荐的系统配置"),
+        ("row", "安装类别: 无桌面的系统 | RAM (最低要求): 256 MB | 硬盘: 4 GB"),
+        ("row", "安装类别: 桌面系统 | RAM (最低要求): 1 GB | 硬盘: 10 GB"),
+        ("text", "以上是最低值。"),
+    ]
+    assert [(s.kind, s.text) for s in read_sections(write(tmp_path, "b.txt", DRAWN_WITHOUT_INNER_RULES))] == [
+        ("row", "班次: 早班 | 时间: 8:00"),
+        ("row", "班次: 晚班 | 时间: 16:00"),
+        ("text", "早班提前十分钟到岗。"),
+    ]
+
+
+def test_a_drawing_that_is_no_table_stays_text(tmp_path: Path) -> None:
+    tree = "目录：\n├── etc\n│   └── apt\n└── var\n\n+------+\n| 提示 |\n+------+\n"
+    sections = read_sections(write(tmp_path, "a.txt", tree))
+    assert [section.kind for section in sections] == ["text"]
+    assert "└── apt" in sections[0].text
+    assert "| 提示 |" in sections[0].text
+
+
 def test_plain_text_has_the_headings_that_its_numbers_make(tmp_path: Path) -> None:
     text = "停车办法\n\n第一章 总则\n\n第一条 为规范停车，制定本办法。\n\n第二章 收费\n首小时6元。\n"
     assert [(s.title, s.text) for s in read_sections(write(tmp_path, "a.txt", text))] == [

@@ -100,6 +100,28 @@ def test_contradictions_in_a_stage_are_refused_with_the_cure(change: dict[str, A
         Recipe.parse(tree(**change))
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.transforms={kind: soft_augmentation}", r"stages\[0\].data.transforms is .*: a list is expected"),
+        ("data.transforms=[soft_augmentation]", r"transforms\[0\] is 'soft_augmentation': a mapping .* {kind: …}"),
+        ("data.transforms=[{share: 0.1}]", r"transforms\[0\].kind is missing; it is one of shared_documents, soft_"),
+        ("data.order={}", "data.order.kind is missing; it is one of clusters, neighbours"),
+        ("data.order={kind: neighbors}", "data.order.kind is 'neighbors'; it is one of clusters, neighbours"),
+        ("data.order={kind: clusters, size: 4}", "data.order.size is not a known key; did you mean sizes"),
+        ("data.order={kind: clusters, xyz: 4}", "data.order.xyz is not a known key; known here: kind, sizes"),
+        ("loss.candidates=[{kind: queue}]", r"loss.candidates\[0\].size is missing; add it"),
+        ("loss.candidates=[{kind: queue, size: 0}]", r"loss.candidates\[0\].size is 0: .* greater than or equal to 1"),
+        ("loss.masks=[{kind: guide, modell: x}]", r"loss.masks\[0\].modell is not a known key; did you mean model"),
+        ("loss.masks=[{kind: guide, model: ''}]", r"loss.masks\[0\].model is '': .* at least 1 character"),
+        ("loss.trust=true", "loss.trust is True: a mapping of keys and values is expected; {} takes the defaults"),
+    ],
+)
+def test_faults_of_components_have_the_path_of_the_recipe(override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        Recipe.parse(tree(), [f"stages.0.{override}"])
+
+
 def test_two_stages_of_one_name_are_refused() -> None:
     twice = tree()
     twice["stages"] *= 2

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import os
 import resource
 import shutil
@@ -23,6 +24,8 @@ from peg_rag import PEGEncoder
 from peg_rag.errors import DataError, MissingExtra, TrainingError
 from peg_rag.evaluation import RetrievalDataset, load_beir
 from peg_rag.training import Recipe, train
+from peg_rag.training.data.sampler import in_validation
+from peg_rag.training.data.texts import text_key
 from peg_rag.training.recipe import OptimizerOptions
 from peg_rag.training.run.checkpoint import last_checkpoint
 from peg_rag.training.run.estimate import estimate_run
@@ -353,6 +356,51 @@ def test_bad_data_is_named_before_anything_is_trained(make: Make, tmp_path: Path
         train(make(source={"minimum_label": 99}), overwrite=True)
     with pytest.raises(DataError, match="does not exist"):
         train(make("evaluation.beir=[/nowhere/at/all]", "evaluation.at_start=true"), overwrite=True)
+
+
+def test_a_file_that_no_negative_is_mined_for_is_named(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    recipe = make("stages.0.data.mining={negatives: 1, first_rank: 5000, last_rank: 6000}", "stages.0.steps=1")
+    with caplog.at_level(logging.WARNING, logger="peg_rag"):
+        train(recipe)
+    assert "pairs: no negative was mined for its" in caplog.text
+
+
+def test_a_resumed_run_keeps_its_data(make: Make, pairs: Path, tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    lines = pairs.read_text(encoding="utf-8").splitlines()
+    recipe = make(source={"path": str(tmp_path / "own*.jsonl")})
+    file.write_text("\n".join(lines), encoding="utf-8")
+    assert train(recipe, on_log=lambda entry: entry["step"] == 2).interrupted
+    for changed in (
+        lines[:-1],
+        [*lines, json.dumps({"query": "新的问题", "positive": "新的回答"}, ensure_ascii=False)],
+    ):
+        file.write_text("\n".join(changed), encoding="utf-8")
+        with pytest.raises(TrainingError, match=r"stage main began with other rows \(own changed\).*--overwrite"):
+            train(recipe, resume=True)
+    file.write_text("\n".join(lines), encoding="utf-8")
+    shutil.copy(file, tmp_path / "own-2.jsonl")
+    with pytest.raises(TrainingError, match=r"other rows \(own-2 changed\)"):
+        train(recipe, resume=True)
+    for checkpoint in (tmp_path / "run" / "stages" / "1-main").glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    with pytest.raises(TrainingError, match="other rows"):  # what was made for the first step would not fit
+        train(recipe, resume=True)
+    (tmp_path / "own-2.jsonl").unlink()
+    assert not train(recipe, resume=True).interrupted
+
+
+@pytest.mark.parametrize(
+    "component", ["order={kind: neighbours}", "order={kind: clusters}", "mining={negatives: 1}", "alpha=0.5"]
+)
+def test_a_file_without_rows_to_train_on_is_named(component: str, make: Make, tmp_path: Path) -> None:
+    queries = np.array([text_key(f"问{i}") for i in range(50)], dtype=np.int64)
+    held_out = int(np.flatnonzero(in_validation(queries, 0.4))[0])
+    single = tmp_path / "single.jsonl"
+    single.write_text(json.dumps({"query": f"问{held_out}", "positive": "唯一的回答"}), encoding="utf-8")
+    recipe = make(f"stages.0.data.{component}", "validation.share=0.4", source={"path": str(single)})
+    with pytest.raises(DataError, match="single: no row is left to train on"):
+        train(recipe)
 
 
 def test_on_log_hears_every_entry_and_may_end_the_run(make: Make, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from peg_rag.errors import RecipeError, TrainingError
+from peg_rag.errors import DataError, RecipeError, TrainingError
 from peg_rag.training.data.batches import RankBatch, StepBatches
 from peg_rag.training.data.guide import Comparison, GuideMask, GuideOptions, Questions
 from peg_rag.training.data.neighbours import (
@@ -462,6 +462,21 @@ def test_groups_come_from_their_column(tmp_path: Path, tiny_bert: Path) -> None:
     assert file.groups[[1, 5]].tolist() == [-1, -1]
 
 
+@pytest.mark.parametrize("role", ["anchor", "group"])
+def test_a_column_that_no_row_fills_is_refused(role: str, tmp_path: Path, tiny_bert: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    rows: list[dict[str, object]] = [
+        {"query": f"问题{i}", "positive": f"答案{i}号", "place": [] if i else None} for i in range(3)
+    ]
+    path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
+    for column in ("place", "plcae"):
+        source = SourceOptions(path=str(path), columns=Columns.model_validate({role: column}))
+        for _ in range(2):  # nothing of the first time is kept
+            with pytest.raises(DataError, match=rf"no row of pairs.jsonl .* {column!r}.*columns.{role}"):
+                load_pairs([source], tokenizer, tmp_path / "cache")
+
+
 def test_a_shared_document_that_answers_a_query_is_no_negative(
     pair_file: tuple[PairFile, Tokenizer], tmp_path: Path
 ) -> None:
@@ -578,6 +593,27 @@ def test_every_text_is_encoded_once_and_interrupted_work_goes_on(
     assert np.array_equal(resumed.vectors, table.vectors)
 
 
+def test_vectors_that_are_cut_off_or_lack_their_keys_are_made_again(
+    pair_file: tuple[PairFile, Tokenizer], tmp_path: Path
+) -> None:
+    file, _ = pair_file
+    whole = encode_texts([file], [file.usable], "query", CountingEncoder(), tmp_path / "table")
+    vectors = np.array(whole.vectors)
+    files = [tmp_path / "table.keys.npy", tmp_path / "table.vectors.npy"]
+    for damaged in files:
+        for size in (0, 50, damaged.stat().st_size - 2):
+            del whole
+            damaged.write_bytes(damaged.read_bytes()[:size])
+            whole = encode_texts([file], [file.usable], "query", CountingEncoder(), tmp_path / "table")
+            assert np.array_equal(whole.vectors, vectors)
+        damaged.unlink()
+        whole = encode_texts([file], [file.usable], "query", CountingEncoder(), tmp_path / "table")
+        assert np.array_equal(whole.vectors, vectors)
+    untouched = CountingEncoder()
+    encode_texts([file], [file.usable], "query", untouched, tmp_path / "table")
+    assert untouched.encoded == 0
+
+
 def test_a_guide_knows_the_negatives_that_were_mined_since(tmp_path: Path, tiny_bert: Path) -> None:
     """The vectors are kept for the next run, whose pairs may be the same with other negatives."""
     tokenizer = Tokenizer.from_file(str(tiny_bert / "tokenizer.json"))
@@ -632,15 +668,20 @@ def test_a_round_under_way_misses_each_file_that_was_made_for_it(tmp_path: Path)
     for file in made:
         file.write_bytes(b"x")
     part.check(0)
-    with pytest.raises(TrainingError, match="gone or incomplete"):
+    with pytest.raises(TrainingError, match="gone or damaged"):
         part.check(2)
     part.mark_ready()
     part.check(2)
     for file in made:
         content = file.read_bytes()
         file.unlink()
-        with pytest.raises(TrainingError, match="gone or incomplete"):
+        with pytest.raises(TrainingError, match="gone or damaged"):
             part.check(2)
         part.check(0)  # nothing was trained with it yet
+        file.write_bytes(content[:-1])
+        with pytest.raises(TrainingError, match="gone or damaged"):
+            part.check(2)
+        part.check(0)
+        assert not file.exists()  # it is made again
         file.write_bytes(content)
     part.check(2)

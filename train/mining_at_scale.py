@@ -1,16 +1,21 @@
 r"""Hard negatives for 100,000 queries among ten million passages, on one core and in less than 8 GiB.
 
-The vectors are synthetic: passages around 20,000 topics, each query near one passage, 256 dimensions, float16 shards of
-500,000. What is measured is the search of `peg-rag mine --approximate`: seconds of the processor, the largest resident
-memory, and recall against exact search for some queries. Killed, it goes on where it stopped.
+The vectors are synthetic: passages around 20,000 topics, each query near one passage, 256 dimensions, float16 shards
+of 500,000. What is measured is the search of `peg-rag mine --approximate`: seconds of the processor and the largest
+resident memory, over all processes where some were killed, and recall against exact search for some queries. Started
+again, it goes on where it stopped.
 
     python train/mining_at_scale.py --out runs/mining --passages 10000000 --queries 100000
 """
 
 import argparse
 import json
+import os
 import resource
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +32,7 @@ SHARD_ROWS = 500_000
 K = 100
 CHECKED = 200  # queries that are searched exactly as well
 PASSAGE_NOISE, QUERY_NOISE = 0.8, 0.6  # beside a topic, or a passage, of length 1
+SAVED_EVERY_S = 5.0  # what a process has used so far; a killed one cannot say it at its end
 
 
 def make_shards(folder: Path, passages: int, queries: int) -> tuple[list[Floats], list[Floats], "np.ndarray"]:
@@ -97,9 +103,46 @@ def measure_recall(ranking: Ranking, queries: list[Floats], shards: list[Floats]
     return {depth: count / (depth * len(rows)) for depth, count in hits.items()}
 
 
-def largest_memory() -> float:
-    """GiB that this process had resident at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+@contextmanager
+def usage_written(folder: Path) -> Iterator[None]:
+    """Write down what this process uses while it searches, every few seconds and at the end."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{int(time.time())}-{os.getpid()}.json"
+    started = time.monotonic()
+    processor_started = time.process_time()
+    stopped = threading.Event()
+
+    def write_usage() -> None:
+        usage = {
+            "seconds": time.monotonic() - started,
+            "processor_seconds": time.process_time() - processor_started,
+            "resident_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        }
+        write_atomically(file, json.dumps(usage).encode())
+
+    def keep_writing() -> None:
+        while not stopped.wait(SAVED_EVERY_S):
+            write_usage()
+
+    writer = threading.Thread(target=keep_writing)
+    writer.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        writer.join()
+        write_usage()
+
+
+def read_usage(folder: Path) -> dict[str, float]:
+    """Seconds of all processes together, and the most memory that one of them had."""
+    processes = [json.loads(file.read_text()) for file in sorted(folder.glob("*.json"))]
+    return {
+        "processes": len(processes),
+        "seconds": round(sum(usage["seconds"] for usage in processes)),
+        "processor_seconds": round(sum(usage["processor_seconds"] for usage in processes)),
+        "resident_gib": round(max(usage["resident_gib"] for usage in processes), 2),
+    }
 
 
 def main() -> None:
@@ -109,19 +152,17 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=100_000)
     arguments = parser.parse_args()
     queries, shards, asked = make_shards(arguments.out / "vectors", arguments.passages, arguments.queries)
-    started = time.monotonic(), time.process_time()
-    ranking = search_approximately(arguments.out / "work", queries, shards, arguments.passages, K, show_progress=True)
-    seconds = time.monotonic() - started[0], time.process_time() - started[1]
-    memory = largest_memory()
+    with usage_written(arguments.out / "usage"):
+        ranking = search_approximately(
+            arguments.out / "work", queries, shards, arguments.passages, K, show_progress=True
+        )
     own = float((ranking.rows == asked[:, None]).any(1).mean())
     recall = measure_recall(ranking, queries, shards)
     result = {
         "passages": arguments.passages,
         "queries": arguments.queries,
-        "seconds": round(seconds[0]),
-        "processor_seconds": round(seconds[1]),
-        "resident_gib": round(memory, 2),
-        "own_passage_found": round(own, 4),
+        **read_usage(arguments.out / "usage"),
+        "own_passage_among_the_best": round(own, 4),
         "recall": {str(depth): round(share, 4) for depth, share in recall.items()},
     }
     print(json.dumps(result), flush=True)

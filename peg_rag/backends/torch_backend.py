@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peg_rag.backends.linear import Int8Linear, Linear, can_multiply_int8, pick_linear
+from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.models import ModelSpec, weight_files
 
@@ -34,10 +36,21 @@ class TorchBackend:
         self.dtype = pick_dtype(dtype, self.device)
         self.batch_tokens = _BATCH_TOKENS.get(torch.device(self.device).type, 8_192)
         self._pooling = spec.pooling
-        self._model: Any = load_model(spec, _DTYPES[self.dtype]).to(self.device)
+        self._model: Any = load_model(spec, _pick_weights_type(self.dtype, self.device)).to(self.device)
         self.vocabulary_size = len(token_embeddings(self._model, spec))
         self._pad = int(getattr(self._model.config, "pad_token_id", None) or 0)
+        if self.device == "cpu" and can_run_unpadded(self._model):
+            self._model = UnpaddedEncoder(self._model, self._pick_linear(self._model.dtype))
+        elif self.dtype == "int8":
+            raise InvalidInput(f"dtype='int8' runs BERT-shaped models on the CPU, not this one on {self.device}")
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
+
+    def _pick_linear(self, dtype: torch.dtype) -> type[Linear]:
+        if self.dtype != "int8":
+            return pick_linear(dtype)
+        if not can_multiply_int8(dtype):
+            raise InvalidInput("dtype='int8' needs a processor with VNNI; 'auto' runs on every one")
+        return Int8Linear
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         if self._model is None:
@@ -68,10 +81,20 @@ class TorchBackend:
         for row, tokens in enumerate(token_ids):
             ids[row, : len(tokens)] = torch.as_tensor(tokens)
             mask[row, : len(tokens)] = 1
+        if isinstance(self._model, UnpaddedEncoder):
+            return self._pool_unpadded(self._model, ids, mask)
         mask = mask.to(self.device)
         states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
         vectors: NDArray[np.float32] = pool(states, mask, self._pooling).float().cpu().numpy()
         return vectors  # (rows, dimension)
+
+    def _pool_unpadded(self, encoder: UnpaddedEncoder, ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
+        lengths = mask.sum(dim=1).clamp(min=1)  # without tokens a row has one of padding
+        if self._pooling == "cls":
+            vectors = encoder.compute_first_states(ids, lengths)
+        else:
+            vectors = pool(encoder.compute_states(ids, lengths), mask, self._pooling)
+        return vectors.float().numpy()
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
@@ -106,9 +129,14 @@ def pick_dtype(dtype: str, device: str) -> str:
     name = str(dtype).removeprefix("torch.")
     if name == "auto":
         return "bfloat16" if _has_fast_bf16(device) else "float32"
-    if name not in _DTYPES:
-        raise InvalidInput(f"dtype={dtype!r}, but 'auto' or one of {', '.join(_DTYPES)} is expected")
+    if name not in (*_DTYPES, "int8"):
+        raise InvalidInput(f"dtype={dtype!r}, but 'auto' or one of {', '.join(_DTYPES)}, int8 is expected")
     return name
+
+
+def _pick_weights_type(dtype: str, device: str) -> torch.dtype:
+    """The type that the weights are loaded in: for int8 what is fastest where it does not reach."""
+    return _DTYPES[pick_dtype("auto", device) if dtype == "int8" else dtype]
 
 
 def _has_fast_bf16(device: str) -> bool:

@@ -1,4 +1,7 @@
-"""`peg-rag index docs/ --store kb`: indexes a folder of documents; running it again updates the store."""
+"""`peg-rag index docs/ --store kb`: indexes a folder of documents; running it again updates the store.
+
+The store is a folder, or a URL. The ledger of files lies in that folder; for a URL, in one of this machine.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +22,7 @@ _MAX_NAMES = 3  # listed per unsupported file type
 def index(
     documents: Annotated[Path, typer.Argument(help=f"A folder, or one file: {KINDS}.")],
     store: Annotated[
-        Path, typer.Option("--store", "-s", help="The folder of the store; created if it does not exist.")
+        str, typer.Option("--store", "-s", help="A folder or the URL of a store; created if it does not exist.")
     ],
     model: Annotated[
         str | None,
@@ -37,21 +40,31 @@ def index(
         str | None, typer.Option(help="The folder's name in the sources of passages. Default: its own name.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="How the store searches vectors: flat (exact) or hnsw. Default: as it is, flat.")
+    ] = None,
+    ledger: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to note which files a store on a server holds. Default: a folder of its own below "
+            "$XDG_STATE_HOME or ~/.local/state."
+        ),
+    ] = None,
 ) -> None:
     """Index a folder: embed new and changed files, remove deleted ones. Exit code 3: files were skipped."""
     from peg_rag.cli.console import progress
-    from peg_rag.cli.knowledge import absolute_model, refuse_url
+    from peg_rag.cli.knowledge import absolute_model, locate_ledger, show_location
     from peg_rag.encoder import PEGEncoder
-    from peg_rag.index import PEGIndex
     from peg_rag.ingest import Chunking, Progress, find_files, model_of, sync
+    from peg_rag.stores import is_url, open_store
 
-    refuse_url(store)
+    notes = locate_ledger(store, ledger)
     chunking = Chunking(chunk, overlap, column)
     files, _ = find_files(documents, name)
-    model = model or model_of(store)
+    model = model or model_of(notes) or _find_model(store)
     with (
         PEGEncoder(model, device=device) as encoder,
-        PEGIndex(store, identity=encoder.identity, dimension=encoder.dimension) as target,
+        open_store(store, identity=encoder.identity, dimension=encoder.dimension, kind=kind) as target,
         progress() as bars,
     ):
         reading = bars.add_task(translate("read"), total=len(files), unit="files")
@@ -67,20 +80,34 @@ def index(
             documents,
             target,
             encoder,
-            store,
+            notes,
             name=name,
             model=absolute_model(model, encoder.spec.name),
             chunking=chunking,
+            is_shared=is_url(store),
             on_progress=show,
         )
         bars.update(embedding, total=report.chunks)
+        if is_url(store) or kind is not None:
+            target.persist()
         total = len(target)
-    _print_report(report, total, store)
+    _print_report(report, total, show_location(store))
     if report.failed:
         raise typer.Exit(3)
 
 
-def _print_report(report: "SyncReport", total: int, store: Path) -> None:
+def _find_model(store: str) -> str | None:
+    """The bundled model that made a store on a server; None for another, and where there is no store yet."""
+    from peg_rag.models import bundled_model_of
+    from peg_rag.stores import is_url, open_store
+
+    if not is_url(store):
+        return None
+    with open_store(store) as present:
+        return bundled_model_of(present.identity)
+
+
+def _print_report(report: "SyncReport", total: int, store: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -111,6 +138,8 @@ def _print_report(report: "SyncReport", total: int, store: Path) -> None:
         if number or label == added:
             table.add_row(label, _count_files(number))
     table.add_row(translate("embedded"), _count_chunks(report.chunks))
+    if report.reused:
+        table.add_row(translate("embedded before"), _count_chunks(report.reused))
     table.add_row(translate("in the store"), _count_chunks(total))
     stdout.print(table)
     hint = translate('{store} is ready ({seconds:.1f} s). Try: peg-rag ask {store} "…"')

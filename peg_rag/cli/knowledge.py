@@ -1,6 +1,6 @@
 """Shared by the commands that use a store: opening it with its own model, searching it, and printing hits."""
 
-import re
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,22 +52,36 @@ def open_store(store: str | Path, model: str | None) -> Iterator["tuple[Store, P
         yield index, encoder
 
 
-def refuse_url(store: Path) -> None:
-    """Refuse a URL where only a folder will do; as a path it has lost a slash.
+def locate_ledger(store: str, folder: Path | None = None) -> Path:
+    """The folder that notes which files a store holds: its own, or for a store on a server `folder` or one of the user.
 
     Raises:
-        InvalidInput: it is a URL.
+        InvalidInput: `folder` was given for a store that is a folder.
     """
-    if re.match(r"[a-z]+:/", str(store)):
-        message = translate("--store {store}: index into a folder, then: peg-rag copy FOLDER URL")
-        raise InvalidInput(message.format(store=store))
+    from peg_rag.stores import is_url
+    from peg_rag.stores.urls import StoreUrl
+
+    if not is_url(store):
+        if folder is not None:
+            raise InvalidInput(translate("--ledger is for a store on a server; that of a folder lies in it"))
+        return Path(store)
+    if folder is not None:
+        return folder
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state, "peg-rag", "ledgers", StoreUrl.parse(store).digest)
+
+
+def show_location(store: str) -> str:
+    """A store's folder, or its URL without a password."""
+    from peg_rag.stores import is_url
+    from peg_rag.stores.urls import StoreUrl
+
+    return StoreUrl.parse(store).shown if is_url(store) else store
 
 
 def copy_with_progress(source: "Source", target: "Store", name: str, *, delete: bool, batch_size: int) -> None:
     """Copy documents into a store, with a progress bar, and print what was done."""
-    from peg_rag.stores import is_url
     from peg_rag.stores.copying import copy_documents
-    from peg_rag.stores.urls import StoreUrl
 
     started = time.perf_counter()
     with progress() as bars:
@@ -85,7 +99,7 @@ def copy_with_progress(source: "Source", target: "Store", name: str, *, delete: 
     note(
         message.format(
             documents=report.documents,
-            store=StoreUrl.parse(name).shown if is_url(name) else name,
+            store=show_location(name),
             written=report.written,
             same=report.documents - report.written,
             deleted=report.deleted,

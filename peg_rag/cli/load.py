@@ -18,12 +18,17 @@ def load(
         str | None, typer.Option(help="How the store searches vectors: flat (exact) or hnsw. Default: as it is, flat.")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Documents that are written together.")] = 1000,
+    name: Annotated[
+        str | None,
+        typer.Option(help="What ids begin with, where the files have no ids. Default: the names of the files."),
+    ] = None,
 ) -> None:
     """Load embedded texts into a store. Run again, it loads what is missing."""
     from peg_rag.cli.knowledge import copy_with_progress
     from peg_rag.stores import open_store
     from peg_rag.stores.parquet import ParquetDocuments
 
-    documents = ParquetDocuments(vectors)
+    documents = ParquetDocuments(vectors, name)
     with open_store(store, identity=documents.identity, kind=kind) as target:
+        documents.refuse_other_files(target)
         copy_with_progress(documents, target, store, delete=delete, batch_size=batch)

@@ -31,6 +31,7 @@ APPLICATION_ID = 0x50454731  # "PEG1"
 BLOCK_BITS = 12  # of a key number the document in its block
 BLOCK = 1 << BLOCK_BITS
 READERS = 8
+PAGE_BYTES = 16_384  # of a new file; of SQLite's 4,096, a row with text and vector leaves up to half of each page empty
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -397,6 +398,7 @@ class Database:
     def _create_schema(self, connection: sqlite3.Connection) -> None:
         if self.read_only:
             raise DamagedIndex(f"{self.name} is empty, and read_only=True cannot create an index")
+        connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
         self._enable_wal(connection)
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from peg_rag.index.database import BLOCK, DamagedRow
+from peg_rag.index.database import BLOCK, BLOCK_BITS, DamagedRow
 from peg_rag.index.encodings import Array
 from peg_rag.index.term_weights import TermWeights
 from peg_rag.index.tokenizers import MAX_TAIL, Address, Tokenizer
@@ -57,17 +57,28 @@ class Postings:
 def build_postings(tokenizer: Tokenizer, texts: Sequence[str], first_offset: int = 0) -> Postings:
     """Count the terms of up to `BLOCK` texts, whose keys start at `first_offset` in their block."""
     occurrences = tokenizer.find_occurrences(texts)
-    packed = np.sort(occurrences.codes * BLOCK + occurrences.rows)
-    first = np.flatnonzero(np.diff(packed, prepend=-1))  # where a new (term, text) pair begins
-    codes, rows = np.divmod(packed[first], BLOCK)
+    packed = occurrences.codes << BLOCK_BITS
+    packed |= occurrences.rows
+    packed.sort()
+    is_first = _differs_from_previous(packed)  # where a new (term, text) pair begins
+    first = np.flatnonzero(is_first)
+    pairs = packed[first]
+    codes = pairs >> BLOCK_BITS
     entries = np.empty(len(first), dtype=ENTRY)
     entries["tail"] = codes & MAX_TAIL
-    entries["offset"] = rows + first_offset
+    entries["offset"] = (pairs & (BLOCK - 1)) + first_offset
     entries["count"] = np.minimum(np.diff(first, append=len(packed)), 255)
     heads = codes >> 16
-    starts = np.flatnonzero(np.diff(heads, prepend=-1))
+    starts = np.flatnonzero(_differs_from_previous(heads))
     lengths = np.bincount(occurrences.rows, minlength=len(texts)).astype(np.uint32)
     return Postings(occurrences.spell_heads(heads[starts]), np.append(starts, len(heads)), entries, lengths)
+
+
+def _differs_from_previous(values: Array) -> Array:
+    """(n,) bool: True for the first value and for each that is not that before it."""
+    differs = np.ones(len(values), dtype=bool)
+    np.not_equal(values[1:], values[:-1], out=differs[1:])
+    return differs
 
 
 def write_postings(connection: sqlite3.Connection, block: int, postings: Postings) -> None:

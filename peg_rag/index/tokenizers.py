@@ -92,19 +92,21 @@ class BigramTokenizer:
         """`terms` of all texts in array operations, about ten times as fast as one by one."""
         clean = [normalize_text(text) for text in texts]
         joined = "\n".join(clean)
-        chars = np.frombuffer(joined.encode("utf-32-le"), dtype="<u4").astype(np.int64)  # (characters,)
+        chars = np.frombuffer(joined.encode("utf-32-le"), dtype="<u4")  # (characters,)
         row = np.repeat(np.arange(len(clean)), [len(text) + 1 for text in clean])[: len(chars)]
         kind = _character_kinds()[chars]
         run = kind == _RUN_KIND
-        singles = np.flatnonzero(run)
-        pairs = np.flatnonzero(run[:-1] & run[1:])
-        fits = chars[pairs + 1] <= MAX_TAIL
-        rare_pairs = pairs[~fits]  # whose second character is too large for a tail: such a pair is its own head
-        pairs = pairs[fits]
+        heads = chars.astype(np.int64) << 16
+        followed = run[:-1] & run[1:]  # by another character of the run
+        rare_pairs = np.empty(0, dtype=np.int64)
+        if len(chars) and chars.max() > MAX_TAIL:  # the pairs whose second is so large are heads of their own
+            is_rare = followed & (chars[1:] > MAX_TAIL)
+            rare_pairs = np.flatnonzero(is_rare)
+            followed &= ~is_rare
         words, word_starts = _find_words(joined, kind == _WORD_KIND)
         numbers, names = _number_words([*words, *(joined[i : i + 2] for i in rare_pairs)])
-        codes = [chars[singles] << 16, chars[pairs] << 16 | chars[pairs + 1], numbers + _CODE_POINTS << 16]
-        rows = [row[singles], row[pairs], row[word_starts], row[rare_pairs]]
+        codes = [heads[run], heads[:-1][followed] | chars[1:][followed], numbers + _CODE_POINTS << 16]
+        rows = [row[run], row[:-1][followed], row[word_starts], row[rare_pairs]]
         return Occurrences(np.concatenate(codes), np.concatenate(rows), lambda heads: _spell_heads(heads, names))
 
 

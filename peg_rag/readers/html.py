@@ -1,6 +1,7 @@
 """HTML: the headings, paragraphs and tables of a page's main content, without its navigation, advertising and footer.
 
-What is main content is trafilatura's judgement; the structure is taken from the page itself, for an extractor's text
+Where the main content begins and ends is trafilatura's judgement, but it leaves out titles, commands and boxes in
+between, which are kept here unless they are links. The structure is taken from the page itself, for an extractor's text
 has lost which cells were merged and which heading is of what level. Where the extractor keeps next to nothing, as of a
 page that is all table, everything outside of navigation stays.
 """
@@ -38,8 +39,13 @@ _INLINE = {
 _LEVELS = {f"h{level}": level for level in range(1, 7)}
 _LONGEST_SPAN = 1000  # cells that a rowspan or colspan may claim
 _MOST_CELLS = 1_000_000
+_BOX_NAMES = re.compile(r"(^|[-_ ])sidebar([-_ ]|$)", re.IGNORECASE)  # DocBook calls a box in the text a sidebar
+_HAS_PARAGRAPH = "peg-paragraph"  # an attribute set during the walk
+_SHORTEST_PARAGRAPH = 20  # characters
+_MOST_LINKED = 0.5  # of a block's text, above which it is navigation
 _FEWEST_KEPT = 0.2  # of the text, below which the extractor's choice is not believed
 _ITEM_NUMBER = re.compile(r"^\d+\. ")  # was put before an item of a numbered list here
+_BARE_NUMBER = re.compile(r"\s*\d+\.\s*")
 _TOO_DEEP = "depth"  # in libxml2's message
 _BREAK = "\u2028"  # in a paragraph's text, until it is put together
 _BLANKS = re.compile(r"[ \t\r\f\v]+")
@@ -55,9 +61,9 @@ def page_blocks(text: str, name: str) -> list[Block]:
     tree = _parse_html(text, name)
     if tree is None:
         return []
-    blocks = [*html_blocks(tree, boilerplate=False)]
-    main = _main_text(text)
-    main_blocks = [block for block in blocks if _is_main_content(block, main)]
+    walk = _Walk(boilerplate=False)
+    blocks = [*walk.blocks(tree)]
+    main_blocks = _keep_main_content(blocks, walk.linked_shares, _main_text(text))
     if _text_length(main_blocks) < _FEWEST_KEPT * _text_length(blocks):
         main_blocks = blocks
     return _add_title(main_blocks, clean_line(" ".join(tree.xpath("//head/title//text()"))))
@@ -123,12 +129,21 @@ class _Walk:
     """A walk over a page's elements in their order, without recursion: pages may be nested thousands deep."""
 
     def __init__(self, boilerplate: bool) -> None:
+        self.linked_shares: list[float] = []  # of each block's text, what is in links
         self._boilerplate = boilerplate
         self._buffer: list[str] = []
+        self._links = 0  # elements around that are links
+        self._linked = 0  # characters of the buffer in links
         self._preformatted = 0
         self._numbers: list[int | None] = []  # of the lists around: the next item's number, None where it has none
 
     def blocks(self, tree: Any) -> Iterator[Block]:
+        for block, linked in self._blocks_with_links(tree):
+            self.linked_shares.append(linked / max(len("".join(block.text.split())), 1))
+            yield block
+
+    def _blocks_with_links(self, tree: Any) -> Iterator[tuple[Block, int]]:
+        """Each block and how many of its characters, without blanks, are in links."""
         etree = require("lxml.etree", "ingest")
         walk = etree.iterwalk(tree, events=("start", "end", "comment", "pi"))
         for event, element in walk:
@@ -142,8 +157,14 @@ class _Walk:
             else:
                 if event == "end":
                     yield from self._end_element(element, tag)
-                self._buffer.append(element.tail or "")
+                    _mark_parent(element, tag)
+                self._append_text(element.tail or "")
         yield from self._flush_text()
+
+    def _append_text(self, text: str) -> None:
+        self._buffer.append(text)
+        if self._links:
+            self._linked += len("".join(text.split()))
 
     def _is_skipped(self, element: Any, tag: str) -> bool:
         if tag in _SKIPPED or element.get("hidden") is not None or element.get("aria-hidden") == "true":
@@ -151,13 +172,15 @@ class _Walk:
         if self._boilerplate or tag in ("html", "body", "main", "article", "table", "tr", "td"):
             return False
         names = f"{element.get('class') or ''} {element.get('id') or ''}"
+        if len(names) < 300 and _BOX_NAMES.search(names) and _stands_in_text(element):
+            names = _BOX_NAMES.sub(" ", names)
         return (
             tag in _BOILERPLATE_TAGS
             or element.get("role") in _BOILERPLATE_ROLES
             or bool(len(names) < 300 and _BOILERPLATE_NAMES.search(names))
         )
 
-    def _start_element(self, element: Any, tag: str, walk: Any) -> Iterator[Block]:
+    def _start_element(self, element: Any, tag: str, walk: Any) -> Iterator[tuple[Block, int]]:
         if tag == "br":
             self._buffer.append(_BREAK)
         elif tag == "table" and _is_data_table(element):
@@ -165,7 +188,7 @@ class _Walk:
             caption = clean_line(" ".join(element.xpath("./caption//text()")))
             captions = (caption,) if caption else ()
             for row in to_blocks(read_table(element)):
-                yield Row(row.cells, row.number, (*captions, *row.captions))
+                yield Row(row.cells, row.number, (*captions, *row.captions)), 0
             walk.skip_subtree()
             element.set("peg-skip", "1")
             return
@@ -178,31 +201,61 @@ class _Walk:
         if tag == "li" and self._numbers and self._numbers[-1] is not None:
             self._buffer.append(f"{self._numbers[-1]}. ")
             self._numbers[-1] += 1
-        self._buffer.append(element.text or "")
+        self._links += tag == "a" and element.get("href") is not None
+        self._append_text(element.text or "")
 
-    def _end_element(self, element: Any, tag: str) -> Iterator[Block]:
+    def _end_element(self, element: Any, tag: str) -> Iterator[tuple[Block, int]]:
         if element.get("peg-skip"):
             return
+        self._links -= tag == "a" and element.get("href") is not None
         if tag in _LEVELS:
-            title = clean_line(self._take_text())
+            text, linked = self._take_text()
+            title = clean_line(text)
             if title:
-                yield Heading(title, _LEVELS[tag])
+                yield Heading(title, _LEVELS[tag]), linked
         elif tag not in _INLINE and tag != "br":
             yield from self._flush_text()
+        if tag == "li":
+            self._take_text()  # the number of an empty item
         if tag == "pre":
             self._preformatted -= 1
         if tag in ("ul", "ol") and self._numbers:
             self._numbers.pop()
 
-    def _flush_text(self) -> Iterator[Block]:
-        text = self._take_text()
+    def _flush_text(self) -> Iterator[tuple[Block, int]]:
+        if self._numbers and _BARE_NUMBER.fullmatch("".join(self._buffer)):
+            return  # an item's number stays with its first paragraph
+        text, linked = self._take_text()
         if text:
-            yield Paragraph(text)
+            yield Paragraph(text), linked
 
-    def _take_text(self) -> str:
+    def _take_text(self) -> tuple[str, int]:
+        """The text that waits, and how many of its characters are in links."""
         text = "".join(self._buffer)
+        linked = self._linked
         self._buffer.clear()
-        return clean(text) if self._preformatted else _collapse_spaces(text)
+        self._linked = 0
+        return (clean(text) if self._preformatted else _collapse_spaces(text)), linked
+
+
+def _stands_in_text(element: Any) -> bool:
+    """Whether an element follows a paragraph of its parent, as a box in a text does and a column of a page does not."""
+    parent = element.getparent()
+    return parent is not None and parent.get(_HAS_PARAGRAPH) is not None
+
+
+def _mark_parent(element: Any, tag: str) -> None:
+    """Note on the parent of a paragraph that it has one; each element is looked at once, however many boxes follow."""
+    parent = element.getparent()
+    if tag in ("p", "div") and parent is not None and parent.get(_HAS_PARAGRAPH) is None and _is_paragraph(element):
+        parent.set(_HAS_PARAGRAPH, "1")
+
+
+def _is_paragraph(element: Any) -> bool:
+    """Whether an element holds text of some length and no other block."""
+    if any(isinstance(child.tag, str) and child.tag not in _INLINE for child in element):
+        return False
+    return len("".join(element.itertext()).strip()) >= _SHORTEST_PARAGRAPH
 
 
 def _collapse_spaces(text: str) -> str:
@@ -275,6 +328,22 @@ def _main_text(text: str) -> str:
         text, favor_recall=True, include_tables=True, include_comments=False, deduplicate=False
     )
     return "".join(replace_characters(extracted or "").split())
+
+
+def _keep_main_content(blocks: list[Block], linked_shares: list[float], main: str) -> list[Block]:
+    """The extractor's choice, and what it left out in between: titles, commands and boxes, but no lists of links."""
+    kept = [number for number, block in enumerate(blocks) if _is_main_content(block, main)]
+    if not kept:
+        return []
+    first = kept[0]
+    while first and isinstance(blocks[first - 1], Heading):
+        first -= 1
+    chosen = set(kept)
+    return [
+        blocks[number]
+        for number in range(first, kept[-1] + 1)
+        if number in chosen or linked_shares[number] < _MOST_LINKED
+    ]
 
 
 def _is_main_content(block: Block, main: str) -> bool:

@@ -46,6 +46,11 @@ _LIST_MARK = re.compile(
 _HYPHEN = re.compile(r"[a-z]-$")
 _ADDRESS = re.compile(r"(@|://|www\.)[^\s@]*$")  # an address that is cut by the line's end goes on without a space
 _CAPTION = re.compile(r"(表|附表|table|续表)\s*[\d一二三四五六七八九十]*", re.IGNORECASE)
+_CONTENTS = re.compile(
+    r"(目\s*录|(table of )?contents|list of (tables|figures|examples)|(表格?|插?图|插图|图表)(目录|清单|索引))$",
+    re.IGNORECASE,
+)
+_DEEPEST_LEVEL = 9  # below all headings
 _MOST_MARGIN_LINES = 3  # of a page's top or bottom that may run on every page
 _LARGER = 1.12  # times the body's type, from which a line is a heading
 _LONGEST_HEADING = 80  # half-widths
@@ -137,13 +142,63 @@ def _ruled_tables(page: Any) -> list[Any]:
     """pdfplumber's tables of at least two rows and two columns, the largest first, none within another."""
     if not page.lines and not page.rects and not page.curves:
         return []
-    tables = [table for table in page.find_tables() if len(table.rows) > 1 and len(table.cells) > 2]
+    settings = {"explicit_vertical_lines": sides} if (sides := _missing_sides(page)) else {}
+    tables = [table for table in page.find_tables(settings) if len(table.rows) > 1 and len(table.cells) > 2]
     tables.sort(key=lambda table: -_box_area(table.bbox))
     separate: list[Any] = []
     for table in tables:
         if not any(_boxes_overlap(table.bbox, other.bbox) for other in separate):
             separate.append(table)
     return separate
+
+
+def _missing_sides(page: Any) -> list[dict[str, Any]]:
+    """The left and right sides of tables that have rules between their rows and columns, but no frame around them."""
+    verticals = [(edge["x0"], edge["top"], edge["bottom"]) for edge in page.edges if edge["orientation"] == "v"]
+    rules: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
+    for top, x0, x1 in _horizontal_rules(page):
+        rules[round(x0 / _SNAP), round(x1 / _SNAP)].append((top, x0, x1))
+    sides = []
+    for spans in rules.values():
+        for (upper, x0, x1), (lower, _, _) in pairwise(spans):
+            crossing = [x for x, top, bottom in verticals if top < upper + _SNAP and bottom > lower - _SNAP]
+            if any(x0 + _SNAP < x < x1 - _SNAP for x in crossing):
+                sides += [
+                    _vertical_edge(side, upper, lower)
+                    for side in (x0, x1)
+                    if not any(abs(x - side) <= _SNAP for x in crossing)
+                ]
+    return sides
+
+
+def _horizontal_rules(page: Any) -> list[tuple[float, float, float]]:
+    """Heights and ends of the page's horizontal rules, from top to bottom, pieces in a row taken for one."""
+    edges = sorted((edge["top"], edge["x0"], edge["x1"]) for edge in page.edges if edge["orientation"] == "h")
+    rules: list[tuple[float, float, float]] = []
+    by_height: list[list[tuple[float, float, float]]] = []
+    for edge in edges:
+        if by_height and edge[0] - by_height[-1][0][0] < 1:
+            by_height[-1].append(edge)
+        else:
+            by_height.append([edge])
+    for level in by_height:
+        pieces = sorted((x0, x1) for _, x0, x1 in level)
+        start, end = pieces[0]
+        for x0, x1 in pieces[1:]:
+            if x0 > end + _SNAP:
+                rules.append((level[0][0], start, end))
+                start = x0
+                end = x1
+            else:
+                end = max(end, x1)
+        rules.append((level[0][0], start, end))
+    return rules
+
+
+def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:
+    """An edge in pdfplumber's form."""
+    height = bottom - top
+    return {"object_type": "line", "x0": x, "x1": x, "top": top, "bottom": bottom, "width": 0.0, "height": height}
 
 
 def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
@@ -261,6 +316,7 @@ class _Document:
         )
         self._pitch = _usual_pitch(lines)
         self._levels: dict[tuple[float, bool, int], int] = {}
+        self._bold_numbers: dict[tuple[float, int], bool] = {}  # by size and level of the number
 
     def blocks(self) -> Iterator[Block]:
         parts = list(self._with_continued_tables())
@@ -321,10 +377,19 @@ class _Document:
 
     def _style_of(self, line: Line) -> tuple[float, bool, int]:
         level = number_level(line.text)
-        return (round(line.size * 2) / 2, line.bold, -1 if level is None else level)
+        size = round(line.size * 2) / 2
+        if level is None:
+            return (size, line.bold, -1)
+        return (size, self._bold_numbers.get((size, level), line.bold), level)
 
     def _heading_levels(self, lines: Sequence[Any]) -> dict[tuple[float, bool, int], int]:
         """Levels by size, then weight, then number; headings without a number rank with the first of their type."""
+        weights: dict[tuple[float, int], Counter[bool]] = defaultdict(Counter)
+        for line in lines:
+            size, bold, number = self._style_of(line)
+            weights[size, number][bold] += 1
+        # Latin titles may be set in a bolder font than Chinese ones; a number says that they are of one level.
+        self._bold_numbers = {key: count.most_common(1)[0][0] for key, count in weights.items()}
         styles = sorted({self._style_of(line) for line in lines}, key=lambda style: (-style[0], not style[1], style[2]))
         levels: dict[tuple[float, bool, int], int] = {}
         level = 0
@@ -344,7 +409,10 @@ class _Document:
 
     def _make_heading(self, lines: Sequence[Line]) -> Heading:
         text, places = _join_lines(lines)
-        return Heading(text, self._levels[self._style_of(lines[0])], lines[0].page, places)
+        level = self._levels[self._style_of(lines[0])]
+        if _CONTENTS.match(text):
+            level = _DEEPEST_LEVEL  # the chapters after it are not its own
+        return Heading(text, level, lines[0].page, places)
 
     def _continues_sentence(self, paragraph: Sequence[Line], line: Line) -> bool:
         """Whether a line goes on in the sentence of the paragraph's last line."""

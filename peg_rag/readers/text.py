@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peg_rag.readers.blocks import Block, Heading, Paragraph
 from peg_rag.readers.files import decode
-from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.normalize import clean, clean_line, join_lines
 from peg_rag.readers.numbering import is_plain_heading, number_level
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 
@@ -16,6 +16,9 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 _PICTURE = re.compile(r"!\[[^\[\]]*\]\([^()]*\)")
 _RULE = re.compile(r"\|?[ \t|:-]*-[ \t|:-]*\|?$")
 _CELL_END = re.compile(r"(?<!\\)\|")
+# Tables drawn with characters: rules of box-drawing characters or of `+---+`, and rows between upright bars.
+_DRAWN_RULE = re.compile(r"\s*([┌┏╔├┠┣╟╠└┗╚┬┴┼╦╩╬─━═╌┄┈╴╶╪╫╞╡]{3,}[┐┓╗┤┨┫╢╣┘┛╝─━═│┃║]*|\+([-=]+\+){2,})\s*$")
+_DRAWN_BARS = re.compile(r"[│┃║|]")
 
 
 def read_plain(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
@@ -27,12 +30,18 @@ def read_markdown(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
 
 
 def plain_blocks(text: str) -> Iterator[Block]:
-    """Paragraphs at empty lines; a short line that is numbered like a chapter is a heading."""
+    """Paragraphs at empty lines; a short line that is numbered like a chapter is a heading; tables that are drawn."""
     for paragraph in text.split("\n\n"):
         lines = paragraph.split("\n")
+        table = _find_drawn_table(lines)
         paragraph_lines: list[str] = []
-        for line in lines:
-            if is_plain_heading(line.strip()):
+        for number, line in enumerate(lines):
+            if number in table:
+                if number == table.start:
+                    yield from _read_paragraph(paragraph_lines)
+                    paragraph_lines = []
+                    yield from _read_drawn_table([lines[row] for row in table])
+            elif is_plain_heading(line.strip()):
                 yield from _read_paragraph(paragraph_lines)
                 paragraph_lines = []
                 yield Heading(clean_line(line), (number_level(line.strip()) or 0) + 1)
@@ -99,6 +108,44 @@ def _read_table(lines: list[str]) -> Iterator[Block]:
     header_rows = 1 if rules and rules[0] == 1 else None
     merged = [[False] * columns for _ in grid]  # Markdown has no merged cells
     yield from to_blocks(table_rows(grid, header_rows=header_rows, merged=merged))
+
+
+def _find_drawn_table(lines: list[str]) -> range:
+    """The lines of a paragraph from a table's first rule to its last, with nothing but rows between; else none."""
+    rules = [number for number, line in enumerate(lines) if _DRAWN_RULE.match(line)]
+    if len(rules) < 2:
+        return range(0)
+    table = range(rules[0], rules[-1] + 1)
+    rows = [lines[number] for number in table if number not in rules]
+    if not rows or not all(len(_DRAWN_BARS.findall(row)) > 2 for row in rows):
+        return range(0)
+    return table
+
+
+def _read_drawn_table(lines: list[str]) -> Iterator[Block]:
+    """What stands between two rules is one row, its cells' lines joined; without inner rules each line is a row."""
+    ruled: list[list[list[str]]] = []  # the lines between two rules, by their cells
+    for line in lines:
+        if _DRAWN_RULE.match(line):
+            ruled.append([])
+        else:
+            ruled[-1].append([cell.strip() for cell in _DRAWN_BARS.split(line.strip())[1:-1]])
+    ruled = [rows for rows in ruled if rows]
+    has_inner_rules = len(ruled) > 2
+    grid: Grid = []
+    for rows in ruled:
+        grid += [_join_cells(rows)] if has_inner_rules else rows
+    columns = max(map(len, grid))
+    grid = [row + [""] * (columns - len(row)) for row in grid]
+    merged = [[False] * columns for _ in grid]
+    header_rows = len(ruled[0]) if len(ruled) == 2 else None
+    yield from to_blocks(table_rows(grid, header_rows=header_rows, merged=merged))
+
+
+def _join_cells(rows: list[list[str]]) -> list[str]:
+    columns = max(map(len, rows))
+    parts = [[row[column] for row in rows if column < len(row)] for column in range(columns)]
+    return [clean_line(join_lines(cell)) for cell in parts]
 
 
 def _split_cells(line: str) -> list[str]:

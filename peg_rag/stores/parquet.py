@@ -1,7 +1,8 @@
 """The Parquet files of `peg-rag embed` as documents: vectors that only have to be put into a store.
 
 Columns: `embedding` and `text`; `id`, or `file` and `row`, from which one is made; `metadata`, as a struct or JSON.
-Every other column becomes a field of the metadata.
+Every other column becomes a field of the metadata. Without `id` and `file`, ids begin with the name of the Parquet
+file, so two files of one name need another for one of them; where a document came from stands in its `source`.
 """
 
 import json
@@ -17,9 +18,11 @@ from peg_rag.index.encodings import Array
 from peg_rag.index.store import UNKNOWN
 from peg_rag.index.tables import Documents
 from peg_rag.job_file import read_job
+from peg_rag.stores.base import Store
 
 _EXTRA = "cli"
 _ID_ROWS = 65_536  # read at a time
+_SAMPLE_ROWS = 1000  # by which a file is told from another of its name
 
 
 class ParquetDocuments:
@@ -27,6 +30,7 @@ class ParquetDocuments:
 
     Args:
         path: a file, or a folder that was written with `--engine ray`.
+        name: what ids begin with in place of the file's name, and before it in a folder.
 
     Raises:
         InvalidInput: there is no such file, a folder without Parquet files, or where `--engine ray` has not finished;
@@ -36,9 +40,10 @@ class ParquetDocuments:
         MissingExtra: pyarrow is not installed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.path = Path(path)
         self.files = _list_files(self.path)
+        self._names = {file: _choose_name(self.path, file, name) for file in self.files}
         _check_complete(self.path, self.files)
         schemas = {file: _read_schema(file) for file in self.files}
         labels = {file: schema.metadata or {} for file, schema in schemas.items()}
@@ -49,7 +54,7 @@ class ParquetDocuments:
         if len(identities) > 1:
             raise IndexMismatch(f"{self.path} holds vectors of different models: {', '.join(sorted(identities))}")
         self.identity = identities.pop()
-        self._rows = _check_ids(self.files)
+        self._rows = _check_ids(self._names)
 
     def __len__(self) -> int:
         return self._rows
@@ -60,11 +65,32 @@ class ParquetDocuments:
         Raises:
             DataError: a row lacks a text or a vector, or its metadata is no object; file and row are named.
         """
-        for file in self.files:
+        for file, name in self._names.items():
             first = 0
             for batch in _read_batches(file, None, batch_size):
-                yield _make_documents(file, batch, first)
+                yield _make_documents(file, name, batch, first)
                 first += batch.num_rows
+
+    def refuse_other_files(self, target: Store) -> None:
+        """Refuse a store that holds another file under the same name, which would lose documents to this one.
+
+        A file that has moved keeps its name: where the earlier place is gone, it is taken for the same.
+
+        Raises:
+            InvalidInput: the other file is still there.
+        """
+        for file, name in self._names.items():
+            if {"id", "file"} & set(_read_schema(file).names):
+                continue
+            place = str(file.resolve())
+            batch = next(_read_batches(file, ["row"], _SAMPLE_ROWS), None)
+            ids = [] if batch is None else _read_ids(file, name, batch, 0)
+            for record in target.get(ids):
+                other = record.metadata.get("source")
+                if isinstance(other, str) and other != place and Path(other).is_file():
+                    raise InvalidInput(
+                        f"the store holds {record.id!r} from {other}; give {file} a name of its own (--name)"
+                    )
 
 
 def _list_files(path: Path) -> list[Path]:
@@ -74,6 +100,12 @@ def _list_files(path: Path) -> list[Path]:
     if not files:
         raise InvalidInput(f"{path}: a Parquet file, or a folder with some, is expected")
     return files
+
+
+def _choose_name(path: Path, file: Path, name: str | None) -> str:
+    if name is None:
+        return file.stem
+    return name if path.is_file() else f"{name}/{file.stem}"
 
 
 def _check_complete(path: Path, files: Sequence[Path]) -> None:
@@ -107,13 +139,13 @@ def _holds_vectors(column: Any) -> bool:
     return bool(is_list and (types.is_floating(column.value_type) or types.is_integer(column.value_type)))
 
 
-def _check_ids(files: Sequence[Path]) -> int:
+def _check_ids(names: Mapping[Path, str]) -> int:
     """The number of rows, after verifying that each has an id of its own: of two with one id, a store keeps one."""
     places: dict[str, tuple[Path, int]] = {}
-    for file in files:
+    for file, label in names.items():
         first = 0
         for batch in _read_batches(file, ["id", "file", "row"], _ID_ROWS):
-            for position, name in enumerate(_read_ids(file, batch, first), start=first):
+            for position, name in enumerate(_read_ids(file, label, batch, first), start=first):
                 earlier = places.setdefault(name, (file, position))
                 if earlier != (file, position):
                     raise DataError(
@@ -132,26 +164,28 @@ def _read_batches(file: Path, columns: Sequence[str] | None, size: int) -> Itera
         yield from parquet.iter_batches(batch_size=size, columns=[name for name in columns or names if name in names])
 
 
-def _make_documents(file: Path, batch: Any, first: int) -> Documents:
+def _make_documents(file: Path, name: str, batch: Any, first: int) -> Documents:
     columns = {name: batch[name].to_pylist() for name in batch.schema.names if name != "embedding"}
     texts = columns.pop("text")
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise DataError(f"{file}, row {first + position}: the text is {text!r}; a string is expected")
-    ids = _read_ids(file, batch, first)
+    ids = _read_ids(file, name, batch, first)
+    if not {"id", "file"} & columns.keys():
+        columns["file"] = [str(file.resolve())] * len(texts)
     columns.pop("id", None)
     metadatas = columns.pop("metadata", [None] * len(texts))
     fields = [_make_fields(file, first + i, metadata) for i, metadata in enumerate(metadatas)]
-    for name, values in columns.items():
+    for column, values in columns.items():
         for metadata, value in zip(fields, values, strict=True):
-            metadata.setdefault("source" if name == "file" else name, value)
+            metadata.setdefault("source" if column == "file" else column, value)
     return Documents(ids, texts, _read_vectors(file, batch, first), fields)
 
 
-def _read_ids(file: Path, batch: Any, first: int) -> list[str]:
-    """The ids of a batch, whose first row is `first`: of the column `id`, or from file and row."""
+def _read_ids(file: Path, label: str, batch: Any, first: int) -> list[str]:
+    """The ids of a batch, whose first row is `first`: of the column `id`, or from file (else `label`) and row."""
     count = batch.num_rows
-    columns: dict[str, Sequence[Any]] = {"file": [file.stem] * count, "row": range(first, first + count)}
+    columns: dict[str, Sequence[Any]] = {"file": [label] * count, "row": range(first, first + count)}
     columns |= {name: batch[name].to_pylist() for name in ("id", "file", "row") if name in batch.schema.names}
     names = ["id"] if "id" in columns else ["file", "row"]
     for name in names:

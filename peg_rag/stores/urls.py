@@ -1,5 +1,6 @@
 """Store URLs: which server, which collection, and nothing of a password in a message."""
 
+import hashlib
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
@@ -11,6 +12,7 @@ _MALFORMED = (
     "the store's URL is malformed; expected postgresql://user:password@host:5432/database?collection=name, "
     "with / ? # @ : of a password as %2F %3F %23 %40 %3A"
 )
+_PLACES = ("host", "hostaddr", "port", "dbname")  # PostgreSQL takes these as options, too
 _COLLECTION = re.compile(r"[a-z_][a-z0-9_]{0,39}", re.ASCII)
 
 
@@ -22,11 +24,13 @@ class StoreUrl:
         server: the URL without the collection.
         collection: letters, digits and underscores, so that it can be part of a table's name.
         shown: the URL without its password, for messages.
+        digest: names the collection in files; the same for any user and password.
     """
 
     server: str
     collection: str
     shown: str
+    digest: str
 
     @classmethod
     def parse(cls, url: str) -> "StoreUrl":
@@ -54,4 +58,5 @@ class StoreUrl:
         server = f"{parts.scheme}://{parts.netloc}{parts.path}{'?' if options else ''}{options}"
         host = f"{parts.hostname or ''}{f':{port}' if port else ''}"
         shown = f"{parts.scheme}://{host}{parts.path}?collection={collection}"
-        return cls(server, collection, shown)
+        places = [f"{name}={unquote(value)}" for name, _, value in pairs if name in _PLACES]
+        return cls(server, collection, shown, hashlib.sha256("\0".join([shown, *places]).encode()).hexdigest()[:16])

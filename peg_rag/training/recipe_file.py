@@ -6,8 +6,9 @@ nesting without end would end in a traceback.
 
 import difflib
 import reprlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -108,41 +109,79 @@ def _find_item(items: list[Any], part: str, key: str) -> int:
 def explain_faults(error: ValidationError, root: type[BaseModel]) -> Iterator[str]:
     """One sentence for each fault: the path of the key, what is wrong with it, the cure."""
     for fault in error.errors():
-        path = _format_path(fault["loc"])
+        place = _locate_fault(root, fault["loc"])
         if fault["type"] == "extra_forbidden":
-            yield f"{path} is not a known key; {_suggest_key(root, fault['loc'])}"
+            yield f"{place.path} is not a known key; {_suggest_key(place, str(fault['loc'][-1]))}"
         elif fault["type"] == "missing":
-            yield f"{path} is missing; add it"
+            yield f"{place.path} is missing; add it"
         elif fault["type"] == "value_error":
-            yield f"{path or 'recipe'}: {fault['ctx']['error']}"
+            yield f"{place.path or 'recipe'}: {fault['ctx']['error']}"
+        elif fault["type"] == "union_tag_not_found":
+            yield f"{place.path}.kind is missing; it is one of {', '.join(sorted(place.kinds))}"
+        elif fault["type"] == "union_tag_invalid":
+            yield f"{place.path}.kind is {fault['ctx']['tag']!r}; it is one of {', '.join(sorted(place.kinds))}"
         else:
-            yield f"{path} is {reprlib.repr(fault['input'])}: {fault['msg']}"
+            message = _EXPECTED.get(fault["type"], fault["msg"])
+            yield f"{place.path} is {reprlib.repr(fault['input'])}: {message}"
 
 
-def _format_path(location: tuple[int | str, ...]) -> str:
-    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
-    return "".join(parts).lstrip(".")
+_EXPECTED = {
+    "list_type": "a list is expected, such as [a, b]",
+    "tuple_type": "a list is expected, such as [a, b]",
+    "dict_type": "a mapping of keys and values is expected",
+    "model_type": "a mapping of keys and values is expected; {} takes the defaults",
+    "model_attributes_type": "a mapping of keys and values is expected, such as {kind: …}",
+}
 
 
-def _suggest_key(root: type[BaseModel], location: tuple[int | str, ...]) -> str:
+@dataclass(frozen=True)
+class _Place:
+    """Where a fault is: its path as the recipe has it, the model that its last key is in, and the kinds to choose from.
+
+    The kinds stand where the last key names one of several components.
+    """
+
+    path: str
+    owner: type[BaseModel] | None
+    kinds: Mapping[str, type[BaseModel]]
+
+
+def _locate_fault(root: type[BaseModel], location: Sequence[int | str]) -> _Place:
+    """Follow pydantic's location, in which the kind of a component is a step of its own, as the path has none."""
+    path = ""
+    owner: type[BaseModel] | None = None
+    model: type[BaseModel] | None = root
+    kinds: dict[str, type[BaseModel]] = {}
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part in kinds:
+            model = kinds[part]
+            kinds = {}
+        else:
+            path += f".{part}"
+            owner = model
+            field = model.model_fields.get(part) if model is not None else None
+            classes = _model_classes(field.annotation) if field is not None else []
+            model = classes[0] if len(classes) == 1 else None
+            kinds = {_kind_of(option): option for option in classes} if len(classes) > 1 else {}
+    return _Place(path.lstrip("."), owner, kinds)
+
+
+def _kind_of(model: type[BaseModel]) -> str:
+    """The name of a component in recipes: the one value of its `kind`."""
+    (kind,) = get_args(model.model_fields["kind"].annotation)
+    return str(kind)
+
+
+def _suggest_key(place: _Place, key: str) -> str:
     """What could have been meant by the last key of this path."""
-    parents = [part for part in location[:-1] if isinstance(part, str)]
-    names = sorted(_field_names(root, parents))
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
+    names = sorted(place.owner.model_fields) if place.owner is not None else []
+    close = difflib.get_close_matches(key, names, n=1)
     return f"did you mean {close[0]}?" if close else f"known here: {', '.join(names)}"
-
-
-def _field_names(model: type[BaseModel], parents: list[str]) -> list[str]:
-    for part in parents:
-        field = model.model_fields.get(part)
-        classes = _model_classes(field.annotation) if field else []
-        if not classes:
-            return []
-        model = classes[0]
-    return list(model.model_fields)
 
 
 def _model_classes(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [inner for argument in getattr(annotation, "__args__", ()) for inner in _model_classes(argument)]
+    return [inner for argument in get_args(annotation) for inner in _model_classes(argument)]

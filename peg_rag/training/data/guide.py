@@ -40,7 +40,7 @@ class GuideOptions(Options):
     """A model that tells likely answers among the candidates."""
 
     kind: Literal["guide"]
-    model: str = "peg-mini"
+    model: str = Field(default="peg-mini", min_length=1)
     """Hub id, folder or bundled name of the guide."""
     margin: float = Field(default=0.0, ge=-1, le=1)
     """A candidate is masked when the guide's cosine exceeds the positive's less this."""

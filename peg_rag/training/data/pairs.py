@@ -232,6 +232,7 @@ def _check_rows(
 ) -> Iterator[dict[str, Any]]:
     """Clean rows; what cannot be used is noted in the report."""
     first = True
+    unfilled = {role for role in ("anchor", "group") if getattr(columns, role) is not None}
     for line, row in raw:
         if isinstance(row, str):
             report.note(line, row)
@@ -244,7 +245,14 @@ def _check_rows(
             report.note(line, checked)
             continue
         report.rows += 1
+        unfilled -= {role for role in unfilled if checked[role]}
         yield checked
+    if report.rows and unfilled:
+        role = min(unfilled)
+        raise DataError(
+            f"{where}: no row of {report.file} has a string or number in its column {getattr(columns, role)!r}, which "
+            f"is to hold the {role}. Correct {where}.columns.{role}, or give files without one a source of their own"
+        )
 
 
 def _check_columns(row: Mapping[str, Any], columns: Columns, file: str, where: str) -> None:

@@ -129,10 +129,7 @@ class BatchPlan:
         distinct: bool = True,
         order: RowOrder | None = None,
     ) -> None:
-        if not sources:
-            raise DataError("no source to sample from; name at least one in the stage's data.sources")
-        if empty := [source.name for source in sources if not len(source)]:
-            raise DataError(f"{', '.join(empty)}: no row is left to train on; leave the source out, or add rows")
+        check_sources(sources)
         self.sources = sources
         self.batch_size = batch
         self.steps = steps
@@ -235,6 +232,18 @@ class BatchPlan:
             queries[slots] = self.sources[source].query_keys[rows[slots]]
             positives[slots] = self.sources[source].positive_keys[rows[slots]]
         return queries.tolist(), positives.tolist()
+
+
+def check_sources(sources: Sequence[SourceRows]) -> None:
+    """Refuse what no batch can be made of.
+
+    Raises:
+        DataError: there is no source, or one has no rows.
+    """
+    if not sources:
+        raise DataError("no source to sample from; name at least one in the stage's data.sources")
+    if empty := [source.name for source in sources if not len(source)]:
+        raise DataError(f"{', '.join(empty)}: no row is left to train on; leave the source out, or add rows")
 
 
 def shares(sizes: Sequence[int], weights: Sequence[float], alpha: float, slots: int) -> Ints:

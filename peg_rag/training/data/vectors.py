@@ -48,11 +48,12 @@ def encode_texts(
     """Vectors of all queries, or of all positives and negatives, of some rows.
 
     Args:
-        stem: of the two files that hold them; where they exist they are read.
+        stem: of the two files that hold them; where they exist, and are whole, they are read.
     """
     keys_file = stem.with_name(f"{stem.name}.keys.npy")
     vectors_file = stem.with_name(f"{stem.name}.vectors.npy")
-    if not vectors_file.is_file():
+    table = _read_vectors(keys_file, vectors_file)
+    if table is None:
         stem.parent.mkdir(parents=True, exist_ok=True)
         keys = np.unique(np.concatenate([block for block, _ in _iterate_blocks(files, rows, role)]))
         encode = encoder.encode_queries if role == "query" else encoder.encode_documents
@@ -61,7 +62,19 @@ def encode_texts(
         sync_file(keys_file)
         part.replace(vectors_file)
         _progress_file(stem).unlink(missing_ok=True)
-    return TextVectors(np.load(keys_file), np.load(vectors_file, mmap_mode="r"))
+        table = TextVectors(np.load(keys_file), np.load(vectors_file, mmap_mode="r"))
+    return table
+
+
+def _read_vectors(keys_file: Path, vectors_file: Path) -> TextVectors | None:
+    """What an earlier run left; None where it left nothing, or a file is cut off."""
+    if not (keys_file.is_file() and vectors_file.is_file()):
+        return None
+    try:
+        table = TextVectors(np.load(keys_file), np.load(vectors_file, mmap_mode="r"))
+    except (ValueError, OSError, EOFError):
+        return None
+    return table if len(table.keys) == len(table.vectors) else None
 
 
 def _iterate_blocks(

@@ -2,19 +2,22 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from peg_rag.errors import TrainingError
 from peg_rag.files import write_atomically
+from peg_rag.training.data.guide import hash_array
+from peg_rag.training.data.pairs import KeyedFile
 from peg_rag.training.recipe import Recipe, expand_path
 from peg_rag.training.run.model_card import CardFacts
 
 RECIPE_FILE = "recipe.yaml"
 DONE_FILE = "done.json"
 HISTORY_FILE = "history.json"
+DATA_FILE = "data.json"
 _HARMLESS = ("output_dir", "cache_dir", "device", "data_workers", "logging", "checkpoints", "evaluation")
 
 
@@ -56,6 +59,43 @@ class RunFolder:
         content = {"scores": facts.scores, "facts": asdict(facts)}
         text = json.dumps(content, ensure_ascii=False, indent=2)
         write_atomically(self.stage(number) / DONE_FILE, text.encode())
+
+    def write_data(self, number: int, files: Sequence[KeyedFile]) -> None:
+        """Write down which rows stage `number` is about to train on."""
+        text = json.dumps(_describe_data(files), ensure_ascii=False, indent=2)
+        write_atomically(self.stage(number) / DATA_FILE, text.encode())
+
+    def check_data(self, number: int, files: Sequence[KeyedFile]) -> None:
+        """Refuse to go on with other rows than the stage began with: its batches would be others.
+
+        Raises:
+            TrainingError: a file was changed, added or taken away since.
+        """
+        file = self.stage(number) / DATA_FILE
+        if not file.is_file():  # the run is of a version that wrote none
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        now = _describe_data(files)
+        if before == now:
+            return
+        changed = sorted({row["name"] for row in [*before, *now] if row not in before or row not in now})
+        raise TrainingError(
+            f"stage {self._recipe.stages[number].name} began with other rows ({', '.join(changed) or 'the order'} "
+            "changed); a resumed run must keep its data. Put the files back as they were, or start anew (--overwrite)"
+        )
+
+
+def _describe_data(files: Sequence[KeyedFile]) -> list[dict[str, Any]]:
+    """Each file's name, its number of rows in use, and digests of their texts."""
+    return [
+        {
+            "name": file.name,
+            "rows": len(file.usable),
+            "queries": hash_array(file.query_keys[file.usable]),
+            "positives": hash_array(file.positive_keys[file.usable]),
+        }
+        for file in files
+    ]
 
 
 def read_facts(stage_folder: Path) -> CardFacts | None:

@@ -7,6 +7,7 @@ function of the step, and a resumed run finds what the killed one had made.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -27,6 +28,7 @@ from peg_rag.training.recipe import SourceOptions, StageOptions
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+logger = logging.getLogger(__name__)
 BLOCK_ROWS = 4_096
 READY_FILE = "ready"
 
@@ -42,29 +44,39 @@ class Round:
     @property
     def is_ready(self) -> bool:
         """Whether all that the round needs was made and is still there."""
-        file = self.folder / READY_FILE
-        if not file.is_file():
-            return False
-        names: list[str] = json.loads(file.read_bytes() or b"[]")
-        return all((self.folder / name).is_file() for name in names)
+        return (self.folder / READY_FILE).is_file() and not self._list_damaged()
 
     def mark_ready(self) -> None:
-        """List what was made, once it all is."""
+        """List what was made, with its size, once it all is."""
         if not self.is_ready:
-            names = sorted(path.name for path in self.folder.iterdir() if path.is_file() and path.name != READY_FILE)
-            write_atomically(self.folder / READY_FILE, json.dumps(names).encode())
+            sizes = {path.name: path.stat().st_size for path in sorted(self.folder.iterdir()) if path.is_file()}
+            sizes.pop(READY_FILE, None)
+            write_atomically(self.folder / READY_FILE, json.dumps(sizes).encode())
 
     def check(self, step: int) -> None:
         """Refuse to make anew, with another model, what an earlier run made at the round's first step.
 
         Raises:
-            TrainingError: the round is under way and its files are gone.
+            TrainingError: the round is under way and its files are gone or cut off.
         """
-        if step > self.start and not self.is_ready:
+        if self.is_ready:
+            return
+        if step > self.start:
             raise TrainingError(
-                f"{self.folder} is gone or incomplete: the run's negatives or order of rows from step {self.start} on "
+                f"{self.folder} is gone or damaged: the run's negatives or order of rows from step {self.start} on "
                 f"lay there, and the model at step {step} would choose others. Put it back, or start anew (--overwrite)"
             )
+        for name in self._list_damaged():
+            (self.folder / name).unlink(missing_ok=True)
+
+    def _list_damaged(self) -> list[str]:
+        """Files that were made and are not there in their size."""
+        file = self.folder / READY_FILE
+        listed: list[str] | dict[str, int] = json.loads(file.read_bytes() or b"{}") if file.is_file() else {}
+        if isinstance(listed, list):  # an older run lists names alone
+            return [name for name in listed if not (self.folder / name).is_file()]
+        paths = {name: self.folder / name for name in listed}
+        return [name for name, path in paths.items() if not path.is_file() or path.stat().st_size != listed[name]]
 
 
 def list_rounds(options: StageOptions, folder: Path) -> list[Round]:
@@ -90,8 +102,14 @@ def mine_round(
         if not out.is_file():
             pairs = folder / f"pairs-{number}.jsonl"
             _write_pairs(pairs, file, numbers)
-            mine_hard_negatives(pairs, out, encoder, options=options)
+            report = mine_hard_negatives(pairs, out, encoder, options=options)
             pairs.unlink()
+            if not report.negatives:
+                logger.warning(
+                    "%s: no negative was mined for its %d rows; lower first_rank or the margins, or add rows",
+                    file.name,
+                    len(numbers),
+                )
         (loaded,) = load_pairs([SourceOptions(path=str(out))], tokenizer, cache, prompts=prompts)
         weights = _match_weights(file, numbers, loaded)
         groups = file.groups[numbers]

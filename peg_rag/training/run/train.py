@@ -30,7 +30,7 @@ from peg_rag.files import write_atomically
 from peg_rag.training.data.batches import FeatureRows, KnownPositives, RankBatch, StepBatches
 from peg_rag.training.data.corpus import TextBatch, TextBatches, TextFile, TextReader, load_texts, require_mask_token
 from peg_rag.training.data.pairs import PairFile, load_pairs
-from peg_rag.training.data.sampler import BatchPlan
+from peg_rag.training.data.sampler import BatchPlan, check_sources
 from peg_rag.training.data.tokens import Ints, TokenRows
 from peg_rag.training.extension import BatchObserver, StageContext
 from peg_rag.training.loss.collectives import Ranks
@@ -161,13 +161,16 @@ class _Run:
             if encoder is None or checkpoint is not None:
                 encoder = self._load_encoder(number, checkpoint)
             stage = self._prepare_stage(number, encoder)
+            sources = stage.files or stage.texts
+            self.folder.check_data(number, sources)
+            if checkpoint is None and self.accelerator.is_main_process:
+                self.folder.write_data(number, sources)
             loop = StageLoop(self, stage, encoder)
             interrupted = loop.run(checkpoint)
             steps = loop.progress.step
             results.append(StageResult(options.name, steps, stage.scores))
             if interrupted:
                 return TrainingResult(self.folder.path, results, interrupted=True)
-            sources = stage.files or stage.texts
             facts.append(CardFacts.of(options, sources, stage.split.training, stage.scores, steps))
             if self.accelerator.is_main_process:
                 encoder.save(stage.folder / "model")
@@ -203,6 +206,7 @@ class _Run:
             else:
                 files = self._load_pairs(options, encoder)
         split = split_rows(files or texts, self.recipe.validation)
+        check_sources(training_sources(files or texts, split.training))
         known = KnownPositives(files) if files else None
         scorer = StageScorer(options.objective, files, split, self.recipe.validation.distractors, self.beir)
         return _Stage(options, self.folder.stage(number), files, texts, split, known, scorer)

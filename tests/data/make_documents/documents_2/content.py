@@ -1,13 +1,8 @@
-"""The words of every document, before they are set: paragraphs, headings, steps, tables and whole pages of text.
+"""The words of the files of `documents-2`, before they are set: stories, and whole pages of text."""
 
-A story is a list of parts: a string is a paragraph, `("title" | "h1" | "h2", text)` a heading, `("steps", ...)` a
-numbered list, `("notes", text)` a slide's notes, and a list of tuples is a table whose first row is its header.
-"""
-
-import csv
-import io
-import re
 from typing import Any
+
+from ..render import mail_text
 
 CONTRACT = [
     ("title", "直饮水设备采购安装合同"),
@@ -449,44 +444,16 @@ MAIL = """若溪、思远：
 """
 
 
-def csv_text() -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(LOANS)  # ends lines in \r\n, as Excel does
-    return text.getvalue()
-
-
-def mail_text() -> str:
-    return "\n".join([*(f"{name}: {value}" for name, value in MAIL_HEADERS.items()), "", MAIL])
-
-
 SOURCES: dict[str, Any] = {
     "直饮水设备采购安装合同.pdf": CONTRACT,
     "DF系列除湿机使用说明书.pdf": DRYER,
     "日间手术患者指南.docx": SURGERY,
-    "烘焙原料报价单-2026秋.xlsx": [part for rows in PRICES.values() for part in (rows,)],
+    "烘焙原料报价单-2026秋.xlsx": list(PRICES.values()),
     "第二食堂改造推进会-20261012.pptx": CANTEEN,
     "游泳馆公示-扫描件.pdf": POOL,
     "仪器借用登记-2026.csv": [LOANS],
     "寄宿生管理规定.html": DORMITORY,
     "居住证办事指南.html": PERMIT,
     "外墙清洗和水箱消毒通知.txt": NOTICE,
-    "回复-苏州展会时间安排.eml": mail_text(),
+    "回复-苏州展会时间安排.eml": mail_text(MAIL_HEADERS, MAIL),
 }
-
-
-def lines_of(name: str) -> list[str]:
-    """What a file says, a row or a paragraph a line, without marks of layout."""
-    source = SOURCES[name]
-    if isinstance(source, str):
-        text = re.sub(r"<(script|style).*?</\1>", "", source, flags=re.DOTALL)
-        text = re.sub(r"</t[dh]>\s*<t[dh]>", " | ", text)
-        return [line for line in re.sub(r"<[^>]+>", "", text).splitlines() if line.strip()]
-    return [line for part in source for line in _lines_of_part(part)]
-
-
-def _lines_of_part(part: Any) -> list[str]:
-    if isinstance(part, str):
-        return [part]
-    if isinstance(part, tuple):
-        return list(part[1:])
-    return [" | ".join(str(cell) for cell in row) for row in part]

@@ -1,15 +1,9 @@
-"""The words of every document, before they are set: paragraphs, headings, steps, tables and whole pages of text.
+"""The words of the files of `documents-3`, before they are set: stories, and whole pages of text."""
 
-A story is a list of parts: a string is a paragraph, `("title" | "h1" | "h2", text)` a heading, `("steps", ...)` a
-numbered list, `("notes", text)` a slide's notes, and a list of tuples is a table whose first row is its header. A row
-of one cell goes over the whole width of its table.
-"""
-
-import csv
-import io
-import re
 from datetime import date
 from typing import Any
+
+from ..render import mail_text
 
 OFFICE_SPACE = [
     ("title", "栖岸联合办公文澜路空间　价目与使用规则"),
@@ -653,16 +647,6 @@ MAIL = """岳凯、蕙兰：
 """
 
 
-def csv_text() -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows(REPAIRS)  # ends lines in \r\n, as Excel does
-    return text.getvalue()
-
-
-def mail_text() -> str:
-    return "\n".join([*(f"{name}: {value}" for name, value in MAIL_HEADERS.items()), "", MAIL])
-
-
 SOURCES: dict[str, Any] = {
     "栖岸联合办公价目与规则.pdf": OFFICE_SPACE,
     "低温仓作业与安全规定.pdf": COLD_STORE,
@@ -675,23 +659,5 @@ SOURCES: dict[str, Any] = {
     "酒店维修工单-2026年9月.csv": [REPAIRS],
     "雾灵谷景区游客须知.html": VALLEY,
     "徒步社十一月活动通知.txt": HIKE,
-    "答复-山野来信付印安排.eml": mail_text(),
+    "答复-山野来信付印安排.eml": mail_text(MAIL_HEADERS, MAIL),
 }
-
-
-def lines_of(name: str) -> list[str]:
-    """What a file says, a row or a paragraph a line, without marks of layout."""
-    source = SOURCES[name]
-    if isinstance(source, str):
-        text = re.sub(r"<(script|style).*?</\1>", "", source, flags=re.DOTALL)
-        text = re.sub(r"</t[dh]>\s*<t[dh]>", " | ", text)
-        return [line for line in re.sub(r"<[^>]+>", "", text).splitlines() if line.strip()]
-    return [line for part in source for line in _lines_of_part(part)]
-
-
-def _lines_of_part(part: Any) -> list[str]:
-    if isinstance(part, str):
-        return [part]
-    if isinstance(part, tuple):
-        return list(part[1:])
-    return [" | ".join(str(cell) for cell in row) for row in part]
