@@ -183,7 +183,7 @@ def test_layers_that_multiply_otherwise_are_left_to_transformers() -> None:
 
 
 def test_a_backend_that_closes_meanwhile_says_so(tiny_bert: Path) -> None:
-    backend = PEGEncoder(tiny_bert, backend="torch")._get_model()[1]
+    backend: Any = PEGEncoder(tiny_bert, backend="torch")._get_model()[1]
 
     class ClosingLock:
         """A lock that another thread's `close` takes first."""
