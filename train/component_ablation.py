@@ -63,6 +63,7 @@ NOISE_ARMS: dict[str, list[str]] = {  # on pairs as they are, and on noisy ones
     "cleaned, trust column": [],
 }
 CLEANED_ARMS = ("cleaned", "cleaned, trust column")
+COSTLY = ("clusters", "neighbours", "mined")  # they encode all rows before a round
 STATIC_ARMS: dict[str, list[str]] = {
     "mixing": ["loss.candidates=[{kind: mixing}]"],
     "queue of 4,096": ["loss.candidates=[{kind: queue, size: 4096}]"],
@@ -206,12 +207,11 @@ class TransformerSetup:
         if (start / "model.safetensors").is_file():
             return
         words = self.out / "words"
-        static = StaticSetup(self.out)
-        job = Job(0.0, "plain", [], 0.08, 0)
-        tree = static.build_recipe(job, words).model_dump()
-        tree["stages"][0]["data"]["sources"] = [{"path": f"{self.out}/others/*.jsonl"}]
-        train(Recipe.parse(tree), overwrite=True, show_progress=True)
-        save_transformer(words, self.out / "untrained", self.length)
+        if not (self.out / "untrained" / "model.safetensors").is_file():
+            tree = StaticSetup(self.out).build_recipe(Job(0.0, "plain", [], 0.08, 0), words).model_dump()
+            tree["stages"][0]["data"]["sources"] = [{"path": f"{self.out}/others/*.jsonl"}]
+            train(Recipe.parse(tree), overwrite=True, show_progress=True)
+            save_transformer(words, self.out / "untrained", self.length)
         model = {"path": str(self.out / "untrained")}
         tree = build_tree(start, model, self.out / "others", self.start_batch, self.start_steps, 0.08)
         tree["stages"][0]["optimizer"] = {"learning_rate": self.start_rate, "warmup_steps": 50}
@@ -284,7 +284,7 @@ def clean_files(out: Path, folder: str, names: Sequence[str], share: float) -> N
 
 
 def read_whole_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; one that cannot be read is left out."""
+    """The rows of a file with all their columns; one that cannot be read is left out."""
     return [dict(row) for _, row in read_rows(path) if not isinstance(row, str)]
 
 
@@ -424,14 +424,14 @@ class Experiment:
 
     def _list_arms(self) -> list[tuple[float, str]]:
         """The arms by what they tell for their cost, those that others are compared with first."""
-        noise_arms = [arm for arm in NOISE_ARMS if arm not in CLEANED_ARMS]
+        costly = [arm for arm in self._setup.arms if arm.startswith(COSTLY)]
         return [
             (0.0, "plain"),
-            *((NOISE, arm) for arm in noise_arms),
-            (0.0, "trust"),
-            (0.0, "guide"),
-            *((NOISE, arm) for arm in CLEANED_ARMS),
-            *((0.0, arm) for arm in self._setup.arms),
+            *((0.0, arm) for arm in self._setup.arms if arm not in costly),
+            (NOISE, "plain"),
+            *((noise, arm) for arm in ("trust", "guide") for noise in (NOISE, 0.0)),
+            *((NOISE, arm) for arm in NOISE_ARMS if arm not in ("plain", "trust", "guide")),
+            *((0.0, arm) for arm in costly),
             *((0.0, arm) for arm in NOISE_ARMS if arm not in ("plain", "trust", "guide")),
         ]
 
