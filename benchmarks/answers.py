@@ -14,6 +14,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --llama-index llama_index.jsonl   # made by benchmarks/llama_index_text.py
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
     python benchmarks/answers.py --set documents-2              # the third: 80 questions about 11 files, fresh once
+    python benchmarks/answers.py --set documents-3              # the fourth: 80 questions about 12 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents --split fresh   # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -35,7 +36,12 @@ from typing import Any
 from typer.testing import CliRunner
 
 DOCUMENTS = Path(__file__).resolve().parent.parent / "tests" / "data" / "documents"
-SETS = {"documents": DOCUMENTS, "office": DOCUMENTS / "office", "documents-2": DOCUMENTS.parent / "documents-2"}
+SETS = {
+    "documents": DOCUMENTS,
+    "office": DOCUMENTS / "office",
+    "documents-2": DOCUMENTS.parent / "documents-2",
+    "documents-3": DOCUMENTS.parent / "documents-3",
+}
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters
 _RADICALS = str.maketrans("⺠⻄⻅⻆⻉⻋⻓⻔⻘⻚⻛⻜⻝⻢⻥⻦⻨⻩⻬⻮⻰", "民西见角贝车长门青页风飞食马鱼鸟麦黄齐齿龙")

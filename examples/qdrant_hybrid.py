@@ -45,7 +45,9 @@ class QdrantDocuments:
         counts = [count_terms(self._tokenizer, text) for text in texts]
         average = choose_average([sum(terms.values()) for terms in counts])
         points = []
-        for number, (text, vector, metadata, terms) in enumerate(zip(texts, vectors, metadatas, counts, strict=True)):
+        first = self._client.count(self._name).count  # where documents are deleted, take ids of your own
+        rows = zip(texts, vectors, metadatas, counts, strict=True)
+        for number, (text, vector, metadata, terms) in enumerate(rows, start=first):
             weights = weigh_document(terms, average)
             sparse = models.SparseVector(indices=list(weights), values=list(weights.values()))
             payload = {"text": text, "metadata": metadata}

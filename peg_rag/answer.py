@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from peg_rag.answering.candidates import Candidate, find_candidates
-from peg_rag.answering.cells import rate_cell
-from peg_rag.answering.decision import decision_row, part_of
+from peg_rag.answering.cells import named_together, rate_cell
+from peg_rag.answering.decision import decision_rows, part_of
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.scorer import calibration_of, load_scorer
 from peg_rag.answering.statements import sentences_of
@@ -152,8 +152,10 @@ def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     scorer = load_scorer()
     features = np.stack([candidate.features for candidate in candidates])
     scores = scorer.score(features)  # (candidates,)
-    row = decision_row(scores, features, [part_of(candidate) for candidate in candidates])
-    scores += scorer.decide(row) - scores.max()  # the best one's are the odds that it answers
+    best, rows = decision_rows(scores, features, [part_of(candidate) for candidate in candidates])
+    odds = scorer.decide(rows)
+    scores += odds.min() - scores[best].min()
+    scores[best] = odds  # those of the others stay below them
     confidence = calibration_of(encoder).confidence
     pairs = [(confidence(score), candidate) for score, candidate in zip(scores.tolist(), candidates, strict=True)]
     return sorted(pairs, key=lambda pair: -pair[0])
@@ -169,7 +171,7 @@ def _choose_statements(
     question: str, ranked: list[tuple[float, Candidate]], hits: Sequence[Hit], count: int
 ) -> list[tuple[float, Candidate]]:
     """The surest statement, and sentences nearly as sure that say something else. A cell answers alone."""
-    best = _fitting_cell(_whole_list(question, _right_kind_first(_newer_text_first(ranked))), ranked)
+    best = _whole_list(question, _newer_text_first(ranked))
     best = _join_asked_cells(question, best, ranked)
     statements = [best]
     for sureness, candidate in ranked[1:] if best[1].statement.kind == "sentence" else ():
@@ -194,17 +196,6 @@ def _newer_text_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float
     return ranked
 
 
-def _right_kind_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:
-    """A statement without what was asked for (no figure for 多少) gives way to one with it that is nearly as sure."""
-    sureness, best = ranked[0]
-    if not best.is_of_wrong_kind:
-        return ranked
-    for i, (other_sureness, other) in enumerate(ranked):
-        if not other.is_of_wrong_kind and other_sureness >= _NEARLY_AS_SURE * sureness:
-            return [(sureness, other), *ranked[:i], *ranked[i + 1 :]]
-    return ranked
-
-
 def _whole_list(question: str, ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
     """The surest statement; where the question asks for a list or how to do something, a list nearly as sure."""
     sureness, best = ranked[0]
@@ -218,34 +209,22 @@ def _whole_list(question: str, ranked: list[tuple[float, Candidate]]) -> tuple[f
     return ranked[0]
 
 
-def _fitting_cell(best: tuple[float, Candidate], ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
-    """The surest cell; of its row's cells that are nearly as sure, the one whose name and value fit the question."""
-    if best[1].statement.kind != "cell":
-        return best
-    nearly = [
-        pair
-        for pair in ranked
-        if pair[1].place == best[1].place
-        and pair[1].statement.row == best[1].statement.row
-        and pair[0] >= _NEARLY_AS_SURE * best[0]
-    ]
-    return max(nearly, key=lambda pair: (pair[1].fit, pair[0]))
-
-
 def _join_asked_cells(
     question: str, best: tuple[float, Candidate], ranked: list[tuple[float, Candidate]]
 ) -> tuple[float, Candidate]:
     """The surest cell with others of its row, where the question asks for two things: 叫什么，电话几号."""
+    if best[1].statement.kind != "cell":
+        return best
     asked_parts = [parse_question(part) for part in _PARTS.split(question) if len(part.strip()) > 1]
     asked_parts = [part for part in asked_parts if part.kinds]
     row = [
         other for _, other in ranked if other.place == best[1].place and other.statement.row == best[1].statement.row
     ]
-    if best[1].statement.kind != "cell" or len(asked_parts) < 2:
-        return best
     cells = [max(row, key=lambda other: rate_cell(part, other.statement)) for part in asked_parts]
-    spans = sorted({*best[1].spans, *(span for cell in cells for span in cell.spans)})
-    return best[0], replace(best[1], spans=tuple(spans))
+    spans = {*best[1].spans, *(span for cell in cells for span in cell.spans)} if len(cells) > 1 else set()
+    if joined := named_together(parse_question(question), best[1].statement):
+        spans |= {*best[1].spans, *(cell.span for cell in joined)}
+    return (best[0], replace(best[1], spans=tuple(sorted(spans)))) if spans else best
 
 
 def _contains_item(outer: Candidate, inner: Candidate) -> bool:

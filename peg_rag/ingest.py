@@ -156,6 +156,7 @@ def sync(
     model: str | None = None,
     chunking: Chunking | None = None,
     is_shared: bool = False,
+    location: str | None = None,
     timeout_s: float = TIMEOUT_S,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> SyncReport:
@@ -169,12 +170,13 @@ def sync(
         store: where the ledger is kept: the index's own folder; for a store on a server, a folder of this machine.
         name: what the folder is called in `source`, for two folders of one name; default its own name.
         model: remembered with the store, for `model_of`.
-        is_shared: others write to the index, too, so its number of chunks says nothing about these files: they are
-            counted by file.
+        is_shared: others write to the index, too, so its number of chunks says nothing about these files: their chunks
+            are counted by file and version.
+        location: of a store on a server, without a password; kept in the ledger, which then is of no other store.
         timeout_s: a file, or a page of one, that takes longer to read is given up.
 
     Raises:
-        InvalidInput: no such folder, or the store holds another folder of that name.
+        InvalidInput: no such folder, the store holds another folder of that name, or the ledger is of another store.
         IndexBusy: another process is syncing into this store.
     """
     start = time.perf_counter()
@@ -185,6 +187,8 @@ def sync(
     report = SyncReport(ignored=len(folder.others), other_kinds=folder.others)
     root = name or path.expanduser().resolve().name
     with open_ledger(Path(store)) as ledger, ReaderProcess(timeout_s=timeout_s) as reader:
+        if location is not None:
+            ledger.claim_store(location)
         ledger.claim_root(root, path.expanduser().resolve())
         if model is not None:
             ledger.set_model(model)
@@ -226,7 +230,7 @@ class _Sync:
         """Take deleted files out of the index, then out of the ledger."""
         for start in range(0, len(sources), _SOURCES_AT_A_TIME):
             batch = sources[start : start + _SOURCES_AT_A_TIME]
-            self.index.delete(where={"source": {"$in": batch}})
+            self.index.delete(where={"source": {"$in": batch}, "version": {"$exists": True}})
             self.ledger.remove(batch)
         self.report.removed = sources
 
@@ -255,10 +259,15 @@ class _Sync:
             return self.index.count() >= self.ledger.count_chunks()
         for start in range(0, len(sources), _SOURCES_AT_A_TIME):
             batch = sources[start : start + _SOURCES_AT_A_TIME]
-            entries = [entry for entry in map(self.ledger.get, batch) if entry is not None]
-            if self.index.count({"source": {"$in": batch}}) < sum(entry.chunks for entry in entries):
+            entries = {source: entry for source in batch if (entry := self.ledger.get(source)) is not None}
+            if self._count_indexed(entries) < sum(entry.chunks for entry in entries.values()):
                 return False
         return True
+
+    def _count_indexed(self, entries: dict[str, FileEntry]) -> int:
+        """How many chunks of these versions of files the index holds."""
+        versions = sorted({entry.version for entry in entries.values()})
+        return self.index.count({"source": {"$in": list(entries)}, "version": {"$in": versions}})
 
     def _chunk_if_changed(self, source: str, path: Path) -> _ChunkedFile | None:
         """The file's chunks, or None where the index already has them."""
@@ -287,7 +296,7 @@ class _Sync:
         """
         if not entry.is_finished or entry.fingerprint != self.chunking.fingerprint:
             return False
-        return self.is_complete or self.index.count({"source": source}) == entry.chunks
+        return self.is_complete or self._count_indexed({source: entry}) == entry.chunks
 
     def _read_chunks(self, source: str, path: Path, version: str) -> list[Chunk]:
         sections = self.reader.read(
@@ -316,11 +325,14 @@ class _Sync:
         self.ledger.put(self.root, {file.source: file.entry for file in group})
 
     def _drop_stale(self, versions: dict[str, str]) -> None:
-        """Delete the chunks of these sources that belong to another version than this; one scan for all of them."""
+        """Delete the chunks of these sources that belong to another version than this; one scan for all of them.
+
+        A document without a version is nobody's chunk: another program wrote it.
+        """
         if not versions:
             return
-        documents = self.index.get(where={"source": {"$in": list(versions)}})
-        stale = [d.id for d in documents if d.metadata["version"] != versions[d.metadata["source"]]]
+        chunks = self.index.get(where={"source": {"$in": list(versions)}, "version": {"$exists": True}})
+        stale = [c.id for c in chunks if c.metadata["version"] != versions[c.metadata["source"]]]
         if stale:
             self.index.delete(stale)
 

@@ -72,6 +72,18 @@ class Ledger:
         with self._connection as db:
             db.execute("INSERT OR REPLACE INTO settings VALUES ('model', ?)", (model,))
 
+    def claim_store(self, location: str) -> None:
+        """Record which store on a server the ledger is of.
+
+        Raises:
+            InvalidInput: it is another store's.
+        """
+        row = self._connection.execute("SELECT value FROM settings WHERE name = 'store'").fetchone()
+        if row and row[0] != location:
+            raise InvalidInput(f"this ledger is that of {row[0]}; give {location} one of its own (--ledger)")
+        with self._connection as db:
+            db.execute("INSERT OR REPLACE INTO settings VALUES ('store', ?)", (location,))
+
     def claim_root(self, root: str, path: Path) -> None:
         """Record where a folder lies. A folder that moved keeps its name.
 

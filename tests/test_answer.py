@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from peg_rag.answer import NOT_FOUND, Answer, extract_answer, sentences_of, subject_of
 from peg_rag.answering.candidates import MAX_ENCODED, find_candidates
-from peg_rag.answering.decision import DECISION, decision_row
+from peg_rag.answering.cells import longest_run
+from peg_rag.answering.decision import DECISION, decision_rows
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.kinds import rate_value
 from peg_rag.answering.likeness import measure_likeness
-from peg_rag.answering.passages import passages_of
+from peg_rag.answering.opposites import compare_opposites
+from peg_rag.answering.passages import defined_words, passages_of
 from peg_rag.answering.question import parse_question, quantities_of
 from peg_rag.answering.ranges import range_fit, sentence_fit
 from peg_rag.answering.scorer import calibration_of, load_scorer
@@ -129,6 +131,13 @@ def test_fields_are_read_under_their_heading(letters: Any) -> None:
     assert best("月老祠几点开门？", hits, letters).endswith("开放时间：9:00-22:00")
 
 
+def test_a_bracketed_line_heads_what_follows_and_states_something_itself() -> None:
+    text = "【甲线】环线，11月14日\n限30人。领队甄牧野。\n【丙线】亲子步道，11月21日\n限40人。领队莫小渔。"
+    statements = list(statements_of(text))
+    assert "【丙线】亲子步道，11月21日" in [s.text for s in statements]
+    assert {s.text: s.heading for s in statements}["领队莫小渔。"] == "【丙线】亲子步道，11月21日"
+
+
 def test_a_sentence_with_a_colon_is_no_field() -> None:
     assert texts_of("验收人：品质部卢晨。保修期18个月。") == [
         ("sentence", "验收人：品质部卢晨。"),
@@ -221,6 +230,9 @@ def test_a_number_lies_in_a_range_of_a_sentence(question: str, text: str, fit: s
         ("报销需要哪些材料", "list"),
         ("实习生也适用吗", "polar"),
         ("E07是什么意思", "meaning"),
+        ("WX-0907是哪个师傅修的", "person"),
+        ("星期天开不开", "polar"),
+        ("电梯怎么修了那么多天", "reason"),
     ],
 )
 def test_the_kind_of_an_answer_is_read_off_the_question(question: str, kind: str) -> None:
@@ -235,6 +247,41 @@ def test_numerals_years_and_codes_are_compared_as_figures() -> None:
     words = {word.text for word in parse_question("HC200B一天能发多少货").words}
     assert "hc200b" in words
     assert not words & {"多少"}
+
+
+def test_degrees_below_zero_are_written_in_one_way() -> None:
+    for text in ("零下20度的库", "零下二十℃的库", "-20 °C的库"):
+        assert fold_text(text) == "-20度的库"
+    assert "-20度" in {word.text for word in parse_question("零下20度能干多久").words}
+    assert fold_text("15-20℃") == "15-20度"
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "agreements", "conflicts"),
+    [
+        ("不是会员多少钱", "非会员价", True, False),
+        ("不是会员多少钱", "会员价", False, True),
+        ("会员多少钱", "非会员价", False, True),
+        ("周末几点开放", "平日", False, True),
+        ("没签合同的怎么算", "未签合同", True, False),
+        ("押金是多少", "会员价", False, False),
+    ],
+)
+def test_opposites_exclude_one_another(question: str, text: str, agreements: bool, conflicts: bool) -> None:
+    opposition = compare_opposites(fold_text(question), fold_text(text))
+    assert (opposition.agreements > 0, opposition.conflicts > 0) == (agreements, conflicts)
+
+
+@given(st.text("会员价多少", max_size=12), st.text("会员价多少", max_size=12))
+def test_the_longest_run_is_that_of_all_substrings(text: str, question: str) -> None:
+    pieces = {text[i:j] for i in range(len(text)) for j in range(i, len(text) + 1)}
+    assert longest_run(text, question) == max(map(len, (piece for piece in pieces if piece in question)), default=0)
+
+
+def test_a_season_stands_for_its_months() -> None:
+    [passage] = passages_of([hit("旺季（4月至10月）7:00开放；淡季（11月至次年3月）8:00开放。")])
+    assert dict(passage.definitions)["淡季"] == "11月、12月、1月、2月、3月"
+    assert defined_words(parse_question("12月去玩多少钱"), passage) == {"12月": "淡季"}
 
 
 def test_a_name_is_one_word() -> None:
@@ -260,6 +307,10 @@ def test_a_name_is_one_word() -> None:
         ("4岁半的孩子", "4至5岁", True),
         ("4岁半的孩子", "3至4岁", False),
         ("请半个月的假", "7天以上", True),
+        ("测出来零下16度", "-18 ℃及以下", False),
+        ("测出来零下20度", "-18 ℃及以下", True),
+        ("零下20度", "-25~-18℃", True),
+        ("18度", "15-20℃", True),
     ],
 )
 def test_a_number_lies_in_a_range_or_not(question: str, value: str, expected: bool) -> None:
@@ -325,6 +376,32 @@ def test_two_questions_in_one_are_answered_from_one_row(letters: Any) -> None:
     assert "分机: 8507" in said
     assert "入职日期: 2018年11月5日" in said
     assert "8501" not in said
+
+
+def test_a_part_of_a_model_is_no_value_of_another_column(letters: Any) -> None:
+    pumps = [
+        hit("型号: LT50-32 | 流量: 12.5 | 扬程: 32 | 功率: 3"),
+        hit("型号: LT65-50 | 流量: 25 | 扬程: 50 | 功率: 7.5"),
+    ]
+    assert best("LT50-32流量多少", pumps, letters) == "型号: LT50-32 | 流量: 12.5"
+
+
+def test_another_month_of_the_year_is_another(letters: Any) -> None:
+    months = [
+        hit(f"品名: LP-210 | 零售价: {price}", title=f"2025年{m}月价格") for m, price in ((3, "999元"), (6, "899元"))
+    ]
+    assert best("2025年6月LP-210的零售价", months, letters) == "品名: LP-210 | 零售价: 899元"
+
+
+def test_a_column_that_excludes_what_is_asked_gives_way_to_the_one_that_says_it(letters: Any) -> None:
+    rooms = [hit("名称: 观澜 | 会员价: 160 | 非会员价: 240"), hit("名称: 望潮 | 会员价: 80 | 非会员价: 120")]
+    assert best("不是会员，租观澜多少钱", rooms, letters) == "名称: 观澜 | 非会员价: 240"
+    assert best("会员租观澜多少钱", rooms, letters) == "名称: 观澜 | 会员价: 160"
+
+
+def test_columns_that_a_question_joins_are_both_quoted(letters: Any) -> None:
+    said = best("张玮的分机和入职日期", PEOPLE, letters)
+    assert said.endswith("姓名: 张玮 | 分机: 8507 | 入职日期: 2018年11月5日")
 
 
 def test_a_newer_mail_goes_before_what_it_quotes(letters: Any) -> None:
@@ -455,7 +532,8 @@ def test_the_trees_are_walked_as_written() -> None:
 def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> None:
     scores = np.array([1.0, 3.0, 2.5, 0.5])
     features = np.zeros((4, len(FEATURES)), dtype=np.float32)
-    row = decision_row(scores, features, [(0, 0), (0, 5), (0, 5), (1, 0)])
+    numbers, [row, *_] = decision_rows(scores, features, [(0, 0), (0, 5), (0, 5), (1, 0)])
+    assert numbers.tolist() == [1, 2, 0, 3]
     named = dict(zip(DECISION, row, strict=True))
     assert (named["score"], named["lead"], named["lead_in_row"], named["lead_in_hits"]) == (3.0, 2.0, 0.5, 2.5)
     assert named["above_mean"] == pytest.approx(3.0 - scores.mean())
@@ -463,7 +541,7 @@ def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> No
 
 
 def test_a_lone_statement_leads_by_the_most_there_is() -> None:
-    row = decision_row(np.array([0.5]), np.zeros((1, len(FEATURES)), dtype=np.float32), [(0, 0)])
+    _, [row] = decision_rows(np.array([0.5]), np.zeros((1, len(FEATURES)), dtype=np.float32), [(0, 0)])
     named = dict(zip(DECISION, row, strict=True))
     assert named["lead"] == named["lead_in_row"] == named["lead_in_hits"] == 4.0
     assert named["share"] == 1.0
@@ -473,7 +551,7 @@ def test_a_lone_statement_leads_by_the_most_there_is() -> None:
 def test_the_decision_compares_the_best_with_the_best_of_another_row() -> None:
     features = np.zeros((3, len(FEATURES)), dtype=np.float32)
     features[:, FEATURES.index("covered")] = [0.9, 0.8, 0.25]
-    row = decision_row(np.array([3.0, 2.5, 1.0]), features, [(0, 5), (0, 5), (1, 0)])
+    _, [row, *_] = decision_rows(np.array([3.0, 2.5, 1.0]), features, [(0, 5), (0, 5), (1, 0)])
     named = dict(zip(DECISION, row, strict=True))
     assert named["covered"] == pytest.approx(0.9)
     assert named["covered_ahead"] == pytest.approx(0.65)
@@ -485,6 +563,7 @@ def test_the_decision_compares_the_best_with_the_best_of_another_row() -> None:
         ("防跌倒讲座在哪儿", "主讲人", "康复中心 邹敏"),
         ("视力筛查的医生是谁", "费用", "免费"),
         ("LT65-50有多重", "功率（kW）", "7.5"),
+        ("哪家供应商暂停下单了", "供应商编号", "V004"),
         ("讲座能坐多少人", "主讲人", "市二院 董建平"),
     ],
 )

@@ -331,3 +331,11 @@ def test_a_file_that_moved_keeps_its_ids(tmp_path: Path) -> None:
     assert run(["load", str(tmp_path / "there"), "--store", store, "--name", "other"]) == 0
     with open_store(store, read_only=True) as opened:
         assert opened.ids() == ["part/0", "part/1", "other/part/0", "other/part/1"]
+
+
+def test_a_file_whose_rows_name_their_sources_is_loaded_again(tmp_path: Path) -> None:
+    document = tmp_path / "handbook.txt"
+    document.write_text("花呗", encoding="utf-8")
+    file = write_parquet(tmp_path / "part.parquet", row=[0, 1], source=[str(document)] * 2)
+    for _ in range(2):
+        assert run(["load", str(file), "--store", str(tmp_path / "kb")]) == 0

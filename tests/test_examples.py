@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from peg_rag import PEGEncoder, PEGIndex
@@ -181,6 +182,15 @@ def test_qdrant_finds_what_the_index_finds() -> None:
                 [hit.score for hit in expected], rel=tolerance, abs=0.02
             )
             assert hits[0].id == expected[0].id
+
+
+def test_qdrant_keeps_what_an_earlier_call_added() -> None:
+    qdrant = pytest.importorskip("qdrant_client")
+    recipe = runpy.run_path(str(EXAMPLES / "qdrant_hybrid.py"))
+    documents = recipe["QdrantDocuments"](qdrant.QdrantClient(":memory:"), "m@1", 2)
+    for text in ("银杏", "电池"):
+        documents.add([text], np.ones((1, 2)), [{}])
+    assert {hit.text for hit in documents.search_batch(np.ones((1, 2)), None, mode="dense")[0]} == {"银杏", "电池"}
 
 
 def test_compare_pooling(run: Run) -> None:

@@ -22,6 +22,8 @@ from peg_rag.cli.knowledge import locate_ledger
 from peg_rag.errors import InvalidInput
 from peg_rag.ingest import SyncReport, sync
 from peg_rag.stores import Store, open_store
+from peg_rag.stores.milvus import MilvusStore
+from peg_rag.stores.postgres import PostgresStore
 
 _numbers = itertools.count()
 
@@ -137,6 +139,41 @@ def test_chunks_that_others_deleted_come_back(
     assert read_contents(store) == index_afresh(docs, tmp_path / "kb")
 
 
+def test_a_file_that_another_machine_replaced_comes_back(tmp_path: Path) -> None:
+    with PEGIndex(identity=LetterEncoder.identity) as index:
+        for machine in ("one", "two"):
+            folder = tmp_path / machine / "docs"
+            folder.mkdir(parents=True)
+            (folder / "a.txt").write_text(f"of machine {machine}", encoding="utf-8")
+            sync(folder, index, LetterEncoder(), tmp_path / f"ledger {machine}", is_shared=True)
+        report = sync(tmp_path / "one" / "docs", index, LetterEncoder(), tmp_path / "ledger one", is_shared=True)
+        assert report.changed == ["docs/a.txt"]
+        assert [record.text for record in index.get(where={})] == ["of machine one"]
+
+
+def test_documents_of_others_stay_though_they_name_a_file_as_their_source(docs: Path, tmp_path: Path) -> None:
+    with PEGIndex(identity=LetterEncoder.identity) as index:
+        index.upsert(["x"], ["of others"], LetterEncoder().encode_documents(["x"]), [{"source": "docs/00.txt"}])
+        for _ in range(2):
+            (docs / "00.txt").write_text("changed.", encoding="utf-8")
+            sync(docs, index, LetterEncoder(), tmp_path / "ledger", is_shared=True)
+        assert len(index) == 13
+        (docs / "00.txt").unlink()
+        sync(docs, index, LetterEncoder(), tmp_path / "ledger", is_shared=True)
+        assert len(index) == 12
+        assert index.get(["x"])
+
+
+def test_a_ledger_is_of_one_store(docs: Path, tmp_path: Path) -> None:
+    """Else a file that is deleted leaves the store of the next run, and stays in the others for ever."""
+    ledger = tmp_path / "ledger"
+    with PEGIndex() as index:
+        sync(docs, index, LetterEncoder(), ledger, is_shared=True, location="milvus://a/?collection=x")
+        with pytest.raises(InvalidInput, match=r"collection=x.*--ledger"):
+            sync(docs, index, LetterEncoder(), ledger, is_shared=True, location="milvus://a/?collection=y")
+        sync(docs, index, LetterEncoder(), ledger, is_shared=True, location="milvus://a/?collection=x")
+
+
 def test_vectors_of_another_model_are_not_reused(docs: Path, tmp_path: Path) -> None:
     with PEGIndex(tmp_path / "kb") as index:  # of no named model
         sync(docs, index, CountingEncoder(), tmp_path / "kb")
@@ -170,6 +207,9 @@ def test_the_command_fills_a_server_that_search_then_reads(
     assert "docs/报销.md" in capsys.readouterr().out
     (docs / "报销.md").unlink()
     assert run(["index", str(docs), "--store", url]) == 0  # the ledger knows the model
+    for kind in (PostgresStore, MilvusStore):
+        monkeypatch.delattr(kind, "persist")
+    assert run(["index", str(docs), "--store", url]) == 0  # nothing changed, so nothing is rearranged
     with open_store(url) as store:
         assert store.count({"source": "docs/报销.md"}) == 0
         assert len(store) == 12
@@ -180,6 +220,13 @@ def test_a_ledger_of_ones_own_is_for_servers(docs: Path, tmp_path: Path, capsys:
     assert run([*arguments, "--ledger", str(tmp_path / "ledger")]) == 2
     assert "--ledger is for a store on a server" in capsys.readouterr().err
     assert not (tmp_path / "kb").exists()
+
+
+def test_the_ledger_of_a_folder_is_not_for_servers(tmp_path: Path) -> None:
+    with PEGIndex(tmp_path / "kb"):
+        pass
+    with pytest.raises(InvalidInput, match="holds a store of its own"):
+        locate_ledger("postgresql://db/rag", tmp_path / "kb")
 
 
 def test_a_ledger_is_the_collection_s_whoever_asks() -> None:

@@ -241,6 +241,26 @@ def test_a_table_without_rules_gives_rows_too(tmp_path: Path) -> None:
     ]
 
 
+def test_two_tables_without_rules_stay_two(tmp_path: Path) -> None:
+    first = [("场次", "时间", "深水区"), ("早场", "6:30", "开放"), ("午场", "12:00", "关闭"), ("晚场", "18:30", "关闭")]
+    second = [
+        ("票种", "价格", "说明"),
+        ("单次", "35元", "限2小时"),
+        ("月卡", "388元", "本人"),
+        ("年卡", "980元", "停卡"),
+    ]
+
+    def page(canvas: Canvas) -> None:
+        for number, row in enumerate([*first, *second]):
+            gap = 14 if number >= len(first) else 0
+            for column, cell in enumerate(row):
+                write(canvas, 72 + 120 * column, 110 + 18 * number + gap, cell, size=10)
+
+    rows = [s.text for s in read_sections(make_pdf(tmp_path / "a.pdf", page)) if s.kind == "row"]
+    assert rows[2:4] == ["场次: 晚场 | 时间: 18:30 | 深水区: 关闭", "票种: 单次 | 价格: 35元 | 说明: 限2小时"]
+    assert len(rows) == 6
+
+
 def test_a_table_with_inner_rules_and_no_frame_keeps_its_cells_whole(tmp_path: Path) -> None:
     rows = [
         ["命令", "说明"],

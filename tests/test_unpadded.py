@@ -169,6 +169,36 @@ def test_other_layers_are_left_to_transformers(changes: dict[str, object]) -> No
     assert not can_run_unpadded(make_model("Bert", torch.float32, **changes))
 
 
+def test_layers_that_multiply_otherwise_are_left_to_transformers() -> None:
+    """An adapter or a quantised layer keeps its module's name, and its `weight` is not all of the product."""
+
+    class Adapted(torch.nn.Linear):
+        def forward(self, states: torch.Tensor) -> torch.Tensor:
+            return super().forward(states) + 1
+
+    model = make_model("Bert")
+    assert can_run_unpadded(model)
+    model.encoder.layer[1].output.dense = Adapted(160, 64)
+    assert not can_run_unpadded(model)
+
+
+def test_a_backend_that_closes_meanwhile_says_so(tiny_bert: Path) -> None:
+    backend: Any = PEGEncoder(tiny_bert, backend="torch")._get_model()[1]
+
+    class ClosingLock:
+        """A lock that another thread's `close` takes first."""
+
+        def __enter__(self) -> None:
+            backend._model = None
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    backend._lock = ClosingLock()
+    with pytest.raises(InvalidInput, match="closed"):
+        backend.embed([[1, 2]])
+
+
 def test_other_models_are_left_to_transformers() -> None:
     from transformers import DistilBertConfig, DistilBertModel
 

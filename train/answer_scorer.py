@@ -5,12 +5,13 @@
 
 Rows are the candidates of `peg_rag.answering.candidates` for written documents and questions as colleagues ask them
 (`answer_documents.py`), dealt out to `STORES` stores and searched as `peg-rag ask` searches. Of the questions, one in
-four is also asked with what answers it taken out. The questions of `tests/data` and `data/eval` are not touched.
+three is also asked with what answers it taken out: the whole passage, or the cell or sentence alone. The questions of
+`tests/data` and `data/eval` are not touched.
 
 * A linear score and boosted trees learn to put the right statement before the others of its question: softmax
   cross-entropy over the candidates, and LambdaRank.
-* What decides whether the best statement answers are trees over the scores that the questions get from models which
-  have not seen their document: documents are dealt out to five folds, and a model is trained without each.
+* What decides which of the few best statements answers, if any, are trees over the scores that the questions get from
+  models which have not seen their document: documents are dealt out to five folds, and a model is trained without each.
 
 What is printed is measured on the folds that were left out. What is written is fitted on all.
 """
@@ -26,7 +27,7 @@ from typing import Any
 
 import lightgbm
 import numpy as np
-from answer_documents import WrittenDocument, occurs, read_documents
+from answer_documents import WrittenCase, WrittenDocument, occurs, read_documents
 from answer_documents import passages as document_passages
 from numpy.typing import NDArray
 from scipy.optimize import minimize
@@ -34,24 +35,26 @@ from sklearn.metrics import roc_auc_score
 
 from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.answering.candidates import Candidate, find_candidates
-from peg_rag.answering.decision import DECISION, decision_row, part_of
+from peg_rag.answering.decision import DECISION, decision_rows, part_of
 from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.statements import statements_of
 from peg_rag.hits import Hit
 
 REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "answer_scorer.json"
 HITS = 20
-STORES = 6  # that the written documents are dealt out to
+STORES = 12  # that the written documents are dealt out to
 FOLDS = 5
-TAKEN_OUT_EVERY = 4  # questions
+TAKEN_OUT_EVERY = 3  # questions
 TAKEN_OUT_WEIGHT = 0.5  # for the decision: people ask for what is not there less often than that
 RIDGE = 3.0  # of the linear score
 STEPS = 80
-ROUNDS = 200
-MOST_CANDIDATES = 24  # of a question to train on
+ROUNDS = 300
+MOST_CANDIDATES = 48  # of a question to train on
 TREES = {
     "objective": "lambdarank",
     "lambdarank_truncation_level": 10,
+    "max_bin": 63,
     "num_leaves": 15,
     "learning_rate": 0.06,
     "min_data_in_leaf": 30,
@@ -62,12 +65,13 @@ TREES = {
     "seed": 0,
     "verbose": -1,
 }
-DECIDING_ROUNDS = 300
+DECIDING_ROUNDS = 400
 DECIDING_TREES = {
     "objective": "binary",
-    "num_leaves": 8,
+    "max_bin": 63,
+    "num_leaves": 15,
     "learning_rate": 0.04,
-    "min_data_in_leaf": 40,
+    "min_data_in_leaf": 80,
     "lambda_l2": 5.0,
     "feature_fraction": 0.3,
     "bagging_fraction": 0.8,
@@ -81,14 +85,15 @@ FOR = {
     "key_words", "ends", "cosine_lead", "precision", "rank", "like", "like_by_statement", "like_by_passage",
     "like_column", "like_key", "like_heading", "file_share", "pairs", "pairs_by_statement", "pairs_telling",
     "pairs_telling_by_statement", "asked_noun", "phrases", "phrases_by_statement", "synonyms_column", "synonyms_key",
-    "synonyms_heading", "source_words", "negation",
+    "synonyms_heading", "source_words", "negation", "column_run", "key_run", "key_run_length", "agreements",
+    "agreements_near",
 }  # fmt: skip
 AGAINST = {
     "covered_gap", "statement_gap", "telling_gap", "missing", "missing_near", "missing_code", "year_conflict",
     "range_conflict", "wrong_kind", "column_rival", "echo", "cosine_gap", "like_gap", "like_statement_gap",
     "like_missing", "like_column_rival", "like_key_gap", "pairs_gap", "pairs_statement_gap", "pairs_missing", "fit_gap",
     "key_gap", "phrases_gap", "phrases_missing", "synonyms_column_rival", "synonyms_key_gap", "hit_gap", "older_mail",
-    "negation_conflict",
+    "negation_conflict", "column_run_rival", "key_run_gap", "conflicts", "conflicts_near",
 }  # fmt: skip
 _SIGNS = [1 if name in FOR else -1 if name in AGAINST else 0 for name in FEATURES]
 _LIKELY = [FEATURES.index(name) for name in ("covered", "like", "telling", "phrases", "pairs_telling")]
@@ -188,8 +193,29 @@ def _make_tasks_of_store(documents: list[WrittenDocument], start: int, encoder: 
     for number, ((fold, case), hits) in enumerate(zip(cases, results, strict=True)):
         yield Task("written", case.question, hits[:HITS], fold, case.must, case.file)
         if case.must and number % TAKEN_OUT_EVERY == 0:
-            others = [hit for hit in hits if not (case.file in hit.metadata["source"] and _says(hit.text, case.must))]
+            take_out = _without_statement if number % (2 * TAKEN_OUT_EVERY) else _without_hit
+            others = [other for hit in hits if (other := take_out(hit, case)) is not None]
             yield Task("taken out", case.question, others[:HITS], fold)
+
+
+def _without_hit(hit: Hit, case: WrittenCase) -> Hit | None:
+    """None for a hit that answers."""
+    return None if case.file in hit.metadata["source"] and _says(hit.text, case.must) else hit
+
+
+def _without_statement(hit: Hit, case: WrittenCase) -> Hit | None:
+    """A hit without the cell or sentence that answers; what stands around it stays, as it does where people ask for
+    what a document nearly says."""
+    if _without_hit(hit, case):
+        return hit
+    title = str(hit.metadata.get("title") or "")
+    start = hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
+    spans = [s.span for s in statements_of(hit.text, start) if s.kind != "list" and _says(s.text, case.must)]
+    text = hit.text
+    for first, last in sorted(set(spans), reverse=True):
+        text = text[:first].removesuffix(" | ") + text[last:]
+    rest = replace(hit, text=text.replace("\n | ", "\n").removeprefix(" | "))
+    return _without_hit(rest, case)
 
 
 def make_index(rows: Sequence[tuple[str, dict[str, Any]]], encoder: PEGEncoder) -> PEGIndex:
@@ -313,29 +339,44 @@ def grow_trees(groups: list[Group]) -> lightgbm.Booster:
 
 
 def fit_decision(groups: list[Group], scores: Sequence[NDArray[np.float64]]) -> lightgbm.Booster:
-    """Is the best statement right? What is printed is measured on the folds that were left out."""
-    rows = np.array([decision_row(s, g.features, g.parts) for g, s in zip(groups, scores, strict=True)])
-    right = np.array([group.right[int(np.argmax(s))] for group, s in zip(groups, scores, strict=True)])
-    weights = np.array([TAKEN_OUT_WEIGHT if group.source == "taken out" else 1.0 for group in groups])
-    folds = np.array([group.fold for group in groups])
+    """Which of the best statements is right, if any? What is printed is measured on the folds that were left out."""
+    decided = [decision_rows(s, g.features, g.parts) for g, s in zip(groups, scores, strict=True)]
+    rows = np.concatenate([table for _, table in decided])
+    right = np.concatenate([g.right[numbers] for g, (numbers, _) in zip(groups, decided, strict=True)])
+    sizes = [len(numbers) for numbers, _ in decided]
+    weights = np.repeat([TAKEN_OUT_WEIGHT if group.source == "taken out" else 1.0 for group in groups], sizes)
+    folds = np.repeat([group.fold for group in groups], sizes)
     odds = np.empty(len(rows))
     for fold in range(FOLDS):
         trained = folds != fold
         booster = _grow_deciding_trees(rows[trained], right[trained], weights[trained])
         odds[~trained] = booster.predict(rows[~trained], raw_score=True)
-    areas = roc_auc_score(right, odds), roc_auc_score(right, rows[:, 0])
-    print(f"area under the curve: {areas[0]:.3f}, by the score alone {areas[1]:.3f}")
-    print("  log odds from which something is said: right / wrong / declined, and declined where nothing answers")
+    _report_decision(groups, *_choose_likeliest(odds, right, sizes))
+    booster = _grow_deciding_trees(rows, right, weights)
+    gains = booster.feature_importance("gain")
+    print("what decides: " + ", ".join(DECISION[i] for i in np.argsort(-gains)[:20]))
+    return booster
+
+
+def _choose_likeliest(
+    odds: NDArray[np.float64], right: NDArray[np.float64], sizes: Sequence[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(questions,) the odds of each question's likeliest statement, and whether it is right."""
+    ends = np.cumsum(sizes)
+    chosen = [start + int(np.argmax(odds[start:end])) for start, end in zip(ends - sizes, ends, strict=True)]
+    return odds[chosen], right[chosen]
+
+
+def _report_decision(groups: list[Group], odds: NDArray[np.float64], right: NDArray[np.float64]) -> None:
     answerable = np.array([group.is_answerable for group in groups])
+    print(f"the likeliest statement is right for {right[answerable].mean():.3f} of the answerable questions")
+    print(f"area under the curve: {roc_auc_score(right, odds):.3f}")
+    print("  log odds from which something is said: right / wrong / declined, and declined where nothing answers")
     for threshold in (-1.0, -0.5, 0.0, 0.5, 1.0):
         is_said = odds >= threshold
         shares = (is_said & (right > 0), is_said & (right == 0), ~is_said)
         text = " / ".join(f"{share[answerable].mean():.3f}" for share in shares)
         print(f"  {threshold:+.1f}: {text}, {(~is_said)[~answerable].mean():.3f}")
-    booster = _grow_deciding_trees(rows, right, weights)
-    gains = booster.feature_importance("gain")
-    print("what decides: " + ", ".join(DECISION[i] for i in np.argsort(-gains)[:20]))
-    return booster
 
 
 def _grow_deciding_trees(

@@ -29,10 +29,7 @@ _ALIKE = 0.85  # share of common characters from which a statement is the questi
 _QUESTION_END = re.compile(r"[?？][”’」』）)\"]*$")
 
 
-_WRONG_KIND = FEATURES.index("wrong_kind")
 _OLDER_MAIL = FEATURES.index("older_mail")
-_FIT_FOR = [FEATURES.index(name) for name in ("right_kind", "column", "unit", "column_words")]
-_FIT_AGAINST = [FEATURES.index(name) for name in ("wrong_kind", "column_rival")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +48,8 @@ class Candidate:
     features: NDArray[np.float32]
 
     @property
-    def is_of_wrong_kind(self) -> bool:
-        return bool(self.features[_WRONG_KIND])
-
-    @property
     def is_of_older_mail(self) -> bool:
         return bool(self.features[_OLDER_MAIL])
-
-    @property
-    def fit(self) -> float:
-        """How well the kind of the value and the column's name fit the question."""
-        return round(float(self.features[_FIT_FOR].sum() - self.features[_FIT_AGAINST].sum()), 3)
 
 
 def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[Candidate]:
@@ -106,8 +94,23 @@ def _rate_statements(
         numbers = [i for i, row in enumerate(rows) if row["echo"] < _ECHO]
         pairs = [pairs[i] for i in numbers]
         rows = [rows[i] for i in numbers]
+    numbers = _without_excluded(pairs, rows)
+    pairs = [pairs[i] for i in numbers]
+    rows = [rows[i] for i in numbers]
     add_gaps(pairs, rows)
     return pairs, rows
+
+
+def _without_excluded(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> list[int]:
+    """The statements but for cells whose column excludes what the question says, where one beside them says it:
+    会员价 beside 非会员价, for somebody who is no member."""
+    places = [(passage.rank, statement.row[0].span) if statement.row else None for passage, statement in pairs]
+    agreeing = {place for place, row in zip(places, rows, strict=True) if row["agreements"] and not row["conflicts"]}
+    return [
+        number
+        for number, (place, row) in enumerate(zip(places, rows, strict=True))
+        if place is None or place not in agreeing or row["agreements"] or not row["conflicts"]
+    ]
 
 
 def quoted_spans(question: Question, statement: Statement) -> tuple[tuple[int, int], ...]:

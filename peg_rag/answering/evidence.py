@@ -18,6 +18,7 @@ from peg_rag.answering.coverage import Rarities, covers_word, share_of_parts, sh
 from peg_rag.answering.kinds import names_kind, rate_value
 from peg_rag.answering.likeness import measure_likeness
 from peg_rag.answering.matches import MATCHES
+from peg_rag.answering.opposites import compare_opposites
 from peg_rag.answering.passages import Passage, defined_words
 from peg_rag.answering.question import Question
 from peg_rag.answering.ranges import code_fit, range_fit, sentence_fit
@@ -25,6 +26,7 @@ from peg_rag.answering.statements import Statement, without_mark
 from peg_rag.answering.words import Word, fold_text
 
 _YEAR = re.compile(r"(?<!\d)(20\d\d|19\d\d)(?!\d)")
+_MONTH = re.compile(r"(?<!\d)20\d\d年\d{1,2}月")
 _NEGATIVE = re.compile("[不没无未非勿禁拒免]|谢绝|除外")
 # 能不能 and 有没有 ask, and 没收到 at the end of 收到没 does not stand here; 不好意思 says nothing.
 _NEGATIVE_QUESTION = re.compile(
@@ -50,7 +52,7 @@ PLAIN_FEATURES = (
     "negation",  # the question says 不能 or 没, and the statement says so too
     "negation_conflict",  # the statement does not
     "missing_code",  # a code that is not there
-    "year_conflict",  # another year stands there, and not the one that was asked for
+    "year_conflict",  # another year, or month of a year, stands there, and not the one that was asked for
     "range_match",  # a number of the question lies in a range of the row
     "range_conflict",  # it lies outside
     "right_kind",  # the value is of the kind that is asked for
@@ -101,6 +103,15 @@ PLAIN_FEATURES = (
     "source_words",  # of the file's name
     "hit_gap",  # how much better the best hit scores, of the difference between the best and the worst
     "older_mail",  # a line that a mail quotes
+    "column_run",  # of the column's name, the longest run of characters that the question has
+    "column_run_rival",  # another column's, where it is longer
+    "key_run",  # the same of the row's other values
+    "key_run_length",
+    "key_run_gap",  # how much longer that of another row of the table is
+    "agreements",  # of the statement with the question, where they could exclude one another, see `opposites.py`
+    "conflicts",
+    "agreements_near",  # of the rest of the row and the nearest heading
+    "conflicts_near",
     "synonyms_precision",  # of a sentence's words, by the question or other words for it
     "asks_list",
     "asks_number",
@@ -208,6 +219,7 @@ def features_of(question: Question, passage: Passage, statement: Statement, rari
         **_phrase_features(reading, rarities),
         **_like_features(reading),
         **cell_features(question, passage, statement, reading.in_range, defined),
+        **_opposite_features(reading),
     }
 
 
@@ -276,6 +288,23 @@ def _kind_features(reading: _Reading) -> dict[str, float]:
         "precision": 0.0 if cell else share_of_text(reading.row[:_LONGEST_SENTENCE], question.text),
         "synonyms_precision": share_of_text(sentence, question.expanded) if sentence else 0.0,
         "synonyms_heading": share_of_text(fold_text(heading)[:_LONGEST_HEADING], question.expanded) if heading else 0.0,
+    }
+
+
+def _opposite_features(reading: _Reading) -> dict[str, float]:
+    """Where the statement and what it stands beside agree with the question, or exclude what it says."""
+    question = reading.question.text
+    statement = reading.statement
+    said = fold_text(statement.cell.name) if statement.cell else reading.value[:_LONGEST_SENTENCE]
+    beside = [other.value for other in statement.row if other is not statement.cell]
+    near = f"{reading.heading}\n{fold_text(chr(10).join(beside))}"[:_LONGEST_SENTENCE]
+    own = compare_opposites(question, said)
+    other = compare_opposites(question, near)
+    return {
+        "agreements": float(own.agreements),
+        "conflicts": float(own.conflicts),
+        "agreements_near": float(other.agreements),
+        "conflicts_near": float(other.conflicts),
     }
 
 
@@ -363,7 +392,9 @@ def _share_of_characters(question: Question, text: str) -> float:
 
 def _has_year_conflict(question: Question, text: str) -> float:
     years = set(_YEAR.findall(text)) if question.years else set()
-    return float(bool(years) and not question.years & years)
+    months = set(_MONTH.findall(question.text))
+    other_months = set(_MONTH.findall(text)) if months else set()
+    return float(bool(years and not question.years & years) or bool(other_months and not months & other_months))
 
 
 def _is_quoted_line(text: str, place: int) -> bool:

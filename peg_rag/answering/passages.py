@@ -19,6 +19,11 @@ _DEFINITION = re.compile(
     r"([\u3400-\u9fffA-Za-z0-9]{2,10}?)(?:是指|指的是|指|包括|包含)[：:]?([^。；;：:\n指]{1,30}(?:、[^。；;：:\n、]{1,20})+)"
 )
 
+# 旺季（4月至10月）, 淡季(11月-次年3月)
+_SEASON = re.compile(
+    r"([\u3400-\u9fff]{2,4})[（(]\s*(\d{1,2})月[^）)\n]{0,4}?[-~～—至到](?:次年|翌年)?\s*(\d{1,2})月[^）)\n]{0,4}[）)]"
+)
+
 # Names that documents use without saying what they cover; a document's own definition comes first.
 COMMON_NAMES = {
     "一线城市": "北京、上海、广州、深圳",
@@ -108,7 +113,14 @@ def _find_definitions(text: str) -> tuple[tuple[str, str], ...]:
     """(name, folded list) of sentences such as 一线城市指北京、上海、广州, and of names that need no definition."""
     definitions = {fold_text(match[1]): fold_text(match[2]) for match in _DEFINITION.finditer(text)}
     common = {name: members for name, members in COMMON_NAMES.items() if name in text}
-    return tuple((common | definitions).items())
+    seasons = {match[1]: _list_months(int(match[2]), int(match[3])) for match in _SEASON.finditer(text)}
+    return tuple((common | seasons | definitions).items())
+
+
+def _list_months(first: int, last: int) -> str:
+    """The months of a season, which may go on into the next year, as a definition lists them."""
+    count = (last - first) % 12 + 1
+    return "、".join(f"{(first - 1 + number) % 12 + 1}月" for number in range(count))
 
 
 def _lone_fields(hit: Hit) -> tuple[Cell, ...]:

@@ -33,7 +33,7 @@ _UNITS = {
 _SCALES = {"百": 1e2, "千": 1e3, "万": 1e4, "十万": 1e5, "百万": 1e6, "千万": 1e7, "亿": 1e8, "k": 1e3, "w": 1e4}
 _UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
 _NUMBER = re.compile(
-    rf"(?P<prefix>[a-z]*)(?P<number>(?<![\d.])\d+(?:\.\d+)?)(?P<scale>[百千]?[万亿]|[百千](?![\d米克])|[kw](?![a-z]))?"
+    rf"(?P<sign>(?<![\da-z度%])-(?=\d+(?:\.\d+)?[度~～至到]))?(?P<prefix>[a-z]*)(?P<number>(?<![\d.])\d+(?:\.\d+)?)(?P<scale>[百千]?[万亿]|[百千](?![\d米克])|[kw](?![a-z]))?"
     rf"个?(?P<half>半)?(?P<unit>(?:{_UNIT})(?![a-z])|[\u3400-\u9fff])?(?P<more>半)?"
 )
 _HALF = re.compile(r"(?<![\d个])半(?=天|年|个月|个?小时|个?钟头)")
@@ -71,6 +71,7 @@ def quantities_in(folded: str) -> tuple[Quantity, ...]:
     for match in reversed(list(_NUMBER.finditer(plain))):
         factor = _SCALES.get(match["scale"] or "", 1.0)
         value = (float(match["number"]) + (0.5 if match["half"] or match["more"] else 0.0)) * factor
+        value = -value if match["sign"] else value  # of degrees
         unit = match["unit"] or ""
         if unit in _UNITS:
             measure, size = _UNITS[unit]

@@ -1,7 +1,7 @@
 """The learned scorer: how well a statement answers, from what speaks for it; and each model's own calibration.
 
 The scorer is a linear score and a few hundred small decision trees, both trained to put the right statement before the
-others of its question (`train/answer_scorer.py`), and kept as JSON. Whether the best one answers at all is decided by
+others of its question (`train/answer_scorer.py`), and kept as JSON. Which of the best answers, if any, is decided by
 trees of their own (`decision.py`), whose log odds two numbers that belong to an embedding model turn into a confidence,
 since cosines of two models differ. They are fitted by `benchmarks/calibrate_answer.py` so that one threshold serves
 every model, and are kept in `answer.json` beside the model's weights; a model without that file gets the bundled
@@ -96,9 +96,9 @@ class AnswerScorer:
         """
         return np.asarray(rows @ self.linear + self._forest.predict(rows), dtype=np.float64)
 
-    def decide(self, row: NDArray[np.float32]) -> float:
-        """The log odds that the best statement of a question answers it, of a row (len(DECISION),)."""
-        return float(self._deciding_forest.predict(row[None, :])[0])
+    def decide(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
+        """The log odds that statements answer their question (rows,), of rows (rows, len(DECISION))."""
+        return self._deciding_forest.predict(rows)
 
 
 @cache

@@ -27,6 +27,7 @@ _HEADING = re.compile(
     rf"[^-*•·{_STATING}][^{_STATING}]*[：:]?"
 )
 _NUMBERED_HEADING = re.compile(rf"\s*(?:#+\s|第{_NUMERAL}(?:章|节|部分|篇)|\d+(?:\.\d+)+\s)[^。！？!?…；;，,|]*$")
+_BRACKETED_HEADING = re.compile(r"\s*【[^】\n]{1,20}】[^。！？!?；;\n]{0,40}")  # 【丙线】镜湖步道，11月21日
 _LONGEST_HEADING = 50  # characters
 _LONGEST_LIST = 12  # items
 _WORD = re.compile(r"\w")
@@ -94,6 +95,8 @@ def statements_of(text: str, start: int = 0) -> Iterator[Statement]:
         else:
             end = number + 1
             yield from _split_sentences(text, lines[number], heading)
+            if _BRACKETED_HEADING.fullmatch(line):  # it states something, and what follows is about it
+                heading = line.strip()
         number = end
 
 

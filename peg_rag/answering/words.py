@@ -21,10 +21,12 @@ _NUMERAL = re.compile(
     rf"(?<=第){_FIGURE}+|(?<=星期)[一二三四五六]|"
     rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])|{_FIGURE}*十{_FIGURE}*"
 )
+_DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
+_BELOW_ZERO = re.compile(r"(?:零下|[零0]下|负)(?=\d+(?:\.\d+)?度)")
 _QUARTER = re.compile(r"(?<![a-z])q([1-4])(?!\d)")
 # 12楼 and 星期3 are one word each, as a code is.
 _CODES = re.compile(
-    rf"(星期\d|(?<![a-z\d.\-])\d+(?:\.\d+)?(?:小时|季度|分钟|[{HAN}])|[a-z0-9]+(?:[\-./:@_][a-z0-9]+)*)"
+    rf"(星期\d|(?<![a-z\d度.])-\d+(?:\.\d+)?度|(?<![a-z\d.\-])\d+(?:\.\d+)?(?:小时|季度|分钟|[{HAN}])|[a-z0-9]+(?:[\-./:@_][a-z0-9]+)*)"
 )
 _RUNS = re.compile(rf"[{HAN}]+")
 _TOKEN_FLOOR = 5.5  # negative log probability up to which a word says nothing about the subject
@@ -160,8 +162,10 @@ def fold_text(text: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
     text = re.sub(r"[()\[\]{}“”\"'《》「」【】]", "", text)
     text = re.sub(r"周(?=[一二三四五六日天末])|礼拜", "星期", text)
+    text = _DEGREES.sub("度", text)
     text = _NUMERAL.sub(lambda numeral: _convert_numeral(numeral[0]), text)
     text = _QUARTER.sub(r"\1季度", text)
+    text = _BELOW_ZERO.sub("-", text)
     return re.sub(r"(?<![a-z0-9])\s+|\s+(?![a-z0-9])", "", text)
 
 

@@ -53,10 +53,10 @@ class TorchBackend:
         return Int8Linear
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        if self._model is None:
-            raise InvalidInput("this backend is closed")
         try:
             with self._lock:
+                if self._model is None:
+                    raise InvalidInput("this backend is closed")
                 return self._run_model(token_ids)
         except torch.OutOfMemoryError:
             if len(token_ids) == 1:

@@ -26,7 +26,21 @@ def can_run_unpadded(model: Any) -> bool:
         and getattr(config, "position_embedding_type", "absolute") in (None, "absolute")
         and not getattr(config, "is_decoder", False)
         and not getattr(config, "add_cross_attention", False)
+        and all(type(product) is torch.nn.Linear for layer in model.encoder.layer for product in _list_products(layer))
     )
+
+
+def _list_products(layer: Any) -> list[Any]:
+    """The modules of a layer whose weights are taken over; an adapter or a quantised one computes something else."""
+    attention = layer.attention.self
+    return [
+        attention.query,
+        attention.key,
+        attention.value,
+        layer.attention.output.dense,
+        layer.intermediate.dense,
+        layer.output.dense,
+    ]
 
 
 class UnpaddedEncoder:

@@ -85,10 +85,12 @@ def index(
             model=absolute_model(model, encoder.spec.name),
             chunking=chunking,
             is_shared=is_url(store),
+            location=show_location(store) if is_url(store) else None,
             on_progress=show,
         )
         bars.update(embedding, total=report.chunks)
-        if is_url(store) or kind is not None:
+        has_changes = bool(report.added or report.changed or report.removed)
+        if kind is not None or (is_url(store) and has_changes):
             target.persist()
         total = len(target)
     _print_report(report, total, show_location(store))

@@ -56,8 +56,9 @@ def locate_ledger(store: str, folder: Path | None = None) -> Path:
     """The folder that notes which files a store holds: its own, or for a store on a server `folder` or one of the user.
 
     Raises:
-        InvalidInput: `folder` was given for a store that is a folder.
+        InvalidInput: `folder` was given for a store that is a folder, or is such a store.
     """
+    from peg_rag.index.store import FILE_NAME
     from peg_rag.stores import is_url
     from peg_rag.stores.urls import StoreUrl
 
@@ -66,6 +67,9 @@ def locate_ledger(store: str, folder: Path | None = None) -> Path:
             raise InvalidInput(translate("--ledger is for a store on a server; that of a folder lies in it"))
         return Path(store)
     if folder is not None:
+        if (folder / FILE_NAME).exists():
+            message = translate("--ledger {folder} holds a store of its own; choose another folder")
+            raise InvalidInput(message.format(folder=folder))
         return folder
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state, "peg-rag", "ledgers", StoreUrl.parse(store).digest)

@@ -23,10 +23,12 @@ _FEWEST_COLUMN_LINES = 4
 _MOST_LINES = 3_000  # on a page that is searched for columns, which takes time with their square
 _FEWEST_TABLE_LINES = 3
 _MOST_TABLE_LINES = 300  # of a table without rules
+_TABLES_APART = 1.4  # of the usual pitch, from which a line of names begins another table
 _FEW_LINES = 8  # on a page; where no two end at one place, the right margin is taken to be as wide as the left one
 _COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is a column of a table
 _LONG_LINES = 0.3  # of a column's lines that are long ones
 _MARKER = re.compile(r"([(（]?[\dA-Za-z一二三四五六七八九十]{1,3}[.、．)）]|[\d.]{1,8}|[•●○◦▪■◆➢✓·–—-])$")
+_FIGURE = re.compile(r"\d")
 _LEADERS = re.compile(r"(?:[.．·…‥]\s?){4,}\s*[\divxIVX]{1,5}\s*$")  # an entry of a table of contents
 
 
@@ -435,11 +437,26 @@ def _aligned_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]
     return columns
 
 
+def _find_second_table(run: Sequence[Sequence[Line]]) -> int:
+    """The line that another table begins with: names alone, set apart from the line above; 0 if there is none."""
+    pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
+    for number in range(2, len(run) - 2):
+        is_apart = pitches[number - 1] >= _TABLES_APART * median(pitches)
+        if is_apart and len(run[number]) > 1 and not any(_FIGURE.search(piece.text) for piece in run[number]):
+            return number
+    return 0
+
+
 def _column_of(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
     return next((number for number, (_, x1) in enumerate(extents) if piece.x0 < x1), len(extents) - 1)
 
 
 def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
+    start = _find_second_table(run)
+    if start:
+        yield from _table_or_lines(run[:start])
+        yield from _table_or_lines(run[start:])
+        return
     while run and len(run[-1]) == 1:  # text under the table
         tail = run.pop()
         yield from _table_or_lines(run)

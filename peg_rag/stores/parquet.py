@@ -74,7 +74,8 @@ class ParquetDocuments:
     def refuse_other_files(self, target: Store) -> None:
         """Refuse a store that holds another file under the same name, which would lose documents to this one.
 
-        A file that has moved keeps its name: where the earlier place is gone, it is taken for the same.
+        A file that has moved keeps its name: where the earlier place is gone, it is taken for the same. Rows whose own
+        metadata say where they are from tell nothing of their file.
 
         Raises:
             InvalidInput: the other file is still there.
@@ -83,9 +84,12 @@ class ParquetDocuments:
             if {"id", "file"} & set(_read_schema(file).names):
                 continue
             place = str(file.resolve())
-            batch = next(_read_batches(file, ["row"], _SAMPLE_ROWS), None)
-            ids = [] if batch is None else _read_ids(file, name, batch, 0)
-            for record in target.get(ids):
+            batch = next(_read_batches(file, None, _SAMPLE_ROWS), None)
+            if batch is None:
+                continue
+            sample = _make_documents(file, name, batch, 0)
+            sources = {name: fields["source"] for name, fields in zip(sample.ids, sample.metadatas, strict=True)}
+            for record in target.get([name for name, source in sources.items() if source == place]):
                 other = record.metadata.get("source")
                 if isinstance(other, str) and other != place and Path(other).is_file():
                     raise InvalidInput(

@@ -1,0 +1,72 @@
+"""Words that exclude one another: 会员 and 非会员, 旺季 and 淡季, 上行 and 下行, 男 and 女.
+
+Why this exists: opposites keep the same company, so that word vectors take them for like words, and 非会员价 contains
+会员价. A column or a row that says the opposite of what the question says is the wrong one, however much else fits.
+The groups were written by hand (`assets/opposites.txt`).
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from importlib.resources import files
+
+from peg_rag.answering.words import fold_text
+
+_NOT = r"(?:不是|不算|没有|没办|没|非|未|无|不含|不|免)"
+_NEGATED_NAME = re.compile(r"(?:非|未|无|不含|不)([\u3400-\u9fff]{2,4})")
+
+
+@dataclass(frozen=True, slots=True)
+class Opposition:
+    """How a text stands to a question: groups in which both say the same, and in which they exclude one another."""
+
+    agreements: int
+    conflicts: int
+
+
+@lru_cache(maxsize=32768)
+def compare_opposites(question: str, text: str) -> Opposition:
+    """Compare two folded texts."""
+    agreements = 0
+    conflicts = 0
+    asked_members = _find_members(question)
+    for group, members in _find_members(text).items() if asked_members else ():
+        asked = asked_members.get(group)
+        if asked:
+            agreements += bool(asked & members)
+            conflicts += not asked & members
+    for match in _NEGATED_NAME.finditer(text):
+        name = next((match[1][:n] for n in (4, 3, 2) if len(match[1]) >= n and match[1][:n] in question), "")
+        if name:
+            is_negated = re.search(_NOT + re.escape(name), question) is not None
+            agreements += is_negated
+            conflicts += not is_negated
+    return Opposition(agreements, conflicts)
+
+
+@lru_cache(maxsize=16384)
+def _find_members(text: str) -> dict[int, frozenset[int]]:
+    """The groups that a folded text speaks of, each with those of its members that it says; the longest word counts."""
+    groups: dict[int, set[int]] = {}
+    for match in _compile_words().finditer(text):
+        for group, member in _read_groups()[match[0]]:
+            groups.setdefault(group, set()).add(member)
+    return {group: frozenset(members) for group, members in groups.items()}
+
+
+@cache
+def _compile_words() -> re.Pattern[str]:
+    return re.compile("|".join(sorted(map(re.escape, _read_groups()), key=len, reverse=True)))
+
+
+@cache
+def _read_groups() -> dict[str, tuple[tuple[int, int], ...]]:
+    """Each word with the groups that it is of and its member there: `word word | word | word`, a group a line."""
+    words: dict[str, list[tuple[int, int]]] = {}
+    text = (files("peg_rag") / "assets" / "opposites.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    for group, line in enumerate(lines):
+        for member, side in enumerate(line.split("|")):
+            for word in side.split():
+                words.setdefault(fold_text(word), []).append((group, member))
+    return {word: tuple(places) for word, places in words.items()}
