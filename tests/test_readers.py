@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sample_files import docx
 
 from peg_rag.errors import DataError
-from peg_rag.readers import Section, clean, decode, document_text, files, read_sections, sections_of
+from peg_rag.readers import Section, clean, decode, document_text, files, read_sections, records, sections_of
 from peg_rag.readers.text import markdown_blocks, without_markup
 
 CHINESE = "报销需要提交发票原件和审批单。逾期不予受理，请于三十天内办理。"
@@ -166,6 +166,30 @@ def test_csv_rows_have_text_title_and_fields(tmp_path: Path) -> None:
         Section("出差要申请。", 0, "差旅", row=1, fields={"id": "1", "年": "2023"}, kind="record"),
         Section("住宿四百元。", 8, row=2, fields={"id": "2"}, kind="record"),
     ]
+
+
+@pytest.mark.parametrize(
+    "above",
+    ["果园农事记录,,,导出时间：2026-11-18\n", "果园农事记录\n\n", '"果园\n农事记录",,,导出时间：2026-11-18\r\n,,,\r\n'],
+)
+def test_a_csv_may_have_lines_above_its_header(above: str, tmp_path: Path) -> None:
+    table = "编号,日期,农事,备注\nNS-1,2026-02-26,修剪,\nNS-2,2026-03-09,打药,芽前清园\n"
+    title, *records = read_sections(write(tmp_path, "a.csv", above + table))
+    assert title.text.startswith("果园")
+    assert [record.text for record in records] == [
+        "编号: NS-1 | 日期: 2026-02-26 | 农事: 修剪",
+        "编号: NS-2 | 日期: 2026-03-09 | 农事: 打药 | 备注: 芽前清园",
+    ]
+    assert [record.row for record in records] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "名称,,\n甲,1,2\n", "text,,,\n甲,1,2,3\n乙,4,5,6\n", "a,b,c\n1,,\n2,,\n", ""]
+)
+def test_a_csvs_first_line_is_its_header_where_nothing_else_can_be(text: str, tmp_path: Path) -> None:
+    stream = io.StringIO(text, newline="")
+    assert records._read_preamble(stream, ",") == []
+    assert stream.tell() == 0
 
 
 def test_csv_without_a_text_column_gives_all_columns_with_their_names(tmp_path: Path) -> None:

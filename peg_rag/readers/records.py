@@ -1,5 +1,6 @@
 """CSV, TSV and JSON Lines: a record is one passage, and a bad one is refused with its file and line."""
 
+import contextlib
 import csv
 import io
 from collections.abc import Iterator, Mapping
@@ -7,21 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from peg_rag.errors import DataError
-from peg_rag.readers.blocks import Block, Record, row_text
+from peg_rag.readers.blocks import Block, Paragraph, Record, row_text
 from peg_rag.readers.files import decode
 from peg_rag.readers.normalize import clean, clean_line
 from peg_rag.records import parse_csv, parse_json_lines
 
 TEXT_COLUMNS = ("text", "content", "passage", "document", "body", "正文", "内容", "文本")
 TITLE_COLUMNS = ("title", "标题", "name", "名称")
+_MOST_PREAMBLE = 8  # lines above a header
 
 
 def read_csv(data: bytes, path: Path, text_column: str | None) -> Iterator[Block]:
     text = decode(data, str(path))
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    rows = parse_csv(io.StringIO(text, newline=""), path, bad_rows="raise", fields="fewer", delimiter=delimiter)
-    for row in rows:
+    stream = io.StringIO(text, newline="")
+    for line in _read_preamble(stream, delimiter):
+        yield Paragraph(line)
+    for row in parse_csv(stream, path, bad_rows="raise", fields="fewer", delimiter=delimiter):
         yield record_of(row.value, row.number, path, text_column)
 
 
@@ -32,6 +36,30 @@ def read_jsonl(data: bytes, path: Path, text_column: str | None) -> Iterator[Blo
         if isinstance(value, str):
             value = {"text": value}
         yield record_of(value, row.number, path, text_column)
+
+
+def _read_preamble(stream: io.StringIO, delimiter: str) -> list[str]:
+    """What a program writes above the header: a title, the time of the export. The stream then stands at the header.
+
+    They have one or two cells where the header and the first record fill most of three columns or more.
+    """
+    rows: list[list[str]] = []
+    starts = [0]  # of each row in the stream
+    with contextlib.suppress(csv.Error):  # which is reported where the records are read
+        for row in csv.reader(iter(stream.readline, ""), delimiter=delimiter):
+            rows.append([clean_line(cell) for cell in row if cell.strip()])
+            starts.append(stream.tell())
+            if len(rows) == _MOST_PREAMBLE + 2:
+                break
+    columns = max(map(len, rows), default=0)
+    is_full = [len(row) > 0.6 * columns for row in rows]
+    header = is_full.index(True) if True in is_full else 0
+    above = rows[:header]
+    is_short = all(len(row) <= 2 and not set(row) & set(TEXT_COLUMNS) for row in above)
+    has_table = columns >= 3 and is_full[header : header + 2] == [True, True]
+    count = header if is_short and has_table else 0
+    stream.seek(starts[count])
+    return [" ".join(row) for row in rows[:count] if row]
 
 
 def record_of(
