@@ -215,12 +215,12 @@ def _join_asked_cells(
     """The surest cell with others of its row, where the question asks for two things: 叫什么，电话几号."""
     if best[1].statement.kind != "cell":
         return best
-    asked_parts = [parse_question(part) for part in _PARTS.split(question) if len(part.strip()) > 1]
-    asked_parts = [part for part in asked_parts if part.kinds]
+    questions = [parse_question(part) for part in _PARTS.split(question) if len(part.strip()) > 1]
+    questions = [part for part in questions if part.kinds]
     row = [
         other for _, other in ranked if other.place == best[1].place and other.statement.row == best[1].statement.row
     ]
-    cells = [max(row, key=lambda other: rate_cell(part, other.statement)) for part in asked_parts]
+    cells = [max(row, key=lambda other: rate_cell(part, other.statement)) for part in questions]
     spans = {*best[1].spans, *(span for cell in cells for span in cell.spans)} if len(cells) > 1 else set()
     if joined := named_together(parse_question(question), best[1].statement):
         spans |= {*best[1].spans, *(cell.span for cell in joined)}

@@ -1,8 +1,8 @@
 """BERT's layers on a CPU over the real tokens of a batch, which are kept in one row without padding.
 
-Products, norms and activations see no padding; only attention pads, to the longest text of the batch. The weights are
-laid out once as oneDNN multiplies them, and GELU and the residual sums are done by the product before them. A vector
-that is the first token's needs no other token of the last layer. The forward of `transformers` is the slow twin.
+Linear layers, norms and activations see no padding; only attention pads, to the longest text of the batch. Weights are
+packed once for oneDNN, which fuses GELU and the residual sums into the matrix products. With CLS pooling the last layer
+computes the first token alone. The forward pass of `transformers` is the reference in the tests.
 """
 
 from typing import Any
@@ -101,12 +101,12 @@ class _TokenPlaces:
 
     def pad(self, states: torch.Tensor) -> torch.Tensor:
         """(tokens, d) → (rows, longest, d), zero on padding."""
-        padded = self._spread(states)
+        padded = self._lay_out_rows(states)
         return padded if self.is_full else padded.masked_fill(self._padding[:, :, None], 0)
 
     def split_heads(self, states: torch.Tensor, parts: int, heads: int) -> torch.Tensor:
         """(tokens, parts × d) → (parts, rows, heads, longest, d / heads); padding repeats other tokens."""
-        padded = self._spread(states).view(self.rows, self.longest, parts, heads, -1)
+        padded = self._lay_out_rows(states).view(self.rows, self.longest, parts, heads, -1)
         return padded.permute(2, 0, 3, 1, 4).contiguous()
 
     def join_heads(self, states: torch.Tensor) -> torch.Tensor:
@@ -118,7 +118,7 @@ class _TokenPlaces:
         flat = states.reshape(self.rows * self.longest, -1)
         return flat if self.is_full else flat[self._tokens]
 
-    def _spread(self, states: torch.Tensor) -> torch.Tensor:
+    def _lay_out_rows(self, states: torch.Tensor) -> torch.Tensor:
         flat = states if self.is_full else states[self._sources]
         return flat.view(self.rows, self.longest, -1)
 
@@ -138,17 +138,17 @@ class _Layer:
 
     def __call__(self, states: torch.Tensor, places: _TokenPlaces) -> torch.Tensor:
         query = places.split_heads(self._query(states), 1, self._heads)[0]
-        context = places.join_heads(self._attend(query, states, places))
+        context = places.join_heads(self._compute_context(query, states, places))
         return self._feed_forward(self._attention_output(context, states))
 
     def compute_first(self, states: torch.Tensor, places: _TokenPlaces) -> torch.Tensor:
         """The states of every row's first token only, (rows, d)."""
         first = states[places.firsts]
         query = self._query(first).view(places.rows, 1, self._heads, -1).transpose(1, 2)
-        context = self._attend(query, states, places).reshape(places.rows, -1)
+        context = self._compute_context(query, states, places).reshape(places.rows, -1)
         return self._feed_forward(self._attention_output(context, first))
 
-    def _attend(self, query: torch.Tensor, states: torch.Tensor, places: _TokenPlaces) -> torch.Tensor:
+    def _compute_context(self, query: torch.Tensor, states: torch.Tensor, places: _TokenPlaces) -> torch.Tensor:
         """What the queries (rows, heads, n, d / heads) take from the states: of the queries' shape."""
         key, value = places.split_heads(self._key_value(states), 2, self._heads)
         mask = places.mask
