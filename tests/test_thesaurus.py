@@ -75,3 +75,22 @@ def test_the_list_is_read_as_if_each_phrase_were_folded_by_itself() -> None:
 def test_what_people_say_is_found_with_what_documents_write(question: str, phrase: str, word: str) -> None:
     synonyms = {hit.text: hit.synonyms for hit in find_phrases(fold_text(question))}
     assert word in synonyms[phrase]
+
+
+def test_a_latin_phrase_is_found_only_as_a_whole_word() -> None:
+    assert "id" in [hit.text for hit in find_phrases(fold_text("这单的ID是啥"))]
+    assert "id" not in [hit.text for hit in find_phrases(fold_text("android手机的video怎么导"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_there"),
+    [
+        ("listening on port 8080", True),
+        ("http_port=8080", True),
+        ("all ports are closed", True),
+        ("the report and its support", False),
+    ],
+)
+def test_a_latin_word_of_a_document_is_matched_whole(text: str, is_there: bool) -> None:
+    [phrase] = find_phrases("端口")
+    assert phrase.is_in(text) is is_there
