@@ -70,7 +70,9 @@ def _compile_word(word: str) -> re.Pattern[str]:
 
 def _cuts_latin_word(text: str, start: int, end: int) -> bool:
     """Whether a span begins or ends between two Latin letters."""
-    return any(_LATIN.match(text[place - 1 : place]) and _LATIN.match(text[place : place + 1]) for place in (start, end))
+    return any(
+        _LATIN.match(text[place - 1 : place]) and _LATIN.match(text[place : place + 1]) for place in (start, end)
+    )
 
 
 def _is_within(span: tuple[int, int], other: tuple[int, int]) -> bool:
