@@ -31,7 +31,7 @@ import lightgbm
 import numpy as np
 from answer_documents import WrittenCase, WrittenDocument, occurs, read_documents
 from answer_documents import passages as document_passages
-from expected_answers import FOLDS, fit_folds, fold_of
+from expected_answers import FOLDS, answers_question, fit_folds, fold_of
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
@@ -238,7 +238,15 @@ def make_index(rows: Sequence[tuple[str, dict[str, Any]]], encoder: PEGEncoder) 
 def make_groups(tasks: list[Task]) -> list[Group]:
     with Pool(initializer=_start_worker, initargs=(fit_folds(read_documents(), STORES),)) as pool:
         groups = pool.map(_group_in_worker, tasks, chunksize=20)
-    return [group for group in groups if len(group.right)]
+    pairs = zip(tasks, groups, strict=True)
+    return [group for task, group in pairs if len(group.right) and (group.is_answerable or not _is_in_hits(task))]
+
+
+def _is_in_hits(task: Task) -> bool:
+    """Whether a hit says what answers; where no statement does, the question would teach to decline what is there."""
+    return bool(task.must) and any(
+        task.file in hit.metadata["source"] and _says(hit.text, task.must) for hit in task.hits
+    )
 
 
 def _start_worker(expectations: list[Expectation]) -> None:
@@ -260,7 +268,7 @@ def _group_in_worker(task: Task) -> Group:
 
 def _answers(candidate: Candidate, task: Task) -> bool:
     source = str(task.hits[candidate.place].metadata["source"])
-    return bool(task.must) and task.file in source and _says(candidate.statement.text, task.must)
+    return bool(task.must) and task.file in source and answers_question(candidate.statement, task.must)
 
 
 def _says(text: str, must: Sequence[str]) -> bool:

@@ -69,7 +69,7 @@ def read_answers(document: WrittenDocument) -> list[AnsweredQuestion]:
         rows.setdefault((number, start_of(statement)), []).append(statement)
     answers = []
     for case in document.cases:
-        right = [pair for pair in statements if case.must and all(occurs(must, pair[1].text) for must in case.must)]
+        right = [pair for pair in statements if case.must and answers_question(pair[1], case.must)]
         right = [pair for pair in right if pair[1].cell] or right
         if right:
             of_rows = [rows[number, start_of(statement)] for number, statement in right if statement.cell]
@@ -81,6 +81,15 @@ def read_answers(document: WrittenDocument) -> list[AnsweredQuestion]:
                 )
             )
     return answers
+
+
+def answers_question(statement: Statement, must: Sequence[str]) -> bool:
+    """Whether a statement says all that a right answer says; of a row that does, a cell that says a part of it."""
+    if all(occurs(literal, statement.text) for literal in must):
+        return True
+    row = "\n".join(f"{cell.name}: {cell.value}" for cell in statement.row)
+    is_part = bool(statement.row) and any(occurs(literal, statement.text) for literal in must)
+    return is_part and all(occurs(literal, row) for literal in must)
 
 
 def find_body(text: str, title: str) -> int:
