@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import islice
 
-from peg_rag.answering.words import fold_text, tokens_of
+from peg_rag.answering.words import contains_word, fold_text, tokens_of
 
 _LONGEST_PHRASE = 12  # characters
 _LATIN = re.compile("[a-z]")
@@ -28,7 +28,7 @@ class Phrase:
 
     def is_in(self, text: str) -> bool:
         """Whether a folded text says it in one way or another."""
-        return any(word in text and _is_whole_word(word, text) for word in (self.text, *self.synonyms))
+        return any(contains_word(text, word) for word in (self.text, *self.synonyms))
 
 
 @lru_cache(maxsize=256)
@@ -51,21 +51,6 @@ def find_phrases(folded: str) -> tuple[Phrase, ...]:
     places = [span for span in spans if not any(_is_within(span, other) for other in spans)]
     texts = dict.fromkeys(folded[start:end] for start, end in places)
     return tuple(Phrase(text, table[text]) for text in texts)
-
-
-def _is_whole_word(word: str, text: str) -> bool:
-    """Whether a word that a text contains stands there by itself: port not within report, id within user_id.
-
-    Chinese text has no blanks, so that only Latin letters are looked at.
-    """
-    return not _LATIN.search(word) or _compile_word(word).search(text) is not None
-
-
-@lru_cache(maxsize=4096)
-def _compile_word(word: str) -> re.Pattern[str]:
-    before = "(?<![a-z])" if _LATIN.match(word[0]) else ""
-    after = "s?(?![a-z])" if _LATIN.match(word[-1]) else ""
-    return re.compile(before + re.escape(word) + after)
 
 
 def _cuts_latin_word(text: str, start: int, end: int) -> bool:

@@ -29,6 +29,7 @@ _CODES = re.compile(
     rf"(星期\d|(?<![a-z\d度.])-\d+(?:\.\d+)?度|(?<![a-z\d.\-])\d+(?:\.\d+)?(?:小时|季度|分钟|[{HAN}])|[a-z0-9]+(?:[\-./:@_][a-z0-9]+)*)"
 )
 _RUNS = re.compile(rf"[{HAN}]+")
+_LATIN = re.compile("[a-z]")
 _TOKEN_FLOOR = 5.5  # negative log probability up to which a word says nothing about the subject
 _HEAVIEST = 7.0
 _RARE_CHARACTER = -10.0  # log probability below which a single character is a part of a word
@@ -198,6 +199,21 @@ def tokens_of(folded: str) -> list[str]:
         for run in _RUNS.findall(piece)
         for token in _join_characters(_tokenize_run(run))
     ]
+
+
+def contains_word(text: str, word: str) -> bool:
+    """Whether a folded text contains a word; a Latin one by itself: port not within report, id within user_id.
+
+    Chinese text has no blanks, so that only Latin letters are looked at.
+    """
+    return word in text and (not _LATIN.search(word) or _compile_word(word).search(text) is not None)
+
+
+@lru_cache(maxsize=4096)
+def _compile_word(word: str) -> re.Pattern[str]:
+    before = "(?<![a-z])" if _LATIN.match(word[0]) else ""
+    after = "s?(?![a-z])" if _LATIN.match(word[-1]) else ""
+    return re.compile(before + re.escape(word) + after)
 
 
 def same_words(word: str) -> tuple[str, ...]:
