@@ -19,7 +19,9 @@ _FIGURE = "[零〇一二两三四五六七八九十百千]"
 # A numeral is a figure where it counts something; 一线 and 四川 are words.
 _NUMERAL = re.compile(
     rf"(?<=第){_FIGURE}+|(?<=星期)[一二三四五六]|"
-    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])|{_FIGURE}*十{_FIGURE}*"
+    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])(?!分之)|"
+    rf"(?<![a-z0-9零一二两三四五六七八九十百千])(?!百度|千米|一[^十百千]){_FIGURE}+(?=[点折成周斤度米套箱场份张件名位])|"
+    rf"{_FIGURE}*十{_FIGURE}*"
 )
 _DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
 _BELOW_ZERO = re.compile(r"(?:零下|[零0]下|负)(?=\d+(?:\.\d+)?度)")
