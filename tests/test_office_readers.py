@@ -466,3 +466,75 @@ def test_a_form_keeps_each_name_with_its_value() -> None:
         ["王芳", "人事部", "招聘组", "8807"],
     ]
     assert dict(table_rows(staff)[0].cells) == {"姓名": "李明", "部门": "财务部", "小组": "会计组", "电话": "8806"}
+
+
+def save_sheet(path: Path, rows: list[list[object]], merged: list[str] | None = None) -> Path:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in rows:
+        sheet.append(row)
+    for area in merged or []:
+        sheet.merge_cells(area)
+    book.save(path)
+    return path
+
+
+def test_a_form_with_a_table_of_items_gives_pairs_items_and_signatures(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["采购申请单"],
+        ["申请部门", "设备部", None, "申请日期", "2025-06-03"],
+        ["用途", "空压机大修"],
+        ["序号", "名称", "规格", "数量", "金额"],
+        [1, "油气分离器", "OF-220", 2, 3700],
+        [2, "止回阀", "DN50", 460, 460],
+        ["合计", None, None, None, 4160],
+        ["负责人：", "周建华", None, "财务：", "孙丽"],
+        ["备注：本单一式三联。"],
+    ]
+    merged = ["A1:E1", "B2:C2", "B3:E3", "A7:D7", "B8:C8", "A9:E9"]
+    sections = read_sections(save_sheet(tmp_path / "a.xlsx", rows, merged))
+    assert {section.title for section in sections} == {"Sheet > 采购申请单"}
+    assert [section.text for section in sections] == [
+        "申请部门: 设备部 | 申请日期: 2025-06-03",
+        "用途: 空压机大修",
+        "序号: 1 | 名称: 油气分离器 | 规格: OF-220 | 数量: 2 | 金额: 3700",
+        "序号: 2 | 名称: 止回阀 | 规格: DN50 | 数量: 460 | 金额: 460",
+        "序号: 合计 | 金额: 4160",
+        "负责人: 周建华 | 财务: 孙丽",
+        "备注：本单一式三联。",
+    ]
+    assert [section.row for section in sections] == [2, 3, 5, 6, 7, 8, 9]
+
+
+def test_a_form_may_hold_several_tables_under_titles(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["姓名", "李明", "出生日期", "1990-05"],
+        ["教育经历"],
+        ["时间", "学校", "专业名称", "学位类型"],
+        ["2008-2012", "东海大学", "会计", "学士"],
+        ["工作经历"],
+        ["时间", "单位", "岗位", "说明"],
+        ["2012-2020", "华兴公司", "会计", "总账"],
+    ]
+    sections = read_sections(save_sheet(tmp_path / "a.xlsx", rows, ["A2:D2", "A5:D5"]))
+    assert [(section.title, section.text) for section in sections] == [
+        ("Sheet", "姓名: 李明 | 出生日期: 1990-05"),
+        ("Sheet > 教育经历", "时间: 2008-2012 | 学校: 东海大学 | 专业名称: 会计 | 学位类型: 学士"),
+        ("Sheet > 工作经历", "时间: 2012-2020 | 单位: 华兴公司 | 岗位: 会计 | 说明: 总账"),
+    ]
+
+
+def test_signatures_under_a_table_are_no_record_of_it() -> None:
+    rows = table_rows([["品名", "单价", "数量"], ["钢管", "45", "3"], ["制表：", "陈晨", ""]])
+    assert [row.cells for row in rows][-1] == (("制表", "陈晨"),)
+    alone = table_rows([["送货人：", "陈师傅", "收货人：", "何主管"], ["以上货物请当面点清。", "", "", ""]])
+    assert [row.cells for row in alone] == [
+        (("送货人", "陈师傅"), ("收货人", "何主管")),
+        (("", "以上货物请当面点清。"),),
+    ]
+
+
+def test_names_that_no_record_follows_are_kept() -> None:
+    rows = table_rows([["早班", "中班", "晚班"], ["三班均需佩戴工牌。", "", ""]])
+    assert [value for row in rows for _, value in row.cells] == ["早班", "中班", "晚班", "三班均需佩戴工牌。"]
