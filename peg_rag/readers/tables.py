@@ -106,7 +106,7 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
     group: tuple[str, ...] = ()
     for index in range(first + header.rows, len(cells)):
         row = cells[index]
-        if not any(row):
+        if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
         if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
             group = (row[0],)
