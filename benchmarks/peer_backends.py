@@ -12,6 +12,7 @@ JSON; the seconds in an answer are those of `encode` alone.
 """
 
 import argparse
+import gc
 import importlib.metadata
 import json
 import os
@@ -97,6 +98,7 @@ class Backends:
     def _load(self, name: str, dtype: str, load: Callable[[], tuple[Any, dict[str, Any]]]) -> None:
         try:
             self.models[name], options = load()
+            gc.collect()  # what the export and the quantisation leave behind is larger than the model
         except Exception as error:  # sentence-transformers has a plain Exception for a missing package
             self.descriptions[name] = {"skipped": f"{type(error).__name__}: {str(error)[:300]}"}
         else:
