@@ -247,7 +247,7 @@ def save_right_answers(file: Path, data: Data) -> None:
             block_numbers = np.broadcast_to(numbers[members], (len(queries), members.sum()))
             best[label] = keep_best(best.get(label), scores[:, members], block_numbers)
     with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as stream:
-        np.savez(stream, **{label: numbers for label, (_, numbers) in best.items()})
+        np.savez(stream, all=best["all"][1], group=best["group"][1])
     Path(stream.name).replace(file)
 
 

@@ -90,7 +90,8 @@ def test_the_column_that_is_asked_for_fits_best(question: str, column: str) -> N
     scores = load_expectation().compare(fold_text(question), [statements[i] for i in row], [0] * len(row))
     best = row[int(np.argmax(scores[:, SHAPE] + 3 * scores[:, COLUMN]))]
     cell = statements[best].cell
-    assert cell is not None and cell.name == column
+    assert cell is not None
+    assert cell.name == column
 
 
 def test_no_statement_gives_no_rows() -> None:

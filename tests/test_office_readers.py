@@ -358,10 +358,10 @@ def test_grouped_shapes_are_read_together(tmp_path: Path) -> None:
 def test_a_chart_shows_its_numbers_as_the_slide_does(tmp_path: Path) -> None:
     deck = pptx.Presentation()
     slide = deck.slides.add_slide(deck.slide_layouts[6])
-    data = CategoryChartData(number_format="0.0%")
+    data = CategoryChartData(number_format="0.0%")  # type: ignore[no-untyped-call]
     data.categories = ["一季度", "二季度"]
-    data.add_series("毛利率", (0.312, 0.287))
-    data.add_series("收入", (12345678, 2345678), number_format="#,##0")
+    data.add_series("毛利率", (0.312, 0.287))  # type: ignore[no-untyped-call]
+    data.add_series("收入", (12345678, 2345678), number_format="#,##0")  # type: ignore[no-untyped-call]
     slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, Inches(1), Inches(1), Inches(6), Inches(4), data)
     deck.save(str(tmp_path / "a.pptx"))
     assert [section.text for section in read_sections(tmp_path / "a.pptx")] == [
