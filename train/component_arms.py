@@ -248,12 +248,11 @@ class LongerSetup(TransformerSetup):
     name, title = "longer", "Transformer, longer"
     arms = LONGER_ARMS
     order = (  # what a short arm left open comes first
-        *((NOISE, arm) for arm in ("plain", "trust")),
-        *((0.0, arm) for arm in ("plain", "mined", "mixing")),
-        *((NOISE, arm) for arm in ("guide", "cleaned")),
-        *((0.0, arm) for arm in ("128 shared documents", "queue of 1,024", "soft augmentation", "clusters")),
+        *((noise, arm) for arm in ("plain", "trust") for noise in (NOISE, 0.0)),
+        *((NOISE, arm) for arm in ("cleaned", "guide")),
+        *((0.0, arm) for arm in ("128 shared documents", "mixing", "mined", "queue of 1,024")),
         *((NOISE, arm) for arm in ("progressive", "margin mask")),
-        *((0.0, arm) for arm in ("trust", "guide")),
+        *((0.0, arm) for arm in ("soft augmentation", "clusters", "guide")),
     )
     temperatures = (0.05,)
     rows = 6_000

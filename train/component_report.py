@@ -73,12 +73,15 @@ def write_report() -> None:
 
 def describe_arms(runs: Runs, arms: Sequence[str]) -> Iterator[str]:
     """A line for each arm that has run on pairs as they are."""
+    plain = Outcome.of(runs, 0.0, "plain")
+    if plain is None:
+        yield "Nothing has run on pairs as they are."
+        return
     yield "| arm | τ | seeds | validation | gain | evaluation | gain | seconds |"
     yield "|---|---:|---:|---:|---:|---:|---:|---:|"
-    plain = Outcome.of(runs, 0.0, "plain")
     for arm in arms:
         outcome = Outcome.of(runs, 0.0, arm)
-        if outcome is None or plain is None:
+        if outcome is None:
             continue
         cells = [arm, f"{outcome.temperature:g}", str(len(outcome.validation))]
         for own, others in ((outcome.validation, plain.validation), (outcome.evaluation, plain.evaluation)):
