@@ -14,8 +14,9 @@ runs those that matter six times as long, at one temperature.
     python train/component_ablation.py --out runs/components --model transformer
     python train/component_ablation.py --out runs/components --model longer
 
-Goes on where it was stopped. Cost on one core: static, 10 to 120 s for a run, an hour and a half in all; transformer,
-six minutes for the start and 20 to 60 s for a run, an hour in all. `--report` writes the tables alone.
+Goes on where it was stopped. Cost on one core: static, 10 to 230 s for a run, two hours in all; transformer, six
+minutes for the start and 20 to 60 s for a run, an hour in all; longer, a minute for a run, an hour in all. `--report`
+writes the tables alone.
 """
 
 import argparse

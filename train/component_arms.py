@@ -243,7 +243,7 @@ class TransformerSetup:
 
 
 class LongerSetup(TransformerSetup):
-    """The same transformer from the same start, six times as long, at the temperature that most of its arms chose."""
+    """The same transformer from the same start, six times as long, at the temperature that plain chose there."""
 
     name, title = "longer", "Transformer, longer"
     arms = LONGER_ARMS
@@ -259,8 +259,8 @@ class LongerSetup(TransformerSetup):
     steps, warmup_steps = 192, 24
     description = (
         f"The same model from the same start: {steps} steps of {TransformerSetup.batch} pairs, from at most {rows:,} "
-        "rows of each file, so that no pair is seen twice. Evaluation as before; the validation split is larger, "
-        "and its scores are not those above."
+        "rows of each file, so that no pair is seen twice, all at the temperature that plain chose above. "
+        "Evaluation as before; the validation split is larger, and its scores are not those above."
     )
 
 
