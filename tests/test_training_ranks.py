@@ -66,15 +66,19 @@ def join_shares(shares: list[tuple[Tensor, Tensor, Pairs]]) -> tuple[Tensor, Ten
     """The batch of one rank that would have all."""
     (first_queries, first_documents, first), (second_queries, second_documents, second) = shares
     row, column = len(first_queries), len(first_documents)
-    parts = [first, second]
+    assert second.known_texts is not None
     pairs = Pairs(
         torch.cat([first.positives, second.positives + column]),
         torch.cat([first.owners, torch.where(second.owners < 0, -1, second.owners + row)]),
-        torch.cat([part.query_text_ids for part in parts]),  # type: ignore[misc]
-        torch.cat([part.document_text_ids for part in parts]),  # type: ignore[misc]
-        known_texts=torch.cat([first.known_texts, second.known_texts + torch.tensor([row, 0])]),  # type: ignore[list-item, operator]
+        join_ids(first.query_text_ids, second.query_text_ids),
+        join_ids(first.document_text_ids, second.document_text_ids),
+        known_texts=join_ids(first.known_texts, second.known_texts + torch.tensor([row, 0])),
     )
     return torch.cat([first_queries, second_queries]), torch.cat([first_documents, second_documents]), pairs
+
+
+def join_ids(*parts: Tensor | None) -> Tensor:
+    return torch.cat([part for part in parts if part is not None])
 
 
 def compute_dense(case: str) -> tuple[Tensor, Tensor, Tensor]:

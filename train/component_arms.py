@@ -266,7 +266,9 @@ class LongerSetup(TransformerSetup):
 
 Setup = StaticSetup | TransformerSetup
 SETUPS: dict[str, type[StaticSetup] | type[TransformerSetup]] = {
-    setup.name: setup for setup in (StaticSetup, TransformerSetup, LongerSetup)
+    "static": StaticSetup,
+    "transformer": TransformerSetup,
+    "longer": LongerSetup,
 }
 
 
