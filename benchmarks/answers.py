@@ -15,7 +15,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --show wrong,declined          # the answers behind the figures
     python benchmarks/answers.py --set documents-2              # the third: 80 questions about 11 files, fresh once
     python benchmarks/answers.py --set documents-3              # the fourth: 80 questions about 12 files, fresh once
-    python benchmarks/answers.py --documents tests/data/public-documents --split fresh   # real public documents
+    python benchmarks/answers.py --set documents-4              # the fifth: 80 questions about 14 files, fresh once
+    python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
 
@@ -41,6 +42,7 @@ SETS = {
     "office": DOCUMENTS / "office",
     "documents-2": DOCUMENTS.parent / "documents-2",
     "documents-3": DOCUMENTS.parent / "documents-3",
+    "documents-4": DOCUMENTS.parent / "documents-4",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

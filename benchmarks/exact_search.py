@@ -4,13 +4,16 @@ Without an option, the systems take turns at every query on the same vectors in 
 left out. The measure is the time of reading all vectors once: a search that looks at every float cannot be faster. A
 system's answers are compared with those of a product in float64.
 
-`--stores` compares stores instead (`peer_stores.py`): each is filled in a process of its own, opened in a fresh one,
-and then takes turns with peg-rag and with reading once, query by query, with and without a filter that 1 % passes.
+`--stores` compares stores instead (`peer_stores.py`), one after the other: each is filled in a process of its own,
+opened in a fresh one, and in a third takes turns with peg-rag and with reading once, query by query, with and without a
+filter that 1 % passes. Then it is deleted. With `--folder` the rows measured so far stay there, and the same command
+goes on where it was stopped.
 `--hybrid` has them search Chinese evaluation sets by vector and text, with peg-mini's vectors.
 
     python benchmarks/exact_search.py                         # 100,000 x 512
     python benchmarks/exact_search.py --count 1000000         # 2.6 GB of memory
     python benchmarks/exact_search.py --stores                # some 15 minutes, most of them Qdrant's filling
+    python benchmarks/exact_search.py --stores --count 1000000 --folder DIR --limit 900    # 10 GB of disk, 8 of memory
     python benchmarks/exact_search.py --hybrid ../shared/data/eval
     python benchmarks/exact_search.py --write                 # also writes its section of results/exact_search.md
     pip install usearch lancedb qdrant-client zvec            # what is missing is left out
@@ -21,12 +24,14 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,8 +51,9 @@ RESULTS = Path(__file__).parent / "results" / "exact_search.md"
 K = 10
 ROUNDS = 4  # over the queries
 GROUPS = 100  # a filter on one of them passes 1 % of the documents
-FILL_TIMEOUT_S = 600
-MIN_SECONDS = 5.0  # a slow store is asked only so long, but each query once at least
+GROUP = 7
+MIN_SECONDS = 5.0  # a slow store is asked only so long, but each query once at least,
+MAX_SECONDS = 150.0  # or as many as this leaves time for
 SETS = ("tourism-kdconv", "encyclopedia-xquad_zh", "science-csl")
 JUDGED = 200  # queries of a set
 
@@ -169,102 +175,202 @@ def make_table(vectors: np.ndarray, seconds: dict[str, list[float]], right: dict
 # -- stores -----------------------------------------------------------------------------------------------------------
 
 
-def compare_stores(count: int, dimension: int, names: Sequence[str], folder: Path | None) -> str:
-    """The table of `--stores`."""
-    data = Data(count, dimension)
-    vectors = make_vectors(data)
-    groups = np.arange(count) % GROUPS
-    head = [
-        f"{count:,} vectors of {dimension} numbers in clusters with a number to filter by and no text, k = {K}, one "
-        f"query at a time; {platform.processor() or platform.machine()}, {os.cpu_count()} cores, load "
-        f"{os.getloadavg()[0]:.1f} at the start. Medians; the ratios are of queries in turns.",
-        "",
-        "| | fill, s | open + first query, s | bytes a vector | search, ms | × peg-rag | × reading once "
-        "| 1 % passes, ms | × peg-rag | right hits |",
-        "|---|" + "---:|" * 9,
-    ]
-    print("\n".join(head), flush=True)
-    with tempfile.TemporaryDirectory(dir=folder) as name:
-        ours = Path(name) / "ours"
-        rows = [measure_store("peg-rag", ours, None, data, vectors, groups)]
-        print(rows[-1], flush=True)
-        reference = open_store("peg-rag", ours, dimension)
-        for store in names:
-            if store != "peg-rag":
-                rows.append(measure_store(store, Path(name) / "theirs", reference, data, vectors, groups))
-                print(rows[-1], flush=True)
-        reference.close()
-    return "\n".join([*head, *rows])
+@dataclass
+class Turns:
+    """Seconds of every turn by entrant, and the store's answers to the first round of queries."""
+
+    seconds: dict[str, list[float]]
+    answers: list[list[int]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def count_right(self, expected: np.ndarray) -> int:
+        """How many of the expected (queries, K) documents are among the answers."""
+        return sum(len(set(answer) & set(row)) for answer, row in zip(self.answers, expected.tolist(), strict=False))
 
 
-def measure_store(
-    name: str, folder: Path, reference: PeerStore | None, data: Data, vectors: np.ndarray, groups: np.ndarray
-) -> str:
-    """A row of the table: a store filled, opened, and asked in turns with `reference`."""
-    folder.mkdir()
+def compare_stores(data: Data, names: Sequence[str], folder: Path, limit_s: float) -> str:
+    """Measure the stores that `folder` has no row of, one after the other, and return the table of all rows.
+
+    A store has the machine's memory and disk to itself, but for peg-rag's index, which all take turns with.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = f"{data.count}x{data.dimension}"
+    results = folder / f"stores-{shape}.jsonl"
+    truth = folder / f"truth-{shape}.npz"
+    if not truth.exists():
+        save_right_answers(truth, data)
+    ours = folder / f"ours-{shape}"
+    order = ["peg-rag", *(name for name in names if name != "peg-rag")]
+    for name in order:
+        rows = read_rows(results)
+        if name in rows and (name != "peg-rag" or ours.exists()):
+            continue
+        store_folder = ours if name == "peg-rag" else folder / "theirs"
+        shutil.rmtree(store_folder, ignore_errors=True)
+        store_folder.mkdir()
+        try:
+            row = measure_store(name, store_folder, ours, truth, data, limit_s)
+        except subprocess.CalledProcessError as error:
+            if name == "peg-rag":
+                raise
+            print(f"{name} is left out: its process ended with {error.returncode}", file=sys.stderr, flush=True)
+            continue
+        finally:
+            if name != "peg-rag":
+                shutil.rmtree(store_folder)
+        with results.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+        print(format_row(row), file=sys.stderr, flush=True)
+    rows = read_rows(results)
+    return make_store_table(data, [rows[name] for name in order if name in rows])
+
+
+def read_rows(results: Path) -> dict[str, dict[str, Any]]:
+    """The rows measured so far, by the name of the store."""
+    if not results.exists():
+        return {}
+    rows = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {row["name"]: row for row in rows}
+
+
+def save_right_answers(file: Path, data: Data) -> None:
+    """The (queries, K) nearest documents of all, and of one group, by products in float64; a block in memory."""
+    queries = data.queries.astype(np.float64)
+    best: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for start in range(0, data.count, BATCH):
+        vectors = data.vectors(start, min(start + BATCH, data.count)).astype(np.float64)
+        numbers = np.arange(start, start + len(vectors))
+        scores = queries @ vectors.T  # (queries, block)
+        for label, members in [("all", numbers >= 0), ("group", numbers % GROUPS == GROUP)]:
+            block_numbers = np.broadcast_to(numbers[members], (len(queries), members.sum()))
+            best[label] = keep_best(best.get(label), scores[:, members], block_numbers)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npz", delete=False) as stream:
+        np.savez(stream, all=best["all"][1], group=best["group"][1])
+    Path(stream.name).replace(file)
+
+
+def keep_best(
+    best: tuple[np.ndarray, np.ndarray] | None, scores: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The K highest scores of each row, and their numbers, of the best so far and of a further block."""
+    if best is not None:
+        scores = np.concatenate([best[0], scores], axis=1)
+        numbers = np.concatenate([best[1], numbers], axis=1)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(numbers, order, axis=1)
+
+
+def measure_store(name: str, folder: Path, ours: Path, truth: Path, data: Data, limit_s: float) -> dict[str, Any]:
+    """A row of the table: a store filled, opened, and asked in turns with peg-rag, each in a process of its own."""
+    row: dict[str, Any] = {"name": name}
     try:
-        filling = run_task("fill", name, folder, data)
+        filling = run_task("fill", name, folder, data, limit_s)
+        row |= {"fill_s": filling["seconds"], "fill_peak_mib": filling["peak_mib"]}
+        row["bytes"] = measure_bytes(folder) / data.count
+        row["open_s"] = run_task("open", name, folder, data, limit_s)["seconds"]
+        row |= run_task("ask", name, folder, data, limit_s, "--ours", str(ours), "--truth", str(truth))
     except subprocess.TimeoutExpired:
-        return f"| {name} | not filled after {FILL_TIMEOUT_S} s |" + " |" * 8
-    size = measure_bytes(folder)
-    opening = run_task("open", name, folder, data)
+        row["limit_s"] = limit_s
+    return row
+
+
+def ask_in_turns(name: str, folder: Path, data: Data, ours: Path, truth: Path) -> dict[str, float]:
+    """Medians and ratios of a store, peg-rag and one reading of the vectors, query by query."""
+    load = os.getloadavg()[0]
+    vectors = make_vectors(data)
     store = open_store(name, folder, data.dimension)
-    for query in data.queries[: STEPS + 1] if reference is None else data.queries[:1]:
-        store.search(query, K)
+    reference = store if name == "peg-rag" else open_store("peg-rag", ours, data.dimension)
+    for query in data.queries[: STEPS + 1]:
+        reference.search(query, K)
+        reference.search(query, K, GROUP)
+    store.search(data.queries[0], K)
     entrants: dict[str, Callable[[np.ndarray, int | None], Any]] = {
         "reading once": lambda query, group: read_once(vectors, query) if group is None else None,
         "store": lambda query, group: store.search(query, K, group),
     }
-    if reference is not None:
+    if reference is not store:
         entrants["peg-rag"] = lambda query, group: reference.search(query, K, group)
     plain = take_turns(entrants, data.queries, None)
-    filtered = take_turns(entrants, data.queries, 7)
-    right = 0
-    for query in data.queries[:20]:
-        right += len(find_by_force(vectors, query) & set(store.search(query, K)))
-        rows = np.flatnonzero(groups == 7)
-        nearest = rows[list(find_by_force(vectors[rows], query))].tolist()
-        right += len(set(nearest) & set(store.search(query, K, 7)))
+    filtered = take_turns(entrants, data.queries, GROUP)
+    ours_name = "store" if reference is store else "peg-rag"
+    expected = np.load(truth)
+    right = plain.count_right(expected["all"]) + filtered.count_right(expected["group"])
     store.close()
-    if reference is not None:
-        for file in sorted(folder.rglob("*"), reverse=True):
-            file.rmdir() if file.is_dir() else file.unlink()
-        folder.rmdir()
-    cells = [
-        f"{filling['seconds']:.1f}",
-        f"{opening['seconds']:.2f}",
-        f"{size / len(vectors):,.0f}",
-        f"{1000 * plain['store']:.2f}",
-        f"{plain['store'] / plain.get('peg-rag', plain['store']):.1f}",
-        f"{plain['store'] / plain['reading once']:.2f}",
-        f"{1000 * filtered['store']:.2f}",
-        f"{filtered['store'] / filtered.get('peg-rag', filtered['store']):.1f}",
-        f"{right / (2 * K * len(data.queries[:20])):.1%}".replace("%", " %"),
-    ]
-    return f"| {name} | {' | '.join(cells)} |"
+    if reference is not store:
+        reference.close()
+    return {
+        "search_s": plain.median("store"),
+        "ours_s": plain.median(ours_name),
+        "reading_s": plain.median("reading once"),
+        "filtered_s": filtered.median("store"),
+        "ours_filtered_s": filtered.median(ours_name),
+        "right": right / (K * (len(plain.answers) + len(filtered.answers))),
+        "turns": len(plain.seconds["store"]),
+        "load": load,
+        "ask_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def take_turns(
     entrants: dict[str, Callable[[np.ndarray, int | None], Any]], queries: np.ndarray, group: int | None
-) -> dict[str, float]:
-    """Median seconds of each entrant."""
-    seconds: dict[str, list[float]] = {name: [] for name in entrants}
+) -> Turns:
+    turns = Turns({name: [] for name in entrants}, [])
     started = time.perf_counter()
     for turn in range(ROUNDS * len(queries)):
         for name, search in entrants.items():
             before = time.perf_counter()
-            search(queries[turn % len(queries)], group)
-            seconds[name].append(time.perf_counter() - before)
-        if turn >= 20 and time.perf_counter() - started > MIN_SECONDS:
+            answer = search(queries[turn % len(queries)], group)
+            turns.seconds[name].append(time.perf_counter() - before)
+            if name == "store" and turn < len(queries):
+                turns.answers.append(answer)
+        elapsed = time.perf_counter() - started
+        if elapsed > MAX_SECONDS or (elapsed > MIN_SECONDS and turn + 1 >= len(queries)):
             break
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return turns
 
 
-def run_task(task: str, name: str, folder: Path, data: Data) -> dict[str, float]:
-    """Do a task in a process of its own."""
-    options = ["--count", str(data.count), "--dimension", str(data.dimension), "--folder", str(folder)]
+def make_store_table(data: Data, rows: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        f"{data.count:,} vectors of {data.dimension} numbers in clusters with a number to filter by and no text, "
+        f"k = {K}, one query at a time; {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
+        "each store alone with peg-rag's index, opened anew. Medians; the ratios are of queries in turns, the load "
+        "that at their start.",
+        "",
+        "| | fill, s | open + first query, s | bytes a vector | search, ms | × peg-rag | × reading once "
+        "| 1 % passes, ms | × peg-rag | right hits | load |",
+        "|---|" + "---:|" * 10,
+    ]
+    return "\n".join([*lines, *map(format_row, rows)])
+
+
+def format_row(row: dict[str, Any]) -> str:
+    if "fill_s" not in row:
+        return f"| {row['name']} | not filled after {row['limit_s']:.0f} s |" + " |" * 9
+    cells = [f"{row['fill_s']:.1f}"]
+    if "open_s" in row:
+        cells += [f"{row['open_s']:.2f}"]
+    cells += [f"{row['bytes']:,.0f}"]
+    if "search_s" not in row:
+        return f"| {row['name']} | {' | '.join(cells)} | not measured within {row['limit_s']:.0f} s |" + " |" * 6
+    cells += [
+        f"{1000 * row['search_s']:.2f}",
+        f"{row['search_s'] / row['ours_s']:.1f}",
+        f"{row['search_s'] / row['reading_s']:.2f}",
+        f"{1000 * row['filtered_s']:.2f}",
+        f"{row['filtered_s'] / row['ours_filtered_s']:.1f}",
+        f"{row['right']:.1%}".replace("%", " %"),
+        f"{row['load']:.1f}",
+    ]
+    return f"| {row['name']} | {' | '.join(cells)} |"
+
+
+def run_task(task: str, name: str, folder: Path, data: Data, limit_s: float, *more: str) -> dict[str, float]:
+    """Do a task in a process of its own, whose memory is free again when it ends."""
+    options = ["--count", str(data.count), "--dimension", str(data.dimension), "--folder", str(folder), *more]
     command = [sys.executable, __file__, *options, "--task", task, "--systems", name]
-    result = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=FILL_TIMEOUT_S)
+    result = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, timeout=limit_s)
     outcome: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return outcome
 
@@ -370,13 +476,19 @@ def main() -> None:
     parser.add_argument("--stores", action="store_true", help="compare stores on disk")
     parser.add_argument("--hybrid", type=Path, metavar="DATA", help="the folder of evaluation sets")
     parser.add_argument("--systems", nargs="*", default=list_stores(), help=f"of {', '.join(list_stores())}")
-    parser.add_argument("--folder", type=Path, help="where the stores are kept while they are measured")
+    parser.add_argument("--folder", type=Path, help="where the stores are while they are measured, and their rows stay")
+    parser.add_argument("--limit", type=float, default=600, metavar="SECONDS", help="to fill a store, and to ask it")
     parser.add_argument("--write", action="store_true", help=f"put the table into {RESULTS.name}")
-    parser.add_argument("--task", choices=["fill", "open"], help=argparse.SUPPRESS)
+    parser.add_argument("--task", choices=["fill", "open", "ask"], help=argparse.SUPPRESS)
+    parser.add_argument("--ours", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--truth", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    data = Data(options.count, options.dimension)
     if options.task:
-        task = fill_store if options.task == "fill" else open_and_search
-        print(json.dumps(task(options.systems[0], options.folder, Data(options.count, options.dimension))))
+        tasks = {"fill": fill_store, "open": open_and_search}
+        if options.task == "ask":
+            tasks["ask"] = partial(ask_in_turns, ours=options.ours, truth=options.truth)
+        print(json.dumps(tasks[options.task](options.systems[0], options.folder, data)))
         return
     title = f"{options.count:,} × {options.dimension}"
     if options.hybrid:
@@ -384,7 +496,9 @@ def main() -> None:
         text = compare_hybrid(options.hybrid, options.systems)
     elif options.stores:
         title = f"Stores, {title}"
-        text = compare_stores(options.count, options.dimension, options.systems, options.folder)
+        with tempfile.TemporaryDirectory() as name:
+            text = compare_stores(data, options.systems, options.folder or Path(name), options.limit)
+        print(text)
     else:
         text = compare(options.count, options.dimension)
         print(text)

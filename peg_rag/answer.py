@@ -43,6 +43,7 @@ MAX_HITS = 20
 _CELL_SEPARATOR = " | "
 _NEARLY_AS_SURE = 0.75  # of the best statement's confidence, for a further one to be shown
 _SAME_TERMS = 0.6  # share of common terms from which two sentences say the same
+_HALF_AS_SURE = 0.5  # of the best cell's confidence, for another cell of its row to be shown with it
 _LIST_KINDS = frozenset({"how", "list"})
 _NEARLY_AS_NEW = 0.4  # of an older mail's confidence, for the newer mail's statement to be shown in its place
 _PARTS = re.compile(r"[，,、；;？?]|还有|以及")  # between two questions in one
@@ -125,7 +126,7 @@ def extract_answer(
             "says something, a threshold from 0 to 1 and at least one sentence"
         )
     passages = hits[:max_hits]
-    ranked = rank_candidates(question, passages, encoder)
+    ranked = _join_rival_cell(rank_candidates(question, passages, encoder))
     confidence = ranked[0][0] if ranked else 0.0
     statements = (
         _choose_statements(question, ranked, passages, max_sentences) if ranked and confidence >= threshold else []
@@ -159,6 +160,21 @@ def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     confidence = calibration_of(encoder).confidence
     pairs = [(confidence(score), candidate) for score, candidate in zip(scores.tolist(), candidates, strict=True)]
     return sorted(pairs, key=lambda pair: -pair[0])
+
+
+def _join_rival_cell(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:
+    """The best cell together with another of its row that is at least half as sure: one of the two is the answer, and
+    the names of their columns tell which."""
+    if not ranked or ranked[0][1].statement.kind != "cell":
+        return ranked
+    sureness, best = ranked[0]
+    for place, (other_sureness, other) in enumerate(ranked[1:], 1):
+        if other_sureness < _HALF_AS_SURE * sureness:
+            break
+        if part_of(other) == part_of(best) and other.statement.kind == "cell":
+            both = replace(best, spans=tuple(sorted({*best.spans, *other.spans})))
+            return [(min(1.0, sureness + other_sureness), both), *ranked[1:place], *ranked[place + 1 :]]
+    return ranked
 
 
 def subject_of(question: str) -> str:

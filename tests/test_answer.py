@@ -1,5 +1,6 @@
 """Answers are the documents' own words with their source: a sentence, a list or a cell; or an honest "not found"."""
 
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -8,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peg_rag.answer import NOT_FOUND, Answer, extract_answer, sentences_of, subject_of
-from peg_rag.answering.candidates import MAX_ENCODED, find_candidates
+from peg_rag.answer import NOT_FOUND, Answer, _join_rival_cell, extract_answer, sentences_of, subject_of
+from peg_rag.answering.candidates import MAX_ENCODED, Candidate, find_candidates
 from peg_rag.answering.cells import longest_run
 from peg_rag.answering.decision import DECISION, decision_rows
 from peg_rag.answering.evidence import FEATURES
@@ -402,6 +403,30 @@ def test_a_column_that_excludes_what_is_asked_gives_way_to_the_one_that_says_it(
 def test_columns_that_a_question_joins_are_both_quoted(letters: Any) -> None:
     said = best("张玮的分机和入职日期", PEOPLE, letters)
     assert said.endswith("姓名: 张玮 | 分机: 8507 | 入职日期: 2018年11月5日")
+
+
+@pytest.mark.parametrize(
+    ("column", "confidence", "joined"),
+    [("分机", 0.25, True), ("分机", 0.19, False), ("入职日期", 0.3, True)],
+)
+def test_a_cell_of_the_same_row_that_is_half_as_sure_is_shown_too(
+    column: str, confidence: float, joined: bool, letters: Any
+) -> None:
+    candidates = find_candidates("张玮怎么联系", PEOPLE, letters)
+
+    def find_cell(name: str, row: int) -> Candidate:
+        cells = [c for c in candidates if c.place == row and c.statement.cell and c.statement.cell.name == name]
+        return replace(cells[0], spans=(cells[0].statement.span,))
+
+    best_cell = find_cell("部门", 0)
+    rival = find_cell(column, 0)
+    ranked = [(0.4, best_cell), (0.3, find_cell("部门", 1)), (confidence, rival), (0.1, find_cell("分机", 1))]
+    sureness, shown = _join_rival_cell(ranked)[0]
+    if joined:
+        assert sureness == pytest.approx(0.4 + confidence)
+        assert set(shown.spans) == {best_cell.spans[0], rival.spans[0]}
+    else:
+        assert (sureness, shown) == ranked[0]
 
 
 def test_a_newer_mail_goes_before_what_it_quotes(letters: Any) -> None:

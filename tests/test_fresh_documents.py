@@ -86,6 +86,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=13,
+        split="open",
     ),
     FreshSet(
         "documents-5",

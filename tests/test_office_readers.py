@@ -11,13 +11,17 @@ import docx
 import openpyxl
 import pptx
 import pytest
+from docx.opc.packuri import PackURI
+from docx.opc.part import Part
 from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 from docx.shared import Pt
+from pptx.chart.data import CategoryChartData
+from pptx.enum.chart import XL_CHART_TYPE
 from pptx.util import Inches
 
 from peg_rag.errors import DataError
-from peg_rag.readers import Section, html, read_sections
+from peg_rag.readers import PartlyRead, Section, html, read_sections, xlsx
 from peg_rag.readers.docx import format_number
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.xlsx import format_value
@@ -130,6 +134,62 @@ def test_word_text_boxes_and_insertions_are_read_and_deletions_are_not(tmp_path:
     assert section.text == "价格为九十元。\n\n正文。\n\n框中的话。"
 
 
+def test_word_footnotes_follow_the_paragraph_that_refers_to_them(tmp_path: Path) -> None:
+    document = docx.Document()
+    for text, reference in (("住宿费每晚不超过450元。", "footnote"), ("餐费按天包干。", "endnote"), ("其余实报。", "")):
+        paragraph = document.add_paragraph(text)
+        if reference:
+            mark = f'<w:r {nsdecls("w")}><w:{reference}Reference w:id="1"/></w:r>'
+            paragraph._p.append(parse_xml(mark))
+    for kind, text in (("footnote", "旺季可上浮至520元。"), ("endnote", "每天100元。")):
+        rule = f'<w:{kind} w:type="separator" w:id="-1"><w:p><w:r><w:separator/></w:r></w:p></w:{kind}>'
+        note = f'<w:{kind} w:id="1"><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:{kind}>'
+        blob = f"<w:{kind}s {nsdecls('w')}>{rule}{note}</w:{kind}s>".encode()
+        content_type = f"application/vnd.openxmlformats-officedocument.wordprocessingml.{kind}s+xml"
+        part = Part(PackURI(f"/word/{kind}s.xml"), content_type, blob, document.part.package)
+        relation = f"http://schemas.openxmlformats.org/officeDocument/2006/relationships/{kind}s"
+        document.part.relate_to(part, relation)
+    [section] = read_sections(save_docx(document, tmp_path / "a.docx"))
+    assert section.text.split("\n\n") == [
+        "住宿费每晚不超过450元。",
+        "旺季可上浮至520元。",
+        "餐费按天包干。",
+        "每天100元。",
+        "其余实报。",
+    ]
+
+
+def test_word_tables_lose_deleted_rows_and_repeated_headers(tmp_path: Path) -> None:
+    document = docx.Document()
+    rows = [("设备", "周期"), ("车床", "每月"), ("铣床", "每季"), ("设备", "周期"), ("冲床", "每周")]
+    table = document.add_table(len(rows), 2)
+    for row, texts in enumerate(rows):
+        for column, text in enumerate(texts):
+            table.cell(row, column).text = text
+    deletion = parse_xml(f'<w:del {nsdecls("w")} w:id="1" w:author="a"/>')
+    table.rows[2]._tr.get_or_add_trPr().append(deletion)
+    sections = read_sections(save_docx(document, tmp_path / "a.docx"))
+    assert [section.text for section in sections] == ["设备: 车床 | 周期: 每月", "设备: 冲床 | 周期: 每周"]
+
+
+def test_a_table_within_a_words_cell_has_rows_of_its_own(tmp_path: Path) -> None:
+    document = docx.Document()
+    table = document.add_table(3, 2)
+    for row, texts in enumerate((("巡检项目", "要求"), ("液压站", ""), ("冷却塔", "水位在红线以上"))):
+        for column, text in enumerate(texts):
+            table.cell(row, column).text = text
+    inner = table.cell(1, 1).add_table(3, 2)
+    for row, texts in enumerate((("参数", "范围"), ("油温", "35~55℃"), ("压力", "4~6MPa"))):
+        for column, text in enumerate(texts):
+            inner.cell(row, column).text = text
+    assert shown(read_sections(save_docx(document, tmp_path / "a.docx"))) == [
+        ("row", "", "巡检项目: 液压站"),
+        ("row", "液压站", "参数: 油温 | 范围: 35~55℃"),
+        ("row", "液压站", "参数: 压力 | 范围: 4~6MPa"),
+        ("row", "", "巡检项目: 冷却塔 | 要求: 水位在红线以上"),
+    ]
+
+
 # -- Excel ------------------------------------------------------------------------------------------------------------
 
 
@@ -173,12 +233,77 @@ def test_every_row_of_every_sheet_carries_its_columns(tmp_path: Path) -> None:
         (datetime.datetime(2025, 4, 1, 9, 30), "yyyy-mm-dd hh:mm", "2025-04-01 09:30"),
         (datetime.datetime(2025, 4, 1), 'yyyy"年"m"月"', "2025年4月"),
         (datetime.time(18, 0), "h:mm", "18:00"),
+        (123456, '0!.0,"万"', "12.3万"),
+        (123456, r'0\.0,"万"', "12.3万"),
+        (1234567, '#,##0,"千元"', "1,235千元"),
+        (2500000, '0.0,,"百万"', "2.5百万"),
+        (0.5, "# ?/?", "1/2"),
+        (1.75, "# ?/4", "1 3/4"),
+        (-42.5, '"¥"#,##0.00', "-¥42.50"),
+        (3, '"第"0"期"', "第3期"),
+        (99.9, "[$€-2] #,##0.00", "€99.90"),
+        (88, "[$HK$-zh-HK]#,##0", "HK$88"),
+        (5600, '_ "¥"* #,##0.00_ ;_ "¥"* -#,##0.00_ ', "¥5,600.00"),
+        (-3200.5, "#,##0.00_);[Red](#,##0.00)", "-3,200.50"),
+        (datetime.timedelta(hours=27, minutes=5), "[h]:mm", "27:05"),
+        (datetime.timedelta(hours=27, minutes=5), "[h]:mm:ss", "27:05:00"),
         (True, "General", "TRUE"),
         (None, "General", ""),
     ],
 )
 def test_values_are_shown_as_excel_shows_them(value: object, number_format: str, text: str) -> None:
     assert format_value(value, number_format) == text
+
+
+def test_tables_side_by_side_are_two(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["一季度销量", None, None, "门店分布"],
+        ["产品", "销量", None, "城市", "门店", "经理"],
+        ["水泵", 120, None, "苏州", 4, "何洁"],
+        ["风机", 85, None, "无锡", 3, "邵峰"],
+        [None, None, None, "常州", 2, "葛亮"],
+    ]
+    sections = read_sections(save_sheet(tmp_path / "a.xlsx", rows))
+    assert [(section.title, section.text, section.row) for section in sections] == [
+        ("Sheet > 一季度销量", "产品: 水泵 | 销量: 120", 3),
+        ("Sheet > 一季度销量", "产品: 风机 | 销量: 85", 4),
+        ("Sheet > 门店分布", "城市: 苏州 | 门店: 4 | 经理: 何洁", 3),
+        ("Sheet > 门店分布", "城市: 无锡 | 门店: 3 | 经理: 邵峰", 4),
+        ("Sheet > 门店分布", "城市: 常州 | 门店: 2 | 经理: 葛亮", 5),
+    ]
+
+
+def test_a_table_with_an_empty_column_stays_one(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["产品", "型号", None, "城市", "门店"],
+        ["水泵", "W1", None, "苏州", 4],
+        ["风机", "F2", None, "无锡", 3],
+    ]
+    first, _ = read_sections(save_sheet(tmp_path / "a.xlsx", rows))
+    assert first.text == "产品: 水泵 | 型号: W1 | 城市: 苏州 | 门店: 4"
+
+
+def test_hidden_columns_are_left_out(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in (("姓名", "部门", "证件", "工资"), ("赵一", "销售", "A1", 8000), ("钱二", "财务", "A2", 9000)):
+        sheet.append(row)
+    sheet.column_dimensions.group("C", "D", hidden=True)
+    sheet.row_dimensions[3].hidden = True
+    book.save(tmp_path / "a.xlsx")
+    assert [section.text for section in read_sections(tmp_path / "a.xlsx")] == [
+        "姓名: 赵一 | 部门: 销售",
+        "姓名: 钱二 | 部门: 财务",
+    ]
+
+
+def test_formulas_without_values_are_told(tmp_path: Path) -> None:
+    path = save_sheet(tmp_path / "a.xlsx", [["项目", "数量", "金额"], ["线缆", 3, "=B2*12.5"]])
+    with pytest.warns(PartlyRead, match=r"a\.xlsx: 1 formulas have no values \(公式没有计算结果\)"):
+        [section] = read_sections(path)
+    assert section.text == "项目: 线缆 | 数量: 3"
+    assert not xlsx._NO_VALUE.search(b'<c r="C2" t="str"><f>IF(B2,"","")</f><v></v></c>')
 
 
 def test_a_sheet_as_wide_as_excel_allows_is_refused(tmp_path: Path) -> None:
@@ -217,7 +342,79 @@ def test_slides_have_titles_tables_and_notes(tmp_path: Path) -> None:
 # -- e-mail, books, web pages -----------------------------------------------------------------------------------------
 
 
+def test_grouped_shapes_are_read_together(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    for column, texts in enumerate((("研发中心", "负责人：高远"), ("销售中心", "负责人：罗敏"))):
+        group = slide.shapes.add_group_shape()
+        for row, text in enumerate(texts):
+            box = group.shapes.add_textbox(Inches(0.5 + 4 * column), Inches(2 + row), Inches(3), Inches(0.5))
+            box.text_frame.text = text
+    deck.save(str(tmp_path / "a.pptx"))
+    [section] = read_sections(tmp_path / "a.pptx")
+    assert section.text.split("\n\n") == ["研发中心", "负责人：高远", "销售中心", "负责人：罗敏"]
+
+
+def test_a_chart_shows_its_numbers_as_the_slide_does(tmp_path: Path) -> None:
+    deck = pptx.Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    data = CategoryChartData(number_format="0.0%")  # type: ignore[no-untyped-call]
+    data.categories = ["一季度", "二季度"]
+    data.add_series("毛利率", (0.312, 0.287))  # type: ignore[no-untyped-call]
+    data.add_series("收入", (12345678, 2345678), number_format="#,##0")  # type: ignore[no-untyped-call]
+    slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, Inches(1), Inches(1), Inches(6), Inches(4), data)
+    deck.save(str(tmp_path / "a.pptx"))
+    assert [section.text for section in read_sections(tmp_path / "a.pptx")] == [
+        "一季度 | 毛利率: 31.2% | 收入: 12,345,678",
+        "二季度 | 毛利率: 28.7% | 收入: 2,345,678",
+    ]
+
+
+def make_message(subject: str, text: str) -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "物流部 <wl@example.com>"
+    message["Subject"] = subject
+    message.set_content(text)
+    return message
+
+
+def test_the_tables_of_an_email_are_read_from_its_page(tmp_path: Path) -> None:
+    message = make_message("运费", "线路 运费\n杭州—宁波 850元\n")
+    table = "<table><tr><th>线路<th>运费<tr><td>杭州—宁波<td>850元</table>"
+    message.add_alternative(f"<p>七月运费如下。</p>{table}", subtype="html")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    _, text, row = read_sections(tmp_path / "a.eml")
+    assert (text.text, row.text) == ("七月运费如下。", "线路: 杭州—宁波 | 运费: 850元")
+
+
+def test_what_is_attached_to_an_email_is_read_under_its_name(tmp_path: Path) -> None:
+    book = save_sheet(tmp_path / "b.xlsx", [["日期", "司机"], ["7月3日", "沈波"]])
+    message = make_message("排班", "见附件。")
+    message.add_attachment(book.read_bytes(), maintype="application", subtype="octet-stream", filename="排班.xlsx")
+    message.add_attachment("押金每车五百元。", filename="说明.txt")
+    message.add_attachment(b"\x89PNG", maintype="image", subtype="png", filename="标志.png")
+    message.add_attachment(make_message("原信", "仓库周日不开。"))
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    assert [(section.title, section.text) for section in read_sections(tmp_path / "a.eml")[1:]] == [
+        ("排班", "见附件。"),
+        ("排班 > 排班.xlsx > Sheet", "日期: 7月3日 | 司机: 沈波"),
+        ("排班 > 说明.txt", "押金每车五百元。"),
+        ("排班 > 原信", "发件人: 物流部 <wl@example.com> | 主题: 原信"),
+        ("排班 > 原信", "仓库周日不开。"),
+    ]
+
+
+def test_an_attachment_that_cannot_be_read_is_told_and_the_email_is_read(tmp_path: Path) -> None:
+    message = make_message("报表", "见附件。")
+    message.add_attachment(b"PK damaged", maintype="application", subtype="octet-stream", filename="报表.xlsx")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    with pytest.warns(PartlyRead, match=r"a\.eml: an attachment is not read: .*报表\.xlsx"):
+        _, text = read_sections(tmp_path / "a.eml")
+    assert text.text == "见附件。"
+
+
 @pytest.mark.parametrize("as_html", [False, True])
+@pytest.mark.filterwarnings("ignore::peg_rag.readers.PartlyRead")  # the attachment is no real workbook
 def test_an_email_tells_who_wrote_and_when(tmp_path: Path, as_html: bool) -> None:
     message = EmailMessage()
     message["From"] = "董莉 <dong@example.com>"
@@ -466,3 +663,75 @@ def test_a_form_keeps_each_name_with_its_value() -> None:
         ["王芳", "人事部", "招聘组", "8807"],
     ]
     assert dict(table_rows(staff)[0].cells) == {"姓名": "李明", "部门": "财务部", "小组": "会计组", "电话": "8806"}
+
+
+def save_sheet(path: Path, rows: list[list[object]], merged: list[str] | None = None) -> Path:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    assert sheet is not None
+    for row in rows:
+        sheet.append(row)
+    for area in merged or []:
+        sheet.merge_cells(area)
+    book.save(path)
+    return path
+
+
+def test_a_form_with_a_table_of_items_gives_pairs_items_and_signatures(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["采购申请单"],
+        ["申请部门", "设备部", None, "申请日期", "2025-06-03"],
+        ["用途", "空压机大修"],
+        ["序号", "名称", "规格", "数量", "金额"],
+        [1, "油气分离器", "OF-220", 2, 3700],
+        [2, "止回阀", "DN50", 460, 460],
+        ["合计", None, None, None, 4160],
+        ["负责人：", "周建华", None, "财务：", "孙丽"],
+        ["备注：本单一式三联。"],
+    ]
+    merged = ["A1:E1", "B2:C2", "B3:E3", "A7:D7", "B8:C8", "A9:E9"]
+    sections = read_sections(save_sheet(tmp_path / "a.xlsx", rows, merged))
+    assert {section.title for section in sections} == {"Sheet > 采购申请单"}
+    assert [section.text for section in sections] == [
+        "申请部门: 设备部 | 申请日期: 2025-06-03",
+        "用途: 空压机大修",
+        "序号: 1 | 名称: 油气分离器 | 规格: OF-220 | 数量: 2 | 金额: 3700",
+        "序号: 2 | 名称: 止回阀 | 规格: DN50 | 数量: 460 | 金额: 460",
+        "序号: 合计 | 金额: 4160",
+        "负责人: 周建华 | 财务: 孙丽",
+        "备注：本单一式三联。",
+    ]
+    assert [section.row for section in sections] == [2, 3, 5, 6, 7, 8, 9]
+
+
+def test_a_form_may_hold_several_tables_under_titles(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["姓名", "李明", "出生日期", "1990-05"],
+        ["教育经历"],
+        ["时间", "学校", "专业名称", "学位类型"],
+        ["2008-2012", "东海大学", "会计", "学士"],
+        ["工作经历"],
+        ["时间", "单位", "岗位", "说明"],
+        ["2012-2020", "华兴公司", "会计", "总账"],
+    ]
+    sections = read_sections(save_sheet(tmp_path / "a.xlsx", rows, ["A2:D2", "A5:D5"]))
+    assert [(section.title, section.text) for section in sections] == [
+        ("Sheet", "姓名: 李明 | 出生日期: 1990-05"),
+        ("Sheet > 教育经历", "时间: 2008-2012 | 学校: 东海大学 | 专业名称: 会计 | 学位类型: 学士"),
+        ("Sheet > 工作经历", "时间: 2012-2020 | 单位: 华兴公司 | 岗位: 会计 | 说明: 总账"),
+    ]
+
+
+def test_signatures_under_a_table_are_no_record_of_it() -> None:
+    rows = table_rows([["品名", "单价", "数量"], ["钢管", "45", "3"], ["制表：", "陈晨", ""]])
+    assert [row.cells for row in rows][-1] == (("制表", "陈晨"),)
+    alone = table_rows([["送货人：", "陈师傅", "收货人：", "何主管"], ["以上货物请当面点清。", "", "", ""]])
+    assert [row.cells for row in alone] == [
+        (("送货人", "陈师傅"), ("收货人", "何主管")),
+        (("", "以上货物请当面点清。"),),
+    ]
+
+
+def test_names_that_no_record_follows_are_kept() -> None:
+    rows = table_rows([["早班", "中班", "晚班"], ["三班均需佩戴工牌。", "", ""]])
+    assert [value for row in rows for _, value in row.cells] == ["早班", "中班", "晚班", "三班均需佩戴工牌。"]

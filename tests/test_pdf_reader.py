@@ -288,6 +288,124 @@ def test_a_table_with_inner_rules_and_no_frame_keeps_its_cells_whole(tmp_path: P
     ]
 
 
+DUTIES = [
+    ("安全员", ("每日巡查现场，填写隐患台账，督促整", "改，参加每周一的安全例会并汇报"), "每月600元"),
+    ("班长", ("安排当日生产，核对产量",), "每月400元"),
+    ("资料员", ("收集图纸与会议纪要，按月归档，装订", "成册后登记"), "每月300元"),
+]
+DUTY_ROWS = [f"职务: {name} | 职责: {''.join(lines)} | 津贴: {pay}" for name, lines, pay in DUTIES]
+
+
+def test_rows_between_horizontal_rules_keep_their_wrapped_cells(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 80, "各岗位的职责与津贴见下面的表格，由人力资源部解释。")
+        canvas.line(72, HEIGHT - 70, 472, HEIGHT - 70)
+        for x, name in zip((72, 152, 392), ("职务", "职责", "津贴"), strict=True):
+            write(canvas, x, 124, name)
+        for number, (name, lines, pay) in enumerate(DUTIES):
+            top = 140 + 30 * number
+            canvas.line(72, HEIGHT - top, 472, HEIGHT - top)
+            write(canvas, 72, top + 10, name)  # in the middle of the row, as is what stands at the right
+            write(canvas, 152, top + 10 - 6 * (len(lines) - 1), *lines, pitch=1.2)
+            write(canvas, 392, top + 10, pay)
+        for top in (120, 230):
+            canvas.line(72, HEIGHT - top, 472, HEIGHT - top)
+        write(canvas, 72, 250, "津贴随当月工资发放。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections if section.kind == "row"] == DUTY_ROWS
+    assert [section.text for section in sections if section.kind == "text"] == [
+        "各岗位的职责与津贴见下面的表格，由人力资源部解释。",
+        "津贴随当月工资发放。",
+    ]
+    assert [place.box for place in sections[1].places] == [(72.0, 140.0, 435.9, 170.0)]
+
+
+def test_the_last_wrapped_cell_within_a_frame_is_whole(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        canvas.rect(66, HEIGHT - 240, 420, 124)
+        for x, name in zip((72, 152, 392), ("职务", "职责", "津贴"), strict=True):
+            write(canvas, x, 124, name)
+        for number, (name, lines, pay) in enumerate(DUTIES):
+            top = 144 + 32 * number
+            write(canvas, 72, top, name)
+            write(canvas, 152, top, *lines, pitch=1.2)
+            write(canvas, 392, top, pay)
+        write(canvas, 72, 250, "津贴随当月工资发放。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections] == [*DUTY_ROWS, "津贴随当月工资发放。"]
+
+
+def test_bands_of_several_rows_are_not_one_row(tmp_path: Path) -> None:
+    rows = [("片区", "门店", "店长"), ("东区", "一店", "何洁"), ("东区", "二店", "邵峰"), ("西区", "三店", "葛亮")]
+
+    def page(canvas: Canvas) -> None:
+        for number, row in enumerate(rows):
+            for column, cell in enumerate(row):
+                write(canvas, 72 + 120 * column, 104 + 16 * number, cell)
+        for top in (100, 118, 151, 168):
+            canvas.line(72, HEIGHT - top, 432, HEIGHT - top)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections] == [
+        f"片区: {area} | 门店: {shop} | 店长: {name}" for area, shop, name in rows[1:]
+    ]
+
+
+def test_three_columns_are_read_one_after_the_other(tmp_path: Path) -> None:
+    columns = [[f"第{name}栏的第{line}行文字写满一整行" for line in "一二三四五六"] for name in "甲乙丙"]
+
+    def page(canvas: Canvas) -> None:
+        for number, lines in enumerate(columns):
+            write(canvas, 50 + 170 * number, 80, *lines)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text == "".join(line for lines in columns for line in lines)
+
+
+def test_a_table_of_three_columns_is_no_text_in_columns(tmp_path: Path) -> None:
+    rows = [("工序", "操作要求", "检查方法"), *((f"工序{n}", "扭矩不小于四十牛米每侧", "目测") for n in "甲乙丙丁戊")]
+
+    def page(canvas: Canvas) -> None:
+        for number, row in enumerate(rows):
+            for column, cell in enumerate(row):
+                write(canvas, 72 + 150 * column, 110 + 18 * number, cell)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert sections[0].text == "工序: 工序甲 | 操作要求: 扭矩不小于四十牛米每侧 | 检查方法: 目测"
+
+
+@pytest.mark.parametrize("turn", [90, 180, 270])
+def test_text_that_lies_on_its_side_is_read_and_keeps_its_place(tmp_path: Path, turn: int) -> None:
+    def page(canvas: Canvas) -> None:
+        if turn == 90:  # the reader turns the page clockwise
+            canvas.translate(WIDTH, 0)
+        elif turn == 180:
+            canvas.translate(WIDTH, HEIGHT)
+        else:
+            canvas.translate(0, HEIGHT)
+        canvas.rotate({90: 90, 180: 180, 270: 270}[turn])
+        canvas.setFont("STSong-Light", 10)
+        canvas.drawString(100, 450, "横向打印的设备清单如下，共两项。")
+        table = Table([["设备", "数量"], ["水泵", "3台"], ["风机", "5台"]], colWidths=100, rowHeights=20)
+        grid = [("GRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONT", (0, 0), (-1, -1), "STSong-Light", 10)]
+        table.setStyle(TableStyle(grid))
+        table.wrapOn(canvas, 400, 400)
+        table.drawOn(canvas, 100, 300)
+
+    text, first, second = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert text.text == "横向打印的设备清单如下，共两项。"
+    assert (first.text, second.text) == ("设备: 水泵 | 数量: 3台", "设备: 风机 | 数量: 5台")
+    # The first row lies between 320 and 340 above the turned page's bottom, from 100 to 300 to the right.
+    expected = {
+        90: (WIDTH - 340, HEIGHT - 300, WIDTH - 320, HEIGHT - 100),
+        180: (WIDTH - 300, 320, WIDTH - 100, 340),
+        270: (320, 100, 340, 300),
+    }[turn]
+    assert first.places[0].box == pytest.approx(expected, abs=1)
+
+
 def test_rules_without_columns_between_them_are_no_table(tmp_path: Path) -> None:
     def page(canvas: Canvas) -> None:
         for number in range(4):

@@ -31,10 +31,10 @@ each_answerable = pytest.mark.parametrize(
 )
 
 
-def test_there_are_50_fresh_questions_of_the_promised_kinds() -> None:
+def test_there_are_50_questions_of_the_promised_kinds() -> None:
     counts = Counter(question.kind for question in QUESTIONS)
     assert len({question.id for question in QUESTIONS}) == len({question.question for question in QUESTIONS}) == 50
-    assert {question.split for question in QUESTIONS} == {"fresh"}
+    assert {question.split for question in QUESTIONS} == {"open"}
     assert counts["table"] + counts["record"] == 20
     assert counts["unanswerable"] == 8
     for question in QUESTIONS:

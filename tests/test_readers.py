@@ -198,6 +198,36 @@ def test_csv_without_a_text_column_gives_all_columns_with_their_names(tmp_path: 
     assert section.cells == {"城市": "北京", "门票": "40"}
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ('订单;金额;说明\nA1;"1.234,50";"加急\n周五前到"\nA2;980,00;\n', "utf-8"),
+        ("订单\t金额\t说明\nA1\t1.234,50\t加急周五前到\nA2\t980,00\t\n", "utf-16"),
+        ("订单|金额|说明\r\nA1|1.234,50|加急周五前到\r\nA2|980,00|\r\n", "gb18030"),
+        ("sep=;\r\n订单;金额;说明\r\nA1;1.234,50;加急周五前到\r\nA2;980,00\r\n", "utf-8-sig"),
+    ],
+)
+def test_a_csv_may_have_another_delimiter_than_a_comma(text: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(text.encode(encoding))
+    assert [section.text for section in read_sections(tmp_path / "a.csv")] == [
+        "订单: A1 | 金额: 1.234,50 | 说明: 加急周五前到",
+        "订单: A2 | 金额: 980,00",
+    ]
+
+
+def test_other_delimiters_within_the_cells_of_a_csv_divide_nothing(tmp_path: Path) -> None:
+    assert read_sections(write(tmp_path, "a.csv", "问,答\na;b,c;d\ne;f,g;h\n"))[0].cells == {"问": "a;b", "答": "c;d"}
+    one_column = write(tmp_path, "b.csv", "text\n甲;乙\n丙;丁\n")
+    assert [section.text for section in read_sections(one_column)] == ["甲;乙", "丙;丁"]
+
+
+def test_columns_of_one_name_hide_none_of_each_other(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "姓名,电话,电话,,\n王五,8801,8802,在职,夜班\n")
+    [section] = read_sections(path)
+    assert section.text == "姓名: 王五 | 电话: 8801 | 电话 (2): 8802 | 在职 | 夜班"
+    assert section.cells["电话 (2)"] == "8802"
+
+
 def test_a_wrong_column_names_the_right_ones(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "城市,门票\n北京,40\n")
     with pytest.raises(DataError, match=r"no column '正文'.*城市, 门票"):

@@ -70,8 +70,36 @@ def test_the_list_is_read_as_if_each_phrase_were_folded_by_itself() -> None:
         ("孩子谁带药去园里", "带药", "服药委托"),
         ("冷静期之后还要去民政局吗", "民政局", "民政部门"),
         ("车跑了多少公里了", "跑了多少公里", "里程"),
+        ("这台机器归谁", "归谁", "owner"),
+        ("一个多少钱", "多少钱", "unit_price"),
+        ("what is the deadline", "deadline", "截止"),
+        ("怀孕被炒鱿鱼怎么办", "炒鱿鱼", "解除劳动合同"),
+        ("借了钱还不上被叫老赖", "老赖", "失信被执行人"),
+        ("外校的能来听吗", "外校", "校外"),
+        ("押车的是谁", "押车", "押运"),
+        ("上礼拜交的", "上星期", "上周"),
+        ("停车费封顶吗", "封顶", "不超过"),
     ],
 )
 def test_what_people_say_is_found_with_what_documents_write(question: str, phrase: str, word: str) -> None:
     synonyms = {hit.text: hit.synonyms for hit in find_phrases(fold_text(question))}
     assert word in synonyms[phrase]
+
+
+def test_a_latin_phrase_is_found_only_as_a_whole_word() -> None:
+    assert "id" in [hit.text for hit in find_phrases(fold_text("这单的ID是啥"))]
+    assert "id" not in [hit.text for hit in find_phrases(fold_text("android手机的video怎么导"))]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_there"),
+    [
+        ("listening on port 8080", True),
+        ("http_port=8080", True),
+        ("all ports are closed", True),
+        ("the report and its support", False),
+    ],
+)
+def test_a_latin_word_of_a_document_is_matched_whole(text: str, is_there: bool) -> None:
+    [phrase] = find_phrases("端口")
+    assert phrase.is_in(text) is is_there

@@ -3,6 +3,8 @@
     python train/answer_scorer.py --features rows.npz           # ten minutes of CPU; the second time, three
     python train/answer_scorer.py --features rows.npz --write   # also writes peg_rag/assets/answer_scorer.json
 
+`train/expected_answers.py --write` belongs to it: both learn from the same documents.
+
 Rows are the candidates of `peg_rag.answering.candidates` for written documents and questions as colleagues ask them
 (`answer_documents.py`), dealt out to `STORES` stores and searched as `peg-rag ask` searches. Of the questions, one in
 three is also asked with what answers it taken out: the whole passage, or the cell or sentence alone. The questions of
@@ -29,6 +31,7 @@ import lightgbm
 import numpy as np
 from answer_documents import WrittenCase, WrittenDocument, occurs, read_documents
 from answer_documents import passages as document_passages
+from expected_answers import FOLDS, answers_question, fit_folds, fold_of
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
@@ -37,6 +40,7 @@ from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.answering.candidates import Candidate, find_candidates
 from peg_rag.answering.decision import DECISION, decision_rows, part_of
 from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.expectation import Expectation
 from peg_rag.answering.statements import statements_of
 from peg_rag.hits import Hit
 
@@ -44,7 +48,6 @@ REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "answer_scorer.json"
 HITS = 20
 STORES = 12  # that the written documents are dealt out to
-FOLDS = 5
 TAKEN_OUT_EVERY = 3  # questions
 TAKEN_OUT_WEIGHT = 0.5  # for the decision: people ask for what is not there less often than that
 RIDGE = 3.0  # of the linear score
@@ -86,18 +89,20 @@ FOR = {
     "like_column", "like_key", "like_heading", "file_share", "pairs", "pairs_by_statement", "pairs_telling",
     "pairs_telling_by_statement", "asked_noun", "phrases", "phrases_by_statement", "synonyms_column", "synonyms_key",
     "synonyms_heading", "source_words", "negation", "column_run", "key_run", "key_run_length", "agreements",
-    "agreements_near",
+    "agreements_near", "expected_shape", "expected_column",
 }  # fmt: skip
 AGAINST = {
     "covered_gap", "statement_gap", "telling_gap", "missing", "missing_near", "missing_code", "year_conflict",
     "range_conflict", "wrong_kind", "column_rival", "echo", "cosine_gap", "like_gap", "like_statement_gap",
     "like_missing", "like_column_rival", "like_key_gap", "pairs_gap", "pairs_statement_gap", "pairs_missing", "fit_gap",
     "key_gap", "phrases_gap", "phrases_missing", "synonyms_column_rival", "synonyms_key_gap", "hit_gap", "older_mail",
-    "negation_conflict", "column_run_rival", "key_run_gap", "conflicts", "conflicts_near",
+    "superseded", "negation_conflict", "column_run_rival", "key_run_gap", "conflicts", "conflicts_near",
+    "expected_shape_gap", "expected_column_gap",
 }  # fmt: skip
 _SIGNS = [1 if name in FOR else -1 if name in AGAINST else 0 for name in FEATURES]
 _LIKELY = [FEATURES.index(name) for name in ("covered", "like", "telling", "phrases", "pairs_telling")]
 _encoder: PEGEncoder
+_expectations: list[Expectation]
 
 
 @dataclass(frozen=True)
@@ -186,7 +191,11 @@ def make_tasks() -> Iterator[Task]:
 
 
 def _make_tasks_of_store(documents: list[WrittenDocument], start: int, encoder: PEGEncoder) -> Iterator[Task]:
-    cases = [((start + number) % FOLDS, case) for number, document in enumerate(documents) for case in document.cases]
+    cases = [
+        (fold_of(start + number * STORES, STORES), case)
+        for number, document in enumerate(documents)
+        for case in document.cases
+    ]
     with make_index(list(document_passages(documents)), encoder) as index:
         retriever = Retriever(index, encoder, mode="hybrid")
         results = retriever.retrieve_batch([case.question for _, case in cases], k=2 * HITS)
@@ -227,18 +236,31 @@ def make_index(rows: Sequence[tuple[str, dict[str, Any]]], encoder: PEGEncoder) 
 
 
 def make_groups(tasks: list[Task]) -> list[Group]:
-    with Pool(initializer=_open_encoder) as pool:
+    with Pool(initializer=_start_worker, initargs=(fit_folds(read_documents(), STORES),)) as pool:
         groups = pool.map(_group_in_worker, tasks, chunksize=20)
-    return [group for group in groups if len(group.right)]
+    pairs = zip(tasks, groups, strict=True)
+    return [group for task, group in pairs if len(group.right) and (group.is_answerable or not _is_in_hits(task))]
 
 
-def _open_encoder() -> None:
-    global _encoder
+def _is_in_hits(task: Task) -> bool:
+    """Whether a hit says what answers; where no statement does, the question would teach to decline what is there."""
+    return bool(task.must) and any(
+        task.file in hit.metadata["source"] and _says(hit.text, task.must) for hit in task.hits
+    )
+
+
+def _start_worker(expectations: list[Expectation]) -> None:
+    """
+    Args:
+        expectations: for each fold, what was learned without it.
+    """
+    global _encoder, _expectations
     _encoder = PEGEncoder("peg-mini")
+    _expectations = expectations
 
 
 def _group_in_worker(task: Task) -> Group:
-    candidates = find_candidates(task.question, task.hits, _encoder)
+    candidates = find_candidates(task.question, task.hits, _encoder, _expectations[task.fold])
     right = np.array([float(_answers(candidate, task)) for candidate in candidates])
     features = np.array([c.features for c in candidates], dtype=np.float32).reshape(-1, len(FEATURES))
     return Group(task.source, features, right, [part_of(candidate) for candidate in candidates], task.fold)
@@ -246,7 +268,7 @@ def _group_in_worker(task: Task) -> Group:
 
 def _answers(candidate: Candidate, task: Task) -> bool:
     source = str(task.hits[candidate.place].metadata["source"])
-    return bool(task.must) and task.file in source and _says(candidate.statement.text, task.must)
+    return bool(task.must) and task.file in source and answers_question(candidate.statement, task.must)
 
 
 def _says(text: str, must: Sequence[str]) -> bool:

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from peg_rag.answering.cells import key_cells
 from peg_rag.answering.coverage import lacks_code, measure_rarities
 from peg_rag.answering.evidence import FEATURES, PLAIN_FEATURES, add_gaps, features_of
+from peg_rag.answering.expectation import Expectation, load_expectation
 from peg_rag.answering.matches import match_texts
 from peg_rag.answering.passages import Passage, passages_of
 from peg_rag.answering.question import Question, parse_question
-from peg_rag.answering.statements import Statement, announces_more, statements_of
+from peg_rag.answering.statements import Statement, announces_more, start_of, statements_of
 from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
 from peg_rag.retriever import Encoder
@@ -52,8 +53,14 @@ class Candidate:
         return bool(self.features[_OLDER_MAIL])
 
 
-def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[Candidate]:
-    """The statements of the hits, the most promising `MAX_ENCODED` of them, in no order."""
+def find_candidates(
+    question: str, hits: Sequence[Hit], encoder: Encoder, expectation: Expectation | None = None
+) -> list[Candidate]:
+    """The statements of the hits, the most promising `MAX_ENCODED` of them, in no order.
+
+    Args:
+        expectation: what the answer is expected to look like; the one that comes with the package if not given.
+    """
     parsed = parse_question(question)
     pairs, rows = _rate_statements(parsed, passages_of(hits))
     order = sorted(range(len(pairs)), key=lambda i: -_estimate_promise(rows[i]))[:MAX_ENCODED]
@@ -64,6 +71,8 @@ def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     headed = [_read_under_headings(*pair, quoted) for pair, quoted in zip(promising, spans, strict=True)]
     cosines = _compute_cosines(question, headed, encoder)
     matches = match_texts(question, [_read_alone(statement) for _, statement in promising], headed)
+    parts = [(passage.rank, start_of(statement)) for passage, statement in promising]
+    expected = (expectation or load_expectation()).compare(parsed.text, [pair[1] for pair in promising], parts)
     lead = (cosines - cosines.mean()) / (cosines.std() + 0.02) / 3  # (statements,)
     candidates = []
     for number, (passage, statement) in enumerate(promising):
@@ -73,7 +82,9 @@ def find_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
             "cosine_lead": float(lead[number]),
             "cosine_gap": float(cosines.max()) - cosine,
         }
-        features = np.array([*(row[name] for name in PLAIN_FEATURES), *matches[number]], dtype=np.float32)
+        features = np.array(
+            [*(row[name] for name in PLAIN_FEATURES), *expected[number], *matches[number]], dtype=np.float32
+        )
         candidates.append(Candidate(passage.rank, statement, spans[number], features))
     return candidates
 

@@ -14,7 +14,7 @@ from peg_rag.answering.passages import Passage
 from peg_rag.answering.question import Question
 from peg_rag.answering.ranges import code_fit
 from peg_rag.answering.statements import Statement
-from peg_rag.answering.words import Word, fold_text, list_words
+from peg_rag.answering.words import Word, contains_word, fold_text, list_words
 
 _MIXED_CODE = re.compile(r"^(?=[^\u3400-\u9fff]*$)(?=.*[a-z])(?=.*\d)")
 _LEAST_WEIGHT = 0.5  # of a word in a name or value, which is short
@@ -61,12 +61,14 @@ def lacks_code(question: Question, passage: Passage, statement: Statement) -> bo
 
 
 def covers_word(text: str, word: Word) -> bool:
-    """Whether a folded text says a word: codes whole, years in any form."""
+    """Whether a folded text says a word: codes and Latin words whole, years in any form."""
+    if word.is_code and word.text.isascii() and word.text.isalpha():
+        return contains_word(text, word.text)
     if word.is_code:
         return _compile_code(word.text).search(text) is not None
     if word.text in text:
         return True
-    return any(synonym in text for synonym in word.synonyms)
+    return any(contains_word(text, synonym) for synonym in word.synonyms)
 
 
 @lru_cache(maxsize=65536)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from peg_rag.answering.candidates import MAX_ENCODED, Candidate
 from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.statements import start_of
 
 _OF_SCORES = ("score", "lead", "lead_in_row", "lead_in_hits", "above_mean", "share", "count")
 DECISION = (*_OF_SCORES, *FEATURES, *(f"{name}_ahead" for name in FEATURES))
@@ -24,8 +25,7 @@ _LOWEST = -10.0  # score of a rival where there is none
 
 def part_of(candidate: Candidate) -> tuple[int, int]:
     """The hit and the row or sentence that a candidate is of: two cells of a row are no rivals of each other."""
-    statement = candidate.statement
-    return candidate.place, statement.row[0].span[0] if statement.row else statement.span[0]
+    return candidate.place, start_of(candidate.statement)
 
 
 def decision_rows(

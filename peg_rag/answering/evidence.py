@@ -15,6 +15,7 @@ import numpy as np
 
 from peg_rag.answering.cells import add_cell_gaps, cell_features
 from peg_rag.answering.coverage import Rarities, covers_word, share_of_parts, share_of_text, share_of_words
+from peg_rag.answering.expectation import EXPECTED
 from peg_rag.answering.kinds import names_kind, rate_value
 from peg_rag.answering.likeness import measure_likeness
 from peg_rag.answering.matches import MATCHES
@@ -32,6 +33,7 @@ _NEGATIVE = re.compile("[不没无未非勿禁拒免]|谢绝|除外")
 _NEGATIVE_QUESTION = re.compile(
     r"(?<![能可会要是有行让准许用该])不(?!好意思|管|过|错|同|到位)(?![行？?]|$)|没(?!事|问题|收走)(?![？?有]|$)|(?<!能)不[能让许准]"
 )
+_SUPERSEDED = re.compile(r"暂定|拟定|待定|初定|原定|原计划|原先|原来|旧版|老版|以前|作废|停用|不再|已取消|废止|去年")
 _ENDS = frozenset("。！？!?…；;.")
 _HEAVIEST = 7.0  # weight of the rarest word
 _LONGEST_SENTENCE = 200  # characters that are compared
@@ -103,6 +105,7 @@ PLAIN_FEATURES = (
     "source_words",  # of the file's name
     "hit_gap",  # how much better the best hit scores, of the difference between the best and the worst
     "older_mail",  # a line that a mail quotes
+    "superseded",  # it says that it holds no more or not yet, and the question does not ask for that
     "column_run",  # of the column's name, the longest run of characters that the question has
     "column_run_rival",  # another column's, where it is longer
     "key_run",  # the same of the row's other values
@@ -124,7 +127,7 @@ PLAIN_FEATURES = (
     "cosine_lead",  # above the mean of all statements, in spreads
     "cosine_gap",  # below the best
 )
-FEATURES = (*PLAIN_FEATURES, *MATCHES)
+FEATURES = (*PLAIN_FEATURES, *EXPECTED, *MATCHES)
 # How much more of the question the best statement says, by what is compared.
 _GAPS = {
     "covered_gap": "covered",
@@ -207,7 +210,7 @@ def add_gaps(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str
 
 
 def features_of(question: Question, passage: Passage, statement: Statement, rarities: Rarities) -> dict[str, float]:
-    """Everything in `FEATURES` but the gaps, the cosines and `MATCHES`, which compare the statements."""
+    """Everything in `PLAIN_FEATURES` but the gaps and the cosines, which compare the statements."""
     reading = _Reading.of(question, passage, statement)
     defined = defined_words(question, passage)
     return {
@@ -240,6 +243,7 @@ def _place_features(reading: _Reading) -> dict[str, float]:
         "file_share": passage.file_share,
         "source_words": share_of_text(source[:_LONGEST_HEADING], reading.question.expanded),
         "older_mail": float(_is_quoted_line(passage.hit.text, statement.span[0])),
+        "superseded": float(bool(_SUPERSEDED.search(reading.row)) and not _SUPERSEDED.search(reading.question.text)),
         "is_cell": float(statement.cell is not None),
         "is_list": float(statement.kind == "list"),
         "ends": float(statement.kind != "sentence" or statement.text[-1] in _ENDS),

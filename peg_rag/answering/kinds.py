@@ -15,20 +15,22 @@ _ROLE = (
 )
 # How a value looks that is of a kind, and what its column is called.
 _LOOKS = {
-    "money": r"\d\s*(?:元|块|万|亿|美元|欧元|港元|角)|[¥￥$€]\s*\d|免费|免收|不收费|百元|千元|万元|\d倍|%",
-    "percent": r"\d\s*[%％‰]|百分之|[一二三四五六七八九]成|万分之",
+    "money": r"\d\s*(?:元|块|万|亿|美元|欧元|港元|角)|[¥￥$€]\s*\d|免费|免收|不收费|百元|千元|万元|\d[倍折成]|分之|%",
+    "percent": r"\d\s*[%％‰]|分之|[\d一二三四五六七八九][成折]|[一退收]半|[全不]退",
     "duration": r"\d\s*个?(?:年|月|天|日|周|星期|小时|分钟|秒|工作日|学期|minutes?|hours?|days?|months?|years?)|"
     r"[每次]+(?:班|日|天|周|月|年|季度)|长期|永久|半年|[一二三四五六七八九十]+个?(?:年|月|天|日|周|小时|分钟)",
     "date": r"\d{4}[-年/.]\d{1,2}|\d{1,2}月\d{1,2}日|\d{1,2}月|每[月年周]|\d{1,2}日|次[年月]|星期|周[一二三四五六日]|"
+    r"(?<!\d)\d{1,2}-\d{2}(?!\d)|(?:19|20)\d\d(?!\d)|[当次隔翌][天日]|随时|[年月季]末|[年月][底初]|春节|除夕|初\d|满\d|[节假]前|"
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)",
     "time": r"\d{1,2}[:：]\d{2}|\d{1,2}[点时]|24小时|停诊|全天",
     "person": rf"(?:(?<![\u3400-\u9fff])|[由是为、部科组室长人务员理监管师任])[{SURNAMES}][\u3400-\u9fff]{{1,2}}"
-    rf"(?=负责|主持|担任|统一|组织|通报|说|确认|批准|保管|签|[^\u3400-\u9fff]|$)|{_ROLE}",
-    "phone": r"\d{3,4}-\d{3,4}(?:-?\d{4})?|(?<!\d)1\d{10}|(?<!\d)\d{7,8}(?!\d)|分机\s*\d|(?<!\d)\d{4}(?!\d)",
-    "place": r"[路街号楼层室区市省县村镇座厅库栋]|车间|广场|中心|公园|东|西|南|北|[a-z]-?\d",
+    rf"(?=负责|主持|担任|统一|组织|通报|说|确认|批准|保管|签|[^\u3400-\u9fff]|$)|^[\u3400-\u9fff·]{{2,4}}$|{_ROLE}",
+    "phone": r"\d{3,4}-\d{3,4}(?:-?\d{4})?|(?<!\d)1\d{10}|(?<!\d)\d{7,8}(?!\d)|分机\s*\d|(?<!\d)\d{4,5}(?!\d)",
+    "place": r"[路街号楼层室区市省县村镇座厅库栋处院校馆店站门港台柜屋城园房桥]|码头|车间|广场|中心|公园|东|西|南|北|"
+    r"[a-z]-?\d",
     "code": r"[a-z]+[\w\-./]*\d|\d[\w\-./]*\d|https?:",
     "size": r"\d\s*(?:[gmkt]b|k?g|[mck]?m|克|斤|公斤|吨|米|公里|升|毫升|l|ml|w|kw|v|℃|°|度|寸|平方|㎡|m2|"
-    r"pa|kn|n|×|汤匙|勺|颗|根|条)",
+    r"[kmg]?pa|kn|n|×|乘|兆|牛|汤匙|勺|颗|根|条)",
     "count": r"\d|[一二三四五六七八九十百千两半]+[个名位人次天年月日周项只台本份张件种倍成册套条根颗把]",
     "name": r"^(?=.*(?:[\u3400-\u9fff]|[a-z]{2}))[^。]{1,25}$|[“《]",
     "how": r"先|再|然后|后|点击|打开|登录|提交|按|拨打|携带|联系|通过|请|检查|更换|加|用|step|click|open",
@@ -86,6 +88,8 @@ _MEASURED_PATTERNS = tuple((re.compile(asks), re.compile(says)) for asks, says i
 _MEASURE_UNITS = "天年月日周时分秒元块次度米克升岁%"
 _MEASURED = re.compile(r"\d\s*([\u3400-\u9fff%])")
 _BARE_NUMBER = re.compile(r"[-+±]?\s*\d[\d,，.]*\s*$")
+# A value that looks like one of these is one whatever its column is called: 会员: 1,880元.
+_TELLING = frozenset({"money", "percent", "phone"})
 _NUMERIC = frozenset({"money", "percent", "duration", "size", "count", "phone", "code"})
 
 
@@ -100,6 +104,8 @@ def rate_value(question: Question, value: str, column: str) -> tuple[float, floa
         return 0.0, 1.0
     if not question.kinds:
         return 0.5, 0.0
+    if any(_LOOKS_LIKE[kind].search(value) for kind in _TELLING & set(question.kinds)):
+        return 1.0, 0.0
     if column and _holds_other(question, fold_text(column)):
         return 0.0, 1.0
     measured = _MEASURED.search(value) if question.unit else None

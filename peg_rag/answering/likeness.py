@@ -66,6 +66,13 @@ def text_vectors(text: str) -> NDArray[np.float32]:
     return table.vectors[rows]
 
 
+@lru_cache(maxsize=8192)
+def mean_vector(text: str) -> NDArray[np.float32]:
+    """(dimension,) the mean of the vectors of a text's words, of unit length; zeros where none is known."""
+    mean = text_vectors(text).sum(axis=0)
+    return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-6), dtype=np.float32)
+
+
 @cache
 def _read_table() -> _Table:
     with (files("peg_rag") / "assets" / "word_vectors.npz").open("rb") as file:

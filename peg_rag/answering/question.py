@@ -31,33 +31,35 @@ _ASKED_NOUN = re.compile(
 )
 # The kinds of answer, by what asks for them, the most telling first.
 _KINDS = {
-    "reason": r"为什么|为何|什么原因|[怎咋]么?[^，。]{0,8}[这那]么|why",
-    "money": r"多少钱|啥价|什么价|多少元|多少块|多少万|多少美元|几块钱|价格|价钱|怎么收|收费标准|单价|花了多少|"
-    r"报多少|罚多少|罚款|"
+    "reason": r"为了?什么|为何|什么(?:原因|缘故)|怎么回事|怎么?[^，。]{0,8}[这那]么|why",
+    "money": r"多少钱|什么价|多少元|多少块|多少万|多少美元|几块钱|价格|价钱|怎么(?:收|算钱|卖)|收费标准|单价|"
+    r"[报罚收花付补贴赔](?:了|给|我|他|她)?多少(?!人)|罚款|"
     r"(?:奖金|工资|补贴|补助|津贴|费用|押金|保证金|成本|收入|利润|奖学金|上限|额度|违约金|[^话]费)[^，。]{0,6}(?:多少|几)|"
     r"最多[报借]|how much",
-    "percent": r"百分之几|百分之多少|比例|占比|几成|率是?多少|percent",
+    "percent": r"百分之几|百分之多少|比例|占比|[几多少]成|率是?多少|percent",
     "duration": r"多久|多长时间|(?:几|多少)个?(?:年|月|天|周|星期|小时|分钟|工作日|学期)|周期|期限|时长|how long",
-    "date": r"什么时候|啥时候|何时|哪一?[天年日]|几[号月]|日期|哪个月|when",
+    "date": r"什么时候|何时|哪一?[天年日]|(?<!打)几[号月]|日期|哪个月|when",
     "time": r"几点|什么时间|营业时间|开放时间|what time",
     "person": r"谁|哪一?[位个]?(?:师傅|老师|教师|医生|大夫|教练|司机|同事|领导|经理|主管|律师|导游|讲师|负责人)|"
     r"哪一?[位个]?人(?![数员])|哪位|叫什么|何人|什么人|负责人|who",
-    "phone": r"电话|手机|分机|热线|号码|联系方式|phone",
-    "place": r"哪里|哪儿|[在到去上]哪(?!一?[天个些年月家位种款])|啥地方|地址|位置|几楼|几层|哪一?层|"
+    "phone": r"(?:电话|手机号?|分机号?|热线|号码)(?:号码?)?(?:是?多少|是?几[号位]?|是?什么|[呢？?]|$)|"
+    r"(?:什么|哪个|多少)(?:电话|手机|号码?|分机)|打几号|打(?:什么|哪个?)|联系方式|phone",
+    "place": r"哪里|哪儿|[在到去上]哪(?!一?[天个些年月家位种款])|地址|位置|几楼|几层|哪一?层|"
     r"哪个(?:城市|地方|楼|库位|教室|车间)|什么地方|where",
     "code": r"编号|订货号|编码|代码|型号|账号|单号|哪款",
     "size": r"多大|多重|多高|多宽|多远|尺寸|重量|容量|功率|温度|(?:多少|几)(?:度|米|克|升|斤|公斤|兆)",
     "count": r"多少(?!钱)|几[^点号]|how many",
-    "how": r"怎么(?![收样])|咋[办弄做]|如何|怎样|流程|步骤|顺序|次序|做法|how (?:do|can|to|should)",
-    "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究|有啥讲究",
-    "list": r"哪些|哪几|有[什啥]么?|[带交要拿](?:什么|啥)|什么材料|都有谁|包括|包含|清单",
+    "how": r"怎么(?![收样]|算钱|卖|回事)|如何|怎样|流程|步骤|顺序|次序|做法|how (?:do|can|to|should)",
+    "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究",
+    "list": r"哪些|哪几|有什么?|[带交要拿穿戴备](?:些|点|上)?什么|注意些?什么|什么材料|都有谁|包括|包含|清单",
     "name": r"哪(?:家|款|种|路|条|只|所|间|一?个(?!月|地方|城市|楼|库位|教室|车间|部门))|叫什么|"
     r"什么(?:牌子|型号|品种|公司)",
-    "meaning": r"什么意思|啥意思|啥毛病|什么毛病|含义|代表什么|表示什么|什么是|什么故障",
+    "meaning": r"什么意思|什么毛病|含义|代表什么|表示什么|什么是|什么故障",
     "polar": r"[吗不][？?]?$|([\u3400-\u9fff])[不没]\1|能不能|可不可以|是否|是不是|会不会|要不要|有没有|"
     r"^(?:is|are|does|do|can|will)\b",
 }
 KINDS = tuple(_KINDS)
+_COLLOQUIAL = str.maketrans({"啥": "什么", "咋": "怎么"})
 _MEASURES = frozenset({"money", "percent", "duration", "size", "phone", "code", "date", "time"})
 _COMPILED_KINDS = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
 
@@ -122,6 +124,7 @@ def character_pairs(folded: str) -> tuple[str, ...]:
 
 def _find_kinds(question: str) -> tuple[str, ...]:
     """The kinds of answer that are asked for; 多少 alone asks for a number, 多少钱 for money."""
+    question = question.translate(_COLLOQUIAL)
     kinds = [kind for kind, pattern in _COMPILED_KINDS.items() if pattern.search(question)]
     if "count" in kinds and _MEASURES & set(kinds):
         kinds.remove("count")

@@ -71,6 +71,11 @@ class Statement:
     row: tuple[Cell, ...] = ()
 
 
+def start_of(statement: Statement) -> int:
+    """Where the row of a cell, or the sentence or list, begins: two cells of a row have this in common."""
+    return statement.row[0].span[0] if statement.row else statement.span[0]
+
+
 def statements_of(text: str, start: int = 0) -> Iterator[Statement]:
     """The statements of a passage from character `start` on, in their order. Linear in time."""
     lines = [line for line in _split_lines(text, start) if _WORD.search(text, *line)]

@@ -5,6 +5,7 @@ similar contexts, but not that 打款 means 支付. The list was written by hand
 matched as strings, so that it does not matter where a tokenizer cuts.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from itertools import islice
 
-from peg_rag.answering.words import fold_text, tokens_of
+from peg_rag.answering.words import contains_word, fold_text, tokens_of
 
 _LONGEST_PHRASE = 12  # characters
+_LATIN = re.compile("[a-z]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Phrase:
 
     def is_in(self, text: str) -> bool:
         """Whether a folded text says it in one way or another."""
-        return self.text in text or any(synonym in text for synonym in self.synonyms)
+        return any(contains_word(text, word) for word in (self.text, *self.synonyms))
 
 
 @lru_cache(maxsize=256)
@@ -41,12 +43,21 @@ def find_phrases(folded: str) -> tuple[Phrase, ...]:
         (start, end)
         for start in range(len(folded))
         for end in range(start + 1, min(start + _LONGEST_PHRASE, len(folded)) + 1)
-        if folded[start:end] in table and (end > start + 1 or folded[start] in tokens)
+        if folded[start:end] in table
+        and (end > start + 1 or folded[start] in tokens)
+        and not _cuts_latin_word(folded, start, end)
     ]
     # 几点关 and 关灯 overlap, and both are said; 关 within 关灯 is not.
     places = [span for span in spans if not any(_is_within(span, other) for other in spans)]
     texts = dict.fromkeys(folded[start:end] for start, end in places)
     return tuple(Phrase(text, table[text]) for text in texts)
+
+
+def _cuts_latin_word(text: str, start: int, end: int) -> bool:
+    """Whether a span begins or ends between two Latin letters."""
+    return any(
+        _LATIN.match(text[place - 1 : place]) and _LATIN.match(text[place : place + 1]) for place in (start, end)
+    )
 
 
 def _is_within(span: tuple[int, int], other: tuple[int, int]) -> bool:

@@ -19,7 +19,9 @@ _FIGURE = "[零〇一二两三四五六七八九十百千]"
 # A numeral is a figure where it counts something; 一线 and 四川 are words.
 _NUMERAL = re.compile(
     rf"(?<=第){_FIGURE}+|(?<=星期)[一二三四五六]|"
-    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])|{_FIGURE}*十{_FIGURE}*"
+    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])(?!分之)|"
+    rf"(?<![a-z0-9零一二两三四五六七八九十百千])(?!百度|千米|一[^十百千]){_FIGURE}+(?=[点折成周斤度米套箱场份张件名位]|公[里斤分]|千[克瓦]|[毫厘]米|平方)|"
+    rf"{_FIGURE}*十{_FIGURE}*"
 )
 _DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
 _BELOW_ZERO = re.compile(r"(?:零下|[零0]下|负)(?=\d+(?:\.\d+)?度)")
@@ -29,6 +31,7 @@ _CODES = re.compile(
     rf"(星期\d|(?<![a-z\d度.])-\d+(?:\.\d+)?度|(?<![a-z\d.\-])\d+(?:\.\d+)?(?:小时|季度|分钟|[{HAN}])|[a-z0-9]+(?:[\-./:@_][a-z0-9]+)*)"
 )
 _RUNS = re.compile(rf"[{HAN}]+")
+_LATIN = re.compile("[a-z]")
 _TOKEN_FLOOR = 5.5  # negative log probability up to which a word says nothing about the subject
 _HEAVIEST = 7.0
 _RARE_CHARACTER = -10.0  # log probability below which a single character is a part of a word
@@ -198,6 +201,21 @@ def tokens_of(folded: str) -> list[str]:
         for run in _RUNS.findall(piece)
         for token in _join_characters(_tokenize_run(run))
     ]
+
+
+def contains_word(text: str, word: str) -> bool:
+    """Whether a folded text contains a word; a Latin one by itself: port not within report, id within user_id.
+
+    Chinese text has no blanks, so that only Latin letters are looked at.
+    """
+    return word in text and (not _LATIN.search(word) or _compile_word(word).search(text) is not None)
+
+
+@lru_cache(maxsize=4096)
+def _compile_word(word: str) -> re.Pattern[str]:
+    before = "(?<![a-z])" if _LATIN.match(word[0]) else ""
+    after = "s?(?![a-z])" if _LATIN.match(word[-1]) else ""
+    return re.compile(before + re.escape(word) + after)
 
 
 def same_words(word: str) -> tuple[str, ...]:

@@ -7,14 +7,14 @@ controls and automatic numbers (第一条, 1.1) are not among what it calls a pa
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from peg_rag.extras import require
-from peg_rag.readers.blocks import Block, Heading, Paragraph
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_line, width
 from peg_rag.readers.numbering import is_plain_heading, number_level
@@ -46,12 +46,24 @@ class _Text:
     level: int | None  # a heading's by its style, or None
     bold: bool
     size: float | None  # points
+    notes: tuple[str, ...] = ()  # footnotes and endnotes that it refers to
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    """A table's cell: its text in one line, whether all of it is bold, the rows of tables within, its notes."""
+
+    text: str
+    bold: bool
+    rows: list[Row]
+    notes: list[str]
 
 
 class _Reader:
     def __init__(self, document: Any) -> None:
         self._document = document
         self._numbers = _Numbers(document)
+        self._notes = _read_notes(document)
         self._styles = {style.style_id: style for style in document.styles if style.style_id}
 
     def blocks(self) -> Iterator[Block]:
@@ -72,6 +84,8 @@ class _Reader:
                 yield Paragraph(part.text)
             else:
                 yield Heading(clean_line(part.text), level)
+            for note in part.notes:
+                yield Paragraph(note)
 
     def _read_children(self, container: Any) -> Iterator[_Text | Block]:
         for element in container:
@@ -91,10 +105,15 @@ class _Reader:
         if text and not (style is not None and _is_contents_style(style)):
             number = self._numbers.next(element, style)
             size, bold = self._type_of(element, style)
-            yield _Text(f"{number}{text}", self._level_of(element, style), bold, size)
+            yield _Text(f"{number}{text}", self._level_of(element, style), bold, size, self._notes_of(element))
         for box in element.iter(f"{_W}txbxContent"):
             if not any(parent.tag == f"{_MC}Fallback" for parent in box.iterancestors()):
                 yield from self._read_children(box)
+
+    def _notes_of(self, element: Any) -> tuple[str, ...]:
+        references = element.xpath(".//w:footnoteReference | .//w:endnoteReference")
+        notes = (self._notes.get((_local_name(reference), reference.get(f"{_W}id"))) for reference in references)
+        return tuple(filter(None, notes))
 
     def _style_of(self, element: Any) -> Any:
         style_id = element.find(f"{_W}pPr/{_W}pStyle")
@@ -157,38 +176,85 @@ class _Reader:
         bold: list[list[bool]] = []
         merged: list[list[bool]] = []
         header_rows = 0
-        texts: dict[Any, tuple[str, bool]] = {}
-        for number, row in enumerate(table.rows):
+        cells_read: dict[Any, _Cell] = {}
+        inner_rows: dict[int, list[Row]] = {}  # of tables within cells, by the row of the grid
+        notes: list[str] = []
+        for row in table.rows:
+            if row._tr.find(f"{_W}trPr/{_W}del") is not None:
+                continue
             cells = row.cells
             for cell in cells:
-                if cell._tc not in texts:
-                    texts[cell._tc] = self._cell_text(cell._tc)
+                if cell._tc not in cells_read:
+                    content = cells_read[cell._tc] = self._read_cell(cell._tc)
+                    inner_rows.setdefault(len(grid), []).extend(content.rows)
+                    notes += content.notes
             before = [None] * row.grid_cols_before
             after = [None] * row.grid_cols_after
             elements = [*before, *(cell._tc for cell in cells), *after]
-            grid.append([texts[element][0] if element is not None else "" for element in elements])
-            bold.append([element is not None and texts[element][1] for element in elements])
-            merged.append([False, *(before is not None and before is after for before, after in pairwise(elements))])
-            if header_rows == number and row._tr.find(f"{_W}trPr/{_W}tblHeader") is not None:
+            if header_rows == len(grid) and row._tr.find(f"{_W}trPr/{_W}tblHeader") is not None:
                 header_rows += 1
+            grid.append([cells_read[element].text if element is not None else "" for element in elements])
+            bold.append([element is not None and cells_read[element].bold for element in elements])
+            merged.append([False, *(before is not None and before is after for before, after in pairwise(elements))])
         columns = max(map(len, grid), default=0)
         grid = [row + [""] * (columns - len(row)) for row in grid]
         bold = [row + [False] * (columns - len(row)) for row in bold]
         merged = [row + [False] * (columns - len(row)) for row in merged]
+        blocks: Iterator[tuple[int, Block]]
         if columns == 1:  # a box around text
-            for row in grid:
-                if row[0]:
-                    yield Paragraph(row[0])
-            return
-        yield from to_blocks(table_rows(grid, header_rows=header_rows or None, bold=bold, merged=merged))
+            blocks = ((number, Paragraph(row[0])) for number, row in enumerate(grid) if row[0])
+        else:
+            body = table_rows(grid, header_rows=header_rows or None, bold=bold, merged=merged)
+            blocks = ((row.index, block) for row, block in zip(body, to_blocks(body), strict=True))
+        yield from _with_inner_rows(blocks, grid, inner_rows)
+        yield from map(Paragraph, notes)
 
-    def _cell_text(self, element: Any) -> tuple[str, bool]:
-        lines: list[str] = []
-        bold = True
-        for part in self._read_children(element):
-            lines.append(part.text)
-            bold = bold and isinstance(part, _Text) and part.bold
-        return clean_line("\n".join(lines)), bold and bool(lines)
+    def _read_cell(self, element: Any) -> _Cell:
+        parts = list(self._read_children(element))
+        texts = [part for part in parts if not isinstance(part, Row)]
+        bold = bool(texts) and all(isinstance(part, _Text) and part.bold for part in texts)
+        notes = [note for part in texts if isinstance(part, _Text) for note in part.notes]
+        text = clean_line("\n".join(part.text for part in texts))
+        return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes)
+
+
+def _with_inner_rows(
+    blocks: Iterable[tuple[int, Block]], grid: Grid, inner_rows: dict[int, list[Row]]
+) -> Iterator[Block]:
+    """The blocks of a table's rows, each followed by the rows of the tables within its cells."""
+    waiting = sorted(number for number, rows in inner_rows.items() if rows)
+
+    def take_until(end: int) -> Iterator[Block]:
+        while waiting and waiting[0] < end:
+            number = waiting.pop(0)
+            label = next((text for text in grid[number] if text), "") if len(grid[number]) > 1 else ""
+            for row in inner_rows[number]:
+                yield replace(row, captions=(label, *row.captions) if label else row.captions)
+
+    for number, block in blocks:
+        yield from take_until(number)
+        yield block
+        yield from take_until(number + 1)
+    yield from take_until(len(grid))
+
+
+def _read_notes(document: Any) -> dict[tuple[str, str | None], str]:
+    """The texts of footnotes and endnotes, by the kind of their references and their ids."""
+    notes: dict[tuple[str, str | None], str] = {}
+    for relation in document.part.rels.values():
+        kind = relation.reltype.rsplit("/", 1)[-1]
+        if kind not in ("footnotes", "endnotes") or relation.is_external:
+            continue
+        root = require("docx.oxml", "ingest").parse_xml(relation.target_part.blob)
+        for note in root:
+            if note.get(f"{_W}type") is None:  # the others are the rules above the notes
+                text = clean_line("\n".join(_text_of(paragraph) for paragraph in note.iterfind(f"{_W}p")))
+                notes[(f"{kind.removesuffix('s')}Reference", note.get(f"{_W}id"))] = text
+    return notes
+
+
+def _local_name(element: Any) -> str:
+    return str(element.tag).rsplit("}", 1)[-1]
 
 
 @dataclass

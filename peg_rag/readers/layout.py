@@ -27,6 +27,7 @@ _TABLES_APART = 1.4  # of the usual pitch, from which a line of names begins ano
 _FEW_LINES = 8  # on a page; where no two end at one place, the right margin is taken to be as wide as the left one
 _COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is a column of a table
 _LONG_LINES = 0.3  # of a column's lines that are long ones
+_MOST_LINES_LONG = 0.6  # the same where there are more than two columns
 _MARKER = re.compile(r"([(（]?[\dA-Za-z一二三四五六七八九十]{1,3}[.、．)）]|[\d.]{1,8}|[•●○◦▪■◆➢✓·–—-])$")
 _FIGURE = re.compile(r"\d")
 _LEADERS = re.compile(r"(?:[.．·…‥]\s?){4,}\s*[\divxIVX]{1,5}\s*$")  # an entry of a table of contents
@@ -141,6 +142,60 @@ def in_reading_order(items: Sequence[Item], page_width: float = 0.0) -> list[Ite
         for item in ordered
     ]
     return list(_with_tables(items_with_edges))
+
+
+def read_banded_table(glyphs: Sequence[Glyph], rules: Sequence[float], page: int) -> Table | None:
+    """A table with rules between its rows and blanks between its columns: what stands between two rules is one row.
+
+    None where there are no columns, and where each row is one line: then the lines tell the rows as well. A band whose
+    cells all have several lines may hold several rows, and is not read as one.
+
+    Args:
+        glyphs: between the first rule and the last one.
+        rules: their heights, from the top down; text above and below the table may stand between them too.
+    """
+    bands = [_piece_rows(glyphs, top, bottom, page) for top, bottom in pairwise(rules)]
+    in_columns = [any(len(row) > 1 for row in band) for band in bands]
+    if sum(in_columns) < 2 or max(map(len, bands)) < 2:
+        return None
+    first = in_columns.index(True)
+    end = len(bands) - in_columns[::-1].index(True)
+    bands = bands[first:end]
+    rules = rules[first : end + 1]
+    columns = _find_columns([row for band in bands for row in band])
+    if columns is None or len(columns) < 2 or max(map(len, bands)) < 2:
+        return None
+    rows = [_read_band(band, columns) for band in bands]
+    heights = [[len(cell) for cell in row if cell] for row in rows]
+    if any(len(counts) < 2 or min(counts) > 1 for counts in heights):
+        return None
+    left = columns[0][0]
+    right = columns[-1][1]
+    return Table(
+        [[join_lines([piece.text for piece in cell]) for cell in row] for row in rows],
+        [[bool(cell) and all(piece.bold for piece in cell) for cell in row] for row in rows],
+        page,
+        left,
+        rules[0],
+        right,
+        rules[-1],
+        [rounded_box(left, top, right, bottom) for top, bottom in pairwise(rules)],
+    )
+
+
+def _piece_rows(glyphs: Sequence[Glyph], top: float, bottom: float, page: int) -> list[list[Line]]:
+    """The pieces of lines between two heights, those of one line together."""
+    rows = _visual_rows(lines_of([glyph for glyph in glyphs if top <= glyph.middle < bottom], page))
+    return [[piece for piece in row if isinstance(piece, Line)] for row in rows]
+
+
+def _read_band(band: Sequence[Sequence[Line]], columns: Sequence[tuple[float, float]]) -> list[list[Line]]:
+    """The lines of each cell of a row."""
+    cells: list[list[Line]] = [[] for _ in columns]
+    for row in band:
+        for piece in row:
+            cells[_column_of(piece, columns)].append(piece)
+    return cells
 
 
 def cell_text(glyphs: Sequence[Glyph], page: int) -> tuple[str, bool]:
@@ -315,22 +370,44 @@ def _find_gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
         shorter = min(len(left_lines), len(right_lines))
         if shorter < _FEWEST_COLUMN_LINES or crossing > shorter:
             continue
-        if not _fills_column(left_lines, left_edge, max(line.x1 for line in left_lines)):
-            continue
-        if not _fills_column(right_lines, x, right_edge):
-            continue
         if not _stand_side_by_side(left_lines, right_lines):
+            continue
+        left_end = max(line.x1 for line in left_lines)
+        if not (_fills_column(left_lines, left_edge, left_end) or _fill_columns(left_lines, left_edge, left_end)):
+            continue
+        if not (_fills_column(right_lines, x, right_edge) or _fill_columns(right_lines, x, right_edge)):
             continue
         if best is None or crossing < best[0]:
             best = (crossing, x)
     return None if best is None else best[1]
 
 
-def _fills_column(lines: Sequence[Line], left_edge: float, right_edge: float) -> bool:
+def _fills_column(lines: Sequence[Line], left_edge: float, right_edge: float, long_lines: float = _LONG_LINES) -> bool:
     width = right_edge - left_edge
     size = median(line.size for line in lines)
     widths = sorted((line.x1 - line.x0 for line in lines), reverse=True)
-    return width > 10 * size and widths[int(_LONG_LINES * len(widths))] >= _COLUMN_FILL * width
+    return width > 10 * size and widths[int(long_lines * len(widths))] >= _COLUMN_FILL * width
+
+
+def _fill_columns(lines: Sequence[Line], left_edge: float, right_edge: float) -> bool:
+    """Whether lines make up several columns that most of them fill; tables of three columns rarely have long cells."""
+    columns: list[list[Line]] = []
+    end = left_edge
+    for line in sorted(lines, key=lambda line: line.x0):
+        if columns and line.x0 < end:
+            columns[-1].append(line)
+            end = max(end, line.x1)
+        else:
+            columns.append([line])
+            end = line.x1
+    if len(columns) < 2 or min(map(len, columns)) < _FEWEST_COLUMN_LINES:
+        return False
+    starts = [min(line.x0 for line in column) for column in columns]
+    ends = [*(max(line.x1 for line in column) for column in columns[:-1]), right_edge]
+    return all(
+        _fills_column(column, start, end, _MOST_LINES_LONG)
+        for column, start, end in zip(columns, starts, ends, strict=True)
+    )
 
 
 def _stand_side_by_side(left_lines: Sequence[Line], right_lines: Sequence[Line]) -> bool:
@@ -447,6 +524,17 @@ def _find_second_table(run: Sequence[Sequence[Line]]) -> int:
     return 0
 
 
+def _ends_cell(run: Sequence[Sequence[Line]]) -> bool:
+    """Whether the piece alone in the last line is the end of a cell: as near to its rest as no two rows are."""
+    last = run[-1][0]
+    if len(run) < 3 or not any(abs(piece.x0 - last.x0) < 1 for piece in run[-2]):
+        return False
+    left = min(row[0].x0 for row in run)
+    starts = [row[0].middle for row in run if row[0].x0 < left + last.size]
+    rows = [lower - upper for upper, lower in pairwise(starts)]
+    return bool(rows) and last.middle - run[-2][0].middle < 0.9 * min(rows)
+
+
 def _column_of(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
     return next((number for number, (_, x1) in enumerate(extents) if piece.x0 < x1), len(extents) - 1)
 
@@ -457,7 +545,7 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         yield from _table_or_lines(run[:start])
         yield from _table_or_lines(run[start:])
         return
-    while run and len(run[-1]) == 1:  # text under the table
+    while run and len(run[-1]) == 1 and not _ends_cell(run):  # text under the table
         tail = run.pop()
         yield from _table_or_lines(run)
         yield from tail

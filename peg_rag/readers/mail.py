@@ -3,22 +3,27 @@
 import email
 import email.policy
 import io
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from peg_rag.errors import DataError
+from peg_rag.errors import DataError, MissingExtra
 from peg_rag.extras import require
-from peg_rag.readers.blocks import Block, Heading, Record
-from peg_rag.readers.files import run_parser
+from peg_rag.readers.blocks import Block, Heading, Record, Row
+from peg_rag.readers.files import PartlyRead, run_parser
 from peg_rag.readers.html import fragment_blocks
+from peg_rag.readers.kinds import SUFFIXES
 from peg_rag.readers.normalize import clean, clean_line
 from peg_rag.readers.text import plain_blocks
 
 _NAMES = {"From": "发件人", "To": "收件人", "Cc": "抄送", "Date": "日期", "Subject": "主题"}
+_DEEPEST_ATTACHMENT = 3  # messages attached to messages
 _NO_SUBJECT = "（无主题）"
 # Names of streams in a .msg: property and type (001F: Unicode text, 001E: text in the local code page).
 _MSG_STREAMS = {"Subject": "0037", "From": "0C1A", "To": "0E04", "Cc": "0E03"}
@@ -39,18 +44,61 @@ def _message_blocks(data: bytes, path: Path) -> Iterator[Block]:
     assert isinstance(message, EmailMessage)
     if not any(message[name] for name in _NAMES):
         raise DataError(f"{path} is not an e-mail: it has no From, To, Date or Subject")
+    yield from _read_message(message, path, 0)
+
+
+def _read_message(message: EmailMessage, path: Path, depth: int) -> Iterator[Block]:
+    """A message and what is attached to it; `depth`: how many messages it is attached to."""
     headers = {name: clean_line(str(message[name])) for name in _NAMES if message[name]}
     if "Date" in headers:
         headers["Date"] = _local_date(headers["Date"])
     attachments = [clean_line(part.get_filename() or "") for part in message.iter_attachments()]
     yield from _head_blocks(headers, [name for name in attachments if name])
-    body = message.get_body(("plain", "html"))
-    if body is not None:
-        text = _part_text(body)
-        if body.get_content_type() == "text/html":
-            yield from fragment_blocks(text, str(path))
+    yield from _body_blocks(message, path)
+    for part in message.iter_attachments():
+        yield from _attachment_blocks(part, path, depth)
+
+
+def _body_blocks(message: EmailMessage, path: Path) -> Iterator[Block]:
+    """The plain text; the page where there is none, or where it has tables, which plain text has lost."""
+    plain = message.get_body(("plain",))
+    page = message.get_body(("html",))
+    if page is not None:
+        blocks = fragment_blocks(_part_text(page), str(path))
+        if plain is None or any(isinstance(block, Row) for block in blocks):
+            yield from blocks
+            return
+    if plain is not None:
+        yield from plain_blocks(clean(_part_text(plain)))
+
+
+def _attachment_blocks(part: Any, path: Path, depth: int) -> Iterator[Block]:
+    """An attached file or message under its name, without the pages that it has and the message has not."""
+    name = Path(clean_line(part.get_filename() or "")).name
+    try:
+        blocks = run_parser(path / name, lambda: _read_attachment(part, name, path, depth))
+    except (DataError, MissingExtra) as error:
+        warnings.warn(PartlyRead(f"{path}: an attachment is not read: {error}"), stacklevel=2)
+        return
+    for number, block in enumerate(blocks):
+        if isinstance(block, Heading):
+            yield replace(block, level=block.level + (1 if number == 0 else 2), page=None, places=())
+        elif isinstance(block, Record):
+            yield block
         else:
-            yield from plain_blocks(clean(text))
+            yield replace(block, page=None, places=())
+
+
+def _read_attachment(part: Any, name: str, path: Path, depth: int) -> list[Block]:
+    """What an attachment holds, its title first; nothing of a kind that is not read."""
+    if part.get_content_type() == "message/rfc822":
+        return list(_read_message(part.get_content(), path, depth + 1)) if depth < _DEEPEST_ATTACHMENT else []
+    suffix = Path(name).suffix.lower()
+    if suffix not in SUFFIXES:
+        return []
+    module, function = SUFFIXES[suffix].split(":")
+    read = getattr(import_module(f"peg_rag.readers.{module}"), function)
+    return [Heading(name, 1), *read(part.get_payload(decode=True) or b"", path / name, None)]
 
 
 def _part_text(part: Any) -> str:

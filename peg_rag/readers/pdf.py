@@ -13,7 +13,7 @@ import re
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -23,7 +23,17 @@ from peg_rag.errors import DataError, MissingExtra
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Box, Heading, Paragraph, Place, Row
 from peg_rag.readers.files import PartlyRead, encrypted, run_parser
-from peg_rag.readers.layout import Glyph, Item, Line, Table, cell_text, in_reading_order, lines_of, rounded_box
+from peg_rag.readers.layout import (
+    Glyph,
+    Item,
+    Line,
+    Table,
+    cell_text,
+    in_reading_order,
+    lines_of,
+    read_banded_table,
+    rounded_box,
+)
 from peg_rag.readers.normalize import is_wide, width
 from peg_rag.readers.numbering import is_plain_heading, number_level
 from peg_rag.readers.tables import table_rows
@@ -56,6 +66,7 @@ _LARGER = 1.12  # times the body's type, from which a line is a heading
 _LONGEST_HEADING = 80  # half-widths
 _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
 _SNAP = 3.0  # points
+_FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 
 
 def read_pdf(data: bytes, path: Path, _: str | None, on_page: OnPage | None = None) -> Iterator[Block]:
@@ -106,6 +117,54 @@ def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
 
 def _read_page(page: Any, number: int) -> _Page | None:
     """A page's pieces of lines and tables, in no order yet; None for a scan."""
+    turn = _find_turn(page)
+    if not turn:
+        return _read_upright_page(page, number)
+    content = _read_upright_page(_turn_page(page, turn), number)
+    if content is not None:
+        content.items = [_turn_back(item, turn, float(page.width), float(page.height)) for item in content.items]
+    return content
+
+
+def _find_turn(page: Any) -> int:
+    """Degrees clockwise by which most of the page's text comes upright, such as a wide table on a tall page."""
+    turns = Counter(_turn_of(char["matrix"]) for char in page.chars if not char["text"].isspace())
+    return turns.most_common(1)[0][0] if turns else 0
+
+
+def _turn_of(matrix: tuple[float, ...]) -> int:
+    """Degrees clockwise by which a glyph comes upright; glyphs at an angle count as upright."""
+    a, b, c, d = matrix[:4]
+    if abs(b) > 10 * abs(a) and b * c < 0:
+        return 90 if b > 0 else 270
+    return 180 if a < 0 and d < 0 and abs(a) > 10 * abs(b) else 0
+
+
+def _turn_page(page: Any, turn: int) -> Any:
+    """The same page with its rotation changed by so many degrees."""
+    source = page.page_obj
+    source.rotate = (source.rotate + turn) % 360
+    source.attrs = {**source.attrs, "Rotate": source.rotate}
+    return type(page)(page.pdf, source, page_number=page.page_number, initial_doctop=page.initial_doctop)
+
+
+def _turn_back(item: Item, turn: int, width: float, height: float) -> Item:
+    """An item of a turned page, its box as on the page of that width and height as it is shown."""
+    if isinstance(item, Line):
+        return replace(item, tilted_box=_turn_box_back(item.box, turn, width, height))
+    return replace(item, rows=[_turn_box_back(box, turn, width, height) for box in item.rows])
+
+
+def _turn_box_back(box: Box, turn: int, width: float, height: float) -> Box:
+    x0, top, x1, bottom = box
+    if turn == 90:
+        return rounded_box(top, height - x1, bottom, height - x0)
+    if turn == 270:
+        return rounded_box(width - bottom, x0, width - top, x1)
+    return rounded_box(width - x1, height - bottom, width - x0, height - top)
+
+
+def _read_upright_page(page: Any, number: int) -> _Page | None:
     glyphs = _upright_glyphs(page)
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
@@ -117,6 +176,13 @@ def _read_page(page: Any, number: int) -> _Page | None:
             glyphs += inside
         else:
             tables.append(item)
+    for x0, x1, rules in _banded_rules(page):
+        inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
+        banded = read_banded_table(inside, rules, number) if inside else None
+        if banded is not None:
+            above_and_below = [glyph for glyph in inside if not banded.top <= glyph.middle < banded.bottom]
+            tables.append(banded)
+            glyphs = outside + above_and_below
     return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
 
 
@@ -193,6 +259,20 @@ def _horizontal_rules(page: Any) -> list[tuple[float, float, float]]:
                 end = max(end, x1)
         rules.append((level[0][0], start, end))
     return rules
+
+
+def _banded_rules(page: Any) -> list[tuple[float, float, list[float]]]:
+    """Ends and heights of horizontal rules under one another, four or more of one length, as between a table's rows."""
+    if not page.lines and not page.rects and not page.curves:
+        return []
+    heights: dict[tuple[int, int], list[float]] = defaultdict(list)
+    ends: dict[tuple[int, int], tuple[float, float]] = {}
+    for top, x0, x1 in _horizontal_rules(page):
+        key = (round(x0 / _SNAP), round(x1 / _SNAP))
+        ends[key] = (x0, x1)
+        if not heights[key] or top - heights[key][-1] > _SNAP:
+            heights[key].append(top)
+    return [(*ends[key], tops) for key, tops in heights.items() if len(tops) >= _FEWEST_RULES]
 
 
 def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_line
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
+from peg_rag.readers.xlsx import format_value
 
 _NOTES = "备注"
 
@@ -36,18 +37,23 @@ def _iterate_slides(presentation: Any) -> Iterator[Block]:
                 yield Paragraph(f"{_NOTES}：{notes}", number)
 
 
-def _in_order(shapes: Iterable[Any]) -> list[Any]:
-    """Shapes from the top down, those at one height from the left; groups are opened."""
-    opened: list[Any] = []
-    remaining = list(shapes)
-    while remaining:
-        shape = remaining.pop()
+def _in_order(shapes: Iterable[Any]) -> Iterator[Any]:
+    """Shapes from the top down, those at one height from the left; what is grouped is read together."""
+    pending = [_sort_shapes(shapes)]
+    while pending:
+        if not pending[-1]:
+            pending.pop()
+            continue
+        shape = pending[-1].pop(0)
         if hasattr(shape, "shapes"):
-            remaining += list(shape.shapes)
+            pending.append(_sort_shapes(shape.shapes))
         else:
-            opened.append(shape)
+            yield shape
+
+
+def _sort_shapes(shapes: Iterable[Any]) -> list[Any]:
     half_inch = 457_200
-    return sorted(opened, key=lambda shape: (round((shape.top or 0) / half_inch), shape.left or 0))
+    return sorted(shapes, key=lambda shape: (round((shape.top or 0) / half_inch), shape.left or 0))
 
 
 def _shape_blocks(shape: Any, page: int) -> Iterator[Block]:
@@ -80,18 +86,28 @@ def _table_rows(table: Any, page: int) -> Iterator[Row]:
 
 def _chart_rows(chart: Any, page: int) -> Iterator[Row]:
     """A chart's numbers as a table: a row for each category, a column for each series."""
-    plot = next(iter(chart.plots), None)
-    if plot is None:
-        return
     title = ""
     if chart.has_title and chart.chart_title.has_text_frame:
         title = clean_line(chart.chart_title.text_frame.text)
-    names = [clean_line(str(series.name)) for series in plot.series]
-    values = [list(series.values) for series in plot.series]
-    for number, category in enumerate(plot.categories):
-        labels = [
-            (name, f"{column[number]:g}")
-            for name, column in zip(names, values, strict=True)
-            if number < len(column) and column[number] is not None
-        ]
-        yield Row((("", clean_line(str(category))), *labels), number + 1, (title,) if title else (), page)
+    labels: dict[tuple[int, str], list[tuple[str, str]]] = {}  # by category; the plots of a chart share them
+    for plot in chart.plots:
+        series = [(clean_line(str(one.name)), list(one.values), _number_format(one)) for one in plot.series]
+        for number, category in enumerate(plot.categories):
+            values = labels.setdefault((number, clean_line(str(category))), [])
+            values += [
+                (name, format_value(column[number], number_format))
+                for name, column, number_format in series
+                if number < len(column) and column[number] is not None
+            ]
+    for (number, category), values in labels.items():
+        yield Row((("", category), *values), number + 1, (title,) if title else (), page)
+
+
+def _number_format(series: Any) -> str:
+    """How a series shows its numbers: as its labels say, else as the cells do that they were taken from."""
+    for path in ("c:dLbls/c:numFmt", "../c:dLbls/c:numFmt"):
+        for element in series._element.xpath(path):
+            if element.get("sourceLinked") != "1":
+                return str(element.get("formatCode") or "General")
+    codes = series._element.xpath("c:val//c:formatCode")
+    return codes[0].text or "General" if codes else "General"

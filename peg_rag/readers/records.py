@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,26 @@ from peg_rag.records import parse_csv, parse_json_lines
 TEXT_COLUMNS = ("text", "content", "passage", "document", "body", "正文", "内容", "文本")
 TITLE_COLUMNS = ("title", "标题", "name", "名称")
 _MOST_PREAMBLE = 8  # lines above a header
+_DELIMITERS = (",", ";", "\t", "|")
+_DELIMITER_LINE = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)  # tells Excel the delimiter
+_SAMPLE_LINES = 20  # that the delimiter is guessed from
+_SAMPLE_CHARACTERS = 20_000
 
 
 def read_csv(data: bytes, path: Path, text_column: str | None) -> Iterator[Block]:
     text = decode(data, str(path))
     csv.field_size_limit(max(csv.field_size_limit(), len(text)))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    hint = _DELIMITER_LINE.match(text)
+    if hint:
+        text = text[hint.end() :]
+        delimiter = hint[1]
+    else:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else _guess_delimiter(text)
     stream = io.StringIO(text, newline="")
     for line in _read_preamble(stream, delimiter):
         yield Paragraph(line)
-    for row in parse_csv(stream, path, bad_rows="raise", fields="fewer", delimiter=delimiter):
+    lines = _number_repeated_names(stream, delimiter)
+    for row in parse_csv(lines, path, bad_rows="raise", fields="fewer", delimiter=delimiter):
         yield record_of(row.value, row.number, path, text_column)
 
 
@@ -36,6 +47,57 @@ def read_jsonl(data: bytes, path: Path, text_column: str | None) -> Iterator[Blo
         if isinstance(value, str):
             value = {"text": value}
         yield record_of(value, row.number, path, text_column)
+
+
+def _guess_delimiter(text: str) -> str:
+    """A comma, unless it divides the first records unevenly or not at all, and another delimiter all of them alike."""
+    columns = {delimiter: _count_columns(text, delimiter) for delimiter in _DELIMITERS}
+    if columns[","] > 1:
+        return ","
+    best = max(_DELIMITERS, key=lambda delimiter: columns[delimiter])
+    return best if columns[best] > 1 else ","
+
+
+def _count_columns(text: str, delimiter: str) -> int:
+    """How many columns all of the first records have; 0 where they differ."""
+    lines = text[:_SAMPLE_CHARACTERS].splitlines(keepends=True)
+    stream = io.StringIO("".join(lines[:_SAMPLE_LINES]), newline="")
+    try:
+        widths = [len(row) for row in csv.reader(stream, delimiter=delimiter) if any(row)]
+    except csv.Error:  # which is reported where the records are read
+        return 0
+    if len(text) > stream.tell() and len(widths) > 2:
+        widths.pop()  # it may be cut
+    return widths[0] if len(set(widths)) == 1 else 0
+
+
+def _number_repeated_names(stream: io.StringIO, delimiter: str) -> Iterator[str]:
+    """The lines from the header on, in which the second column of a name is `name (2)`: none hides another."""
+    start = stream.tell()
+    try:
+        names = next(csv.reader(iter(stream.readline, ""), delimiter=delimiter), [])
+    except csv.Error:  # which is reported where the records are read
+        names = []
+    if len(set(names)) == len(names):
+        stream.seek(start)
+        yield from iter(stream.readline, "")
+        return
+    header = io.StringIO(newline="")
+    csv.writer(header, delimiter=delimiter).writerow(_distinct_names(names))
+    yield header.getvalue()
+    yield from iter(stream.readline, "")
+
+
+def _distinct_names(names: list[str]) -> list[str]:
+    distinct: list[str] = []
+    for name in names:
+        number = 1
+        candidate = name
+        while candidate in distinct:
+            number += 1
+            candidate = f"{name} ({number})" if name.strip() else candidate + " "  # blanks go when it is shown
+        distinct.append(candidate)
+    return distinct
 
 
 def _read_preamble(stream: io.StringIO, delimiter: str) -> list[str]:

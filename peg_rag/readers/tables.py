@@ -11,24 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from peg_rag.readers.blocks import Row
-from peg_rag.readers.normalize import width
+from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
+from peg_rag.readers.names import ends_in_name_word, is_name, is_name_row, is_value
 
 Grid = list[list[str]]  # rectangular
 Marks = Sequence[Sequence[bool]]  # of a grid's cells
 
-_VALUE = re.compile(
-    r"^[-+±<>≤≥~≈¥￥$€£]?\s*[\d０-９][\d０-９,，.．:/\-–—~～至%％‰ ]*\s*\S{0,6}$|^[√×✓✗✔○●—–\-/]$|^\d+\s*[-~～至]"
-)
-_YEAR = re.compile(r"(19|20)\d{2}\s*(年|Q\d|[-/.]\d{1,2}$|$)|FY\s?\d{2}", re.IGNORECASE)  # names a column as well
 _CONTENT = re.compile(r"[:：]\s*\S")
-_LONGEST_NAME = 40  # half-widths
-_NAME_WORDS = re.compile(
-    r"(项目|名称|内容|说明|要求|标准|金额|数量|备注|描述|参数|单价|价格|费用|类别|类型|字段|编号|序号|级别|等级|职级|岗位|城市|日期|时间|"
-    r"指标|科目|条款|情形|事项|课程|部门|姓名|电话|地址|单位|规格|型号|状态|限额|比例|材料|步骤|条件|结果|方式|期限|责任人|审批人|供应商|数值|取值|用量|占比|"
-    r"含义|作用|类型|范围|位置|结论|天数|次数|人数|"
-    r"item|name|value|description|type|price|amount|date|quantity|total|unit|field|key|note|status)s?$",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +58,12 @@ def table_rows(
     if not body:
         return [TableRow((("", caption),), (), i) for i, caption in enumerate(captions)]
     header_rows = header_rows - first if header_rows else None
-    header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
     said = [row for row in range(first) if _CONTENT.search(cells[row][0])]  # such as `单位：万元`: worth finding
     notes = [TableRow((("", cells[row][0]),), tuple(captions[:1]), row) for row in said if cells[row][0] != captions[0]]
+    header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
+    form = None if header_rows or header.pairs else find_form(body, spans[first:])
+    if form is not None:
+        return [*notes, *_form_rows(cells, spans, form, first, captions)]
     return [*notes, *_body_rows(cells, spans, header, first, captions)]
 
 
@@ -97,10 +89,16 @@ def guess_header(
         return Header((), 0, pairs=True)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
-    rows = 1
-    while rows + 1 < len(grid) and any(spans[rows - 1]) and _is_name_row(grid[rows]):
-        rows += 1
+    rows = _count_header_rows(grid, spans)
     return Header(_merged_names(grid[:rows]), rows)
+
+
+def _count_header_rows(grid: Grid, spans: Marks) -> int:
+    """One, and those below a row of names over several columns."""
+    rows = 1
+    while rows + 1 < len(grid) and any(spans[rows - 1]) and is_name_row(grid[rows]):
+        rows += 1
+    return rows
 
 
 def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> list[TableRow]:
@@ -108,7 +106,7 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
     group: tuple[str, ...] = ()
     for index in range(first + header.rows, len(cells)):
         row = cells[index]
-        if not any(row):
+        if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
         if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
             group = (row[0],)
@@ -116,9 +114,43 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
                 group = ()
             continue
-        pairs = _pair_cells(row, spans[index]) if header.pairs else _name_cells(header.names, row, spans[index])
+        if header.pairs:
+            pairs = _pair_cells(row, spans[index])
+        elif header.rows and is_signature(row, spans[index]):
+            pairs = list(read_pairs(row, spans[index]))
+        else:
+            pairs = _name_cells(header.names, row, spans[index])
         rows.append(TableRow(tuple(pairs), (*captions, *group), index))
+    if not any(name for row in rows for name, _ in row.cells):  # there are no records: the names are all there is
+        named = range(first, first + header.rows)
+        above = [TableRow(_nameless(cells[index], spans[index]), tuple(captions), index) for index in named]
+        return [row for row in above if row.cells] + rows
     return rows
+
+
+def _form_rows(
+    cells: Grid, spans: Marks, form: Sequence[FormPart], first: int, captions: list[str]
+) -> Iterator[TableRow]:
+    """The rows of a form: pairs as they stand, items with their header, both under the last title of the form."""
+    group: tuple[str, ...] = ()
+    for part in form:
+        rows = range(first + part.first, first + part.end)
+        if part.kind == "title":
+            group = (cells[rows[0]][0],)
+        elif part.kind == "items":
+            header_rows = _count_header_rows(cells[rows.start : rows.stop], spans[rows.start : rows.stop])
+            header = Header(_merged_names(cells[rows.start : rows.start + header_rows]), header_rows)
+            end = rows.stop
+            yield from _body_rows(cells[:end], spans[:end], header, rows.start, [*captions, *group])
+        else:
+            for row in filter(lambda row: any(cells[row]), rows):
+                pairs = read_pairs if part.kind == "pairs" else _nameless
+                yield TableRow(pairs(cells[row], spans[row]), (*captions, *group), row)
+
+
+def _nameless(row: Sequence[str], spans: Sequence[bool]) -> tuple[tuple[str, str], ...]:
+    """The cells of a row that no names stand above, merged ones once."""
+    return tuple(("", text) for text, is_merged in zip(row, spans, strict=True) if text and not is_merged)
 
 
 def _leading_captions(cells: Grid, spans: Marks) -> tuple[int, list[str]]:
@@ -148,25 +180,12 @@ def _is_spanned(row: Sequence[str], spans: Sequence[bool]) -> bool:
     return len(row) > 1 and bool(row[0]) and (all(spans[1:]) or (not any(row[1:]) and len(row) > 2))
 
 
-def _is_name(text: str) -> bool:
-    return (
-        (_YEAR.match(text) is not None or not _VALUE.match(text))
-        and width(text) <= _LONGEST_NAME
-        and not text.endswith(("。", "；", ";"))
-    )
-
-
-def _is_name_row(row: Sequence[str]) -> bool:
-    names = [text for text in row if text]
-    return len(names) >= max(1, len(row) // 2) and all(map(_is_name, names))
-
-
 def _is_header(grid: Grid, bold: Marks | None) -> bool:
     if len(grid) < 2:
         return False
     if bold and all(bold[0]) and not all(map(all, bold)):
         return True
-    return _is_name_row(grid[0]) and len({text for text in grid[0] if text}) > 1
+    return is_name_row(grid[0]) and len({text for text in grid[0] if text}) > 1
 
 
 def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
@@ -182,18 +201,18 @@ def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
         if bold[0] and all(bold[0]):
             return False
     names = list(_names_of_pairs(grid, spans))
-    if not all(text and _is_name(text) for text in names) or len(set(names)) < len(names):
+    if not all(text and is_name(text) for text in names) or len(set(names)) < len(names):
         return False
     if all(text.endswith((":", "：")) for text in names):
         return True
-    if any(_NAME_WORDS.search(text) for text in grid[0][1::2]):
+    if any(ends_in_name_word(text) for text in grid[0][1::2]):
         return False
-    if len(names) > 2 and sum(bool(_NAME_WORDS.search(text)) for text in names) >= len(names) / 2:
+    if len(names) > 2 and sum(ends_in_name_word(text) for text in names) >= len(names) / 2:
         return True
     if columns > 2:
-        return any(_VALUE.match(text) for text in grid[0][1::2]) or len(grid) == 1
+        return any(is_value(text) for text in grid[0][1::2]) or len(grid) == 1
     values = [row[column] for row in grid for column in range(1, columns, 2)]
-    kinds = [bool(_VALUE.match(text)) for text in values if text]
+    kinds = [is_value(text) for text in values if text]
     return bool(kinds) and (kinds[0] or len(grid) < 2)
 
 

@@ -6,30 +6,48 @@ A sheet may hold several tables, with titles above them and empty rows between; 
 
 import io
 import re
+import warnings
+import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
-from peg_rag.readers.files import check_zip, run_parser
+from peg_rag.readers.files import PartlyRead, check_zip, run_parser
 from peg_rag.readers.normalize import clean_line
 from peg_rag.readers.records import TEXT_COLUMNS, record_of
 from peg_rag.readers.tables import Grid, Marks, guess_header, table_rows
 
 _MOST_CELLS = 5_000_000
 _DECIMALS = re.compile(r"0\.(0+)")
+_QUOTED_ONLY = re.compile(r'"[^"]*"')
 _QUOTED = re.compile(r'"([^"]*)"|\\(.)')
+_CURRENCY = re.compile(r"\[\$([^\]-]*)[^\]]*\]")  # such as `[$€-2]`
+_LITERAL = re.compile(r'"([^"]*)"|\\(.)|([¥￥$€£])')
 _COLOUR = re.compile(r"\[[^\]]*\]")
+_PLACED = re.compile(r"_.|\*.")  # blanks as wide as a character, and a character that fills the cell
+# The usual form of 万: `0!.0,` puts a point before the last digit of the thousands.
+_TEN_THOUSANDS = re.compile(r"0[!\\]\.0,")
+_SCALE = re.compile(r"(?<=[0#?])(,+)(?![0#?,])")  # each comma behind the digits divides by a thousand
+_FRACTION = re.compile(r"([#0?]\s+)?[#0?]+\s*/\s*(\?+|\d+)")
+# A formula's value may be an empty text (t="str"), which is no value left out.
+_NO_VALUE = re.compile(
+    rb'<c\s(?:(?!t="str")[^>])*>\s*<f[^>]*>[^<]*</f>\s*(?:<v\s*/>|<v>\s*</v>)?\s*</c>',
+)
 
 
 def read_xlsx(data: bytes, path: Path, text_column: str | None) -> Iterator[Block]:
     check_zip(data, path)
     openpyxl = require("openpyxl", "ingest")
     book = run_parser(path, lambda: openpyxl.load_workbook(io.BytesIO(data), data_only=True, keep_links=False))
+    run_parser(path, partial(_warn_of_formulas, data, path))
     for sheet in book.worksheets:
         if sheet.sheet_state == "visible":
             yield from run_parser(path, partial(_sheet_blocks, sheet, path, text_column))
@@ -45,7 +63,8 @@ def format_value(value: Any, number_format: str) -> str:
         return _format_date(value, number_format)
     if isinstance(value, timedelta):
         hours, seconds = divmod(round(value.total_seconds()), 3600)
-        return f"{hours}:{seconds // 60:02d}:{seconds % 60:02d}"
+        clock = f"{hours}:{seconds // 60:02d}"
+        return f"{clock}:{seconds % 60:02d}" if "s" in number_format.lower() or seconds % 60 else clock
     if isinstance(value, int | float):
         return _format_number(value, number_format)
     return clean_line(str(value))
@@ -56,8 +75,11 @@ def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block
     if not any(map(any, grid)):
         return []
     blocks: list[Block] = [Heading(clean_line(sheet.title), 1)]
-    for first, end in _find_regions(grid):
-        blocks += _region_blocks(grid[first:end], merged[first:end], first, sheet.title, path, text_column)
+    for left, right in _find_tables_side_by_side(grid, merged):
+        part = [row[left:right] for row in grid]
+        spans = [row[left:right] for row in merged]
+        for first, end in _find_regions(part):
+            blocks += _region_blocks(part[first:end], spans[first:end], first, sheet.title, path, text_column)
     return blocks
 
 
@@ -84,7 +106,7 @@ def _region_blocks(
 def _read_grid(sheet: Any, path: Path) -> tuple[Grid, Marks]:
     """The sheet's cells as shown, with merged ones filled, and which are one with the cell at their left.
 
-    Hidden rows are read too, as they may only be filtered.
+    Hidden columns are left out. Hidden rows are read, as they may only be filtered.
     """
     if sheet.max_row * sheet.max_column > _MOST_CELLS:
         raise DataError(
@@ -99,7 +121,39 @@ def _read_grid(sheet: Any, path: Path) -> tuple[Grid, Marks]:
             for column in range(area.min_col - 1, min(area.max_col, len(grid[row]))):
                 grid[row][column] = text
                 merged[row][column] = column >= area.min_col
-    return grid, merged
+    hidden = _hidden_columns(sheet)
+    return _without_columns(grid, merged, hidden)
+
+
+def _without_columns(grid: Grid, merged: list[list[bool]], hidden: set[int]) -> tuple[Grid, Marks]:
+    """The columns that are shown. One is merged with the shown one at its left if all between them are."""
+    shown = [column for column in range(len(grid[0]) if grid else 0) if column not in hidden]
+    spans = [
+        [False, *(all(row[before + 1 : column + 1]) for before, column in pairwise(shown))][: len(shown)]
+        for row in merged
+    ]
+    return [[row[column] for column in shown] for row in grid], spans
+
+
+def _hidden_columns(sheet: Any) -> set[int]:
+    """Numbers of the columns that are not shown, from 0."""
+    hidden: set[int] = set()
+    for dimension in sheet.column_dimensions.values():
+        if dimension.hidden:
+            hidden.update(range((dimension.min or 1) - 1, dimension.max or 0))
+    return hidden
+
+
+def _warn_of_formulas(data: bytes, path: Path) -> None:
+    """Warn where cells hold formulas and no values, as in workbooks that a program wrote and Excel never opened."""
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        sheets = [name for name in archive.namelist() if name.startswith("xl/worksheets/")]
+        count = sum(len(_NO_VALUE.findall(archive.read(name))) for name in sheets)
+    if count:
+        message = (
+            f"{path}: {count:,} formulas have no values (公式没有计算结果); open it in Excel or WPS and save it again"
+        )
+        warnings.warn(PartlyRead(message), stacklevel=2)
 
 
 def _find_regions(grid: Grid) -> Iterator[tuple[int, int]]:
@@ -112,6 +166,54 @@ def _find_regions(grid: Grid) -> Iterator[tuple[int, int]]:
         elif first is not None and (number - first > 1 or number == len(grid) or not _is_title(grid[first])):
             yield first, number
             first = None
+
+
+def _find_tables_side_by_side(grid: Grid, merged: Marks) -> list[tuple[int, int]]:
+    """(first, end) of the columns of tables that stand beside each other with an empty column between them.
+
+    A table may have an empty column within. Two tables are told by what one cannot have: both have a header, and they
+    end in different rows, have a title each, or names in common.
+    """
+    columns = len(grid[0])
+    filled = [any(row[column] for row in grid) for column in range(columns)]
+    parts: list[tuple[int, int]] = []
+    first = 0
+    for column in range(columns + 1):
+        if column == columns or not filled[column]:
+            if column > first:
+                parts.append((first, column))
+            first = column + 1
+    tables = [_describe_table(grid, merged, *part) for part in parts]
+    if len(parts) < 2 or None in tables:
+        return [(0, columns)]
+    told = [table for table in tables if table is not None]
+    names = [name for table in told for name in table.names]
+    differ = len({table.end for table in told}) > 1 or len(set(names)) < len(names)
+    return parts if differ or all(table.titles for table in told) else [(0, columns)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """What tells a table among columns of a sheet: names in its header, titles above it, the row after its last one."""
+
+    names: tuple[str, ...]
+    titles: int
+    end: int
+
+
+def _describe_table(grid: Grid, merged: Marks, left: int, right: int) -> _Columns | None:
+    """The table in some columns of a sheet; None where they hold none, or several under one another."""
+    rows = [number for number, row in enumerate(grid) if any(row[left:right])]
+    if right - left < 2 or rows[-1] - rows[0] + 1 > len(rows):
+        return None
+    titles = 0
+    while titles < len(rows) and len(set(filter(None, grid[rows[titles]][left:right]))) == 1:
+        titles += 1
+    body = [grid[number][left:right] for number in rows[titles:]]
+    header = guess_header(body, merged=[merged[number][left:right] for number in rows[titles:]]) if body else None
+    if header is None or not header.rows:
+        return None
+    return _Columns(header.names, titles, rows[-1] + 1)
 
 
 def _is_title(row: list[str]) -> bool:
@@ -144,9 +246,20 @@ def _format_date(value: datetime | date | time, number_format: str) -> str:
 
 
 def _format_number(value: int | float, number_format: str) -> str:
-    form = _COLOUR.sub("", (number_format or "General").split(";")[0])
+    form = (number_format or "General").split(";")[0]
+    form = _COLOUR.sub("", _CURRENCY.sub(lambda match: f'"{match[1]}"', form))
+    form = _PLACED.sub("", form)
+    if _TEN_THOUSANDS.search(_QUOTED_ONLY.sub("", form)):
+        form = _TEN_THOUSANDS.sub("0.0", form)
+        value = value / 10_000
     plain = _QUOTED.sub("", form)
-    literals = [match[1] or match[2] or "" for match in _QUOTED.finditer(form)]
+    fraction = _FRACTION.search(plain)
+    if fraction:
+        return _format_fraction(value, fraction[2])
+    scale = _SCALE.search(plain)
+    if scale:
+        value = value / 1000 ** len(scale[1])
+        plain = _SCALE.sub("", plain)
     match = _DECIMALS.search(plain)
     decimals = len(match[1]) if match else 0
     if "%" in plain:
@@ -160,9 +273,40 @@ def _format_number(value: int | float, number_format: str) -> str:
         digits = _format_general(value)
     elif re.fullmatch(r"0{2,}", plain.strip()) and value >= 0:
         digits = digits.zfill(len(plain.strip()))
-    before = "".join(sign for sign in "¥￥$€£" if sign in plain or sign in "".join(literals))
-    after = "".join(text for text in literals if text.strip() and text not in "¥￥$€£")
-    return f"{before[:1]}{digits}{after}"
+    before, after = _literals_of(form)
+    sign = "-" if digits.startswith("-") else ""
+    return f"{sign}{before}{digits.removeprefix('-')}{after}"
+
+
+def _literals_of(form: str) -> tuple[str, str]:
+    """What a number's format writes before and behind the digits."""
+    first = re.search(r"[0#?]", _QUOTED.sub(lambda match: "_" * len(match[0]), form))
+    position = first.start() if first else 0
+    before = ""
+    after = ""
+    for match in _LITERAL.finditer(form):
+        text = match[1] or match[2] or match[3] or ""
+        if not text.strip():
+            continue
+        if match.start() < position:
+            before += text
+        else:
+            after += text
+    return before, after
+
+
+def _format_fraction(value: int | float, denominator: str) -> str:
+    """A number as Excel writes fractions: `1 1/2`, its denominator the given one or of so many digits."""
+    if denominator.isdigit():
+        divisor = int(denominator)
+        whole, numerator = divmod(round(abs(value) * divisor), divisor)
+    else:
+        nearest = Fraction(abs(value)).limit_denominator(10 ** len(denominator) - 1)
+        divisor = nearest.denominator
+        whole, numerator = divmod(nearest.numerator, divisor)
+    part = f"{numerator}/{divisor}" if numerator else ""
+    sign = "-" if value < 0 else ""
+    return sign + (" ".join(filter(None, (str(whole) if whole else "", part))) or "0")
 
 
 def _format_general(value: int | float) -> str:

@@ -1,0 +1,145 @@
+"""Forms drawn as tables: names beside their values, with a table of items in the middle and signatures at the end.
+
+Such a grid has no header of its own, and its cells are merged differently from row to row. Each row is judged by the
+cells that it has: names and values in turn make pairs, a row of names alone begins a table of items, which goes on
+until the next row of pairs.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from peg_rag.readers.names import ends_in_name_word, is_name, is_value
+
+Pairs = tuple[tuple[str, str], ...]
+
+_COLONS = (":", "：")
+_FEWEST_ITEM_COLUMNS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FormPart:
+    """Rows of a form of one kind, from `first` to before `end`: pairs, a table of items, a title, or other text."""
+
+    kind: Literal["pairs", "items", "title", "text"]
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Cell:
+    text: str
+    columns: int  # that it covers
+
+
+def find_form(grid: Sequence[Sequence[str]], merged: Sequence[Sequence[bool]]) -> list[FormPart] | None:
+    """The parts of a form, from the first row to the last; None for a grid that is a table like others.
+
+    Args:
+        grid: the cells' texts, merged cells filled.
+        merged: which cells are one with the cell at their left.
+    """
+    rows = [_cells_of(row, spans) for row, spans in zip(grid, merged, strict=True)]
+    first = next((number for number, row in enumerate(rows) if len(row) > 1), None)
+    if first is None or not _are_named(rows[first]):
+        return None
+    parts = list(_split_rows(rows, len(grid[0])))
+    is_even = len({tuple(spans) for spans in merged}) == 1 and all(all(row) for row in grid)
+    if any(part.kind == "items" for part in parts):
+        return parts
+    has_rest = any(part.kind == "text" and len(rows[part.first]) > 1 for part in parts)
+    return None if has_rest or is_even else parts
+
+
+def read_pairs(row: Sequence[str], merged: Sequence[bool]) -> Pairs:
+    """(name, value) of a row of a form; a name alone has an empty value, a text without a name an empty name."""
+    cells = _cells_of(row, merged)
+    by_colon = any(cell.text.endswith(_COLONS) for cell in cells)
+    pairs: list[tuple[str, str]] = []
+    name = ""
+    for number, cell in enumerate(cells):
+        is_label = cell.text.endswith(_COLONS) if by_colon else number % 2 == 0 and len(cells) > 1
+        if is_label:
+            if name:
+                pairs.append(("", name))
+            name = cell.text.rstrip(":： ")
+        else:
+            pairs.append((name, cell.text))
+            name = ""
+    if name:
+        pairs.append(("", name))
+    return tuple(pairs)
+
+
+def is_signature(row: Sequence[str], merged: Sequence[bool]) -> bool:
+    """Whether a row under a table is none of its records: names with a colon, each with its value."""
+    cells = _cells_of(row, merged)
+    names = [cell.text.endswith(_COLONS) for cell in cells]
+    return bool(cells) and names == [number % 2 == 0 for number in range(len(cells))]
+
+
+def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormPart]:
+    number = 0
+    while number < len(rows):
+        end = number + 1
+        if len(rows[number]) == 1:
+            has_more = end < len(rows) and len(rows[end]) > 1
+            is_title = has_more and rows[number][0].columns == columns and is_name(rows[number][0].text)
+            yield FormPart("title" if is_title else "text", number, end)
+        elif _begins_items(rows, number, columns):
+            while end < len(rows) and len(rows[end]) > 1 and not _are_pairs(rows[end]):
+                if _begins_items(rows, end, columns):
+                    break
+                end += 1
+            yield FormPart("items", number, end)
+        else:
+            yield FormPart("pairs" if _are_pairs(rows[number]) else "text", number, end)
+        number = end
+
+
+def _begins_items(rows: Sequence[Sequence[_Cell]], number: int, columns: int) -> bool:
+    """Whether a row names the columns of the rows below it, of which one at least holds a figure."""
+    header = rows[number]
+    if len(header) < _FEWEST_ITEM_COLUMNS or sum(cell.columns for cell in header) < 0.6 * columns:
+        return False
+    if not all(is_name(cell.text) and not cell.text.endswith(_COLONS) for cell in header) or number + 1 == len(rows):
+        return False
+    names = sum(ends_in_name_word(cell.text) for cell in header)
+    below = rows[number + 1]
+    return 2 * names >= len(header) and len(below) > 1 and not _are_pairs(below) and not _are_names(below)
+
+
+def _are_names(cells: Sequence[_Cell]) -> bool:
+    return all(is_name(cell.text) for cell in cells) and 2 * sum(ends_in_name_word(c.text) for c in cells) > len(cells)
+
+
+def _are_pairs(cells: Sequence[_Cell]) -> bool:
+    """Whether names and values take turns, or one value reaches over the columns beside its name."""
+    if _are_named(cells):
+        return True
+    return len(cells) == 2 and cells[1].columns > max(1, cells[0].columns) and is_name(cells[0].text)
+
+
+def _are_named(cells: Sequence[_Cell]) -> bool:
+    """Whether a row says for certain that it holds names with their values: by colons, or by the names' words."""
+    if len(cells) > 1 and cells[0].text.endswith(_COLONS):
+        return True
+    names = cells[::2]
+    values = cells[1::2]
+    if not values or len(names) != len(values):
+        return False
+    if not all(is_name(cell.text) and not is_value(cell.text) for cell in names):
+        return False
+    known = sum(ends_in_name_word(cell.text) for cell in names)
+    return 2 * known >= len(names) and not any(ends_in_name_word(cell.text) for cell in values)
+
+
+def _cells_of(row: Sequence[str], merged: Sequence[bool]) -> list[_Cell]:
+    """The cells that hold something, merged ones as one."""
+    cells: list[_Cell] = []
+    for text, is_merged in zip(row, merged, strict=True):
+        if is_merged and cells and cells[-1].text == text:
+            cells[-1] = _Cell(text, cells[-1].columns + 1)
+        elif text:
+            cells.append(_Cell(text, 1))
+    return cells
