@@ -59,7 +59,7 @@ def make_guide() -> GuideMask:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         tables.append(TextVectors(np.array(keys, dtype=np.int64), vectors.astype(np.float16)))
     questions = Questions(np.array([100, 102, 120]), np.array([0, 1, 4]))
-    return GuideMask(0.0, *tables, ("query_document", "query_query"), questions)
+    return GuideMask(0.0, tables[0], tables[1], ("query_document", "query_query"), questions)
 
 
 def join_shares(shares: list[tuple[Tensor, Tensor, Pairs]]) -> tuple[Tensor, Tensor, Pairs]:
