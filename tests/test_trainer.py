@@ -26,11 +26,13 @@ from peg_rag.evaluation import RetrievalDataset, load_beir
 from peg_rag.training import Recipe, train
 from peg_rag.training.data.sampler import in_validation
 from peg_rag.training.data.texts import text_key
-from peg_rag.training.recipe import OptimizerOptions
+from peg_rag.training.model.encoder import load_encoder
+from peg_rag.training.recipe import ModelOptions, OptimizerOptions
 from peg_rag.training.run.checkpoint import last_checkpoint
 from peg_rag.training.run.estimate import estimate_run
 from peg_rag.training.run.optimizer import learning_rate
 from peg_rag.training.run.train import StageLoop
+from peg_rag.training.run.validation import InTraining
 
 REPO = Path(__file__).resolve().parent.parent
 WORDS = "花呗银行卡绑定更换借款理财逾期北京故宫门票医院报销材料需哪些公司法律合同"
@@ -363,6 +365,34 @@ def test_a_file_that_no_negative_is_mined_for_is_named(make: Make, caplog: pytes
     with caplog.at_level(logging.WARNING, logger="peg_rag"):
         train(recipe)
     assert "pairs: no negative was mined for its" in caplog.text
+
+
+def test_each_round_mines_anew_with_the_model_as_it_then_is(make: Make, tmp_path: Path) -> None:
+    options = "{negatives: 2, relative_margin: null}"
+    recipe = make(
+        f"stages.0.data.mining={options}",
+        "stages.0.batch.negatives=2",
+        "stages.0.rounds=2",
+        "checkpoints.every_steps=3",
+        source={"columns": {"negatives": None}},
+    )
+    train(recipe)
+    stage = tmp_path / "run" / "stages" / "1-main"
+    chosen = []
+    for number, model in enumerate([recipe.model.path, str(stage / "checkpoint-3")], start=1):
+        lines = (stage / f"round-{number}" / "mined-0.jsonl").read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert rows
+        encoder = InTraining(load_encoder(ModelOptions(path=model, pooling="cls")))
+        positives = sorted({row["positive"] for row in rows})
+        queries = encoder.encode_queries([row["query"] for row in rows])
+        cosines = queries @ encoder.encode_documents(positives).T  # (rows, positives)
+        for row, own in zip(rows, cosines, strict=True):
+            own[positives.index(row["positive"])] = -np.inf
+            mined = own[[positives.index(text) for text in row["negatives"]]]
+            np.testing.assert_allclose(mined, np.sort(own)[:-3:-1], atol=1e-5)
+        chosen.append([row["negatives"] for row in rows])
+    assert chosen[0] != chosen[1]
 
 
 def test_a_resumed_run_keeps_its_data(make: Make, pairs: Path, tmp_path: Path) -> None:
