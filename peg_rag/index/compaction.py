@@ -4,8 +4,8 @@ Searching stays fast only while most documents are in the segment and few of its
 after a write when enough has changed, or on `PEGIndex.persist()`. The new file is complete and synced before SQLite
 refers to it: a crash in between leaves a stray file, which the next compaction removes, and the old state.
 
-Cost: all vectors are read from SQLite and written once (`flat`), or only the new ones are added to the graph (`hnsw`,
-`ivfpq`) until a fifth of its rows are tombstones.
+Cost: only the new vectors are read from SQLite and appended to the file (`flat`), as long as no document is deleted, or
+added to the graph (`hnsw`, `ivfpq`) until a fifth of its rows are tombstones; else all are read and written once.
 """
 
 import logging
@@ -84,8 +84,11 @@ class Compactor:
         """Compact unless nothing has changed and the segment is of the right kind."""
         self.compact(lambda backlog, _: bool(backlog.inserted or backlog.deleted) or self.stored_kind != self.kind)
 
-    def compact(self, is_needed: IsNeeded) -> None:
+    def compact(self, is_needed: IsNeeded, *, extend: bool = True) -> None:
         """Build the segment of the next generation in one write transaction, if it is still needed then.
+
+        Args:
+            extend: whether it may be made from the file of the previous generation.
 
         Raises:
             IndexBusy: another writer holds the index for longer than the timeout.
@@ -104,7 +107,7 @@ class Compactor:
             if self._folder is None:
                 self._memory_segment = self._compact_in_memory(connection, dimension, state)
             else:
-                self._compact_on_disk(connection, self._folder, dimension, state)
+                self._compact_on_disk(connection, self._folder, dimension, state, extend=extend)
         self._retry_at = 0.0
         self.stored_kind = self.kind
         if self._folder is not None:
@@ -144,9 +147,12 @@ class Compactor:
         self._record_segment(connection, Manifest.in_memory(segment), state)
         return segment
 
-    def _compact_on_disk(self, connection: Connection, folder: Path, dimension: int, state: IndexState) -> None:
+    def _compact_on_disk(
+        self, connection: Connection, folder: Path, dimension: int, state: IndexState, *, extend: bool
+    ) -> None:
         try:
-            manifest = self._write_segment(connection, folder, dimension, state)
+            manifest = self._extend_segment(connection, folder, dimension, state) if extend else None
+            manifest = manifest or self._write_segment(connection, folder, dimension, state)
             self._record_segment(connection, manifest, state)
         except BaseException:
             # Before the transaction ends: the next writer would use the same file name.
@@ -160,21 +166,27 @@ class Compactor:
         state.write(connection)
 
     def _write_segment(self, connection: Connection, folder: Path, dimension: int, state: IndexState) -> Manifest:
-        """Write the segment file of `state`: extend the previous FAISS file where that pays, else build a new one."""
         file = segment_path(folder, state.generation)
-        if state.generation > 1 and self.kind != "flat":
-            old = tables.read_manifest(connection)
-            if old.kind == self.kind and can_extend(Backlog.read(connection, state)):
-                last_key = int(old.read_keys()[-1])
-                chunks = tables.read_vectors_after(connection, last_key, dimension, self.storage)
-                old_file = segment_path(folder, state.generation - 1)
-                with suppress(DamagedIndex):
-                    manifest = segment_file.extend_segment(old_file, old, state.documents, chunks, file)
-                    if manifest is not None:
-                        return manifest
-        return segment_file.write_segment(
-            self.kind, dimension, state.documents, self._read_from(connection, dimension), file
-        )
+        source = self._read_from(connection, dimension)
+        return segment_file.write_segment(self.kind, dimension, state.documents, source, file)
+
+    def _extend_segment(
+        self, connection: Connection, folder: Path, dimension: int, state: IndexState
+    ) -> Manifest | None:
+        """Add the new documents to the previous segment file; None where building a new one is better or needed."""
+        if state.generation == 1:
+            return None
+        old = tables.read_manifest(connection)
+        if old.kind != self.kind or not old.keys or not can_extend(old.kind, Backlog.read(connection, state)):
+            return None
+        chunks = tables.read_vectors_after(connection, int(old.read_keys()[-1]), dimension, self.storage)
+        old_file = segment_path(folder, state.generation - 1)
+        file = segment_path(folder, state.generation)
+        if old.kind == "flat":
+            return segment_file.append_rows(old_file, old, chunks, file)
+        with suppress(DamagedIndex):
+            return segment_file.extend_segment(old_file, old, state.documents, chunks, file)
+        return None
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
@@ -212,8 +224,10 @@ def is_due(backlog: Backlog, _: IndexState) -> bool:
     return backlog.inserted > max_inserted or backlog.tombstones > max_tombstones
 
 
-def can_extend(backlog: Backlog) -> bool:
-    """Whether adding to a FAISS file beats building a new one."""
+def can_extend(kind: Kind, backlog: Backlog) -> bool:
+    """Whether adding to a segment file beats building a new one; a `flat` one is kept free of tombstones."""
+    if kind == "flat":
+        return not backlog.tombstones
     few_tombstones = backlog.tombstones < EXTEND_TOMBSTONE_SHARE * backlog.rows
     return few_tombstones and backlog.inserted < EXTEND_GROWTH * backlog.rows
 
