@@ -20,13 +20,36 @@ import numpy as np
 from peg_rag.index.database import BLOCK, BLOCK_BITS, DamagedRow
 from peg_rag.index.encodings import Array
 from peg_rag.index.term_weights import TermWeights
-from peg_rag.index.tokenizers import MAX_TAIL, Address, Tokenizer
+from peg_rag.index.tokenizers import MAX_TAIL, TAIL_BITS, Address, HeadNumbers, Tokenizer
 
 K1 = 1.2
 B = 0.75
 
 # One posting: second character of a pair (0: none), key within its block, occurrences (255 at most).
 ENTRY = np.dtype([("tail", "<u2"), ("offset", "<u2"), ("count", "u1")])
+ENTRIES_AT_ONCE = 65_536  # counted at a time, in the cache of a core
+
+
+@dataclass(frozen=True, slots=True)
+class PostingLists:
+    """Postings by head.
+
+    Attributes:
+        heads: distinct heads.
+        starts: (heads + 1,) where each head's entries start.
+        entries: (postings,) of dtype `ENTRY`, by head, tail and offset.
+    """
+
+    heads: list[str]
+    starts: Array
+    entries: Array
+
+    def iter_rows(self) -> Iterator[tuple[str, bytes]]:
+        """(head, entries as bytes) pairs."""
+        raw = self.entries.tobytes()
+        bounds = (self.starts * ENTRY.itemsize).tolist()
+        for head, start, end in zip(self.heads, bounds[:-1], bounds[1:], strict=True):
+            yield head, raw[start:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +57,66 @@ class Postings:
     """The terms of up to `BLOCK` texts that share a block.
 
     Attributes:
-        heads: distinct heads.
-        starts: (heads + 1,) where each head's entries start.
-        entries: (postings,) of dtype `ENTRY`, by head, tail and offset.
+        singles: of the terms that are a head alone; every head is one.
+        pairs: of the terms with a tail.
         lengths: (texts,) number of terms in each text.
     """
 
-    heads: list[str]
-    starts: Array
-    entries: Array
+    singles: PostingLists
+    pairs: PostingLists
     lengths: Array
 
     def iter_rows(self) -> Iterator[tuple[str, bytes]]:
         """(head, entries as bytes) pairs, as they are stored."""
-        raw = self.entries.tobytes()
-        size = ENTRY.itemsize
-        starts = self.starts.tolist()
-        for head, start, end in zip(self.heads, starts[:-1], starts[1:], strict=True):
-            yield head, raw[start * size : end * size]
+        pairs = dict(self.pairs.iter_rows())
+        for head, singles in self.singles.iter_rows():
+            yield head, singles + pairs.get(head, b"")
 
 
 def build_postings(tokenizer: Tokenizer, texts: Sequence[str], first_offset: int = 0) -> Postings:
-    """Count the terms of up to `BLOCK` texts, whose keys start at `first_offset` in their block."""
-    occurrences = tokenizer.find_occurrences(texts)
-    packed = occurrences.codes << BLOCK_BITS
-    packed |= occurrences.rows
+    """Count the terms of up to `BLOCK` texts, whose keys start at `first_offset` in their block.
+
+    Characters and pairs are sorted apart: half as many at a time, and characters as half as long numbers.
+    """
+    heads = HeadNumbers()
+    singles: list[Array] = [np.empty(0, dtype=np.uint32)]
+    pairs: list[Array] = [np.empty(0, dtype=np.int64)]
+    lengths = np.zeros(len(texts), dtype=np.uint32)
+    for part in tokenizer.iter_occurrences(texts, heads):
+        if not len(part.rows):
+            continue
+        first_row = part.rows[0]
+        counts = np.bincount(part.rows - first_row)
+        lengths[first_row : first_row + len(counts)] += counts.astype(np.uint32)
+        if part.codes[0] & MAX_TAIL:
+            pairs.append((part.codes << BLOCK_BITS) | part.rows)
+        else:
+            packed = (part.codes >> TAIL_BITS << BLOCK_BITS) | part.rows
+            singles.append(packed.astype(np.uint32) if packed.max() < 1 << 32 else packed)
+    return Postings(
+        _count_terms(np.concatenate(singles), heads, first_offset, has_tails=False),
+        _count_terms(np.concatenate(pairs), heads, first_offset, has_tails=True),
+        lengths,
+    )
+
+
+def _count_terms(packed: Array, heads: HeadNumbers, first_offset: int, *, has_tails: bool) -> PostingLists:
+    """Postings of (occurrences,) terms, each a number of head, tail (if there are tails) and row; they are sorted."""
     packed.sort()
-    is_first = _differs_from_previous(packed)  # where a new (term, text) pair begins
-    first = np.flatnonzero(is_first)
-    pairs = packed[first]
-    codes = pairs >> BLOCK_BITS
-    entries = np.empty(len(first), dtype=ENTRY)
-    entries["tail"] = codes & MAX_TAIL
-    entries["offset"] = (pairs & (BLOCK - 1)) + first_offset
-    entries["count"] = np.minimum(np.diff(first, append=len(packed)), 255)
-    heads = codes >> 16
-    starts = np.flatnonzero(_differs_from_previous(heads))
-    lengths = np.bincount(occurrences.rows, minlength=len(texts)).astype(np.uint32)
-    return Postings(occurrences.spell_heads(heads[starts]), np.append(starts, len(heads)), entries, lengths)
+    starts = np.flatnonzero(_differs_from_previous(packed))  # where a new (term, text) pair begins
+    bounds = np.append(starts, len(packed))
+    entries = np.empty(len(starts), dtype=ENTRY)
+    numbers = np.empty(len(starts), dtype=np.int32)
+    for start in range(0, len(starts), ENTRIES_AT_ONCE):
+        part = slice(start, start + ENTRIES_AT_ONCE)
+        terms = packed[starts[part]]
+        entries["offset"][part] = (terms & (BLOCK - 1)) + first_offset
+        entries["count"][part] = np.minimum(np.diff(bounds[start : start + len(terms) + 1]), 255)
+        terms >>= BLOCK_BITS
+        entries["tail"][part] = terms & MAX_TAIL if has_tails else 0
+        numbers[part] = terms >> TAIL_BITS if has_tails else terms
+    firsts = np.flatnonzero(_differs_from_previous(numbers))
+    return PostingLists(heads.spell(numbers[firsts]), np.append(firsts, len(numbers)), entries)
 
 
 def _differs_from_previous(values: Array) -> Array:
