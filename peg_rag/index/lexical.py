@@ -35,21 +35,12 @@ class PostingLists:
     """Postings by head.
 
     Attributes:
-        heads: distinct heads.
         starts: (heads + 1,) where each head's entries start.
         entries: (postings,) of dtype `ENTRY`, by head, tail and offset.
     """
 
-    heads: list[str]
     starts: Array
     entries: Array
-
-    def iter_rows(self) -> Iterator[tuple[str, bytes]]:
-        """(head, entries as bytes) pairs."""
-        raw = self.entries.tobytes()
-        bounds = (self.starts * ENTRY.itemsize).tolist()
-        for head, start, end in zip(self.heads, bounds[:-1], bounds[1:], strict=True):
-            yield head, raw[start:end]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +48,25 @@ class Postings:
     """The terms of up to `BLOCK` texts that share a block.
 
     Attributes:
-        singles: of the terms that are a head alone; every head is one.
-        pairs: of the terms with a tail.
+        heads: distinct heads.
+        singles: the postings of the terms that are a head alone.
+        pairs: the postings of the terms with a tail.
         lengths: (texts,) number of terms in each text.
     """
 
+    heads: list[str]
     singles: PostingLists
     pairs: PostingLists
     lengths: Array
 
     def iter_rows(self) -> Iterator[tuple[str, bytes]]:
         """(head, entries as bytes) pairs, as they are stored."""
-        pairs = dict(self.pairs.iter_rows())
-        for head, singles in self.singles.iter_rows():
-            yield head, singles + pairs.get(head, b"")
+        singles = self.singles.entries.tobytes()
+        pairs = self.pairs.entries.tobytes()
+        starts = (self.singles.starts * ENTRY.itemsize).tolist()
+        pair_starts = (self.pairs.starts * ENTRY.itemsize).tolist()
+        bounds = zip(starts, starts[1:], pair_starts, pair_starts[1:], strict=False)
+        return zip(self.heads, [singles[a:b] + pairs[c:d] for a, b, c, d in bounds], strict=True)
 
 
 def build_postings(tokenizer: Tokenizer, texts: Sequence[str], first_offset: int = 0) -> Postings:
@@ -85,23 +81,32 @@ def build_postings(tokenizer: Tokenizer, texts: Sequence[str], first_offset: int
     for part in tokenizer.iter_occurrences(texts, heads):
         if not len(part.rows):
             continue
-        first_row = part.rows[0]
-        counts = np.bincount(part.rows - first_row)
-        lengths[first_row : first_row + len(counts)] += counts.astype(np.uint32)
+        rows = np.arange(part.rows[0], part.rows[-1] + 2)
+        lengths[rows[:-1]] += np.diff(np.searchsorted(part.rows, rows)).astype(np.uint32)
         if part.codes[0] & MAX_TAIL:
             pairs.append((part.codes << BLOCK_BITS) | part.rows)
         else:
             packed = (part.codes >> TAIL_BITS << BLOCK_BITS) | part.rows
             singles.append(packed.astype(np.uint32) if packed.max() < 1 << 32 else packed)
+    numbers, single_entries = _count_terms(np.concatenate(singles), first_offset, has_tails=False)
+    pair_numbers, pair_entries = _count_terms(np.concatenate(pairs), first_offset, has_tails=True)
+    starts = np.flatnonzero(_differs_from_previous(numbers))
+    names = heads.spell(numbers[starts])  # of all heads: that of a pair is also a term by itself
+    pair_starts = np.searchsorted(pair_numbers, numbers[starts])
     return Postings(
-        _count_terms(np.concatenate(singles), heads, first_offset, has_tails=False),
-        _count_terms(np.concatenate(pairs), heads, first_offset, has_tails=True),
+        names,
+        PostingLists(np.append(starts, len(single_entries)), single_entries),
+        PostingLists(np.append(pair_starts, len(pair_entries)), pair_entries),
         lengths,
     )
 
 
-def _count_terms(packed: Array, heads: HeadNumbers, first_offset: int, *, has_tails: bool) -> PostingLists:
-    """Postings of (occurrences,) terms, each a number of head, tail (if there are tails) and row; they are sorted."""
+def _count_terms(packed: Array, first_offset: int, *, has_tails: bool) -> tuple[Array, Array]:
+    """Count (occurrences,) terms, each a number of head, tail (if there are tails) and row, which are sorted here.
+
+    Returns:
+        (postings,) head numbers, ascending, and (postings,) entries.
+    """
     packed.sort()
     starts = np.flatnonzero(_differs_from_previous(packed))  # where a new (term, text) pair begins
     bounds = np.append(starts, len(packed))
@@ -115,8 +120,7 @@ def _count_terms(packed: Array, heads: HeadNumbers, first_offset: int, *, has_ta
         terms >>= BLOCK_BITS
         entries["tail"][part] = terms & MAX_TAIL if has_tails else 0
         numbers[part] = terms >> TAIL_BITS if has_tails else terms
-    firsts = np.flatnonzero(_differs_from_previous(numbers))
-    return PostingLists(heads.spell(numbers[firsts]), np.append(firsts, len(numbers)), entries)
+    return numbers, entries
 
 
 def _differs_from_previous(values: Array) -> Array:

@@ -195,7 +195,7 @@ class PEGIndex:
             state = IndexState.read(connection)
             replaced_keys = tables.find_keys_of_ids(connection, batch.ids) if state.documents else []
             replaced = tables.delete_documents(connection, replaced_keys)
-            blobs = list(to_blobs(batch.vectors, self.storage))
+            blobs = to_blobs(batch.vectors, self.storage)
             documents = EncodedDocuments(batch.ids, batch.texts, batch.metadatas, blobs)
             tables.insert_documents(connection, self._tokenizer, state.next_key, documents)
             state.advance(

@@ -151,20 +151,22 @@ _CODE_POINTS = 0x110000
 _RUN_KIND = 1  # bits of a character's kind
 _WORD_KIND = 2
 _CAPITAL_KIND = 4  # A to Z
-_CHANGING_KIND = 8  # not in `_UNCHANGED`
+_CHANGING_KIND = 8  # not among `_UNCHANGED`
 
 
 @lru_cache(maxsize=1)
 def _character_kinds() -> Array:
     """(0x110000,) uint8: what `_PIECES` takes a code point for, and whether normalising may change it."""
-    kinds = np.zeros(_CODE_POINTS, dtype=np.uint8)
-    # All letters beyond the second plane are Chinese, and so part of runs.
-    kinds[[code for code in range(0x20000) if chr(code).isalnum()]] = _WORD_KIND
+    kinds = np.full(_CODE_POINTS, _CHANGING_KIND, dtype=np.uint8)
+    text = "".join(map(chr, range(0x20000)))  # all letters beyond the second plane are Chinese, and so part of runs
+    for match in re.finditer(r"[^\W_]+", text):
+        kinds[match.start() : match.end()] |= _WORD_KIND
+    for match in re.finditer(f"[{_UNCHANGED}]+", text):
+        kinds[match.start() : match.end()] &= ~np.uint8(_CHANGING_KIND)
     for first, last in re.findall(r"(.)-(.)", _RUN):
-        kinds[ord(first) : ord(last) + 1] = _RUN_KIND
+        run = slice(ord(first), ord(last) + 1)
+        kinds[run] = kinds[run] & _CHANGING_KIND | _RUN_KIND
     kinds[ord("A") : ord("Z") + 1] |= _CAPITAL_KIND
-    kinds[[code for code in range(0x20000) if not _UNCHANGED(chr(code))]] |= _CHANGING_KIND
-    kinds[0x20000:] |= _CHANGING_KIND
     return kinds
 
 
@@ -230,14 +232,13 @@ class _Characters:
 
 
 # Texts that NFKC does not change in a way that matters to terms; matching is much faster than normalising.
-_UNCHANGED = re.compile(
-    r"[ -~\n\u3001-\u3020\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff“”‘’—…·，！？；：（）％]*"
-).fullmatch
+_UNCHANGED = r" -~\n\u3001-\u3020\u3041-\u3096\u30a1-\u30fa\u3400-\u4dbf\u4e00-\u9fff“”‘’—…·，！？；：（）％"
+_is_unchanged = re.compile(f"[{_UNCHANGED}]*").fullmatch
 
 
 def normalize_text(text: str) -> str:
     """NFKC (full-width letters become plain ones) and lower case."""
-    return (text if _UNCHANGED(text) else unicodedata.normalize("NFKC", text)).lower()
+    return (text if _is_unchanged(text) else unicodedata.normalize("NFKC", text)).lower()
 
 
 @lru_cache(maxsize=4)

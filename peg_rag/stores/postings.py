@@ -57,7 +57,7 @@ def pack_postings(tokenizer: Tokenizer, keys: Array, texts: Sequence[str]) -> Pa
             entries["count"] = lists.entries["count"]
             raw = entries.tobytes()
             bounds = (lists.starts * ENTRY.itemsize).tolist()
-            for head, first, last in zip(lists.heads, bounds[:-1], bounds[1:], strict=True):
+            for head, first, last in zip(postings.heads, bounds[:-1], bounds[1:], strict=True):
                 parts.setdefault(shorten_head(head), []).append(raw[first:last])
     return PackedPostings([(head, b"".join(blobs)) for head, blobs in parts.items()], np.concatenate(lengths))
 
