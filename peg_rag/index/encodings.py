@@ -80,7 +80,7 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Arra
         DamagedRow: a blob of the wrong length, or with NaN, infinity or only zeros.
     """
     size = {"float32": 4 * dimension, "float16": 2 * dimension, "int8": 4 + dimension}[storage]
-    if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
+    if not set(map(type, blobs)) <= {bytes} or not set(map(len, blobs)) <= {size}:
         raise DamagedRow(f"a stored vector is not {size} bytes long")
     raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), size)
     if storage == "float32":
