@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peg_rag.index import PEGIndex, segment_file
+from peg_rag.index import PEGIndex, compaction, segment_file, tables
+from peg_rag.index.database import Database
 from peg_rag.index.encodings import unit_rows
 from peg_rag.index.segment_file import Manifest, append_rows, compute_checksums, load_segment, write_segment
 
@@ -135,6 +136,83 @@ def test_every_row_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert find_vector_file(path).stat().st_ino == identity
     assert find_vector_file(path).read_bytes() == rows(50).tobytes()
     assert_finds_all(path, 50)
+
+
+def assert_holds_what_sqlite_holds(index: PEGIndex, path: Path) -> None:
+    with index._db.reading() as connection:
+        chunks = list(tables.read_vectors_after(connection, -1, DIMENSION, "float32"))
+        manifest = tables.read_manifest(connection)
+    assert find_vector_file(path).read_bytes() == b"".join(vectors.tobytes() for _, vectors in chunks)
+    assert manifest.keys == b"".join(keys.tobytes() for keys, _ in chunks)
+
+
+OPERATIONS = st.tuples(
+    st.sampled_from(["first", "second"]),
+    st.tuples(st.just("upsert"), st.lists(st.integers(0, 40), min_size=1, max_size=6))
+    | st.tuples(st.just("new"), st.lists(st.integers(41, 10**6), min_size=1, max_size=6, unique=True))
+    | st.tuples(st.just("delete"), st.lists(st.integers(0, 40), min_size=1, max_size=2))
+    | st.tuples(st.sampled_from(["persist", "persist", "fail"]), st.just([])),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(operations=st.lists(OPERATIONS, max_size=12), room=st.sampled_from([100, 1 << 20]))
+def test_vectors_held_in_memory_are_those_in_sqlite(
+    operations: list[Any], room: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two writers of one index, each with the vectors that it wrote last; a write may fail at its commit."""
+    path = tmp_path_factory.mktemp("held") / "kb"
+    chance = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch, PEGIndex(path) as first, PEGIndex(path) as second:
+        patch.setattr(compaction, "MAX_RECENT_BYTES", room)
+        add(first, 0, 20)
+        first.persist()
+        for writer, (name, numbers) in operations:
+            index = {"first": first, "second": second}[writer]
+            match name:
+                case "upsert" | "new":
+                    vectors = chance.standard_normal((len(numbers), DIMENSION))
+                    index.upsert([f"d{n}" for n in numbers], ["x"] * len(numbers), vectors)
+                case "delete":
+                    index.delete([f"d{n}" for n in numbers])
+                case "fail":
+                    with pytest.MonkeyPatch.context() as failing:
+                        failing.setattr(Database, "_refuse_child", refuse_in_transaction)
+                        with pytest.raises(OSError, match="No space"):
+                            index.upsert(["d1", "failed"], ["x", "x"], chance.standard_normal((2, DIMENSION)))
+                case "persist":
+                    index.persist()
+                    assert_holds_what_sqlite_holds(index, path)
+        first.persist()
+        assert_holds_what_sqlite_holds(first, path)
+    shutil.rmtree(path.parent)
+
+
+def refuse_in_transaction(database: Database) -> None:
+    """Fail where a write has done all but its commit."""
+    if any(connection.in_transaction for connection in database.connections()):
+        raise OSError(28, "No space left on device")
+
+
+def test_vectors_that_were_just_written_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    from_blobs = tables.from_blobs
+
+    def count_and_decode(blobs: Any, *arguments: Any) -> np.ndarray:
+        decoded.append(len(blobs))
+        return from_blobs(blobs, *arguments)
+
+    path = tmp_path / "kb"
+    make_index(path)
+    with PEGIndex(path) as index:
+        monkeypatch.setattr(tables, "from_blobs", count_and_decode)
+        for first in range(20, 80, 10):
+            add(index, first, first + 5)
+            add(index, first + 5, first + 10)
+            index.persist()
+        assert decoded == []
+        assert_holds_what_sqlite_holds(index, path)
+    assert_finds_all(path, 80)
 
 
 @pytest.mark.parametrize("deleted", ["d3", "d25"], ids=["in the file", "newer than the file"])

@@ -5,10 +5,12 @@ after a write when enough has changed, or on `PEGIndex.persist()`. The new file 
 refers to it: a crash in between leaves a stray file, which the next compaction removes, and the old state.
 
 Cost: only the new vectors are read from SQLite and appended to the file (`flat`), as long as no document is deleted, or
-added to the graph (`hnsw`, `ivfpq`) until a fifth of its rows are tombstones; else all are read and written once.
+added to the graph (`hnsw`, `ivfpq`) until a fifth of its rows are tombstones; else all are read and written once. Those
+that this process wrote last, up to `MAX_RECENT_BYTES`, are held in memory and not read.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,9 +37,46 @@ MAX_SPARSE_BLOCKS = 16
 EXTEND_TOMBSTONE_SHARE = 0.2  # a FAISS file with fewer tombstones is extended
 EXTEND_GROWTH = 2.0  # by at most so many times its rows
 
+MAX_RECENT_BYTES = 64 << 20
+
 IsNeeded = Callable[[Backlog, IndexState], bool]
 
 logger = logging.getLogger(__name__)
+
+
+class RecentVectors:
+    """The vectors that this process has committed last, of consecutive keys."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[Array, Array]] = []  # keys and rows
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, first_key: int, rows: Array) -> None:
+        """Hold (n, dimension) rows that were committed under the n keys from `first_key` on."""
+        with self._lock:
+            if self._chunks and self._chunks[-1][0][-1] + 1 != first_key:
+                self._drop_all()  # another process, or a faster thread, has written in between
+            self._chunks.append((np.arange(first_key, first_key + len(rows)), rows))
+            self._bytes += rows.nbytes
+            if self._bytes > MAX_RECENT_BYTES:
+                self._drop_all()
+
+    def find(self, first_key: int, next_key: int) -> list[tuple[Array, Array]] | None:
+        """The keys from `first_key` up to `next_key`, and their rows, in chunks; None unless all are held."""
+        with self._lock:
+            if not self._chunks or self._chunks[0][0][0] != first_key or self._chunks[-1][0][-1] + 1 != next_key:
+                return None
+            return list(self._chunks)
+
+    def clear(self) -> None:
+        """Hold none."""
+        with self._lock:
+            self._drop_all()
+
+    def _drop_all(self) -> None:
+        self._chunks.clear()
+        self._bytes = 0
 
 
 class Compactor:
@@ -59,6 +98,12 @@ class Compactor:
         self._tokenizer = tokenizer
         self._retry_at = 0.0  # on the monotonic clock
         self._memory_segment = Segment.empty()
+        self._recent = RecentVectors()
+
+    def remember_vectors(self, first_key: int, rows: Array) -> None:
+        """Hold what was just committed, as far as it is what SQLite holds, for the next compaction."""
+        if self._folder is not None and self.kind == "flat" and self.storage == "float32":
+            self._recent.add(first_key, rows)
 
     def compact_if_due(self) -> None:
         """Compact after a write when enough has changed. The write is committed, so no error is raised here."""
@@ -110,6 +155,7 @@ class Compactor:
                 self._compact_on_disk(connection, self._folder, dimension, state, extend=extend)
         self._retry_at = 0.0
         self.stored_kind = self.kind
+        self._recent.clear()
         if self._folder is not None:
             remove_stray_files(self._folder, state.generation)
 
@@ -129,8 +175,9 @@ class Compactor:
         return segment_file.load_segment(segment_path(self._folder, state.generation), manifest, dimension)
 
     def close(self) -> None:
-        """Free the segment in memory."""
+        """Free what is held in memory."""
         self._memory_segment = Segment.empty()
+        self._recent.clear()
 
     def _read_dimension(self) -> int | None:
         with self._database.reading() as connection:
@@ -177,13 +224,15 @@ class Compactor:
         if state.generation == 1:
             return None
         old = tables.read_manifest(connection)
-        if old.kind != self.kind or not old.keys or not can_extend(old.kind, Backlog.read(connection, state)):
+        backlog = Backlog.read(connection, state)
+        if old.kind != self.kind or not old.keys or not can_extend(old.kind, backlog):
             return None
         chunks = tables.read_vectors_after(connection, int(old.read_keys()[-1]), dimension, self.storage)
         old_file = segment_path(folder, state.generation - 1)
         file = segment_path(folder, state.generation)
         if old.kind == "flat":
-            return segment_file.append_rows(old_file, old, chunks, file)
+            recent = self._recent.find(state.next_key - backlog.inserted, state.next_key)
+            return segment_file.append_rows(old_file, old, recent or chunks, file)
         with suppress(DamagedIndex):
             return segment_file.extend_segment(old_file, old, state.documents, chunks, file)
         return None
