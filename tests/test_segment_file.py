@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peg_rag.index import PEGIndex, compaction, segment_file, tables
+from peg_rag.index import PEGIndex, compaction, encodings, segment_file, tables
 from peg_rag.index.database import Database
 from peg_rag.index.encodings import unit_rows
 from peg_rag.index.segment_file import Manifest, append_rows, compute_checksums, load_segment, write_segment
@@ -196,7 +196,7 @@ def refuse_in_transaction(database: Database) -> None:
 
 def test_vectors_that_were_just_written_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    from_blobs = tables.from_blobs
+    from_blobs = encodings.from_blobs
 
     def count_and_decode(blobs: Any, *arguments: Any) -> np.ndarray:
         decoded.append(len(blobs))
