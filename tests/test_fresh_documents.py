@@ -22,6 +22,8 @@ import make_documents.documents_3.content  # noqa: E402
 import make_documents.documents_3.files  # noqa: E402
 import make_documents.documents_4.content  # noqa: E402
 import make_documents.documents_4.files  # noqa: E402
+import make_documents.documents_5.content  # noqa: E402
+import make_documents.documents_5.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -84,6 +86,14 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=13,
+    ),
+    FreshSet(
+        "documents-5",
+        make_documents.documents_5.content.SOURCES,
+        make_documents.documents_5.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 

@@ -282,6 +282,8 @@ class PdfStyle:
     grid: str = "black"
     header_fill: str = "whitesmoke"  # empty for none
     cell_alignment: str = "TOP"
+    cell_padding: float = 6  # points, left and right
+    fit_columns: bool = False  # columns grow with the square root of their longest cell; otherwise all are alike
     space_before_table: float = 4  # points
 
 
@@ -320,8 +322,8 @@ def _flowables(part: Any, width: float, style: PdfStyle) -> list[Any]:
         return [paragraph(part, style.text_size)]
     if isinstance(part, list):
         cells = [[paragraph(cell, style.cell_size) for cell in row] for row in part]
-        columns = len(part[0])
-        table = Table(cells, colWidths=[width / columns] * columns, repeatRows=1, style=_table_style(style))
+        widths = _column_widths(part, width, style.fit_columns)
+        table = Table(cells, colWidths=widths, repeatRows=1, style=_table_style(style))
         space = [Spacer(1, style.space_before_table)] if style.space_before_table else []
         return [*space, table, Spacer(1, 8)]
     if part[0] == "steps":
@@ -330,12 +332,21 @@ def _flowables(part: Any, width: float, style: PdfStyle) -> list[Any]:
     return [paragraph(part[1], style.heading_sizes[part[0]])]
 
 
+def _column_widths(rows: Sequence[Sequence[str]], width: float, fit: bool) -> list[float]:
+    columns = len(rows[0])
+    if not fit:
+        return [width / columns] * columns
+    shares = [max(len(cell) for cell in column) ** 0.5 for column in zip(*rows, strict=True)]
+    return [width * share / sum(shares) for share in shares]
+
+
 def _table_style(style: PdfStyle) -> list[Any]:
     from reportlab.lib.colors import toColor
 
     commands: list[Any] = [("GRID", (0, 0), (-1, -1), 0.5, toColor(style.grid))]
     if style.header_fill:
         commands.append(("BACKGROUND", (0, 0), (-1, 0), toColor(style.header_fill)))
+    commands += [(side, (0, 0), (-1, -1), style.cell_padding) for side in ("LEFTPADDING", "RIGHTPADDING")]
     return [*commands, ("VALIGN", (0, 0), (-1, -1), style.cell_alignment)]
 
 
