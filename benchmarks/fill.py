@@ -29,7 +29,7 @@ STEPS = {
     "_insert_rows": "SQLite: rows of documents",
     "write_postings": "SQLite: rows of postings",
     "COMMIT": "SQLite: log, sync, checkpoint",
-    "compact": "vector files, with reading the vectors again",
+    "compact": "vector files",
 }
 
 

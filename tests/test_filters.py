@@ -13,8 +13,32 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from peg_rag.errors import InvalidInput
-from peg_rag.index import PEGIndex
+from peg_rag.index import PEGIndex, filters
 from peg_rag.index.filters import FIELD_OPERATORS, MAX_DEPTH, compile_filter, dumps, register_functions
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.dates()
+    | st.just(np.float32(0.1))
+    | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.integers() | st.none() | st.tuples(), inner),
+)
+
+
+@given(VALUES)
+def test_json_is_that_of_the_encoder_of_python(value: Any) -> None:
+    def encode(function: Callable[[Any], str]) -> str:
+        try:
+            return function(value)
+        except (TypeError, ValueError) as error:
+            return f"{type(error).__name__}: {error}"
+
+    assert encode(dumps) == encode(filters._ENCODER.encode)
+
 
 # -- the reference implementation -------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from peg_rag.errors import DamagedIndex, InvalidInput
 from peg_rag.index import PEGIndex, database, tables, validation
-from peg_rag.index.encodings import unit_rows
+from peg_rag.index.encodings import from_blobs, to_blobs, unit_rows
 from peg_rag.index.validation import DocumentBatch
 
 DIMENSION = 64
@@ -322,6 +322,37 @@ def test_the_first_row_without_a_direction_is_named(vectors: list[list[float]]) 
     else:
         lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
         np.testing.assert_allclose(unit_rows(rows, 3), rows / lengths, rtol=1e-6, atol=1e-30)
+
+
+@pytest.mark.parametrize("scale", [1e-35, 1e-6, 1.0, 1e6, 1e30])
+def test_unit_rows_are_as_precise_at_every_length(scale: float) -> None:
+    vectors = (rows(200) * scale).astype(np.float32)
+    exact = vectors / np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+    assert np.abs(unit_rows(vectors, DIMENSION) - exact).max() < 1e-7
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_blobs_are_the_bytes_of_the_rows(storage: Any) -> None:
+    vectors = rows(20)
+    vectors[3, 5:] = 0
+    vectors[7, :5] = 0
+    encoded = vectors.astype("<f4" if storage == "float32" else "<f2")
+    assert to_blobs(vectors, storage) == [row.tobytes() for row in encoded]
+    np.testing.assert_array_equal(from_blobs(to_blobs(vectors, "float32"), DIMENSION, "float32"), vectors)
+
+
+@pytest.mark.parametrize("row", [0, 2, 3, 9])
+def test_a_lone_surrogate_is_named_among_many_texts(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validation, "STRINGS_AT_ONCE", 3)
+    texts = ["中😀"] * 10
+    texts[row] = "中\ud83d"
+    with pytest.raises(InvalidInput, match=f"text {row} holds a lone surrogate at character 1"):
+        validation.validate_strings(texts, "text")
+
+
+def test_two_halves_of_a_character_in_two_texts_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="text 0 holds a lone surrogate at character 0"):
+        validation.validate_strings(["\ud83d", "\ude00"], "text")
 
 
 def test_metadata_that_contains_itself_is_refused() -> None:

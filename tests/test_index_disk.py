@@ -169,7 +169,7 @@ def inject_failure(failing: str, patch: pytest.MonkeyPatch) -> None:
             before = Path.open
 
             def open_file(self: Path, mode: str = "r", *rest: Any, **options: Any) -> Any:
-                if self.name.startswith("vectors-") and "w" in mode:
+                if self.name.startswith("vectors-") and ("w" in mode or "+" in mode):
                     return open("/dev/full", mode, *rest, **options)  # noqa: PTH123
                 return before(self, mode, *rest, **options)
 
@@ -178,10 +178,11 @@ def inject_failure(failing: str, patch: pytest.MonkeyPatch) -> None:
             patch.setattr("peg_rag.files.os.fsync", refuse)
         case "rename":
             patch.setattr(Path, "replace", refuse)
+            patch.setattr(Path, "hardlink_to", refuse)
         case "commit":
             patch.setattr("peg_rag.index.tables.write_manifest", refuse)
         case "memory":
-            patch.setattr("peg_rag.index.segment_file._publish_file", exhaust)
+            patch.setattr("peg_rag.index.segment_file._SegmentWriter.finish", exhaust)
 
 
 def test_stray_files_are_removed_before_the_next_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,17 +214,21 @@ def check_after_a_kill(path: Path, events: list[tuple[str, int]]) -> None:
 
 MOMENTS = [
     "peg_rag.index.tables.write_postings",
-    "peg_rag.index.segment_file.compute_checksums",
+    "peg_rag.index.segment_file._link_file",
+    "peg_rag.index.segment_file._write_rows",
+    "peg_rag.index.segment_file.sync_stream",
     "peg_rag.index.segment_file.sync_folder",
     "peg_rag.index.tables.write_manifest",
     "peg_rag.index.compaction.remove_stray_files",
 ]
 
 
-def die_at(path: Path, moment: str) -> None:
+def die_at(path: Path, moment: str, with_links: bool) -> None:
     """Write until a certain function is about to run, or has just run, and die there."""
     import importlib
 
+    if not with_links:
+        Path.hardlink_to = refuse_link  # type: ignore[method-assign]
     index = PEGIndex(path)
     add(index, list(range(BATCH, 2 * BATCH)))
     module, name = moment.rsplit(".", 1)
@@ -240,14 +244,19 @@ def die_at(path: Path, moment: str) -> None:
     index.persist()
 
 
+def refuse_link(*_: Any) -> None:
+    raise OSError(95, "Operation not supported")
+
+
+@pytest.mark.parametrize("with_links", [True, False], ids=["appended", "rewritten"])
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda moment: moment.rsplit(".", 1)[1])
-def test_a_kill_at_each_step_of_a_write(moment: str, tmp_path: Path) -> None:
-    """Between writing rows and their commit, around the rename of the segment file, and after the commit."""
+def test_a_kill_at_each_step_of_a_write(moment: str, with_links: bool, tmp_path: Path) -> None:
+    """Between writing rows and their commit, around the new name of the segment file, and after the commit."""
     path = tmp_path / "kb"
     with PEGIndex(path) as index:
         add(index, list(range(BATCH)))
         index.persist()
-    child = SPAWN.Process(target=die_at, args=(path, moment))
+    child = SPAWN.Process(target=die_at, args=(path, moment, with_links))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
@@ -257,7 +266,9 @@ def test_a_kill_at_each_step_of_a_write(moment: str, tmp_path: Path) -> None:
         add(index, list(range(2 * BATCH, 3 * BATCH)))
         index.persist()
         assert len(index) == 3 * BATCH
-    assert len([p for p in path.iterdir() if p.name.startswith("vectors-")]) == 1
+        assert index.search(vector(2 * BATCH), k=1)[0].id == f"d{2 * BATCH}"
+    (file,) = path.glob("vectors-*")
+    assert file.stat().st_size == 3 * BATCH * 4 * DIMENSION
 
 
 # -- one writer, many readers -----------------------------------------------------------------------------------------

@@ -12,10 +12,12 @@ from peg_rag.errors import InvalidInput
 from peg_rag.index import PEGIndex, lexical, tokenizers
 from peg_rag.index.database import BLOCK
 from peg_rag.index.lexical import ENTRY, build_postings
-from peg_rag.index.tokenizers import get_tokenizer, normalize_text
+from peg_rag.index.tokenizers import MAX_TAIL, TAIL_BITS, HeadNumbers, get_tokenizer, normalize_text
 
 BIGRAM = get_tokenizer("bigram")
-texts = st.lists(st.text(alphabet="中国北京的花呗abZ １Ａ,。\n𠀀𠀁か한é_-😀\u0301\u3099", max_size=12), max_size=6)
+texts = st.lists(
+    st.text(alphabet="中国北京的花呗abZ １Ａ,。\n𠀀𠀁か한é_-😀\u0301\u3099ΣİΑ㎏ﷺ①", max_size=12), max_size=6
+)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +53,7 @@ def test_skipping_nfkc_changes_no_term() -> None:
 
     for code in range(0x20000):
         char = chr(code)
-        if not 0xD800 <= code < 0xE000 and tokenizers._UNCHANGED(char):
+        if not 0xD800 <= code < 0xE000 and tokenizers._is_unchanged(char):
             assert unicodedata.combining(char) == 0
             normal_form = unicodedata.normalize("NFKC", char)
             assert tokenizers._PIECES.findall(normal_form) == tokenizers._PIECES.findall(char), char
@@ -59,23 +61,52 @@ def test_skipping_nfkc_changes_no_term() -> None:
 
 @pytest.mark.parametrize("name", ["bigram", "jieba"])
 @settings(max_examples=100, deadline=None)
-@given(texts=texts, first=st.integers(0, 100))
-def test_postings_count_the_terms(name: str, texts: list[str], first: int) -> None:
+@given(
+    texts=texts,
+    first=st.integers(0, 100),
+    texts_at_once=st.sampled_from([1, 2, 256]),
+    entries_at_once=st.sampled_from([1, 3, 65_536]),
+    first_word=st.sampled_from([0x40000, 1 << 20]),  # the second does not fit into 32 bits with a row
+)
+def test_postings_count_the_terms(
+    name: str, texts: list[str], first: int, texts_at_once: int, entries_at_once: int, first_word: int
+) -> None:
     if name == "jieba":
         pytest.importorskip("jieba")
     tokenizer = get_tokenizer(name)
-    postings = build_postings(tokenizer, texts, first)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "TEXTS_AT_ONCE", texts_at_once)
+        patch.setattr(tokenizers, "_FIRST_WORD", first_word)
+        patch.setattr(lexical, "ENTRIES_AT_ONCE", entries_at_once)
+        postings = build_postings(tokenizer, texts, first)
+    rows = dict(zip(postings.heads, postings.pack_entries(), strict=True))
+    assert len(rows) == len(postings.heads)
     plain: Counter[tuple[str, int, int]] = Counter()
     for row, text in enumerate(texts):
         for term in tokenizer.terms(text):
             plain[(*tokenizer.address(term), first + row)] += 1
     counts = {
         (head, int(entry["tail"]), int(entry["offset"])): int(entry["count"])
-        for head, raw in postings.iter_rows()
+        for head, raw in rows.items()
         for entry in np.frombuffer(raw, dtype=ENTRY)
     }
     assert counts == dict(plain)
     assert postings.lengths.tolist() == [len(tokenizer.terms(text)) for text in texts]
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts=texts, texts_at_once=st.sampled_from([1, 2, 256]))
+def test_occurrences_are_the_terms(texts: list[str], texts_at_once: int) -> None:
+    heads = HeadNumbers()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokenizers, "TEXTS_AT_ONCE", texts_at_once)
+        occurrences = BIGRAM.find_occurrences(texts, heads)
+    names = heads.spell(occurrences.codes >> TAIL_BITS)
+    tails = [chr(tail) if tail else "" for tail in (occurrences.codes & MAX_TAIL).tolist()]
+    rows = occurrences.rows.tolist()
+    assert Counter(zip(rows, map(str.__add__, names, tails), strict=True)) == Counter(
+        (row, term) for row, text in enumerate(texts) for term in BIGRAM.terms(text)
+    )
 
 
 @settings(max_examples=200)
@@ -86,7 +117,7 @@ def test_two_terms_never_share_an_address(a: str, b: str) -> None:
 
 
 def test_counts_are_capped_at_255() -> None:
-    ((_, raw),) = build_postings(BIGRAM, ["a " * 1000]).iter_rows()
+    (raw,) = build_postings(BIGRAM, ["a " * 1000]).pack_entries()
     assert np.frombuffer(raw, dtype=ENTRY)["count"].tolist() == [255]
 
 

@@ -50,7 +50,7 @@ from peg_rag.evaluation import Evaluation, RetrievalDataset, compare, load_beir
 from peg_rag.evaluation.metrics import Run
 from peg_rag.index.lexical import K1, B
 from peg_rag.index.term_weights import SIZE, TermWeights, hash_parts, load_term_weights
-from peg_rag.index.tokenizers import get_tokenizer
+from peg_rag.index.tokenizers import HeadNumbers, get_tokenizer
 from peg_rag.models import bundled_path
 from peg_rag.reranking import MiniReranker, load_reranker
 from peg_rag.training.data.files import read_lines
@@ -161,7 +161,8 @@ class TermMatrix:
 
     @classmethod
     def of(cls, source: Source) -> "TermMatrix":
-        occurrences = get_tokenizer("bigram").find_occurrences([*source.texts, *source.queries])
+        heads = HeadNumbers()
+        occurrences = get_tokenizer("bigram").find_occurrences([*source.texts, *source.queries], heads)
         documents = len(source.texts)
         of_query = occurrences.rows >= documents
         codes = np.unique(occurrences.codes[of_query])
@@ -173,13 +174,12 @@ class TermMatrix:
         ).tocsr()
         counts.sum_duplicates()
         lengths = np.bincount(occurrences.rows[~of_query], minlength=documents)
-        return cls(spell_terms(occurrences, codes), bm25_parts(counts[:documents], lengths), counts[documents:])
+        return cls(spell_terms(heads, codes), bm25_parts(counts[:documents], lengths), counts[documents:])
 
 
-def spell_terms(occurrences: Any, codes: Array) -> Array:
-    heads = occurrences.spell_heads(codes >> 16)
+def spell_terms(heads: HeadNumbers, codes: Array) -> Array:
     tails = [chr(tail) if tail else "" for tail in (codes & 0xFFFF).tolist()]
-    return np.array([head + tail for head, tail in zip(heads, tails, strict=True)])
+    return np.array([head + tail for head, tail in zip(heads.spell(codes >> 16), tails, strict=True)])
 
 
 def bm25_parts(counts: sparse.csr_array, lengths: Array) -> sparse.csr_array:

@@ -4,11 +4,13 @@ Searching stays fast only while most documents are in the segment and few of its
 after a write when enough has changed, or on `PEGIndex.persist()`. The new file is complete and synced before SQLite
 refers to it: a crash in between leaves a stray file, which the next compaction removes, and the old state.
 
-Cost: all vectors are read from SQLite and written once (`flat`), or only the new ones are added to the graph (`hnsw`,
-`ivfpq`) until a fifth of its rows are tombstones.
+Cost: only the new vectors are read from SQLite and appended to the file (`flat`), as long as no document is deleted, or
+added to the graph (`hnsw`, `ivfpq`) until a fifth of its rows are tombstones; else all are read and written once. Those
+that this process wrote last, up to `MAX_RECENT_BYTES`, are held in memory and not read.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,9 +37,46 @@ MAX_SPARSE_BLOCKS = 16
 EXTEND_TOMBSTONE_SHARE = 0.2  # a FAISS file with fewer tombstones is extended
 EXTEND_GROWTH = 2.0  # by at most so many times its rows
 
+MAX_RECENT_BYTES = 64 << 20
+
 IsNeeded = Callable[[Backlog, IndexState], bool]
 
 logger = logging.getLogger(__name__)
+
+
+class RecentVectors:
+    """The vectors that this process has committed last, of consecutive keys."""
+
+    def __init__(self) -> None:
+        self._chunks: list[tuple[Array, Array]] = []  # keys and rows
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def add(self, first_key: int, rows: Array) -> None:
+        """Hold (n, dimension) rows that were committed under the n keys from `first_key` on."""
+        with self._lock:
+            if self._chunks and self._chunks[-1][0][-1] + 1 != first_key:
+                self._drop_all()  # another process, or a faster thread, has written in between
+            self._chunks.append((np.arange(first_key, first_key + len(rows)), rows))
+            self._bytes += rows.nbytes
+            if self._bytes > MAX_RECENT_BYTES:
+                self._drop_all()
+
+    def find(self, first_key: int, next_key: int) -> list[tuple[Array, Array]] | None:
+        """The keys from `first_key` up to `next_key`, and their rows, in chunks; None unless all are held."""
+        with self._lock:
+            if not self._chunks or self._chunks[0][0][0] != first_key or self._chunks[-1][0][-1] + 1 != next_key:
+                return None
+            return list(self._chunks)
+
+    def clear(self) -> None:
+        """Hold none."""
+        with self._lock:
+            self._drop_all()
+
+    def _drop_all(self) -> None:
+        self._chunks.clear()
+        self._bytes = 0
 
 
 class Compactor:
@@ -59,6 +98,12 @@ class Compactor:
         self._tokenizer = tokenizer
         self._retry_at = 0.0  # on the monotonic clock
         self._memory_segment = Segment.empty()
+        self._recent = RecentVectors()
+
+    def remember_vectors(self, first_key: int, rows: Array) -> None:
+        """Hold what was just committed, as far as it is what SQLite holds, for the next compaction."""
+        if self._folder is not None and self.kind == "flat" and self.storage == "float32":
+            self._recent.add(first_key, rows)
 
     def compact_if_due(self) -> None:
         """Compact after a write when enough has changed. The write is committed, so no error is raised here."""
@@ -84,8 +129,11 @@ class Compactor:
         """Compact unless nothing has changed and the segment is of the right kind."""
         self.compact(lambda backlog, _: bool(backlog.inserted or backlog.deleted) or self.stored_kind != self.kind)
 
-    def compact(self, is_needed: IsNeeded) -> None:
+    def compact(self, is_needed: IsNeeded, *, extend: bool = True) -> None:
         """Build the segment of the next generation in one write transaction, if it is still needed then.
+
+        Args:
+            extend: whether it may be made from the file of the previous generation.
 
         Raises:
             IndexBusy: another writer holds the index for longer than the timeout.
@@ -104,9 +152,10 @@ class Compactor:
             if self._folder is None:
                 self._memory_segment = self._compact_in_memory(connection, dimension, state)
             else:
-                self._compact_on_disk(connection, self._folder, dimension, state)
+                self._compact_on_disk(connection, self._folder, dimension, state, extend=extend)
         self._retry_at = 0.0
         self.stored_kind = self.kind
+        self._recent.clear()
         if self._folder is not None:
             remove_stray_files(self._folder, state.generation)
 
@@ -126,8 +175,9 @@ class Compactor:
         return segment_file.load_segment(segment_path(self._folder, state.generation), manifest, dimension)
 
     def close(self) -> None:
-        """Free the segment in memory."""
+        """Free what is held in memory."""
         self._memory_segment = Segment.empty()
+        self._recent.clear()
 
     def _read_dimension(self) -> int | None:
         with self._database.reading() as connection:
@@ -144,9 +194,12 @@ class Compactor:
         self._record_segment(connection, Manifest.in_memory(segment), state)
         return segment
 
-    def _compact_on_disk(self, connection: Connection, folder: Path, dimension: int, state: IndexState) -> None:
+    def _compact_on_disk(
+        self, connection: Connection, folder: Path, dimension: int, state: IndexState, *, extend: bool
+    ) -> None:
         try:
-            manifest = self._write_segment(connection, folder, dimension, state)
+            manifest = self._extend_segment(connection, folder, dimension, state) if extend else None
+            manifest = manifest or self._write_segment(connection, folder, dimension, state)
             self._record_segment(connection, manifest, state)
         except BaseException:
             # Before the transaction ends: the next writer would use the same file name.
@@ -160,21 +213,29 @@ class Compactor:
         state.write(connection)
 
     def _write_segment(self, connection: Connection, folder: Path, dimension: int, state: IndexState) -> Manifest:
-        """Write the segment file of `state`: extend the previous FAISS file where that pays, else build a new one."""
         file = segment_path(folder, state.generation)
-        if state.generation > 1 and self.kind != "flat":
-            old = tables.read_manifest(connection)
-            if old.kind == self.kind and can_extend(Backlog.read(connection, state)):
-                last_key = int(old.read_keys()[-1])
-                chunks = tables.read_vectors_after(connection, last_key, dimension, self.storage)
-                old_file = segment_path(folder, state.generation - 1)
-                with suppress(DamagedIndex):
-                    manifest = segment_file.extend_segment(old_file, old, state.documents, chunks, file)
-                    if manifest is not None:
-                        return manifest
-        return segment_file.write_segment(
-            self.kind, dimension, state.documents, self._read_from(connection, dimension), file
-        )
+        source = self._read_from(connection, dimension)
+        return segment_file.write_segment(self.kind, dimension, state.documents, source, file)
+
+    def _extend_segment(
+        self, connection: Connection, folder: Path, dimension: int, state: IndexState
+    ) -> Manifest | None:
+        """Add the new documents to the previous segment file; None where building a new one is better or needed."""
+        if state.generation == 1:
+            return None
+        old = tables.read_manifest(connection)
+        backlog = Backlog.read(connection, state)
+        if old.kind != self.kind or not old.keys or not can_extend(old.kind, backlog):
+            return None
+        chunks = tables.read_vectors_after(connection, int(old.read_keys()[-1]), dimension, self.storage)
+        old_file = segment_path(folder, state.generation - 1)
+        file = segment_path(folder, state.generation)
+        if old.kind == "flat":
+            recent = self._recent.find(state.next_key - backlog.inserted, state.next_key)
+            return segment_file.append_rows(old_file, old, recent or chunks, file)
+        with suppress(DamagedIndex):
+            return segment_file.extend_segment(old_file, old, state.documents, chunks, file)
+        return None
 
     # -- blocks -------------------------------------------------------------------------------------------------------
 
@@ -212,8 +273,10 @@ def is_due(backlog: Backlog, _: IndexState) -> bool:
     return backlog.inserted > max_inserted or backlog.tombstones > max_tombstones
 
 
-def can_extend(backlog: Backlog) -> bool:
-    """Whether adding to a FAISS file beats building a new one."""
+def can_extend(kind: Kind, backlog: Backlog) -> bool:
+    """Whether adding to a segment file beats building a new one; a `flat` one is kept free of tombstones."""
+    if kind == "flat":
+        return not backlog.tombstones
     few_tombstones = backlog.tombstones < EXTEND_TOMBSTONE_SHARE * backlog.rows
     return few_tombstones and backlog.inserted < EXTEND_GROWTH * backlog.rows
 

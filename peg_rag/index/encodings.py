@@ -4,7 +4,7 @@ Every vector of an index has length 1, so that an inner product is a cosine. flo
 of the space in SQLite; decoding normalises again, because rounding changes the length a little.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -40,8 +40,14 @@ def unit_rows(vectors: Any, dimension: int | None, *, what: str = "vector") -> A
         )
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     _check_lengths(lengths, what)
-    unit: Array = (rows / lengths[:, None]).astype(np.float32)
+    if ((lengths > _SHORT) & (lengths < _LONG)).all():
+        lengths = lengths.astype(np.float32)  # dividing by it takes a quarter of the time
+    unit: Array = (rows / lengths[:, None]).astype(np.float32, copy=False)
     return unit
+
+
+_SHORT = 2.0**-60  # lengths between these are precise as float32, and so are the quotients
+_LONG = 2.0**60
 
 
 def _check_lengths(lengths: Array, what: str) -> None:
@@ -56,13 +62,15 @@ def _check_lengths(lengths: Array, what: str) -> None:
     raise InvalidInput(f"{what} {row} is all zeros: it has no direction, so no cosine can be computed with it")
 
 
-def to_blobs(rows: Array, storage: Storage) -> Iterator[bytes]:
+def to_blobs(rows: Array, storage: Storage) -> list[bytes]:
     """Encode (n, dimension) unit rows, one blob per row. An int8 blob starts with its float32 scale."""
     if storage == "int8":
         scales = np.abs(rows).max(axis=1, keepdims=True) / 127
         codes = np.rint(rows / scales).astype(np.int8)
-        return (s.tobytes() + c.tobytes() for s, c in zip(scales.astype("<f4"), codes, strict=True))
-    return (row.tobytes() for row in rows.astype("<f4" if storage == "float32" else "<f2"))
+        return [s.tobytes() + c.tobytes() for s, c in zip(scales.astype("<f4"), codes, strict=True)]
+    encoded = rows.astype("<f4" if storage == "float32" else "<f2", copy=False)
+    blobs: list[bytes] = encoded.view(f"V{encoded.shape[1] * encoded.itemsize}").ravel().tolist()
+    return blobs
 
 
 def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Array:
@@ -72,7 +80,7 @@ def from_blobs(blobs: Sequence[bytes], dimension: int, storage: Storage) -> Arra
         DamagedRow: a blob of the wrong length, or with NaN, infinity or only zeros.
     """
     size = {"float32": 4 * dimension, "float16": 2 * dimension, "int8": 4 + dimension}[storage]
-    if not all(isinstance(blob, bytes) and len(blob) == size for blob in blobs):
+    if not set(map(type, blobs)) <= {bytes} or not set(map(len, blobs)) <= {size}:
         raise DamagedRow(f"a stored vector is not {size} bytes long")
     raw = np.frombuffer(b"".join(blobs), dtype=np.uint8).reshape(len(blobs), size)
     if storage == "float32":

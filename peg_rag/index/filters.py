@@ -40,7 +40,7 @@ import json
 import math
 import re
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
@@ -81,7 +81,12 @@ class Condition:
 
 def dumps(value: Any) -> str:
     """The canonical JSON of metadata, so that a filter can search for a piece of it as text."""
-    return _ENCODER.encode(value)
+    if _encode_in_c is None:
+        return _ENCODER.encode(value)
+    try:
+        return "".join(_encode_in_c(value, 0))
+    except (TypeError, ValueError, RecursionError):
+        return _ENCODER.encode(value)  # which says what is wrong
 
 
 def plain_scalar(value: Any) -> Any:
@@ -120,8 +125,24 @@ def _encode_scalar(value: Any) -> Any:
     return plain
 
 
-# `json.dumps` would make an encoder for every document.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_encode_scalar)
+
+
+def _make_encoder() -> Callable[[Any, int], Iterable[str]] | None:
+    """The encoder in C that `_ENCODER` makes anew for every value, which takes longer than encoding metadata."""
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return None
+    try:
+        encode: Callable[[Any, int], Iterable[str]] = make(
+            None, _encode_scalar, json.encoder.encode_basestring, None, ":", ",", False, False, False
+        )
+    except TypeError:  # another version of Python
+        return None
+    return encode
+
+
+_encode_in_c = _make_encoder()
 
 # NUL is escaped by three other characters, and those are escaped likewise: the order of strings is preserved, and a
 # substring matches only where it occurs.

@@ -217,7 +217,7 @@ class SnapshotCache:
         logger.warning("%s; it is rebuilt from %s", problem, self._database.name)
         if not self._database.read_only:
             try:
-                self._compactor.compact(lambda _, state: state.generation == generation)
+                self._compactor.compact(lambda _, state: state.generation == generation, extend=False)
             except (IndexBusy, OSError) as error:
                 logger.warning("the vector file could not be written (%s); searching in memory", error)
 

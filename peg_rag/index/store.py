@@ -8,8 +8,9 @@ A search looks at the segment and at the delta, the documents written since the 
 masked. Compaction folds both into a new segment, on `persist()` or by itself after a write when enough has changed.
 
 Cost: on disk, 8 bytes per number of a vector (SQLite and segment file), the text, and about 1 kB of postings per 200
-characters. In memory, the mapped segment and 20 bytes per document; of a `flat` segment of more than 16 MiB that is
-searched often, also a copy as int8, 1 byte per number. A write takes one fsync.
+characters. In memory, the mapped segment, 20 bytes per document, and up to 64 MiB of the vectors written since the last
+compaction; of a `flat` segment of more than 16 MiB that is searched often, also a copy as int8, 1 byte per number. A
+write takes one fsync.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -195,12 +196,13 @@ class PEGIndex:
             state = IndexState.read(connection)
             replaced_keys = tables.find_keys_of_ids(connection, batch.ids) if state.documents else []
             replaced = tables.delete_documents(connection, replaced_keys)
-            blobs = list(to_blobs(batch.vectors, self.storage))
+            blobs = to_blobs(batch.vectors, self.storage)
             documents = EncodedDocuments(batch.ids, batch.texts, batch.metadatas, blobs)
             tables.insert_documents(connection, self._tokenizer, state.next_key, documents)
             state.advance(
                 next_key=state.next_key + len(batch), documents=state.documents + len(batch) - replaced
             ).write(connection)
+        self._compactor.remember_vectors(state.next_key, batch.vectors)
         self._compactor.compact_if_due()
 
     def delete(self, ids: Sequence[str] | None = None, *, where: Mapping[str, Any] | None = None) -> int:

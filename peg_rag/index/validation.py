@@ -11,6 +11,7 @@ from peg_rag.texts import check_texts
 
 Mode = Literal["dense", "lexical", "hybrid"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+STRINGS_AT_ONCE = 1024
 MAX_DEPTH = 100  # of metadata; SQLite and Python read somewhat deeper JSON, each to a limit of its own
 _MAPPINGS = (dict, Mapping)  # `dict` first, for isinstance is slower with an abstract class
 _CONTAINERS = (*_MAPPINGS, list, tuple)
@@ -130,9 +131,16 @@ def validate_strings(values: Any, what: str) -> list[str]:
 
 def check_unicode(strings: Sequence[str], what: str) -> None:
     """Refuse lone surrogates."""
-    for row, text in enumerate(strings):
-        if text.isascii():
-            continue
+    for start in range(0, len(strings), STRINGS_AT_ONCE):
+        part = strings[start : start + STRINGS_AT_ONCE]
+        try:
+            "".join(part).encode("utf-16-le")  # the fastest encoding that refuses them
+        except UnicodeEncodeError:
+            _name_surrogate(part, start, what)
+
+
+def _name_surrogate(strings: Sequence[str], first_row: int, what: str) -> None:
+    for row, text in enumerate(strings, start=first_row):
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -150,12 +158,16 @@ def _dump_metadatas(metadatas: Iterable[Any]) -> list[str]:
 
 
 def _dump_metadata(row: int, metadata: Any) -> str:
-    if not isinstance(metadata, _MAPPINGS) or not all(isinstance(key, str) for key in metadata):
-        raise InvalidInput(f"metadata {row} must be a dict with string keys, not {str(metadata)[:80]}")
+    if not isinstance(metadata, _MAPPINGS) or not {type(key) for key in metadata} <= {str}:
+        _check_keys(row, metadata)
     try:
-        text = dumps(dict(metadata))
-        # Every level has a bracket in the text: counting them spares most metadata the walk.
-        is_too_deep = text.count("{") + text.count("[") > MAX_DEPTH and _is_deeper(metadata, MAX_DEPTH)
+        text = dumps(metadata if isinstance(metadata, dict) else dict(metadata))
+        # Every level has two brackets in the text: its length or counting them spares most metadata the walk.
+        is_too_deep = (
+            len(text) > 2 * MAX_DEPTH
+            and text.count("{") + text.count("[") > MAX_DEPTH
+            and _is_deeper(metadata, MAX_DEPTH)
+        )
     except RecursionError:
         is_too_deep = True
     except (TypeError, ValueError) as error:
@@ -167,6 +179,11 @@ def _dump_metadata(row: int, metadata: Any) -> str:
             f"metadata {row} is nested deeper than {MAX_DEPTH} levels, too deep to be read back safely; flatten it"
         )
     return text
+
+
+def _check_keys(row: int, metadata: Any) -> None:
+    if not isinstance(metadata, _MAPPINGS) or not all(isinstance(key, str) for key in metadata):
+        raise InvalidInput(f"metadata {row} must be a dict with string keys, not {str(metadata)[:80]}")
 
 
 def _is_deeper(value: Any, levels: int) -> bool:

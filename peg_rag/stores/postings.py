@@ -47,17 +47,18 @@ def pack_postings(tokenizer: Tokenizer, keys: Array, texts: Sequence[str]) -> Pa
     lengths: list[Array] = []
     for start in range(0, len(texts), BLOCK):
         postings = build_postings(tokenizer, texts[start : start + BLOCK])
-        entries = np.empty(len(postings.entries), dtype=ENTRY)
-        offsets = postings.entries["offset"]
-        entries["key"] = keys[start : start + BLOCK][offsets]
-        entries["tail"] = postings.entries["tail"]
-        entries["length"] = np.minimum(postings.lengths, MAX_LENGTH)[offsets]
-        entries["count"] = postings.entries["count"]
-        raw = entries.tobytes()
-        bounds = (postings.starts * ENTRY.itemsize).tolist()
-        for head, first, last in zip(postings.heads, bounds[:-1], bounds[1:], strict=True):
-            parts.setdefault(shorten_head(head), []).append(raw[first:last])
         lengths.append(np.minimum(postings.lengths, MAX_LENGTH))
+        for lists in (postings.singles, postings.pairs):
+            entries = np.empty(len(lists.entries), dtype=ENTRY)
+            offsets = lists.entries["offset"]
+            entries["key"] = keys[start : start + BLOCK][offsets]
+            entries["tail"] = lists.entries["tail"]
+            entries["length"] = lengths[-1][offsets]
+            entries["count"] = lists.entries["count"]
+            raw = entries.tobytes()
+            bounds = (lists.starts * ENTRY.itemsize).tolist()
+            for head, first, last in zip(postings.heads, bounds[:-1], bounds[1:], strict=True):
+                parts.setdefault(shorten_head(head), []).append(raw[first:last])
     return PackedPostings([(head, b"".join(blobs)) for head, blobs in parts.items()], np.concatenate(lengths))
 
 
