@@ -228,7 +228,7 @@ def die_at(path: Path, moment: str, with_links: bool) -> None:
     import importlib
 
     if not with_links:
-        Path.hardlink_to = refuse_link  # type: ignore[method-assign]
+        Path.hardlink_to = refuse_link  # type: ignore[method-assign, assignment]
     index = PEGIndex(path)
     add(index, list(range(BATCH, 2 * BATCH)))
     module, name = moment.rsplit(".", 1)
