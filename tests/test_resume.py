@@ -42,8 +42,12 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def recipe(tmp_path: Path, pairs: Path, model: Path, output: str, components: bool = False) -> Path:
-    """Dropout, curricular t, a queue, momentum of AdamW: everything that has to survive."""
+def recipe(tmp_path: Path, pairs: Path, model: Path, output: str, order: str = "") -> Path:
+    """Dropout, curricular t, a queue, momentum of AdamW: everything that has to survive.
+
+    Args:
+        order: of batches; with one, all other components are in it, too.
+    """
     tree: dict[str, Any] = {
         "output_dir": str(tmp_path / output),
         "cache_dir": str(tmp_path / "cache"),
@@ -70,20 +74,26 @@ def recipe(tmp_path: Path, pairs: Path, model: Path, output: str, components: bo
         "checkpoints": {"every_steps": 10, "keep": 3},
         "logging": {"every_steps": 2},
     }
-    if components:
-        add_components(tree["stages"][0])
+    if order:
+        add_components(tree["stages"][0], order)
     file = tmp_path / f"{output}.yaml"
     file.write_text(yaml.safe_dump(tree), encoding="utf-8")
     return file
 
 
-def add_components(stage: dict[str, Any]) -> None:
+ORDERS = {
+    "neighbours": {"kind": "neighbours", "nearest": 2, "random": 2, "among": 8, "group_epochs": 1},
+    "clusters": {"kind": "clusters"},
+}
+
+
+def add_components(stage: dict[str, Any], order: str) -> None:
     """All that a recipe can name besides; the second round begins at the step of the first checkpoint."""
     stage["rounds"] = 2
     stage["data"] |= {
         "mixing": "one_source",
         "mining": {"negatives": 2, "relative_margin": None},
-        "order": {"kind": "neighbours", "nearest": 2, "random": 2, "among": 8, "group_epochs": 1},
+        "order": ORDERS[order],
         "transforms": [{"kind": "shared_documents", "documents": 6, "anchor": True}, {"kind": "soft_augmentation"}],
     }
     stage["data"]["sources"][0]["columns"] = {"anchor": "title", "group": "place"}
@@ -128,15 +138,19 @@ def kill_after(process: subprocess.Popen[bytes], checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ranks", "components"),
-    [(1, False), (1, True), *(pytest.param(2, each, marks=pytest.mark.slow) for each in (False, True))],
+    ("ranks", "order"),
+    [
+        (1, ""),
+        *((1, order) for order in ORDERS),
+        *(pytest.param(2, order, marks=pytest.mark.slow) for order in ("", *ORDERS)),
+    ],
 )
 def test_killed_and_resumed_run_has_the_same_bits(
-    ranks: int, components: bool, tmp_path: Path, pairs: Path, tiny_bert: Path
+    ranks: int, order: str, tmp_path: Path, pairs: Path, tiny_bert: Path
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    finish(launch(ranks, str(recipe(tmp_path, pairs, tiny_bert, "straight", components))))
-    file = str(recipe(tmp_path, pairs, tiny_bert, "broken", components))
+    finish(launch(ranks, str(recipe(tmp_path, pairs, tiny_bert, "straight", order))))
+    file = str(recipe(tmp_path, pairs, tiny_bert, "broken", order))
     kill_after(launch(ranks, file), broken / "stages" / "1-main" / "checkpoint-10")
     assert not (broken / "model.safetensors").exists(), "it was meant to be killed half-way"
     finish(launch(ranks, file, "--resume"))
