@@ -83,7 +83,8 @@ class Answer:
         question: as it was asked.
         sentences: best first; empty when nothing was found.
         sources: the hits that the sentences cite.
-        confidence: 0 to 1, how likely the best statement of the hits answers the question.
+        confidence: 0 to 1, how likely the best statement of the hits answers the question; where two cells of a row are
+            shown, how likely one of them does.
     """
 
     question: str

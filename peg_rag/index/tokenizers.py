@@ -187,14 +187,14 @@ class _Characters:
     @classmethod
     def read(cls, texts: Sequence[str], first_row: int) -> "_Characters":
         """Normalise texts. Nearly all characters stay as they are, and only a text with others is handled by itself."""
-        codes, kinds = cls._encode(texts)
+        codes, kinds = cls._encode_texts(texts)
         is_changing = kinds & _CHANGING_KIND != 0
         if is_changing.any():
             texts = list(texts)
             ends = np.cumsum([len(text) + 1 for text in texts])
             for row in np.unique(np.searchsorted(ends, np.flatnonzero(is_changing), side="right")).tolist():
                 texts[row] = normalize_text(texts[row])
-            codes, kinds = cls._encode(texts)
+            codes, kinds = cls._encode_texts(texts)
         is_capital = kinds & _CAPITAL_KIND != 0
         if is_capital.any():
             codes[is_capital] += ord("a") - ord("A")
@@ -202,7 +202,7 @@ class _Characters:
         return cls(codes, kinds, np.repeat(rows, [len(text) + 1 for text in texts]))
 
     @staticmethod
-    def _encode(texts: Sequence[str]) -> tuple[Array, Array]:
+    def _encode_texts(texts: Sequence[str]) -> tuple[Array, Array]:
         joined = "\n".join([*texts, ""])
         codes = np.frombuffer(joined.encode("utf-32-le"), dtype="<u4").astype(np.int64)
         return codes, _character_kinds()[codes]

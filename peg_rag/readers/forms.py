@@ -98,7 +98,7 @@ def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormP
 
 
 def _begins_items(rows: Sequence[Sequence[_Cell]], number: int, columns: int) -> bool:
-    """Whether a row names the columns of the rows below it, of which one at least holds a figure."""
+    """Whether a row names the columns of the row below it, and that row holds neither pairs nor names."""
     header = rows[number]
     if len(header) < _FEWEST_ITEM_COLUMNS or sum(cell.columns for cell in header) < 0.6 * columns:
         return False

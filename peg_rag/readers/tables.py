@@ -123,7 +123,7 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         rows.append(TableRow(tuple(pairs), (*captions, *group), index))
     if not any(name for row in rows for name, _ in row.cells):  # there are no records: the names are all there is
         named = range(first, first + header.rows)
-        above = [TableRow(_nameless(cells[index], spans[index]), tuple(captions), index) for index in named]
+        above = [TableRow(_read_nameless_cells(cells[index], spans[index]), tuple(captions), index) for index in named]
         return [row for row in above if row.cells] + rows
     return rows
 
@@ -144,11 +144,11 @@ def _form_rows(
             yield from _body_rows(cells[:end], spans[:end], header, rows.start, [*captions, *group])
         else:
             for row in filter(lambda row: any(cells[row]), rows):
-                pairs = read_pairs if part.kind == "pairs" else _nameless
+                pairs = read_pairs if part.kind == "pairs" else _read_nameless_cells
                 yield TableRow(pairs(cells[row], spans[row]), (*captions, *group), row)
 
 
-def _nameless(row: Sequence[str], spans: Sequence[bool]) -> tuple[tuple[str, str], ...]:
+def _read_nameless_cells(row: Sequence[str], spans: Sequence[bool]) -> tuple[tuple[str, str], ...]:
     """The cells of a row that no names stand above, merged ones once."""
     return tuple(("", text) for text, is_merged in zip(row, spans, strict=True) if text and not is_merged)
 
