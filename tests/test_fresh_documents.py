@@ -24,6 +24,8 @@ import make_documents.documents_4.content  # noqa: E402
 import make_documents.documents_4.files  # noqa: E402
 import make_documents.documents_5.content  # noqa: E402
 import make_documents.documents_5.files  # noqa: E402
+import make_documents.documents_6.content  # noqa: E402
+import make_documents.documents_6.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -96,6 +98,14 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-6",
+        make_documents.documents_6.content.SOURCES,
+        make_documents.documents_6.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 

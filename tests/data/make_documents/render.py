@@ -406,6 +406,7 @@ class ScanStyle:
     after_table: int = 34
     line_length: int | None = None  # in characters; None breaks lines at the right margin
     shadow: float = 0  # how much darker the right edge is than the left one
+    lean: int = 0  # how far each side leans inwards at the top, as when the page is photographed from below
 
 
 def scan_page(path: Path, story: Iterable[Any], style: ScanStyle) -> None:
@@ -416,7 +417,12 @@ def scan_page(path: Path, story: Iterable[Any], style: ScanStyle) -> None:
     from reportlab.lib.utils import ImageReader
     from reportlab.pdfgen.canvas import Canvas
 
-    image = _draw_page(story, style).rotate(style.turn, Image.Resampling.BICUBIC, fillcolor=style.paper)
+    image = _draw_page(story, style)
+    if style.lean:
+        width, height = _PAGE
+        corners = (-style.lean, 0, 0, height, width, height, width + style.lean, 0)
+        image = image.transform(_PAGE, Image.Transform.QUAD, corners, Image.Resampling.BICUBIC, fillcolor=style.paper)
+    image = image.rotate(style.turn, Image.Resampling.BICUBIC, fillcolor=style.paper)
     image = image.filter(ImageFilter.GaussianBlur(0.6))
     noise = np.random.default_rng(style.seed).normal(0, style.noise, (_PAGE[1], _PAGE[0]))
     grey = np.asarray(image, dtype=np.float64) + noise - np.linspace(0, style.shadow, _PAGE[0])
