@@ -26,10 +26,9 @@ from answers import SETS, Reply, judge, read_questions
 from numpy.typing import NDArray
 
 from peg_rag import PEGEncoder, PEGIndex, Retriever
-from peg_rag.answer import MAX_HITS, THRESHOLD
+from peg_rag.answer import MAX_HITS, THRESHOLD, score_candidates
 from peg_rag.answering.candidates import find_candidates
-from peg_rag.answering.decision import decision_rows, part_of
-from peg_rag.answering.scorer import CALIBRATION_FILE, load_scorer
+from peg_rag.answering.scorer import CALIBRATION_FILE
 from peg_rag.chunking import split
 from peg_rag.hits import Hit
 from peg_rag.readers import read_sections
@@ -151,11 +150,8 @@ def surest(question: str, hits: list[Hit], encoder: PEGEncoder) -> tuple[float, 
     candidates = find_candidates(question, hits, encoder)
     if not candidates:
         return -10.0, None, ""
-    scorer = load_scorer()
-    features = np.stack([candidate.features for candidate in candidates])
-    numbers, rows = decision_rows(scorer.score(features), features, [part_of(candidate) for candidate in candidates])
-    odds = scorer.decide(rows)
-    best = candidates[numbers[int(np.argmax(odds))]]
+    odds = score_candidates(question, candidates)
+    best = candidates[int(np.argmax(odds))]
     return float(odds.max()), hits[best.place], best.statement.text
 
 

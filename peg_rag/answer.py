@@ -6,7 +6,7 @@ line that introduces it, a table with the cell and the row it stands in. Which s
 that was trained on questions with known answers (`train/answer_scorer.py`); whether there is an answer at all, by its
 confidence, calibrated for each embedding model (`benchmarks/calibrate_answer.py`).
 
-Costs one encoding of the question and of at most 48 statements of the hits.
+Costs one encoding of the question and of at most 48 statements of the hits, and the reading of twelve of them.
 """
 
 import re
@@ -14,11 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from peg_rag.answering.candidates import Candidate, find_candidates
 from peg_rag.answering.cells import named_together, rate_cell
-from peg_rag.answering.decision import decision_rows, part_of
+from peg_rag.answering.decision import choose_best, decision_rows, part_of
 from peg_rag.answering.question import parse_question
+from peg_rag.answering.reading import load_reader
 from peg_rag.answering.scorer import calibration_of, load_scorer
 from peg_rag.answering.statements import sentences_of
 from peg_rag.errors import InvalidInput
@@ -149,18 +151,25 @@ def extract_answer(
 def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> list[tuple[float, Candidate]]:
     """(confidence, statement) of the hits' statements, the surest first."""
     candidates = find_candidates(question, hits, encoder)
+    confidence = calibration_of(encoder).confidence
+    odds = score_candidates(question, candidates)
+    pairs = [(confidence(score), candidate) for score, candidate in zip(odds.tolist(), candidates, strict=True)]
+    return sorted(pairs, key=lambda pair: -pair[0])
+
+
+def score_candidates(question: str, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+    """Log odds (candidates,) that each answers; of all but the best few, a number below theirs."""
     if not candidates:
-        return []
+        return np.zeros(0)
     scorer = load_scorer()
     features = np.stack([candidate.features for candidate in candidates])
     scores = scorer.score(features)  # (candidates,)
-    best, rows = decision_rows(scores, features, [part_of(candidate) for candidate in candidates])
-    odds = scorer.decide(rows)
+    best = choose_best(scores)
+    reading = load_reader().read(question, [candidates[number].described for number in best])
+    odds = scorer.decide(decision_rows(scores, features, [part_of(candidate) for candidate in candidates], reading))
     scores += odds.min() - scores[best].min()
-    scores[best] = odds  # those of the others stay below them
-    confidence = calibration_of(encoder).confidence
-    pairs = [(confidence(score), candidate) for score, candidate in zip(scores.tolist(), candidates, strict=True)]
-    return sorted(pairs, key=lambda pair: -pair[0])
+    scores[best] = odds
+    return scores
 
 
 def _join_rival_cell(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:

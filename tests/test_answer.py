@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from peg_rag.answer import NOT_FOUND, Answer, _join_rival_cell, extract_answer, sentences_of, subject_of
 from peg_rag.answering.candidates import MAX_ENCODED, Candidate, find_candidates
 from peg_rag.answering.cells import longest_run
-from peg_rag.answering.decision import DECISION, decision_rows
+from peg_rag.answering.decision import DECISION, choose_best, decision_rows
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.kinds import rate_value
 from peg_rag.answering.likeness import measure_likeness
@@ -557,8 +557,8 @@ def test_the_trees_are_walked_as_written() -> None:
 def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> None:
     scores = np.array([1.0, 3.0, 2.5, 0.5])
     features = np.zeros((4, len(FEATURES)), dtype=np.float32)
-    numbers, [row, *_] = decision_rows(scores, features, [(0, 0), (0, 5), (0, 5), (1, 0)])
-    assert numbers.tolist() == [1, 2, 0, 3]
+    assert choose_best(scores).tolist() == [1, 2, 0, 3]
+    row = decision_rows(scores, features, [(0, 0), (0, 5), (0, 5), (1, 0)], np.zeros(4))[0]
     named = dict(zip(DECISION, row, strict=True))
     assert (named["score"], named["lead"], named["lead_in_row"], named["lead_in_hits"]) == (3.0, 2.0, 0.5, 2.5)
     assert named["above_mean"] == pytest.approx(3.0 - scores.mean())
@@ -566,9 +566,10 @@ def test_a_lead_over_other_rows_and_over_cells_of_the_row_are_told_apart() -> No
 
 
 def test_a_lone_statement_leads_by_the_most_there_is() -> None:
-    _, [row] = decision_rows(np.array([0.5]), np.zeros((1, len(FEATURES)), dtype=np.float32), [(0, 0)])
+    features = np.zeros((1, len(FEATURES)), dtype=np.float32)
+    [row] = decision_rows(np.array([0.5]), features, [(0, 0)], np.array([1.0]))
     named = dict(zip(DECISION, row, strict=True))
-    assert named["lead"] == named["lead_in_row"] == named["lead_in_hits"] == 4.0
+    assert named["lead"] == named["lead_in_row"] == named["lead_in_hits"] == named["reading_lead"] == 4.0
     assert named["share"] == 1.0
     assert named["cosine_ahead"] == 0.0  # there is nothing to be more than
 
@@ -576,10 +577,23 @@ def test_a_lone_statement_leads_by_the_most_there_is() -> None:
 def test_the_decision_compares_the_best_with_the_best_of_another_row() -> None:
     features = np.zeros((3, len(FEATURES)), dtype=np.float32)
     features[:, FEATURES.index("covered")] = [0.9, 0.8, 0.25]
-    _, [row, *_] = decision_rows(np.array([3.0, 2.5, 1.0]), features, [(0, 5), (0, 5), (1, 0)])
+    row = decision_rows(np.array([3.0, 2.5, 1.0]), features, [(0, 5), (0, 5), (1, 0)], np.zeros(3))[0]
     named = dict(zip(DECISION, row, strict=True))
     assert named["covered"] == pytest.approx(0.9)
     assert named["covered_ahead"] == pytest.approx(0.65)
+
+
+def test_the_decision_says_how_the_reader_tells_statements_apart() -> None:
+    scores = np.array([3.0, 2.5, 1.0])
+    reading = np.array([-1.0, 2.0, 0.5])
+    rows = decision_rows(scores, np.zeros((3, len(FEATURES)), np.float32), [(0, 5), (0, 5), (1, 0)], reading)
+    named = [dict(zip(DECISION, row, strict=True)) for row in rows]
+    assert [row["reading"] for row in named] == [-1.0, 2.0, 0.5]
+    assert [row["reading_lead"] for row in named] == [-1.5, 1.5, -1.5]  # over those of other rows
+    assert [row["reading_lead_in_row"] for row in named] == [-3.0, 3.0, 4.0]
+    total = np.exp(reading).sum() + 1
+    assert [row["reading_share"] for row in named] == pytest.approx(np.exp(reading) / total, rel=1e-5)
+    assert named[0]["reading_none"] == pytest.approx(1 / total, rel=1e-5)
 
 
 @pytest.mark.parametrize(

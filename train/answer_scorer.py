@@ -35,14 +35,17 @@ from expected_answers import FOLDS, answers_question, fit_folds, fold_of
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
+from tokenizers import Tokenizer
 
 from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.answering.candidates import Candidate, find_candidates
-from peg_rag.answering.decision import DECISION, decision_rows, part_of
+from peg_rag.answering.decision import DECISION, choose_best, decision_rows, part_of
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.expectation import Expectation
+from peg_rag.answering.reading import CONTEXT_TOKENS, READER, ContextualStatement
 from peg_rag.answering.statements import statements_of
 from peg_rag.hits import Hit
+from peg_rag.models import bundled_path
 
 REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "answer_scorer.json"
@@ -53,6 +56,7 @@ TAKEN_OUT_WEIGHT = 0.5  # for the decision: people ask for what is not there les
 RIDGE = 3.0  # of the linear score
 STEPS = 80
 ROUNDS = 300
+READ = 16  # best-scored statements of a question that the reader learns from; the few that it reads are among them
 MOST_CANDIDATES = 48  # of a question to train on
 TREES = {
     "objective": "lambdarank",
@@ -130,12 +134,15 @@ class Group:
     Attributes:
         right: (candidates,) 1 for those that answer, 0 for those that do not.
         parts: see `part_of`.
+        described: what the reader reads of each candidate.
     """
 
     source: str
+    question: str
     features: NDArray[np.float32]
     right: NDArray[np.float64]
     parts: list[tuple[int, int]]
+    described: list[ContextualStatement]
     fold: int
 
     @property
@@ -159,12 +166,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, help="file to keep the candidates' features in and take them from")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--pack", type=Path, help="write what the reader learns from to this file, and stop")
+    parser.add_argument("--tokenizer", type=Path, default=bundled_path(READER) / "tokenizer.json")
+    parser.add_argument("--reading", type=Path, help="folder of what the readers of the folds made of it")
     options = parser.parse_args()
     groups = read_groups(options.features)
     counts = Counter(group.source for group in groups)
     print(f"{counts['written']} questions, {counts['taken out']} of them also with the answer taken out")
     scores = cross_validate(groups)
-    decision = fit_decision(groups, scores)
+    if options.pack:
+        pack_reading(groups, scores, Tokenizer.from_file(str(options.tokenizer)), options.pack)
+        return
+    if not options.reading:
+        raise SystemExit("--reading: expected the folder that train/gpu/reader.py wrote; see train/README.md")
+    decision = fit_decision(groups, scores, load_reading(options.reading, groups))
     if options.write:
         write(train_ranker(groups), decision)
 
@@ -263,7 +278,9 @@ def _group_in_worker(task: Task) -> Group:
     candidates = find_candidates(task.question, task.hits, _encoder, _expectations[task.fold])
     right = np.array([float(_answers(candidate, task)) for candidate in candidates])
     features = np.array([c.features for c in candidates], dtype=np.float32).reshape(-1, len(FEATURES))
-    return Group(task.source, features, right, [part_of(candidate) for candidate in candidates], task.fold)
+    parts = [part_of(candidate) for candidate in candidates]
+    described = [candidate.described for candidate in candidates]
+    return Group(task.source, task.question, features, right, parts, described, task.fold)
 
 
 def _answers(candidate: Candidate, task: Task) -> bool:
@@ -276,15 +293,25 @@ def _says(text: str, must: Sequence[str]) -> bool:
 
 
 def save_groups(file: Path, groups: list[Group]) -> None:
+    texts: dict[str, int] = {}
+    questions = [texts.setdefault(group.question, len(texts)) for group in groups]
+    described = [
+        [texts.setdefault(text, len(texts)) for text in (statement.statement, statement.context)]
+        for group in groups
+        for statement in group.described
+    ]
     np.savez_compressed(
         file,
         names=np.array(FEATURES),
+        texts=np.frombuffer("\0".join(texts).encode(), dtype=np.uint8),
+        questions=np.array(questions),
         sizes=np.array([len(group.right) for group in groups]),
         sources=np.array([group.source for group in groups]),
         folds=np.array([group.fold for group in groups]),
         features=np.concatenate([group.features for group in groups]),
         right=np.concatenate([group.right for group in groups]),
         parts=np.concatenate([np.array(group.parts) for group in groups]),
+        described=np.array(described, dtype=np.int32),
     )
 
 
@@ -292,10 +319,71 @@ def load_groups(file: Path) -> list[Group]:
     content = np.load(file, allow_pickle=False)
     if tuple(content["names"].tolist()) != FEATURES:
         raise SystemExit(f"{file} holds other features; delete it")
+    texts = content["texts"].tobytes().decode().split("\0")
     ends = np.cumsum(content["sizes"])[:-1]
-    columns = [np.split(content[name], ends) for name in ("features", "right", "parts")]
-    rows = zip(content["sources"].tolist(), *columns, content["folds"].tolist(), strict=True)
-    return [Group(source, x, y, [tuple(part) for part in parts.tolist()], fold) for source, x, y, parts, fold in rows]
+    columns = [np.split(content[name], ends) for name in ("features", "right", "parts", "described")]
+    names = zip(content["sources"].tolist(), content["questions"].tolist(), content["folds"].tolist(), strict=True)
+    return [
+        Group(
+            source,
+            texts[question],
+            features,
+            right,
+            [tuple(part) for part in parts.tolist()],
+            [ContextualStatement(texts[statement], texts[context]) for statement, context in described.tolist()],
+            fold,
+        )
+        for (source, question, fold), features, right, parts, described in zip(names, *columns, strict=True)
+    ]
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def pack_reading(
+    groups: Sequence[Group], scores: Sequence[NDArray[np.float64]], tokenizer: Tokenizer, file: Path
+) -> None:
+    """What `train/gpu/reader.py` learns from: each question's `READ` best-scored statements, by models that have not
+    seen its document."""
+    texts: dict[str, int] = {}
+    columns: dict[str, list[Any]] = {name: [] for name in ("questions", "sizes", "statements", "contexts", "right")}
+    for group, own_scores in zip(groups, scores, strict=True):
+        numbers = np.argsort(-own_scores, kind="stable")[:READ]
+        columns["questions"].append(texts.setdefault(group.question, len(texts)))
+        columns["sizes"].append(len(numbers))
+        for number in numbers.tolist():
+            described = group.described[number]
+            columns["statements"].append(texts.setdefault(described.statement, len(texts)))
+            columns["contexts"].append(texts.setdefault(described.context, len(texts)))
+            columns["right"].append(group.right[number] > 0)
+    tokenizer.enable_truncation(CONTEXT_TOKENS)
+    tokens = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+    np.savez_compressed(
+        file,
+        tokens=np.concatenate([np.array(ids, dtype=np.uint16) for ids in tokens]),
+        lengths=np.array([len(ids) for ids in tokens], dtype=np.uint16),
+        folds=np.array([group.fold for group in groups], dtype=np.uint8),
+        weights=np.array([_weigh_group(group) for group in groups], dtype=np.float32),
+        right=np.array(columns.pop("right")),
+        **{name: np.array(values, dtype=np.int32) for name, values in columns.items()},  # type: ignore[arg-type]  # numpy's stub takes the arrays for `allow_pickle` too
+    )
+    print(f"{file}: {len(texts):,} texts, {len(columns['statements']):,} rows")
+
+
+def load_reading(folder: Path, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
+    """The log odds of each question's `READ` best-scored statements, by a reader that has not seen its document."""
+    readings: list[NDArray[np.float64]] = [np.zeros(0)] * len(groups)
+    for fold in range(FOLDS):
+        content = np.load(folder / f"fold-{fold}.npz", allow_pickle=False)
+        questions = content["questions"].tolist()
+        ends = np.cumsum([min(READ, len(groups[number].right)) for number in questions])[:-1]
+        for number, logits in zip(questions, np.split(content["logits"], ends), strict=True):
+            readings[number] = logits.astype(np.float64)
+    return readings
+
+
+def _weigh_group(group: Group) -> float:
+    return TAKEN_OUT_WEIGHT if group.source == "taken out" else 1.0
 
 
 # -- order ------------------------------------------------------------------------------------------------------------
@@ -324,7 +412,13 @@ def _keep_hardest(group: Group) -> Group:
     """The right candidates and the most misleading of the others: those that say most of the question."""
     ease = -group.features[:, _LIKELY].sum(axis=1) - 9 * group.right
     kept = np.sort(np.argsort(ease, kind="stable")[:MOST_CANDIDATES])
-    return replace(group, features=group.features[kept], right=group.right[kept], parts=[group.parts[i] for i in kept])
+    return replace(
+        group,
+        features=group.features[kept],
+        right=group.right[kept],
+        parts=[group.parts[i] for i in kept],
+        described=[group.described[i] for i in kept],
+    )
 
 
 def fit_linear(groups: list[Group]) -> NDArray[np.float64]:
@@ -360,13 +454,20 @@ def grow_trees(groups: list[Group]) -> lightgbm.Booster:
 # -- decision ---------------------------------------------------------------------------------------------------------
 
 
-def fit_decision(groups: list[Group], scores: Sequence[NDArray[np.float64]]) -> lightgbm.Booster:
+def fit_decision(
+    groups: list[Group], scores: Sequence[NDArray[np.float64]], readings: Sequence[NDArray[np.float64]]
+) -> lightgbm.Booster:
     """Which of the best statements is right, if any? What is printed is measured on the folds that were left out."""
-    decided = [decision_rows(s, g.features, g.parts) for g, s in zip(groups, scores, strict=True)]
-    rows = np.concatenate([table for _, table in decided])
-    right = np.concatenate([g.right[numbers] for g, (numbers, _) in zip(groups, decided, strict=True)])
-    sizes = [len(numbers) for numbers, _ in decided]
-    weights = np.repeat([TAKEN_OUT_WEIGHT if group.source == "taken out" else 1.0 for group in groups], sizes)
+    best = [choose_best(s) for s in scores]
+    rows = np.concatenate(
+        [
+            decision_rows(s, group.features, group.parts, reading[: len(numbers)])
+            for s, group, reading, numbers in zip(scores, groups, readings, best, strict=True)
+        ]
+    )
+    right = np.concatenate([group.right[numbers] for group, numbers in zip(groups, best, strict=True)])
+    sizes = [len(numbers) for numbers in best]
+    weights = np.repeat([_weigh_group(group) for group in groups], sizes)
     folds = np.repeat([group.fold for group in groups], sizes)
     odds = np.empty(len(rows))
     for fold in range(FOLDS):

@@ -18,6 +18,7 @@ from peg_rag.answering.expectation import Expectation, load_expectation
 from peg_rag.answering.matches import match_texts
 from peg_rag.answering.passages import Passage, passages_of
 from peg_rag.answering.question import Question, parse_question
+from peg_rag.answering.reading import ContextualStatement, describe_statement
 from peg_rag.answering.statements import Statement, announces_more, start_of, statements_of
 from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
@@ -41,12 +42,14 @@ class Candidate:
         place: of its hit in the list of hits.
         spans: what is quoted of the hit: one stretch, or the cells that say of whom and what.
         features: (len(FEATURES),)
+        described: what the reader reads of it.
     """
 
     place: int
     statement: Statement
     spans: tuple[tuple[int, int], ...]
     features: NDArray[np.float32]
+    described: ContextualStatement
 
     @property
     def is_of_older_mail(self) -> bool:
@@ -85,7 +88,8 @@ def find_candidates(
         features = np.array(
             [*(row[name] for name in PLAIN_FEATURES), *expected[number], *matches[number]], dtype=np.float32
         )
-        candidates.append(Candidate(passage.rank, statement, spans[number], features))
+        described = describe_statement(passage, statement)
+        candidates.append(Candidate(passage.rank, statement, spans[number], features, described))
     return candidates
 
 

@@ -2,8 +2,8 @@
 
 Why this exists: a statement's own score compares it with others of the same question. Whether to say "not found" is
 another question: a score far ahead of everything else is worth more than the same among five like it, and a word of the
-question that nothing in the file says is a warning however well the rest fits. The few best are weighed so, each beside
-the others, and the likeliest of them goes first.
+question that nothing in the file says is a warning however well the rest fits. The few best are read once more by the
+reader (`reading.py`) and weighed so, each beside the others, and the likeliest of them goes first.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,9 @@ from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.statements import start_of
 
 _OF_SCORES = ("score", "lead", "lead_in_row", "lead_in_hits", "above_mean", "share", "count")
-DECISION = (*_OF_SCORES, *FEATURES, *(f"{name}_ahead" for name in FEATURES))
-DECIDED = 4  # best-scored statements of a question, of which the one that is likeliest to answer is said
+_OF_READING = ("reading", "reading_lead", "reading_lead_in_row", "reading_share", "reading_none")
+DECISION = (*_OF_SCORES, *_OF_READING, *FEATURES, *(f"{name}_ahead" for name in FEATURES))
+DECIDED = 12  # best-scored statements of a question, of which the one that is likeliest to answer is said
 _LONGEST_LEAD = 4.0
 _BEST_FEW = 10  # statements whose mean score the best one's is compared with
 _LOWEST = -10.0  # score of a rival where there is none
@@ -28,23 +29,54 @@ def part_of(candidate: Candidate) -> tuple[int, int]:
     return candidate.place, start_of(candidate.statement)
 
 
+def choose_best(scores: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The numbers of the best-scored candidates, best first and `DECIDED` at most."""
+    return np.argsort(-scores, kind="stable")[:DECIDED]
+
+
 def decision_rows(
-    scores: NDArray[np.float64], features: NDArray[np.float32], parts: Sequence[tuple[int, int]]
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The best-scored candidates of one question, and what decides whether each of them answers.
+    scores: NDArray[np.float64],
+    features: NDArray[np.float32],
+    parts: Sequence[tuple[int, int]],
+    reading: NDArray[np.float64],
+) -> NDArray[np.float32]:
+    """What decides whether each of the best-scored candidates of one question answers.
 
     Args:
         scores: (candidates,)
         features: (candidates, len(FEATURES))
         parts: (candidates,) see `part_of`.
+        reading: (best,) log odds by the reader, of `choose_best(scores)`.
 
     Returns:
-        Their numbers (candidates,), best first and `DECIDED` at most, and rows (candidates, len(DECISION)): how the
-        score stands out, the features, and how much more each of them is than that of the best of another row or
-        sentence.
+        (best, len(DECISION)): how the score stands out, how the reader's log odds do, the features, and how much more
+        each of them is than that of the best of another row or sentence.
     """
-    order = np.argsort(-scores, kind="stable")[:DECIDED]
-    return order, np.stack([_decision_row(scores, features, parts, int(number)) for number in order])
+    best = choose_best(scores)
+    of_reading = _compare_readings(reading, [parts[number] for number in best])
+    rows = [_decision_row(scores, features, parts, int(number)) for number in best]
+    of_scores = len(_OF_SCORES)
+    return np.stack(
+        [np.concatenate([row[:of_scores], more, row[of_scores:]]) for row, more in zip(rows, of_reading, strict=True)]
+    )
+
+
+def _compare_readings(reading: NDArray[np.float64], parts: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
+    """(best, len(_OF_READING)): the log odds, their leads, the share of the chances, and that of "nothing answers"."""
+    numbers = np.arange(len(reading))
+    is_of_row = np.array([[part == other for other in parts] for part in parts])  # (best, best)
+    top = max(0.0, float(reading.max()))
+    chances = np.exp(reading - top)
+    none = np.exp(-top)
+    total = chances.sum() + none
+    rows = []
+    for number in numbers:
+        leads = [
+            float(np.clip(reading[number] - reading[mask].max(initial=_LOWEST), -_LONGEST_LEAD, _LONGEST_LEAD))
+            for mask in (~is_of_row[number], is_of_row[number] & (numbers != number))
+        ]
+        rows.append([reading[number], *leads, chances[number] / total, none / total])
+    return np.array(rows, dtype=np.float32)
 
 
 def _decision_row(

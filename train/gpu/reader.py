@@ -1,0 +1,662 @@
+"""Train the reader: a small cross-encoder that says whether a statement, read in its context, answers a question.
+
+Self-contained: it needs torch, NumPy and safetensors, on one accelerator.
+
+    python reader.py pretrain --data train.npz --words words.npy --out run --seconds 200
+    python reader.py read --data reading.npz --start run/pretrained.safetensors --out run --fold all
+    python reader.py read … --fold 0                       # for each of the five folds, side by side
+
+* `pretrain`: masked runs of one to three tokens in plain text and in pairs of a question and its passage, then the
+  relevance of passages to questions beside hard negatives (`pack.py` makes the data, from permitted sources alone).
+* `read`: written documents and their questions (`train/answer_scorer.py --pack`). A question's statements compete with
+  one another and with "nothing answers", whose logit is 0. A fold's model never sees the fold's documents; its logits
+  of those are what the trees that decide learn from (`train/answer_scorer.py --reading`).
+
+Batches of one shape are made by a thread beside the accelerator: a step of many small kernels is bound by launching
+them, and a step that waits for a count is bound by waiting.
+"""
+
+import argparse
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+PAD, UNKNOWN, CLS, SEP, MASK = range(5)
+VOCABULARY = 12_032  # the 12,000 tokens of `pack.py` and some rows that make the matrix product even
+POSITIONS = 256
+MASKED_SHARE = 0.75  # of the seconds of `pretrain`; the rest goes to the relevance of passages
+MASKED_RATE = 1.2e-3
+RELEVANCE_RATE = 4e-4
+READ_RATE = 3e-4
+WARMUP = 0.06
+LONGEST_WARMUP = 600  # steps
+WIDTH = 192  # tokens of a row of `pretrain`
+PAIR_QUERY = 48  # tokens of the question in it
+ALPHA = 0.6  # a source of n pairs is drawn with weight n ** ALPHA
+RUN_STARTS = 0.13  # share of the tokens from which a masked run begins; some 22 % of all tokens are masked
+RUN_GOES_ON = 0.55
+LISTED = 8  # passages that compete for a question: the right one and seven negatives
+QUESTION_TOKENS = 40
+STATEMENT_TOKENS = 80
+CONTEXT_TOKENS = 128
+ROWS_OF_QUESTION = 8  # that compete in a step, the right ones among them
+DROPPED_TOKENS = 0.06  # of a question and its statement, masked while reading is learned
+PREFETCHED = 8  # batches
+
+Ints = NDArray[np.int64]
+
+
+# --- model ----------------------------------------------------------------------------------------------------------
+
+
+class Layer(nn.Module):
+    """A transformer layer that normalises what it reads, not what it writes, so that it trains fast from the start."""
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.attention_norm = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attended = nn.Linear(width, width)
+        self.inner_norm = nn.LayerNorm(width, eps=1e-6)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        rows, length, width = hidden.shape
+        qkv = self.qkv(self.attention_norm(hidden)).view(rows, length, 3, self.heads, width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (rows, heads, length, width / heads)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        hidden = hidden + self.attended(attended.transpose(1, 2).reshape(rows, length, width))
+        out: Tensor = hidden + self.down(F.gelu(self.up(self.inner_norm(hidden)), approximate="tanh"))
+        return out
+
+
+class Encoder(nn.Module):
+    """The layers, a head over the vocabulary, and a score of the first token's state."""
+
+    def __init__(self, vocabulary: int, width: int, layers: int, heads: int, inner: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(POSITIONS, width)
+        self.types = nn.Embedding(2, width)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)  # characters make words before layers make sentences
+        self.layers = nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))
+        self.last_norm = nn.LayerNorm(width, eps=1e-6)
+        self.head = nn.Linear(width, width)
+        self.pooler = nn.Linear(width, width)
+        self.score = nn.Linear(width, 1)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv1d):
+                is_residual = name.endswith(("attended", "down"))
+                nn.init.normal_(module.weight, std=0.02 / (2 * layers) ** 0.5 if is_residual else 0.02)
+            if isinstance(module, nn.Linear | nn.Conv1d):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, ids: Tensor, types: Tensor, mask: Tensor | None) -> Tensor:
+        """Hidden states of token ids, (rows, length) → (rows, length, width)."""
+        hidden = self.norm(self.words(ids) + self.positions.weight[: ids.shape[1]] + self.types(types))
+        hidden = hidden * (ids != PAD)[:, :, None]
+        mixed = self.neighbours(hidden.transpose(1, 2)).transpose(1, 2)
+        hidden = hidden + F.gelu(mixed, approximate="tanh")
+        for layer in self.layers:
+            hidden = layer(hidden, mask)
+        out: Tensor = self.last_norm(hidden)
+        return out
+
+    def score_rows(self, ids: Tensor, types: Tensor) -> Tensor:
+        """(rows,) float32 of (rows, length)."""
+        first = self(ids, types, (ids != PAD)[:, None, None, :])[:, 0]
+        score: Tensor = self.score(torch.tanh(self.pooler(first)))  # (rows, 1)
+        return score.float().squeeze(1)
+
+    def token_logits(self, hidden: Tensor) -> Tensor:
+        """Logits over the vocabulary, (tokens, width) → (tokens, vocabulary)."""
+        return F.gelu(self.head(hidden), approximate="tanh") @ self.words.weight.T
+
+
+class Optimizer:
+    """AdamW over float32 copies of the weights, which may be bfloat16 themselves."""
+
+    def __init__(self, model: nn.Module, weight_decay: float = 0.01) -> None:
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.masters = [weight.detach().float().clone() for weight in self.weights]
+        self.decay = [weight_decay if weight.ndim > 1 else 0.0 for weight in self.weights]
+        self.means = [torch.zeros_like(master) for master in self.masters]
+        self.squares = [torch.zeros_like(master) for master in self.masters]
+        self.steps = 0
+
+    @torch.no_grad()
+    def step(self, rate: float, max_norm: float = 1.0) -> None:
+        used = [index for index, weight in enumerate(self.weights) if weight.grad is not None]
+        gradients = [self.weights[index].grad.float() for index in used]  # type: ignore[union-attr]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+        masters = [self.masters[index] for index in used]
+        means = [self.means[index] for index in used]
+        squares = [self.squares[index] for index in used]
+        self.steps += 1
+        torch._foreach_lerp_(means, gradients, 0.1)
+        torch._foreach_mul_(squares, 0.98)
+        torch._foreach_addcmul_(squares, gradients, gradients, 0.02)
+        torch._foreach_mul_(masters, [1 - rate * self.decay[index] for index in used])
+        roots = torch._foreach_div(squares, 1 - 0.98**self.steps)
+        torch._foreach_sqrt_(roots)
+        torch._foreach_add_(roots, 1e-8)
+        torch._foreach_addcdiv_(masters, means, roots, -rate / (1 - 0.9**self.steps))
+        torch._foreach_copy_([self.weights[index] for index in used], masters)
+        for weight in self.weights:
+            weight.grad = None
+
+
+def scheduled_rate(peak: float, progress: float, step: int) -> float:
+    return peak * min(1.0, progress / WARMUP, (step + 1) / LONGEST_WARMUP) * max(0.02, 1 - progress)
+
+
+def save_weights(model: Encoder, shape: dict[str, int], file: Path) -> None:
+    weights = {key: value.half().cpu().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, file, metadata={"shape": json.dumps(shape)})
+
+
+def load_weights(file: Path, device: torch.device) -> tuple[Encoder, dict[str, int]]:
+    """In bfloat16 on an accelerator, else float32."""
+    with safe_open(file, "pt", device="cpu") as weights:
+        shape = json.loads(weights.metadata()["shape"])
+        model = Encoder(**shape)
+        model.load_state_dict({name: weights.get_tensor(name).float() for name in weights.keys()})  # noqa: SIM118
+    return model.to(device, torch.bfloat16 if device.type == "cuda" else torch.float32), shape
+
+
+def prefetch(batches: Iterator[tuple[NDArray[Any], ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
+    """Batches on the device, made ahead by a thread of their own."""
+    made: queue.Queue[tuple[Tensor, ...] | None] = queue.Queue(PREFETCHED)
+
+    def make() -> None:
+        for batch in batches:
+            tensors = tuple(torch.from_numpy(array) for array in batch)
+            made.put(tuple(t.pin_memory() for t in tensors) if device.type == "cuda" else tensors)
+        made.put(None)
+
+    threading.Thread(target=make, daemon=True).start()
+    while (batch := made.get()) is not None:
+        yield tuple(tensor.to(device, non_blocking=True) for tensor in batch)
+
+
+# --- pretraining ----------------------------------------------------------------------------------------------------
+
+
+class Pairs(NamedTuple):
+    """Questions of a source with their passages and negatives, as numbers of texts."""
+
+    name: str
+    queries: Ints
+    positives: Ints
+    negatives: Ints
+    starts: Ints  # (pairs + 1,)
+
+
+class Corpus:
+    """Plain text and pairs, in memory."""
+
+    def __init__(self, file: Path) -> None:
+        arrays = np.load(file, allow_pickle=False)
+        self.tokens = arrays["tokens"].astype(np.int64)
+        self.lengths = arrays["lengths"].astype(np.int64)
+        self.starts = np.cumsum(self.lengths) - self.lengths
+        names = sorted({name.split("/")[0] for name in arrays.files if name.endswith("/queries")})
+        self.sources = [self._read_pairs(arrays, name) for name in names]
+        self.validation = {
+            name: {part: arrays[f"{name}/validation_{part}"].astype(np.int64) for part in ("queries", "corpus", "rows")}
+            | {"answers": arrays[f"{name}/validation_answers"].astype(np.int64)}
+            for name in names
+        }
+        passages = [arrays[name].astype(np.int64) for name in arrays.files if name.endswith("/passages")]
+        every = np.unique(np.concatenate([*passages, *(source.positives for source in self.sources)]))
+        self.stream = self._join_texts(every)
+        weights = np.array([len(source.queries) ** ALPHA for source in self.sources])
+        self.shares = weights / weights.sum()
+
+    @staticmethod
+    def _read_pairs(arrays: Any, name: str) -> Pairs:
+        counts = arrays[f"{name}/negative_counts"].astype(np.int64)
+        columns = [arrays[f"{name}/{part}"].astype(np.int64) for part in ("queries", "positives", "negatives")]
+        return Pairs(name, *columns, np.concatenate([[0], np.cumsum(counts)]))
+
+    def _join_texts(self, numbers: Ints) -> Ints:
+        """All tokens of the texts in a random order, a [SEP] behind each."""
+        numbers = np.random.default_rng(3).permutation(numbers)
+        lengths = self.lengths[numbers] + 1
+        ends = np.cumsum(lengths)
+        place = np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)
+        index = np.repeat(self.starts[numbers], lengths) + place
+        stream = self.tokens[np.minimum(index, len(self.tokens) - 1)]
+        stream[ends - 1] = SEP
+        return stream
+
+    def draw_windows(self, rows: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
+        """Stretches of the stream, (rows, WIDTH), each with [CLS] before it, and types of zeros."""
+        begins = generator.integers(0, len(self.stream) - WIDTH, size=rows)
+        ids = self.stream[begins[:, None] + np.arange(WIDTH)[None, :] - 1]
+        ids[:, 0] = CLS
+        return ids, np.zeros_like(ids)
+
+    def write_pairs(self, queries: Ints, documents: Ints) -> tuple[Ints, Ints]:
+        """[CLS] query [SEP] passage [SEP], (rows, WIDTH), and the types of the tokens: 1 for the passage."""
+        asked = np.minimum(self.lengths[queries], PAIR_QUERY)[:, None]
+        said = np.minimum(self.lengths[documents], WIDTH - 3 - asked[:, 0])[:, None]
+        place = np.arange(WIDTH)[None, :]
+        last = len(self.tokens) - 1
+        ids = self.tokens[np.minimum(self.starts[queries][:, None] + np.maximum(place - 1, 0), last)]
+        behind = place - asked - 2
+        passage = self.tokens[np.minimum(self.starts[documents][:, None] + np.maximum(behind, 0), last)]
+        ids = np.where(behind >= 0, passage, ids)
+        ids = np.where((place == asked + 1) | (place == asked + said + 2), SEP, ids)
+        ids = np.where(place > asked + said + 2, PAD, ids)
+        ids[:, 0] = CLS
+        return ids, ((place > asked + 1) & (place <= asked + said + 2)).astype(np.int64)
+
+    def draw_pairs(self, rows: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
+        """A batch of several sources."""
+        counts = generator.multinomial(rows, self.shares)
+        picked = [generator.integers(len(s.queries), size=n) for s, n in zip(self.sources, counts, strict=True)]
+        queries = np.concatenate([s.queries[p] for s, p in zip(self.sources, picked, strict=True)])
+        documents = np.concatenate([s.positives[p] for s, p in zip(self.sources, picked, strict=True)])
+        return self.write_pairs(queries, documents)
+
+    def draw_lists(self, questions: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
+        """Questions with their passage and `LISTED` - 1 negatives behind it, (questions · LISTED, WIDTH)."""
+        counts = generator.multinomial(questions, self.shares)
+        queries, documents = [], []
+        for source, count in zip(self.sources, counts, strict=True):
+            have = np.flatnonzero(np.diff(source.starts))
+            if not count or not len(have):
+                continue
+            picked = generator.choice(have, count)
+            sizes = source.starts[picked + 1] - source.starts[picked]
+            offsets = (generator.random((count, LISTED - 1)) * sizes[:, None]).astype(np.int64)
+            negatives = source.negatives[source.starts[picked][:, None] + offsets]
+            queries.append(np.repeat(source.queries[picked], LISTED))
+            documents.append(np.concatenate([source.positives[picked][:, None], negatives], axis=1).reshape(-1))
+        return self.write_pairs(np.concatenate(queries), np.concatenate(documents))
+
+
+def mask_runs(ids: Ints, generator: np.random.Generator) -> tuple[Ints, Ints, Ints]:
+    """The ids with runs of one to three tokens masked, the masked places in the flat batch, and what stood there."""
+    chance = generator.random((3, *ids.shape), dtype=np.float32)
+    begins = chance[0] < RUN_STARTS
+    second = np.zeros_like(begins)
+    second[:, 1:] = begins[:, :-1] & (chance[1, :, 1:] < RUN_GOES_ON)
+    third = np.zeros_like(begins)
+    third[:, 1:] = second[:, :-1] & (chance[2, :, 1:] < RUN_GOES_ON)
+    is_masked = (begins | second | third) & (ids > MASK)
+    places = np.flatnonzero(is_masked)
+    return np.where(is_masked & (chance[1] < 0.9), MASK, ids), places, ids.reshape(-1)[places]
+
+
+class Pretrainer:
+    """Masked tokens, then relevance, by the clock."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.device = torch.device(arguments.device)
+        self.seconds = arguments.seconds
+        self.rows = arguments.rows
+        self.seed = arguments.seed
+        self.out = Path(arguments.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(arguments.seed)
+        width = arguments.width
+        self.shape = {"vocabulary": VOCABULARY, "width": width, "layers": arguments.layers}
+        self.shape |= {"heads": width // 64, "inner": 4 * width}
+        dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
+        self.model = Encoder(**self.shape)
+        if arguments.words:
+            table = torch.from_numpy(np.load(arguments.words, allow_pickle=False).astype(np.float32))
+            self.model.words.weight.data.copy_(table[:, :width])
+        self.model = self.model.to(self.device, dtype)
+        self.corpus = Corpus(Path(arguments.data))
+
+    def run(self) -> None:
+        self.log(f"{len(self.corpus.stream):,} tokens, {sum(len(s.queries) for s in self.corpus.sources):,} pairs")
+        self._run_for(MASKED_SHARE * self.seconds, MASKED_RATE, self._masked_batches(), self._tell_masked, "masked")
+        save_weights(self.model, self.shape, self.out / "masked.safetensors")
+        rate = RELEVANCE_RATE
+        self._run_for((1 - MASKED_SHARE) * self.seconds, rate, self._lists(), self._rank_passages, "relevance")
+        save_weights(self.model, self.shape, self.out / "pretrained.safetensors")
+        self._report_relevance()
+
+    def _run_for(
+        self,
+        seconds: float,
+        peak: float,
+        batches: Iterator[tuple[NDArray[Any], ...]],
+        measure_loss: Callable[..., Tensor],
+        name: str,
+    ) -> None:
+        optimizer = Optimizer(self.model)
+        losses: list[Tensor] = []
+        step = 0
+        begin = last_log = time.monotonic()
+        for batch in prefetch(batches, self.device):
+            spent = time.monotonic() - begin
+            if spent >= seconds:
+                break
+            loss = measure_loss(*batch)
+            loss.backward()
+            losses.append(loss.detach())
+            optimizer.step(scheduled_rate(peak, spent / seconds, step))
+            step += 1
+            if step % 4 == 0 and self.device.type == "cuda":
+                torch.cuda.synchronize()
+            if time.monotonic() - last_log > 10:
+                last_log = time.monotonic()
+                speed = step * self.rows * WIDTH / (last_log - begin)
+                self.log(f"{name} step {step} loss {torch.stack(losses).mean().item():.3f} {speed:,.0f} tokens/s")
+                losses = []
+        self.log(f"{name} done: {step} steps")
+
+    def _masked_batches(self) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Plain text twice, then pairs."""
+        step = 0
+        while True:
+            generator = np.random.default_rng((self.seed, 1, step))
+            draw = self.corpus.draw_pairs if step % 3 == 2 else self.corpus.draw_windows
+            ids, types = draw(self.rows, generator)
+            masked, places, labels = mask_runs(ids, generator)
+            yield masked.astype(np.int32), types.astype(np.int32), places, labels
+            step += 1
+
+    def _tell_masked(self, ids: Tensor, types: Tensor, places: Tensor, labels: Tensor) -> Tensor:
+        states = self.model(ids, types, (ids != PAD)[:, None, None, :])
+        return F.cross_entropy(self.model.token_logits(states.flatten(0, 1)[places]).float(), labels)
+
+    def _lists(self) -> Iterator[tuple[NDArray[Any], ...]]:
+        step = 0
+        while True:
+            ids, types = self.corpus.draw_lists(self.rows // LISTED, np.random.default_rng((self.seed, 2, step)))
+            yield ids.astype(np.int32), types.astype(np.int32)
+            step += 1
+
+    def _rank_passages(self, ids: Tensor, types: Tensor) -> Tensor:
+        scores = self.model.score_rows(ids, types).view(-1, LISTED)
+        return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=self.device))
+
+    @torch.no_grad()
+    def _report_relevance(self) -> None:
+        """How often the answer of a held-out question scores above seven candidates of BM25."""
+        table = {}
+        generator = np.random.default_rng(7)
+        for name, data in self.corpus.validation.items():
+            questions = data["queries"][:96]
+            if len(questions) < 20:
+                continue
+            answers = {int(question): int(answer) for question, answer in data["answers"]}
+            wrong = generator.integers(min(20, data["rows"].shape[1]), size=(len(questions), LISTED - 1))
+            others = data["corpus"][np.take_along_axis(data["rows"][:96], wrong, axis=1)]
+            right = np.array([answers[int(question)] for question in questions])
+            documents = np.concatenate([right[:, None], others], axis=1)
+            ids, types = self.corpus.write_pairs(np.repeat(questions, LISTED), documents.reshape(-1))
+            parts = [
+                self.model.score_rows(torch.from_numpy(i).to(self.device), torch.from_numpy(t).to(self.device))
+                for i, t in zip(np.array_split(ids, 4), np.array_split(types, 4), strict=True)
+            ]
+            scores = torch.cat(parts).view(-1, LISTED).cpu().numpy()
+            rivals = np.where(documents[:, 1:] == right[:, None], -np.inf, scores[:, 1:])
+            table[name] = float((scores[:, 0] > rivals.max(axis=1)).mean())
+        self.log("first of eight: " + "  ".join(f"{name} {share:.2f}" for name, share in table.items()))
+        self.log(f"mean {np.mean(list(table.values())):.3f}")
+
+    def log(self, line: str) -> None:
+        print(f"[{self.out.name}] {line}", flush=True)
+        with (self.out / "log.txt").open("a") as file:
+            file.write(line + "\n")
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+class Reading:
+    """Questions with their statements, each with its context, as numbers of texts.
+
+    Arrays of the file: `tokens` and `lengths` of all texts; `questions`, `folds`, `weights` and `sizes` (questions,);
+    `statements`, `contexts`, `right` (rows,), the rows of a question one after the other.
+    """
+
+    def __init__(self, file: Path) -> None:
+        arrays = np.load(file, allow_pickle=False)
+        self.tokens = arrays["tokens"].astype(np.int64)
+        self.text_lengths = arrays["lengths"].astype(np.int64)
+        self.text_starts = np.cumsum(self.text_lengths) - self.text_lengths
+        self.questions = arrays["questions"].astype(np.int64)
+        self.folds = arrays["folds"].astype(np.int64)
+        self.weights = arrays["weights"].astype(np.float32)
+        self.sizes = arrays["sizes"].astype(np.int64)
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.statements = arrays["statements"].astype(np.int64)
+        self.contexts = arrays["contexts"].astype(np.int64)
+        self.right = arrays["right"].astype(bool)
+        self.question_of_row = np.repeat(self.questions, self.sizes)
+        lengths = [np.minimum(self.text_lengths[numbers], limit) for numbers, limit in self._parts(slice(None))]
+        self.lengths = sum(lengths) + 4
+
+    def _parts(self, rows: Any) -> list[tuple[Ints, int]]:
+        return [
+            (self.question_of_row[rows], QUESTION_TOKENS),
+            (self.statements[rows], STATEMENT_TOKENS),
+            (self.contexts[rows], CONTEXT_TOKENS),
+        ]
+
+    def write_rows(self, rows: Ints) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """[CLS] question [SEP] statement [SEP] context [SEP], padded; the statement's tokens are of type 1."""
+        width = -(-int(self.lengths[rows].max()) // 16) * 16
+        place = np.arange(width)[None, :]
+        ids = np.full((len(rows), width), PAD, dtype=np.int32)
+        ids[:, 0] = CLS
+        types = np.zeros_like(ids)
+        begin = np.ones((len(rows), 1), dtype=np.int64)
+        for part, (numbers, limit) in enumerate(self._parts(rows)):
+            end = begin + np.minimum(self.text_lengths[numbers], limit)[:, None]
+            index = np.clip(self.text_starts[numbers][:, None] + place - begin, 0, len(self.tokens) - 1)
+            is_of_part = (place >= begin) & (place < end)
+            ids = np.where(is_of_part, self.tokens[index], ids).astype(np.int32)
+            ids = np.where(place == end, SEP, ids).astype(np.int32)
+            if part == 1:
+                types = np.where(is_of_part | (place == end), 1, types).astype(np.int32)
+            begin = end + 1
+        return ids, types
+
+    def draw(self, questions: Ints, generator: np.random.Generator) -> tuple[Ints, Ints]:
+        """Rows that compete, and how many each question has: the right ones and some of the others."""
+        rows = []
+        for question in questions:
+            own = np.arange(self.starts[question], self.starts[question] + self.sizes[question])
+            right = own[self.right[own]]
+            wrong = own[~self.right[own]]
+            chances = 1.0 / (1.0 + 0.35 * np.arange(len(wrong)))  # rows are sorted: the most misleading first
+            count = min(len(wrong), max(2, ROWS_OF_QUESTION - len(right)))
+            drawn = generator.choice(wrong, count, replace=False, p=chances / chances.sum()) if count else wrong
+            rows.append(np.concatenate([right[: ROWS_OF_QUESTION - 2], drawn]))
+        return np.concatenate(rows), np.array([len(part) for part in rows])
+
+
+class Reader:
+    """Fine-tunes an encoder on the documents outside of a fold."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.device = torch.device(arguments.device)
+        self.seconds = arguments.seconds
+        self.epochs = arguments.epochs
+        self.tokens = arguments.tokens
+        self.seed = arguments.seed
+        self.fold = -1 if arguments.fold == "all" else int(arguments.fold)
+        torch.manual_seed(self.seed)
+        self.reading = Reading(Path(arguments.data))
+        self.model, self.shape = load_weights(Path(arguments.start), self.device)
+        self.model.head.requires_grad_(False)
+        self.optimizer = Optimizer(self.model)
+
+    def fit(self) -> None:
+        """All questions of the other folds `epochs` times; the rate falls with the clock if that is sooner over."""
+        numbers = np.flatnonzero(self.reading.folds != self.fold)
+        size = max(2, int(self.tokens // (float(self.reading.lengths.mean()) * ROWS_OF_QUESTION)))
+        total = max(1, self.epochs * len(numbers) // size)
+        losses: list[Tensor] = []
+        step = 0
+        begin = last_log = time.monotonic()
+        for batch in prefetch(self._batches(numbers, size, total), self.device):
+            progress = max(step / total, (time.monotonic() - begin) / self.seconds)
+            if progress >= 1:
+                break
+            loss = self._measure_loss(*batch)
+            loss.backward()
+            losses.append(loss.detach())
+            self.optimizer.step(scheduled_rate(READ_RATE, progress, step))
+            step += 1
+            if step % 4 == 0 and self.device.type == "cuda":
+                torch.cuda.synchronize()
+            if time.monotonic() - last_log > 10:
+                last_log = time.monotonic()
+                print(f"[{self.fold}] {step}/{total} loss {torch.stack(losses).mean().item():.3f}", flush=True)
+                losses = []
+        print(f"[{self.fold}] {step}/{total} steps in {time.monotonic() - begin:.0f} s", flush=True)
+
+    def _batches(self, numbers: Ints, size: int, total: int) -> Iterator[tuple[NDArray[Any], ...]]:
+        """The shorter half of the rows, the longer half, and whose they are."""
+        generator = np.random.default_rng((self.seed, self.fold + 1))
+        order = np.concatenate([generator.permutation(numbers) for _ in range(self.epochs)])
+        for step in range(total):
+            questions = order[step * size : (step + 1) * size]
+            rows, counts = self.reading.draw(questions, generator)
+            owner = np.repeat(np.arange(len(questions)), counts)
+            by_length = np.argsort(self.reading.lengths[rows], kind="stable")
+            halves = np.array_split(by_length, 2)
+            written = [self.reading.write_rows(rows[half]) for half in halves]
+            texts = [array for ids, types in written for array in (self._drop_tokens(ids, generator), types)]
+            right = self.reading.right[rows[by_length]]
+            yield (*texts, right, owner[by_length], self.reading.weights[questions])
+
+    @staticmethod
+    def _drop_tokens(ids: NDArray[np.int32], generator: np.random.Generator) -> NDArray[np.int32]:
+        is_dropped = (generator.random(ids.shape, dtype=np.float32) < DROPPED_TOKENS) & (ids > MASK)
+        return np.where(is_dropped, MASK, ids).astype(np.int32)
+
+    def _measure_loss(self, ids: Tensor, types: Tensor, longer: Tensor, longer_types: Tensor, *rest: Tensor) -> Tensor:
+        right, owner, weights = rest
+        scores = torch.cat([self.model.score_rows(ids, types), self.model.score_rows(longer, longer_types)])
+        return competition_loss(scores, right, owner, weights)
+
+    @torch.no_grad()
+    def predict(self, questions: Ints) -> NDArray[np.float32]:
+        """Logits of all rows of the questions, in their order."""
+        reading = self.reading
+        rows = [np.arange(reading.starts[q], reading.starts[q] + reading.sizes[q]) for q in questions]
+        every = np.concatenate(rows)
+        by_length = np.argsort(reading.lengths[every], kind="stable")
+        chunks = [by_length[start : start + 1_024] for start in range(0, len(every), 1_024)]
+        written = prefetch((reading.write_rows(every[chunk]) for chunk in chunks), self.device)
+        scores = torch.cat([self.model.score_rows(ids, types) for ids, types in written]).cpu().numpy()
+        out = np.empty(len(every), dtype=np.float32)
+        out[by_length] = scores
+        return out
+
+
+def competition_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tensor) -> Tensor:
+    """Each question's cross-entropy of its right rows against its other rows and against "nothing answers" (logit 0).
+
+    Args:
+        scores: (rows,) float32.
+        right: (rows,) bool.
+        owner: (rows,) number of the question.
+        weights: (questions,)
+    """
+    count = len(weights)
+    zero = torch.zeros(count, device=scores.device)
+    all_sum = sum_of_exponentials(scores, owner, count, zero)
+    is_answerable = torch.zeros(count, device=scores.device).index_add(0, owner, right.float()) > 0
+    floor = torch.where(is_answerable, -1e4, 0.0)  # nothing answers counts as right where no row does
+    right_sum = sum_of_exponentials(torch.where(right, scores, -1e4), owner, count, floor)
+    return ((all_sum - right_sum) * weights).sum() / weights.sum()
+
+
+def sum_of_exponentials(scores: Tensor, owner: Tensor, count: int, null: Tensor) -> Tensor:
+    """log(exp(null) + the sum of a question's exp(scores)), (questions,)."""
+    largest = null.clone().scatter_reduce(0, owner, scores.detach(), "amax")
+    total = torch.exp(null - largest).index_add(0, owner, torch.exp(scores - largest[owner]))
+    return largest + torch.log(total)
+
+
+def report_fold(reading: Reading, questions: Ints, logits: NDArray[np.float32], name: str) -> None:
+    sizes = reading.sizes[questions]
+    ends = np.cumsum(sizes)
+    first, said, wrong, declined, none_said, count, none = 0, 0, 0, 0, 0, 0, 0
+    for question, start, end in zip(questions, ends - sizes, ends, strict=True):
+        right = reading.right[reading.starts[question] : reading.starts[question] + reading.sizes[question]]
+        best = int(np.argmax(logits[start:end]))
+        is_said = logits[start + best] > 0
+        if right.any():
+            count += 1
+            first += int(right[best])
+            said += int(right[best] and is_said)
+            wrong += int(is_said and not right[best])
+            declined += int(not is_said)
+        else:
+            none += 1
+            none_said += int(is_said)
+    text = (
+        f"first right {first / max(count, 1):.4f}; {said / max(count, 1):.3f} right {wrong / max(count, 1):.3f} wrong"
+    )
+    text += f" {declined / max(count, 1):.3f} declined; {none_said / max(none, 1):.3f} of {none} others said"
+    print(f"{name}: of {count} answerable {text}", flush=True)
+
+
+def read(arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    reader = Reader(arguments)
+    reader.fit()
+    if reader.fold < 0:
+        save_weights(reader.model, reader.shape, out / "reader.safetensors")
+        return
+    questions = np.flatnonzero(reader.reading.folds == reader.fold)
+    logits = reader.predict(questions)
+    report_fold(reader.reading, questions, logits, f"fold {reader.fold}")
+    np.savez_compressed(out / f"fold-{reader.fold}.npz", questions=questions, logits=logits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["pretrain", "read"])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--start")
+    parser.add_argument("--words", help="vectors of the vocabulary to begin with, (VOCABULARY, width or more)")
+    parser.add_argument("--fold", default="all")
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--width", type=int, default=320)
+    parser.add_argument("--rows", type=int, default=256, help="of a step of `pretrain`")
+    parser.add_argument("--tokens", type=int, default=32_768, help="of a step of `read`")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    arguments = parser.parse_args()
+    if arguments.command == "pretrain":
+        Pretrainer(arguments).run()
+    else:
+        read(arguments)
+
+
+if __name__ == "__main__":
+    main()
