@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_peg_mini
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -147,3 +148,12 @@ def test_the_bundled_reader_is_whole() -> None:
     other = ContextualStatement("报修人: 王五", "设备台账 | 编号: 3号机 | 状态: 已修好")
     odds = load_reader().read("3号机修好没有", [said, other])
     assert odds[0] > odds[1]
+
+
+def test_only_permitted_sources_are_packed() -> None:
+    sys.path.insert(0, str(GPU))
+    try:
+        import pack
+    finally:
+        sys.path.remove(str(GPU))
+    assert set(pack.EXCLUDED) == test_peg_mini.RESEARCH_ONLY

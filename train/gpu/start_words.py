@@ -1,0 +1,55 @@
+"""Vectors of the reader's vocabulary to begin with, from the bundled model: (12,032, 320) float16.
+
+A network that begins with random vectors spends its first hundred million tokens on how frequent each is; with vectors
+in which like words are alike it tells masked words from the first thousand steps on (`train/LOG.md`).
+
+    python train/gpu/start_words.py --tokenizer runs/gpu/tokenizer.json --out runs/gpu/words.npy
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from peg_rag import PEGEncoder
+
+SPECIAL = 5  # tokens that are no words
+VOCABULARY = 12_032
+WIDTH = 320
+SPREAD = 0.02  # of each number, as of random weights
+
+
+def read_words(tokenizer: Tokenizer) -> list[str]:
+    """What each token says, without the mark of a word's continuation."""
+    words = [""] * VOCABULARY
+    for token, number in tokenizer.get_vocab().items():
+        words[number] = token.removeprefix("##")
+    return words
+
+
+def make_vectors(words: list[str], encoder: PEGEncoder) -> NDArray[np.float16]:
+    """The words' vectors in their `WIDTH` widest directions, none of which counts much more than another."""
+    vectors = encoder.encode_documents([word or "。" for word in words]).astype(np.float32)
+    vectors -= vectors[SPECIAL:].mean(axis=0)
+    _, spreads, directions = np.linalg.svd(vectors[SPECIAL:], full_matrices=False)
+    table = vectors @ directions[:WIDTH].T / np.sqrt(spreads[:WIDTH])
+    table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-6)
+    table *= SPREAD * WIDTH**0.5
+    table[:SPECIAL] = np.random.default_rng(0).normal(size=(SPECIAL, WIDTH)) * SPREAD
+    return table.astype(np.float16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    with PEGEncoder("peg-mini") as encoder:
+        table = make_vectors(read_words(Tokenizer.from_file(str(arguments.tokenizer))), encoder)
+    np.save(arguments.out, table)
+
+
+if __name__ == "__main__":
+    main()
