@@ -155,7 +155,7 @@ class StatementReader:
 
     def _normalize(self, rows: Matrix, name: str) -> Matrix:
         centred = rows - rows.mean(axis=1, keepdims=True)
-        scale = np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + _EPSILON)
+        scale: Matrix = np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + np.float32(_EPSILON))
         normed: Matrix = centred / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
         return normed
 

@@ -104,6 +104,7 @@ class Encoder(nn.Module):
                 is_residual = name.endswith(("attended", "down"))
                 nn.init.normal_(module.weight, std=0.02 / (2 * layers) ** 0.5 if is_residual else 0.02)
             if isinstance(module, nn.Linear | nn.Conv1d):
+                assert module.bias is not None
                 nn.init.zeros_(module.bias)
 
     def forward(self, ids: Tensor, types: Tensor, mask: Tensor | None) -> Tensor:
@@ -232,8 +233,10 @@ class Corpus:
     @staticmethod
     def _read_pairs(arrays: Any, name: str) -> Pairs:
         counts = arrays[f"{name}/negative_counts"].astype(np.int64)
-        columns = [arrays[f"{name}/{part}"].astype(np.int64) for part in ("queries", "positives", "negatives")]
-        return Pairs(name, *columns, np.concatenate([[0], np.cumsum(counts)]))
+        queries, positives, negatives = (
+            arrays[f"{name}/{part}"].astype(np.int64) for part in ("queries", "positives", "negatives")
+        )
+        return Pairs(name, queries, positives, negatives, np.concatenate([[0], np.cumsum(counts)]))
 
     def _join_texts(self, numbers: Ints) -> Ints:
         """All tokens of the texts in a random order, a [SEP] behind each."""
@@ -242,7 +245,7 @@ class Corpus:
         ends = np.cumsum(lengths)
         place = np.arange(int(ends[-1])) - np.repeat(ends - lengths, lengths)
         index = np.repeat(self.starts[numbers], lengths) + place
-        stream = self.tokens[np.minimum(index, len(self.tokens) - 1)]
+        stream: Ints = self.tokens[np.minimum(index, len(self.tokens) - 1)]
         stream[ends - 1] = SEP
         return stream
 

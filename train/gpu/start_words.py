@@ -34,7 +34,7 @@ def make_vectors(words: list[str], encoder: PEGEncoder) -> NDArray[np.float16]:
     vectors = encoder.encode_documents([word or "。" for word in words]).astype(np.float32)
     vectors -= vectors[SPECIAL:].mean(axis=0)
     _, spreads, directions = np.linalg.svd(vectors[SPECIAL:], full_matrices=False)
-    table = vectors @ directions[:WIDTH].T / np.sqrt(spreads[:WIDTH])
+    table: NDArray[np.float32] = vectors @ directions[:WIDTH].T / np.sqrt(spreads[:WIDTH])
     table /= np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-6)
     table *= SPREAD * WIDTH**0.5
     table[:SPECIAL] = np.random.default_rng(0).normal(size=(SPECIAL, WIDTH)) * SPREAD
