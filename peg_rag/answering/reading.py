@@ -167,7 +167,7 @@ def _attend(projected: Matrix, is_last: bool) -> Matrix:
     queries, keys, values = (split[:, part].transpose(1, 0, 2) for part in range(3))  # (heads, tokens, _HEAD_WIDTH)
     if is_last:
         queries = queries[:, :1]
-    scores = queries @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(_HEAD_WIDTH))
+    scores: Matrix = queries @ keys.transpose(0, 2, 1) / np.float32(np.sqrt(_HEAD_WIDTH))
     scores -= scores.max(axis=2, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=2, keepdims=True)
