@@ -550,3 +550,119 @@ def test_a_stranger_that_names_itself_pdf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(io.BytesIO(b"PK\x03\x04").getvalue() * 100)
     with pytest.raises(DataError, match="not a PDF"):
         read_sections(tmp_path / "a.pdf")
+
+
+# -- watermarks, vertical text, two pages on a sheet ------------------------------------------------------------------
+
+
+RULES = [f"第{number}条规定员工应当按照流程办理相关手续并承担相应的责任，不得拖延。" for number in range(1, 16)]
+
+
+def mark_across(canvas: Canvas) -> None:
+    canvas.saveState()
+    canvas.setFont("STSong-Light", 50)
+    canvas.translate(300, 560)
+    canvas.rotate(45)
+    canvas.drawCentredString(0, 0, "内部资料 严禁外传")
+    canvas.restoreState()
+
+
+def mark_in_tiles(canvas: Canvas) -> None:
+    canvas.saveState()
+    canvas.setFillGray(0.85)
+    canvas.setFont("STSong-Light", 14)
+    for across in range(3):
+        for down in range(9):
+            canvas.drawString(80 + across * 180, 80 + down * 93, "张三 8001")
+    canvas.restoreState()
+
+
+@pytest.mark.parametrize("mark", [mark_across, mark_in_tiles])
+def test_a_watermark_is_no_part_of_the_text(mark: Page, tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        mark(canvas)
+        write(canvas, 72, 100, *RULES)
+
+    def draw_last(canvas: Canvas) -> None:
+        mark(canvas)
+        write(canvas, 72, 300, "附则由行政部负责解释。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw, draw_last))
+    assert "".join(section.text for section in sections).replace("\n", "") == "".join(RULES) + "附则由行政部负责解释。"
+
+
+def test_pale_text_that_nothing_is_printed_over_is_read(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 100, *RULES)
+        canvas.setFillGray(0.7)
+        write(canvas, 72, 500, "浅色的说明文字也是正文的一部分。")
+
+    assert "浅色的说明文字" in read_sections(make_pdf(tmp_path / "a.pdf", draw))[-1].text
+
+
+def write_columns(canvas: Canvas, x: float, top: float, *columns: str, size: float = 12) -> None:
+    """Vertical text, as a program draws it whose font has no vertical form: glyph by glyph."""
+    canvas.setFont("STSong-Light", size)
+    for number, column in enumerate(columns):
+        for step, character in enumerate(column):
+            canvas.drawString(x - number * 2 * size, HEIGHT - top - step * 1.3 * size, character)
+
+
+def test_vertical_text_is_read_in_columns_from_the_right(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write_columns(canvas, WIDTH - 90, 100, "仓库管理办法", size=20)
+        columns = ["第一条　库房由专人管理，非工作人员不得", "入内。", "第二条　领料须凭领料单（经主管签字）方"]
+        write_columns(canvas, WIDTH - 140, 100, *columns, "可发放。")
+        write(canvas, WIDTH / 2, HEIGHT - 50, "第 12 页", size=9)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.title == "仓库管理办法"
+    assert section.text == (
+        "第一条 库房由专人管理，非工作人员不得入内。\n\n第二条 领料须凭领料单（经主管签字）方可发放。"
+    )
+    x0, top, x1, bottom = section.places[0].box
+    assert x0 == pytest.approx(WIDTH - 140, abs=1)
+    assert x1 - x0 == pytest.approx(12, abs=1)
+    assert top < 105 and bottom > 350
+
+
+def test_a_number_side_by_side_in_a_column_keeps_its_order(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write_columns(canvas, 400, 100, "本年度盘点定于", size=12)
+        canvas.drawString(400, HEIGHT - 100 - 7 * 1.3 * 12, "12")
+        for step, character in enumerate("月进行，请各部门做好准备。", start=8):
+            canvas.drawString(400, HEIGHT - 100 - step * 1.3 * 12, character)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.text == "本年度盘点定于12月进行，请各部门做好准备。"
+
+
+LEFT_PAGE = (
+    "库房由专人管理，非工作人员不得入",
+    "内。领料须凭领料单，经主管签字后",
+    "方可发放。每月盘点一次，盘点结果",
+    "报财务部备案。",
+    "易燃品应当单独存放，并配备灭火器",
+    "材，由安全员每周检查，检查结果应",
+)
+
+
+@pytest.mark.parametrize("has_table", [False, True])
+def test_two_pages_on_a_sheet_are_read_one_after_the_other(has_table: bool, tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.setPageSize((HEIGHT, WIDTH))
+        canvas.translate(0, WIDTH - HEIGHT)  # `write` counts from the top of a tall page
+        write(canvas, 60, 90, *LEFT_PAGE, size=12)
+        write(canvas, 60, 540, "— 12 —", size=9)
+        write(canvas, 480, 90, "当记录备查。", size=12)
+        if has_table:
+            draw_table(canvas, 480, 120, [["设备", "电话"], ["空调", "8001"], ["水泵", "8002"]])
+        write(canvas, 620, 540, "— 13 —", size=9)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert sections[0].text == (
+        "库房由专人管理，非工作人员不得入内。领料须凭领料单，经主管签字后方可发放。每月盘点一次，盘点结果报财务部备案。\n\n"
+        "易燃品应当单独存放，并配备灭火器材，由安全员每周检查，检查结果应当记录备查。"
+    )
+    rows = [section.text for section in sections[1:]]
+    assert rows == (["设备: 空调 | 电话: 8001", "设备: 水泵 | 电话: 8002"] if has_table else [])

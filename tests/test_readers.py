@@ -52,6 +52,10 @@ def test_clean_keeps_one_kind_of_line_break_and_no_control_characters() -> None:
     assert clean("一\r\n二\r三\x00\x1b[31m  \n\n\n\n四\u3000\n") == "一\n二\n三[31m\n\n四"
 
 
+def test_punctuation_of_vertical_text_is_stored_as_it_is_typed() -> None:
+    assert clean("领料单︵经主管签字︶方可发放︒﹁内部﹂︽办法︾") == "领料单（经主管签字）方可发放。「内部」《办法》"
+
+
 def test_markdown_sections_carry_their_headings_and_offsets() -> None:
     code = "```\n# 不是标题\n\n| 不是表 |\n```"
     text = f"# 制度\n\n前言。\n\n## 材料 ##\n发票\n{code}\n### 细则\n三条\n## C#\n三十天\n# 附录\n"

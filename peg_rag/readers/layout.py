@@ -21,6 +21,9 @@ _PIECE_GAP = 1.6  # of the type size, beyond which a line falls into pieces
 _TIGHT_PIECE_GAP = 1.0  # the same where no space stands in the gap
 _FEWEST_COLUMN_LINES = 4
 _MOST_LINES = 3_000  # on a page that is searched for columns, which takes time with their square
+_WIDE_SHEET = 1.2  # times its height, from which a sheet may hold two pages side by side
+_LEAST_FOLD = 0.03  # of a sheet's width, between the two pages
+_LEAST_PAGE = 0.2  # of a sheet's width that the text of one of its pages takes up
 _FEWEST_TABLE_LINES = 3
 _MOST_TABLE_LINES = 300  # of a table without rules
 _TABLES_APART = 1.4  # of the usual pitch, from which a line of names begins another table
@@ -142,6 +145,35 @@ def in_reading_order(items: Sequence[Item], page_width: float = 0.0) -> list[Ite
         for item in ordered
     ]
     return list(_with_tables(items_with_edges))
+
+
+def split_sheet(items: Sequence[Item], width: float, height: float) -> list[Sequence[Item]]:
+    """The items of the two pages that a wide sheet holds side by side, or all items where it is one page.
+
+    Nothing stands in the middle of such a sheet, and one of its halves at least is filled with lines of text.
+
+    Args:
+        width: of the sheet, in points.
+    """
+    if width < _WIDE_SHEET * height:
+        return [items]
+    left = [item for item in items if item.x1 < width / 2]
+    right = [item for item in items if item.x0 > width / 2]
+    if not left or not right or len(left) + len(right) < len(items):
+        return [items]
+    if min(item.x0 for item in right) - max(item.x1 for item in left) < _LEAST_FOLD * width:
+        return [items]
+    return [left, right] if any(_are_page_lines(half, width) for half in (left, right)) else [items]
+
+
+def _are_page_lines(items: Sequence[Item], sheet_width: float) -> bool:
+    lines = [item for item in items if isinstance(item, Line)]
+    if len(lines) < _FEWEST_COLUMN_LINES:
+        return False
+    left_edge = min(line.x0 for line in lines)
+    right_edge = max(line.x1 for line in lines)
+    is_broad = right_edge - left_edge > _LEAST_PAGE * sheet_width
+    return is_broad and _fills_column(lines, left_edge, right_edge)
 
 
 def read_banded_table(glyphs: Sequence[Glyph], rules: Sequence[float], page: int) -> Table | None:

@@ -18,6 +18,9 @@ _IDEOGRAPHS = (
     "页风飞食𩙿飠饣𩠐马骨鬼鱼鸟卤麦黄黾斉齐歯齿竜龙龜亀龟"
 )
 _COMPATIBLE = ((0x2F00, 0x2FD6), (0xF900, 0xFB07), (0x2F800, 0x2FA20))  # Kangxi radicals, ideographs, Latin ligatures
+# The forms that punctuation has in vertical text.
+_VERTICAL_FORMS = "︐︑︒︓︔︕︖︗︘︙︰︱︲︵︶︷︸︹︺︻︼︽︾︿﹀﹁﹂﹃﹄"
+_PUNCTUATION = "，、。：；！？〖〗…‥—–（）｛｝〔〕【】《》〈〉「」『』"
 _OTHERS = {
     "⼾": "户",  # decomposes to the traditional 戶; fonts for simplified Chinese show 户
     "\u00a0": " ",
@@ -40,6 +43,7 @@ def _character_table() -> dict[int, str | None]:
     for first, end in _COMPATIBLE:
         table |= {code: unicodedata.normalize("NFKC", chr(code)) for code in range(first, end)}
     table |= dict(zip(map(ord, _RADICALS), _IDEOGRAPHS, strict=True))
+    table |= dict(zip(map(ord, _VERTICAL_FORMS), _PUNCTUATION, strict=True))
     return table | {ord(character): replacement for character, replacement in _OTHERS.items()}
 
 

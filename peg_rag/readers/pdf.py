@@ -33,10 +33,13 @@ from peg_rag.readers.layout import (
     lines_of,
     read_banded_table,
     rounded_box,
+    split_sheet,
 )
 from peg_rag.readers.normalize import is_wide, width
 from peg_rag.readers.numbering import is_plain_heading, number_level
 from peg_rag.readers.tables import table_rows
+from peg_rag.readers.vertical import is_vertical, split_vertical, turn_columns, turn_piece
+from peg_rag.readers.watermarks import Style, remove_watermarks
 
 OnPage = Callable[[int, int], None]
 
@@ -65,6 +68,8 @@ _MOST_MARGIN_LINES = 3  # of a page's top or bottom that may run on every page
 _LARGER = 1.12  # times the body's type, from which a line is a heading
 _LONGEST_HEADING = 80  # half-widths
 _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
+_VERTICAL_TURN = 270  # by which the columns of a page of vertical text are lines from the top down
+_VERTICAL_MARGIN = 0.1  # of a page's height
 _SNAP = 3.0  # points
 _FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 
@@ -98,11 +103,12 @@ def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
         raise
     pages: list[_Page] = []
     scans: list[int] = []
+    watermarks: set[Style] = set()
     with document:
         total = len(document.pages)
         for number in range(total):
             page = document.pages[number]
-            content = _read_page(page, number + 1)
+            content = _read_page(page, number + 1, watermarks)
             if content is None:
                 scans.append(number + 1)
                 content = _Page(number + 1, float(page.width), float(page.height), [])
@@ -115,20 +121,42 @@ def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
     return pages
 
 
-def _read_page(page: Any, number: int) -> _Page | None:
-    """A page's pieces of lines and tables, in no order yet; None for a scan."""
-    turn = _find_turn(page)
-    if not turn:
-        return _read_upright_page(page, number)
-    content = _read_upright_page(_turn_page(page, turn), number)
-    if content is not None:
+def _read_page(page: Any, number: int, watermarks: set[Style]) -> _Page | None:
+    """A page's pieces of lines and tables, in no order yet; None for a scan.
+
+    Args:
+        watermarks: see `remove_watermarks`.
+    """
+    chars = remove_watermarks(page.chars, watermarks)
+    turn = _find_turn(chars)
+    if turn:
+        turned = _turn_page(page, turn)
+        content = _read_upright_page(turned, remove_watermarks(turned.chars, watermarks), number)
+    elif is_vertical(chars):
+        turn = _VERTICAL_TURN
+        content = _read_vertical_page(page, chars, number)
+    else:
+        content = _read_upright_page(page, chars, number)
+    if turn and content is not None:
         content.items = [_turn_back(item, turn, float(page.width), float(page.height)) for item in content.items]
     return content
 
 
-def _find_turn(page: Any) -> int:
-    """Degrees clockwise by which most of the page's text comes upright, such as a wide table on a tall page."""
-    turns = Counter(_turn_of(char["matrix"]) for char in page.chars if not char["text"].isspace())
+def _read_vertical_page(page: Any, chars: Sequence[Any], number: int) -> _Page:
+    """A page of vertical text, turned so that its columns are lines and the rightmost is the first."""
+    width = float(page.width)
+    height = float(page.height)
+    columns, rows = split_vertical(chars)
+    glyphs = turn_columns(_upright_glyphs(page, columns), width)
+    lines = lines_of(_upright_glyphs(page, rows), number)
+    margin = _VERTICAL_MARGIN * height  # where page numbers and running titles stand
+    lines = [turn_piece(line, width) for line in lines if margin < line.top and line.bottom < height - margin]
+    return _Page(number, height, width, [*lines_of(glyphs, number), *lines])
+
+
+def _find_turn(chars: Sequence[Any]) -> int:
+    """Degrees clockwise by which most of a page's text comes upright, such as a wide table on a tall page."""
+    turns = Counter(_turn_of(char["matrix"]) for char in chars if not char["text"].isspace())
     return turns.most_common(1)[0][0] if turns else 0
 
 
@@ -164,8 +192,8 @@ def _turn_box_back(box: Box, turn: int, width: float, height: float) -> Box:
     return rounded_box(width - x1, height - bottom, width - x0, height - top)
 
 
-def _read_upright_page(page: Any, number: int) -> _Page | None:
-    glyphs = _upright_glyphs(page)
+def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | None:
+    glyphs = _upright_glyphs(page, chars)
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
@@ -186,12 +214,12 @@ def _read_upright_page(page: Any, number: int) -> _Page | None:
     return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
 
 
-def _upright_glyphs(page: Any) -> list[Glyph]:
-    """The page's upright glyphs, each once: bold type is sometimes made by printing twice."""
+def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
+    """The upright glyphs of a page, each once: bold type is sometimes made by printing twice."""
     glyphs: dict[tuple[str, int, int], Glyph] = {}
-    upright = [char for char in page.chars if char["upright"]]
-    if len(upright) < len(page.chars) / 2:
-        upright = page.chars
+    upright = [char for char in chars if char["upright"]]
+    if len(upright) < len(chars) / 2:
+        upright = list(chars)
     for char in upright:
         text = _CID.sub("", char["text"])
         if not text or char["x1"] <= 0 or char["x0"] >= page.width or char["bottom"] <= 0 or char["top"] >= page.height:
@@ -387,7 +415,7 @@ class _Document:
         self._items = [
             item
             for page in pages
-            for item in in_reading_order([item for item in page.items if id(item) not in running], page.width)
+            for item in _order_items(page, running)
         ]
         lines = [item for item in self._items if isinstance(item, Line)]
         self._body = _body_size(lines)
@@ -530,6 +558,13 @@ class _Document:
             yield item
         if table is not None:
             yield table
+
+
+def _order_items(page: _Page, running: set[int]) -> Iterator[Item]:
+    """The items of a page in reading order, without the running lines; of two pages on a sheet, one after the other."""
+    sheets = split_sheet([item for item in page.items if id(item) not in running], page.width, page.height)
+    for items in sheets:
+        yield from in_reading_order(items, page.width if len(sheets) == 1 else 0.0)
 
 
 def _body_size(items: Iterable[Item]) -> float:
