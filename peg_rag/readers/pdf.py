@@ -412,11 +412,7 @@ class _Document:
 
     def __init__(self, pages: list[_Page]) -> None:
         running = _running_lines(pages, _body_size(item for page in pages for item in page.items))
-        self._items = [
-            item
-            for page in pages
-            for item in _order_items(page, running)
-        ]
+        self._items = [item for page in pages for item in _order_items(page, running)]
         lines = [item for item in self._items if isinstance(item, Line)]
         self._body = _body_size(lines)
         self._bold_body = sum(len(line.text) for line in lines if line.bold) > 0.5 * sum(

@@ -41,7 +41,7 @@ def turn_columns(glyphs: Sequence[Glyph], page_width: float) -> list[Glyph]:
     turned: list[Glyph] = []
     last: Glyph | None = None
     for glyph in glyphs:
-        if last is not None and abs(glyph.middle - last.middle) < _SLACK * glyph.size and 0 < glyph.x0 - last.x0:
+        if last is not None and abs(glyph.middle - last.middle) < _SLACK * glyph.size and glyph.x0 - last.x0 > 0:
             broad = (min(last.x0, glyph.x0), max(last.x1, glyph.x1))
             turned[-1] = turn_piece(replace(last, x0=broad[0], x1=broad[1]), page_width)
             turned.append(turn_piece(replace(glyph, x0=broad[0], x1=broad[1]), page_width))
