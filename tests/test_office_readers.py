@@ -735,3 +735,24 @@ def test_signatures_under_a_table_are_no_record_of_it() -> None:
 def test_names_that_no_record_follows_are_kept() -> None:
     rows = table_rows([["早班", "中班", "晚班"], ["三班均需佩戴工牌。", "", ""]])
     assert [value for row in rows for _, value in row.cells] == ["早班", "中班", "晚班", "三班均需佩戴工牌。"]
+
+
+# -- cells as offices fill them ---------------------------------------------------------------------------------------
+
+
+def test_lines_within_a_cell_stay_apart_and_a_name_is_whole(tmp_path: Path) -> None:
+    document = docx.Document()
+    table = document.add_table(2, 2)
+    table.cell(0, 0).text = "课\n程"
+    table.cell(0, 1).text = "培训\n内容"
+    table.cell(1, 0).text = "安全"
+    table.cell(1, 1).text = "消防设施\n紧急疏散"
+    word = save_docx(document, tmp_path / "a.docx")
+    sheet = save_sheet(tmp_path / "a.xlsx", [["课\n程", "培训\n内容"], ["安全", "消防设施\n紧急疏散"]])
+    page = tmp_path / "a.html"
+    cells = "<tr><td>课<br>程<td>培训<br>内容<tr><td>安全<td><ul><li>消防设施<li>紧急疏散</ul>"
+    page.write_text(f"<table>{cells}</table>", encoding="utf-8")
+    markdown = tmp_path / "a.md"
+    markdown.write_text("| 课程 | 培训内容 |\n|---|---|\n| 安全 | 消防设施<br>紧急疏散 |\n", encoding="utf-8")
+    for path in (word, sheet, page, markdown):
+        assert read_sections(path)[-1].text == "课程: 安全 | 培训内容: 消防设施 紧急疏散", path.name

@@ -205,7 +205,7 @@ def test_csv_without_a_text_column_gives_all_columns_with_their_names(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
-        ('订单;金额;说明\nA1;"1.234,50";"加急\n周五前到"\nA2;980,00;\n', "utf-8"),
+        ('订单;金额;说明\nA1;"1.234,50";"加急周五前到"\nA2;980,00;\n', "utf-8"),
         ("订单\t金额\t说明\nA1\t1.234,50\t加急周五前到\nA2\t980,00\t\n", "utf-16"),
         ("订单|金额|说明\r\nA1|1.234,50|加急周五前到\r\nA2|980,00|\r\n", "gb18030"),
         ("sep=;\r\n订单;金额;说明\r\nA1;1.234,50;加急周五前到\r\nA2;980,00\r\n", "utf-8-sig"),
@@ -217,6 +217,11 @@ def test_a_csv_may_have_another_delimiter_than_a_comma(text: str, encoding: str,
         "订单: A1 | 金额: 1.234,50 | 说明: 加急周五前到",
         "订单: A2 | 金额: 980,00",
     ]
+
+
+def test_lines_within_a_cell_stay_apart(tmp_path: Path) -> None:
+    [section] = read_sections(write(tmp_path, "a.csv", '班组,成员,要求\n甲,"张三\n李四","穿工服，\n戴安全帽"\n'))
+    assert section.text == "班组: 甲 | 成员: 张三 李四 | 要求: 穿工服，戴安全帽"
 
 
 def test_other_delimiters_within_the_cells_of_a_csv_divide_nothing(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
-from peg_rag.readers.normalize import clean, clean_line, width
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell, width
 from peg_rag.readers.numbering import is_plain_heading, number_level
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 
@@ -51,7 +51,7 @@ class _Text:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """A table's cell: its text in one line, whether all of it is bold, the rows of tables within, its notes."""
+    """A table's cell: its text, whether all of it is bold, the rows of tables within, its notes."""
 
     text: str
     bold: bool
@@ -214,7 +214,7 @@ class _Reader:
         texts = [part for part in parts if not isinstance(part, Row)]
         bold = bool(texts) and all(isinstance(part, _Text) and part.bold for part in texts)
         notes = [note for part in texts if isinstance(part, _Text) for note in part.notes]
-        text = clean_line("\n".join(part.text for part in texts))
+        text = clean_cell("\n".join(part.text for part in texts))
         return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes)
 
 
@@ -227,7 +227,7 @@ def _with_inner_rows(
     def take_until(end: int) -> Iterator[Block]:
         while waiting and waiting[0] < end:
             number = waiting.pop(0)
-            label = next((text for text in grid[number] if text), "") if len(grid[number]) > 1 else ""
+            label = flatten_cell(next(filter(None, grid[number]), "")) if len(grid[number]) > 1 else ""
             for row in inner_rows[number]:
                 yield replace(row, captions=(label, *row.captions) if label else row.captions)
 

@@ -17,7 +17,7 @@ from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import decode, run_parser
-from peg_rag.readers.normalize import clean, clean_line, is_wide, replace_characters
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, is_wide, replace_characters
 from peg_rag.readers.tables import TableRow, table_rows, to_blocks
 
 _SKIPPED = {
@@ -274,8 +274,8 @@ def _flowed_line(text: str) -> str:
 
 
 def _cell_text(cell: Any) -> str:
-    """All text of a cell; line breaks and blocks within it are blanks."""
-    return clean_line("".join(_in_order(cell)))
+    """All text of a cell, a line for each block within it."""
+    return clean_cell(_collapse_spaces("".join(_in_order(cell))))
 
 
 def _in_order(cell: Any) -> Iterator[str]:
@@ -287,9 +287,11 @@ def _in_order(cell: Any) -> Iterator[str]:
                 walk.skip_subtree()
                 continue
             if element.tag not in _INLINE and element is not cell:
-                yield "\n"
+                yield _BREAK
             yield element.text or ""
         elif element is not cell:
+            if element.tag not in _INLINE and event == "end":
+                yield _BREAK
             yield element.tail or ""
 
 

@@ -36,6 +36,8 @@ _OTHERS = {
 _CONTROLS = [*range(0x09), 0x0B, *range(0x0E, 0x20), *range(0x7F, 0x85), *range(0x86, 0xA0), 0xAD, 0x200B, 0x2060]
 _CONTROLS += [0xFEFF, 0xFFFE, 0xFFFF]
 _BLANKS = " \t\u3000"
+_MARKS = tuple("，。；：、！？")
+_BRACKETS = ("（", "(")
 
 
 def _character_table() -> dict[int, str | None]:
@@ -65,6 +67,21 @@ def clean(text: str) -> str:
 def clean_line(text: str) -> str:
     """The text in one line: every run of blanks and line breaks is one space, or nothing between Chinese characters."""
     return join_lines(replace_characters(text).split("\n"))
+
+
+def clean_cell(text: str) -> str:
+    """A cell's text, its lines as its author broke them; one character a line is a vertical label, and one word."""
+    lines = [clean_line(line) for line in text.replace("\x0b", "\n").split("\n")]
+    lines = [line for line in lines if line]
+    return ("" if all(len(line) == 1 for line in lines) else "\n").join(lines)
+
+
+def flatten_cell(text: str) -> str:
+    """The lines of a cell in one, with a space where a line ends without a mark: two names, two items."""
+    flat = ""
+    for line in text.split("\n"):
+        flat += line if not flat or flat.endswith(_MARKS) or line.startswith(_BRACKETS) else f" {line}"
+    return flat
 
 
 def join_lines(lines: list[str]) -> str:

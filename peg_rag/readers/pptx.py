@@ -8,7 +8,7 @@ from typing import Any
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
-from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.normalize import clean, clean_cell, clean_line
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 from peg_rag.readers.xlsx import format_value
 
@@ -70,7 +70,7 @@ def _shape_blocks(shape: Any, page: int) -> Iterator[Block]:
 def _table_rows(table: Any, page: int) -> Iterator[Row]:
     rows = len(table.rows)
     columns = len(table.columns)
-    grid: Grid = [[clean_line(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
+    grid: Grid = [[clean_cell(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
     merged = [[False] * columns for _ in range(rows)]
     for r in range(rows):
         for c in range(columns):

@@ -11,7 +11,7 @@ from typing import Any
 from peg_rag.errors import DataError
 from peg_rag.readers.blocks import Block, Paragraph, Record, row_text
 from peg_rag.readers.files import decode
-from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell
 from peg_rag.records import parse_csv, parse_json_lines
 
 TEXT_COLUMNS = ("text", "content", "passage", "document", "body", "正文", "内容", "文本")
@@ -157,4 +157,4 @@ def _is_plain(value: Any) -> bool:
 def _format_value(value: str | int | float | bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return clean_line(str(value))
+    return flatten_cell(clean_cell(str(value)))

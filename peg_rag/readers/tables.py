@@ -13,6 +13,7 @@ from itertools import pairwise
 from peg_rag.readers.blocks import Row
 from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
 from peg_rag.readers.names import ends_in_name_word, is_name, is_name_row, is_value
+from peg_rag.readers.normalize import flatten_cell, join_lines
 
 Grid = list[list[str]]  # rectangular
 Marks = Sequence[Sequence[bool]]  # of a grid's cells
@@ -44,11 +45,15 @@ def table_rows(
     """The rows of a table's body, with their header.
 
     Args:
-        grid: the cells' texts, merged cells filled.
+        grid: the cells' texts, merged cells filled, line breaks only where the author made them.
         header_rows: how many rows the header has, where the file says it.
         bold: which cells are set apart as names, where the file says it.
         merged: which cells are one with the cell at their left, where the file says it.
     """
+    return [_flatten_row(row) for row in _find_rows(grid, header_rows, bold, merged)]
+
+
+def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: Marks | None) -> list[TableRow]:
     columns = [c for c in range(max(map(len, grid), default=0)) if any(row[c] for row in grid)]
     cells = [[row[c] for c in columns] for row in grid]
     marks = [[row[c] for c in columns] for row in bold] if bold else None
@@ -91,6 +96,12 @@ def guess_header(
         return Header(("",) * len(grid[0]), 0)
     rows = _count_header_rows(grid, spans)
     return Header(_merged_names(grid[:rows]), rows)
+
+
+def _flatten_row(row: TableRow) -> TableRow:
+    """A row in one line: a break within a name only made it narrow, one within a value parts what stands there."""
+    cells = tuple((join_lines(name.split("\n")), flatten_cell(value)) for name, value in row.cells)
+    return TableRow(cells, tuple(map(flatten_cell, row.captions)), row.index)
 
 
 def _count_header_rows(grid: Grid, spans: Marks) -> int:

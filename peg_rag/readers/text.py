@@ -6,7 +6,7 @@ from pathlib import Path
 
 from peg_rag.readers.blocks import Block, Heading, Paragraph
 from peg_rag.readers.files import decode
-from peg_rag.readers.normalize import clean, clean_line, join_lines
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, join_lines
 from peg_rag.readers.numbering import is_plain_heading, number_level
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 
@@ -15,6 +15,7 @@ _FENCE = re.compile(r"\s*(```|~~~)")
 # Pictures. No part can match across another's start, so a search is linear.
 _PICTURE = re.compile(r"!\[[^\[\]]*\]\([^()]*\)")
 _RULE = re.compile(r"\|?[ \t|:-]*-[ \t|:-]*\|?$")
+_LINE_BREAK = re.compile(r"<br\s*/?>", re.IGNORECASE)
 _CELL_END = re.compile(r"(?<!\\)\|")
 # Tables drawn with characters: rules of box-drawing characters or of `+---+`, and rows between upright bars.
 _DRAWN_RULE = re.compile(r"\s*([┌┏╔├┠┣╟╠└┗╚┬┴┼╦╩╬─━═╌┄┈╴╶╪╫╞╡]{3,}[┐┓╗┤┨┫╢╣┘┛╝─━═│┃║]*|\+([-=]+\+){2,})\s*$")
@@ -150,4 +151,9 @@ def _join_cells(rows: list[list[str]]) -> list[str]:
 
 def _split_cells(line: str) -> list[str]:
     inner = line.removeprefix("|").removesuffix("|")
-    return [clean_line(cell.replace("\\|", "|")).strip("*_ `") for cell in _CELL_END.split(inner)]
+    return [_clean_markdown_cell(cell.replace("\\|", "|")) for cell in _CELL_END.split(inner)]
+
+
+def _clean_markdown_cell(text: str) -> str:
+    lines = [line.strip("*_ `") for line in _LINE_BREAK.split(text)]
+    return clean_cell("\n".join(lines))

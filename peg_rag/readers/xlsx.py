@@ -8,7 +8,7 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from fractions import Fraction
@@ -21,7 +21,7 @@ from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import PartlyRead, check_zip, run_parser
-from peg_rag.readers.normalize import clean_line
+from peg_rag.readers.normalize import clean_cell, clean_line, flatten_cell, join_lines
 from peg_rag.readers.records import TEXT_COLUMNS, record_of
 from peg_rag.readers.tables import Grid, Marks, guess_header, table_rows
 
@@ -67,7 +67,7 @@ def format_value(value: Any, number_format: str) -> str:
         return f"{clock}:{seconds % 60:02d}" if "s" in number_format.lower() or seconds % 60 else clock
     if isinstance(value, int | float):
         return _format_number(value, number_format)
-    return clean_line(str(value))
+    return clean_cell(str(value))
 
 
 def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block]:
@@ -97,10 +97,18 @@ def _region_blocks(
     if header is not None and header.rows == 1 and (text_column or set(TEXT_COLUMNS) & set(header.names)):
         for number, row in enumerate(grid[1:], start=first + 2):
             if any(row):
-                yield record_of(dict(zip(header.names, row, strict=False)), number, path, text_column, sheet)
+                yield record_of(_flatten_record(header.names, row), number, path, text_column, sheet)
         return
     for body in table_rows(grid, merged=merged):
         yield Row(body.cells, first + body.index + 1, body.captions, sheet=sheet)
+
+
+def _flatten_record(names: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """A record by its columns' names; only the text keeps its lines."""
+    return {
+        join_lines(name.split("\n")): value if name in TEXT_COLUMNS else flatten_cell(value)
+        for name, value in zip(names, row, strict=False)
+    }
 
 
 def _read_grid(sheet: Any, path: Path) -> tuple[Grid, Marks]:
