@@ -22,7 +22,7 @@ from pptx.util import Inches
 
 from peg_rag.errors import DataError
 from peg_rag.readers import PartlyRead, Section, html, read_sections, xlsx
-from peg_rag.readers.docx import format_number
+from peg_rag.readers.numbering import format_number
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.xlsx import format_value
 
@@ -756,3 +756,151 @@ def test_lines_within_a_cell_stay_apart_and_a_name_is_whole(tmp_path: Path) -> N
     markdown.write_text("| 课程 | 培训内容 |\n|---|---|\n| 安全 | 消防设施<br>紧急疏散 |\n", encoding="utf-8")
     for path in (word, sheet, page, markdown):
         assert read_sections(path)[-1].text == "课程: 安全 | 培训内容: 消防设施 紧急疏散", path.name
+
+
+def texts_of(path: Path) -> list[tuple[str, str]]:
+    return [(section.title, section.text) for section in read_sections(path)]
+
+
+def test_what_stands_above_and_below_a_sheets_table_is_no_record_of_it(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["一季度销售统计表"],
+        ["单位：万元", None, None, "制表日期：2025-04-02"],
+        ["区域", "一月", "二月", "三月"],
+        ["上海", 100, 110, 120],
+        ["合计", 160, 180, 190],
+        ["注：实际数以财务入账为准。"],
+        ["制表人：王芳", None, "审核人：李强"],
+    ]
+    assert texts_of(save_sheet(tmp_path / "a.xlsx", rows)) == [
+        ("Sheet > 一季度销售统计表", "单位：万元 | 制表日期：2025-04-02"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "区域: 上海 | 一月: 100 | 二月: 110 | 三月: 120"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "区域: 合计 | 一月: 160 | 二月: 180 | 三月: 190"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "注：实际数以财务入账为准。"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "制表人：王芳 | 审核人：李强"),
+    ]
+
+
+def test_notes_above_a_table_may_have_their_values_beside_them(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["部门：", "研发部", "日期：", "3月1日"],
+        ["序号", "名称", "数量", "单价"],
+        [1, "键盘", 2, 300],
+    ]
+    assert [text for _, text in texts_of(save_sheet(tmp_path / "a.xlsx", rows))] == [
+        "部门: 研发部 | 日期: 3月1日",
+        "序号: 1 | 名称: 键盘 | 数量: 2 | 单价: 300",
+    ]
+
+
+@pytest.mark.parametrize("titles", [[], ["2024年", None, None, "2025年"]])
+def test_tables_side_by_side_without_a_blank_column_are_told_by_their_header(
+    titles: list[object], tmp_path: Path
+) -> None:
+    rows = [titles] if titles else []
+    rows += [["部门", "人数", "预算"] * 2, ["研发", 20, 100, "生产", 25, 120], ["销售", 15, 80, None, None, None]]
+    assert texts_of(save_sheet(tmp_path / "a.xlsx", rows, ["A1:C1", "D1:F1"] if titles else None)) == [
+        ("Sheet > 2024年" if titles else "Sheet", "部门: 研发 | 人数: 20 | 预算: 100"),
+        ("Sheet > 2024年" if titles else "Sheet", "部门: 销售 | 人数: 15 | 预算: 80"),
+        ("Sheet > 2025年" if titles else "Sheet", "部门: 生产 | 人数: 25 | 预算: 120"),
+    ]
+
+
+def test_a_header_that_repeats_over_figures_is_of_one_table(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["计划", "实际", "计划", "实际"], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert len(texts_of(save_sheet(tmp_path / "a.xlsx", rows))) == 2
+
+
+def test_names_above_several_columns_need_not_be_merged(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["区域", "一月", None, "二月", None],
+        [None, "计划", "实际", "计划", "实际"],
+        ["上海", 100, 98, 110, 120],
+    ]
+    assert [text for _, text in texts_of(save_sheet(tmp_path / "a.xlsx", rows))] == [
+        "区域: 上海 | 一月 计划: 100 | 一月 实际: 98 | 二月 计划: 110 | 二月 实际: 120"
+    ]
+
+
+def test_a_label_that_stands_in_the_first_row_of_its_group_holds_for_all(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["部门", "姓名", "工资"],
+        ["研发", "张三", 100],
+        [None, "李四", 90],
+        ["销售", "赵六", 70],
+        [None, "合计", 260],
+    ]
+    labelled = ["部门: 研发 | 姓名: 李四 | 工资: 90", "姓名: 合计 | 工资: 260"]
+    without_total = [text for _, text in texts_of(save_sheet(tmp_path / "a.xlsx", rows[:-1]))]
+    assert without_total[1] == labelled[0]
+    with_missing = [*rows[:-1], ["研发", "钱七", 60]]  # a label that is there twice names no group
+    assert texts_of(save_sheet(tmp_path / "b.xlsx", with_missing))[1][1] == "姓名: 李四 | 工资: 90"
+    assert texts_of(save_sheet(tmp_path / "c.xlsx", rows))[-1][1] == labelled[1]
+
+
+def test_two_columns_without_a_header_are_names_and_values() -> None:
+    rows = table_rows([["年假", "满1年5天，满10年10天"], ["病假", "凭医院证明，每年不超过30天"]])
+    assert [row.cells for row in rows] == [
+        (("年假", "满1年5天，满10年10天"),),
+        (("病假", "凭医院证明，每年不超过30天"),),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "number_format", "text"),
+    [
+        (45719, "aaaa", "星期一"),
+        (datetime.datetime(2025, 3, 3), 'yyyy"年"m"月"d"日" aaaa', "2025年3月3日 星期一"),
+        (datetime.datetime(2025, 3, 9), 'm/d "周"aaa', "2025/3/9 周日"),
+    ],
+)
+def test_the_day_of_the_week_is_shown(value: object, number_format: str, text: str) -> None:
+    assert format_value(value, number_format) == text
+
+
+def write_page(path: Path, body: str) -> Path:
+    path.write_text(f"<html><body><h1>手册</h1>{body}</body></html>", encoding="utf-8")
+    return path
+
+
+def test_a_table_within_a_pages_cell_stands_under_its_row(tmp_path: Path) -> None:
+    inner = "<table><tr><th>电压<th>功率<tr><td>{}<td>{}</table>"
+    rows = "".join(
+        f"<tr><td>{model}<td>{text}{inner.format(volts, watts)}"
+        for model, text, volts, watts in (("A100", "室内", "220V", "50W"), ("B200", "室外", "110V", "80W"))
+    )
+    assert texts_of(write_page(tmp_path / "a.html", f"<table><tr><th>型号<th>参数{rows}</table>")) == [
+        ("手册", "型号: A100 | 参数: 室内"),
+        ("手册 > A100", "电压: 220V | 功率: 50W"),
+        ("手册", "型号: B200 | 参数: 室外"),
+        ("手册 > B200", "电压: 110V | 功率: 80W"),
+    ]
+
+
+def test_a_table_that_lays_out_a_page_is_none(tmp_path: Path) -> None:
+    menu = "<ul><li><a href=a>首页</a><li><a href=b>关于</a></ul>"
+    inner = "<p>值班安排如下，请各部门遵照执行。</p><table><tr><th>日期<th>值班人<tr><td>10月1日<td>张三</table>"
+    page = write_page(tmp_path / "a.html", f"<table><tr><td>{menu}<td>{inner}<tr><td colspan=2>某公司</table>")
+    assert ("手册", "日期: 10月1日 | 值班人: 张三") in texts_of(page)
+    assert "值班安排如下，请各部门遵照执行。" in texts_of(page)[0][1]
+
+
+def test_terms_stand_with_their_definitions(tmp_path: Path) -> None:
+    terms = "<dl><dt>保修期<dd>两年<dt>产地<dd>苏州<br>成都</dl>"
+    questions = "<dl><dt>怎么报销？<dd>先填单，再审批。</dl>"
+    assert texts_of(write_page(tmp_path / "a.html", terms + questions)) == [
+        ("手册", "保修期: 两年"),
+        ("手册", "产地: 苏州 成都"),
+        ("手册", "怎么报销？\n\n先填单，再审批。"),
+    ]
+
+
+def test_items_are_numbered_as_the_page_says(tmp_path: Path) -> None:
+    items = "<ol start=3><li>填写<li value=7>提交</ol><ol type=A><li>甲<li>乙</ol>"
+    [(_, text)] = texts_of(write_page(tmp_path / "a.html", items))
+    assert text == "3. 填写\n\n7. 提交\n\nA. 甲\n\nB. 乙"
+
+
+def test_readings_above_characters_are_left_out(tmp_path: Path) -> None:
+    page = write_page(tmp_path / "a.html", "<p>甲方应<ruby>缴<rp>(</rp><rt>jiǎo</rt><rp>)</rp></ruby>纳保证金。</p>")
+    assert texts_of(page) == [("手册", "甲方应缴纳保证金。")]

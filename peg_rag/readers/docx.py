@@ -7,8 +7,8 @@ controls and automatic numbers (第一条, 1.1) are not among what it calls a pa
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from typing import Any
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
-from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell, width
-from peg_rag.readers.numbering import is_plain_heading, number_level
-from peg_rag.readers.tables import Grid, table_rows, to_blocks
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, width
+from peg_rag.readers.numbering import format_number, is_plain_heading, number_level
+from peg_rag.readers.tables import Grid, table_rows, to_blocks, with_inner_rows
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
@@ -28,7 +28,6 @@ _LEFT_OUT = {f"{_W}del", f"{_W}moveFrom", f"{_MC}Fallback", f"{_W}instrText", f"
 _LONGEST_HEADING = 60  # half-widths
 _FIRST_NUMBERED_LEVEL = 3  # of headings that no style marks: below those set in larger type
 _UNNUMBERED_LEVEL = 20
-_DIGITS = "〇一二三四五六七八九"
 _SENTENCE_END = tuple("。！？；;，,、….!?")
 
 
@@ -206,7 +205,7 @@ class _Reader:
         else:
             body = table_rows(grid, header_rows=header_rows or None, bold=bold, merged=merged)
             blocks = ((row.index, block) for row, block in zip(body, to_blocks(body), strict=True))
-        yield from _with_inner_rows(blocks, grid, inner_rows)
+        yield from with_inner_rows(blocks, grid, inner_rows)
         yield from map(Paragraph, notes)
 
     def _read_cell(self, element: Any) -> _Cell:
@@ -216,26 +215,6 @@ class _Reader:
         notes = [note for part in texts if isinstance(part, _Text) for note in part.notes]
         text = clean_cell("\n".join(part.text for part in texts))
         return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes)
-
-
-def _with_inner_rows(
-    blocks: Iterable[tuple[int, Block]], grid: Grid, inner_rows: dict[int, list[Row]]
-) -> Iterator[Block]:
-    """The blocks of a table's rows, each followed by the rows of the tables within its cells."""
-    waiting = sorted(number for number, rows in inner_rows.items() if rows)
-
-    def take_until(end: int) -> Iterator[Block]:
-        while waiting and waiting[0] < end:
-            number = waiting.pop(0)
-            label = flatten_cell(next(filter(None, grid[number]), "")) if len(grid[number]) > 1 else ""
-            for row in inner_rows[number]:
-                yield replace(row, captions=(label, *row.captions) if label else row.captions)
-
-    for number, block in blocks:
-        yield from take_until(number)
-        yield block
-        yield from take_until(number + 1)
-    yield from take_until(len(grid))
 
 
 def _read_notes(document: Any) -> dict[tuple[str, str | None], str]:
@@ -315,52 +294,6 @@ class _Numbers:
         if definition is None:
             return ""
         return format_number(counts.get(level, definition.start), definition.form)
-
-
-def format_number(number: int, form: str) -> str:
-    """A number in one of Word's formats, as far as Chinese documents use them; else in digits."""
-    if form.startswith(("chinese", "ideographDigital", "japaneseCounting", "taiwaneseCounting")):
-        return _chinese_numeral(number)
-    if form == "decimalEnclosedCircle" and 1 <= number <= 20:
-        return chr(0x2460 + number - 1)
-    if form == "upperLetter" or form == "lowerLetter":
-        letter = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
-        return letter if form == "upperLetter" else letter.lower()
-    if form == "upperRoman" or form == "lowerRoman":
-        return _roman_numeral(number) if form == "upperRoman" else _roman_numeral(number).lower()
-    return str(number)
-
-
-def _chinese_numeral(number: int) -> str:
-    if number <= 0 or number >= 1000:
-        return str(number)
-    hundreds, remainder = divmod(number, 100)
-    tens, ones = divmod(remainder, 10)
-    text = f"{_DIGITS[hundreds]}百" if hundreds else ""
-    if tens:
-        text += "十" if tens == 1 and not hundreds else f"{_DIGITS[tens]}十"
-    elif hundreds and ones:
-        text += "零"
-    return text + (_DIGITS[ones] if ones else "")
-
-
-def _roman_numeral(number: int) -> str:
-    text = ""
-    for value, letters in (
-        (100, "C"),
-        (90, "XC"),
-        (50, "L"),
-        (40, "XL"),
-        (10, "X"),
-        (9, "IX"),
-        (5, "V"),
-        (4, "IV"),
-        (1, "I"),
-    ):
-        while number >= value:
-            text += letters
-            number -= value
-    return text
 
 
 def _text_of(paragraph: Any) -> str:

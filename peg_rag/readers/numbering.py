@@ -1,4 +1,4 @@
-"""How Chinese documents number their parts, and which level each kind of number has."""
+"""How Chinese documents number their parts: the level of each kind of number, and numbers as programs show them."""
 
 import re
 
@@ -19,6 +19,7 @@ _LEVELS = (
 _SURE = range(4)  # a short line with such a number is a heading in any type
 _PART = 6  # numbers like 1.2, which are one where the line is short too
 _SENTENCE_END = tuple("。！？；;，,：:、….!?")
+_NUMERALS = "〇一二三四五六七八九"
 _LONGEST_HEADING = 60  # half-widths
 
 
@@ -33,3 +34,49 @@ def is_plain_heading(text: str) -> bool:
     if level is None or width(text) > _LONGEST_HEADING or text.endswith(_SENTENCE_END):
         return False
     return level in _SURE or level >= _PART
+
+
+def format_number(number: int, form: str) -> str:
+    """A number in one of Word's formats, as far as Chinese documents use them; else in digits."""
+    if form.startswith(("chinese", "ideographDigital", "japaneseCounting", "taiwaneseCounting")):
+        return _chinese_numeral(number)
+    if form == "decimalEnclosedCircle" and 1 <= number <= 20:
+        return chr(0x2460 + number - 1)
+    if form == "upperLetter" or form == "lowerLetter":
+        letter = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
+        return letter if form == "upperLetter" else letter.lower()
+    if form == "upperRoman" or form == "lowerRoman":
+        return _roman_numeral(number) if form == "upperRoman" else _roman_numeral(number).lower()
+    return str(number)
+
+
+def _chinese_numeral(number: int) -> str:
+    if number <= 0 or number >= 1000:
+        return str(number)
+    hundreds, remainder = divmod(number, 100)
+    tens, ones = divmod(remainder, 10)
+    text = f"{_NUMERALS[hundreds]}百" if hundreds else ""
+    if tens:
+        text += "十" if tens == 1 and not hundreds else f"{_NUMERALS[tens]}十"
+    elif hundreds and ones:
+        text += "零"
+    return text + (_NUMERALS[ones] if ones else "")
+
+
+def _roman_numeral(number: int) -> str:
+    text = ""
+    for value, letters in (
+        (100, "C"),
+        (90, "XC"),
+        (50, "L"),
+        (40, "XL"),
+        (10, "X"),
+        (9, "IX"),
+        (5, "V"),
+        (4, "IV"),
+        (1, "I"),
+    ):
+        while number >= value:
+            text += letters
+            number -= value
+    return text

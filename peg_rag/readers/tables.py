@@ -6,19 +6,22 @@ cells, that neighbours of one text are one cell.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from peg_rag.readers.blocks import Row
+from peg_rag.readers.blocks import Block, Row
 from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
-from peg_rag.readers.names import ends_in_name_word, is_name, is_name_row, is_value
+from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_name_row, is_note, is_value
 from peg_rag.readers.normalize import flatten_cell, join_lines
 
 Grid = list[list[str]]  # rectangular
 Marks = Sequence[Sequence[bool]]  # of a grid's cells
 
 _CONTENT = re.compile(r"[:：]\s*\S")
+_UNITS = ("单位", "金额单位", "币种")
+_TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
+_FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +66,13 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
     if not body:
         return [TableRow((("", caption),), (), i) for i, caption in enumerate(captions)]
     header_rows = header_rows - first if header_rows else None
-    said = [row for row in range(first) if _CONTENT.search(cells[row][0])]  # such as `单位：万元`: worth finding
-    notes = [TableRow((("", cells[row][0]),), tuple(captions[:1]), row) for row in said if cells[row][0] != captions[0]]
+    notes = list(_read_leading_notes(cells[:first], spans, captions))
     header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
     form = None if header_rows or header.pairs else find_form(body, spans[first:])
     if form is not None:
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
+    if merged and header.rows:
+        _fill_labels(cells, spans, first + header.rows)
     return [*notes, *_body_rows(cells, spans, header, first, captions)]
 
 
@@ -76,6 +80,31 @@ def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str |
     """Rows as blocks, numbered from 1 as in the grid."""
     for row in rows:
         yield Row(row.cells, row.index + 1, row.captions, page, sheet)
+
+
+def with_inner_rows(
+    blocks: Iterable[tuple[int, Block]], grid: Grid, inner_rows: Mapping[int, Sequence[Row]]
+) -> Iterator[Block]:
+    """The blocks of a table's rows, each followed by the rows of the tables within its cells.
+
+    Args:
+        blocks: with the row of the grid that each is of.
+        inner_rows: by the row of the grid; they stand under the first cell of that row.
+    """
+    waiting = sorted(number for number, rows in inner_rows.items() if rows)
+
+    def take_until(end: int) -> Iterator[Block]:
+        while waiting and waiting[0] < end:
+            number = waiting.pop(0)
+            label = flatten_cell(next(filter(None, grid[number]), "")) if len(grid[number]) > 1 else ""
+            for row in inner_rows[number]:
+                yield replace(row, captions=(label, *row.captions) if label else row.captions)
+
+    for number, block in blocks:
+        yield from take_until(number)
+        yield block
+        yield from take_until(number + 1)
+    yield from take_until(len(grid))
 
 
 def guess_merged(grid: Grid) -> list[list[bool]]:
@@ -94,8 +123,30 @@ def guess_header(
         return Header((), 0, pairs=True)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
+    if _has_open_header(grid):
+        return Header(_merged_names([_fill_names(grid[0], grid[1]), grid[1]]), 2)
     rows = _count_header_rows(grid, spans)
     return Header(_merged_names(grid[:rows]), rows)
+
+
+def _has_open_header(grid: Grid) -> bool:
+    """Whether names stand above several columns without being merged: the row below has names for the empty cells."""
+    if len(grid) < 3 or not grid[0][0] or all(grid[0]):
+        return False
+    names = list(zip(grid[0], grid[1], strict=True))
+    if not all(upper or lower for upper, lower in names) or not is_name_row(grid[1]):
+        return False
+    below = [text for text in grid[1] if text]
+    has_values = any(is_value(text) for text, name in zip(grid[2], grid[1], strict=True) if name)
+    return has_values and (len(set(below)) < len(below) or not grid[1][0])
+
+
+def _fill_names(names: Sequence[str], below: Sequence[str]) -> list[str]:
+    """The upper row of a header, each name over all columns up to the next one."""
+    filled: list[str] = []
+    for name, lower in zip(names, below, strict=True):
+        filled.append(name or (filled[-1] if filled and lower else ""))
+    return filled
 
 
 def _flatten_row(row: TableRow) -> TableRow:
@@ -112,6 +163,30 @@ def _count_header_rows(grid: Grid, spans: Marks) -> int:
     return rows
 
 
+def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
+    """Write the label of a group of rows, which stands in its first row alone, into the others.
+
+    Empty cells of the first column are taken for such a group where the labels are words and none is there twice, and
+    where the second column goes on.
+    """
+    rows = [number for number in range(first, len(cells)) if len(set(filter(None, cells[number]))) > 1]
+    labels = [cells[number][0] for number in rows if cells[number][0]]
+    groups = [number for number in rows if not cells[number][0]]
+    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(is_value, labels)):
+        return
+    names = [cells[number][1] for number in groups]
+    if rows[0] in groups or not all(names) or any(is_value(name) or _TOTAL.match(name) for name in names):
+        return
+    if any(_is_note_row(cells[number], spans[number]) for number in rows):
+        return
+    label = ""
+    for number in rows:
+        if cells[number][0]:
+            label = "" if _TOTAL.match(cells[number][0]) else cells[number][0]
+        else:
+            cells[number][0] = label
+
+
 def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> list[TableRow]:
     rows = []
     group: tuple[str, ...] = ()
@@ -120,6 +195,10 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
         if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
+            if is_note(row[0]):
+                rows.append(TableRow((("", row[0]),), tuple(captions), index))
+                group = ()
+                continue
             group = (row[0],)
             if index + 1 == len(cells) or _is_spanned(cells[index + 1], spans[index + 1]):
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
@@ -127,8 +206,9 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
             continue
         if header.pairs:
             pairs = _pair_cells(row, spans[index])
-        elif header.rows and is_signature(row, spans[index]):
-            pairs = list(read_pairs(row, spans[index]))
+        elif header.rows and _is_note_row(row, spans[index]):
+            pairs = list(_read_notes(row, spans[index]))
+            group = ()
         else:
             pairs = _name_cells(header.names, row, spans[index])
         rows.append(TableRow(tuple(pairs), (*captions, *group), index))
@@ -165,15 +245,50 @@ def _read_nameless_cells(row: Sequence[str], spans: Sequence[bool]) -> tuple[tup
 
 
 def _leading_captions(cells: Grid, spans: Marks) -> tuple[int, list[str]]:
-    """Rows over the whole width before the table proper: its title, its unit."""
-    captions = []
+    """Rows before the table proper: its title, its unit, who made it and when."""
+    captions: list[str] = []
     first = 0
-    while first < len(cells) and _count_texts(cells[first], spans[first]) <= 1 < len(cells[first]):
-        if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
+    while first < len(cells):
+        if _count_texts(cells[first], spans[first]) <= 1 < len(cells[first]):
+            if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
+                break
+            captions += [value for value in cells[first] if value][:1]
+        elif _is_note_row(cells[first], spans[first]) and _begins_table(cells, spans, first + 1):
+            captions += [value for value in cells[first] if value.startswith(_UNITS)]
+        else:
             break
-        captions += [value for value in cells[first] if value][:1]
         first += 1
     return first, captions
+
+
+def _read_leading_notes(cells: Grid, spans: Marks, captions: list[str]) -> Iterator[TableRow]:
+    """The rows above a table that say something by themselves, such as `单位：万元`."""
+    for number, row in enumerate(cells):
+        if _count_texts(row, spans[number]) > 1:
+            yield TableRow(_read_notes(row, spans[number]), tuple(captions[:1]), number)
+        elif _CONTENT.search(row[0]) and row[0] != captions[0]:
+            yield TableRow((("", row[0]),), tuple(captions[:1]), number)
+
+
+def _read_notes(row: Sequence[str], spans: Sequence[bool]) -> tuple[tuple[str, str], ...]:
+    return tuple(read_pairs(row, spans)) if is_signature(row, spans) else _read_nameless_cells(row, spans)
+
+
+def _is_note_row(row: Sequence[str], spans: Sequence[bool]) -> bool:
+    """Whether each cell that holds something is a name with its value, in one cell or in two."""
+    texts = [text for _, text in _read_nameless_cells(row, spans)]
+    return bool(texts) and (all(map(is_labelled, texts)) or is_signature(row, spans))
+
+
+def _begins_table(cells: Grid, spans: Marks, first: int) -> bool:
+    """Whether a row of names begins a table here, after other notes perhaps."""
+    number = first
+    while number < len(cells) and _is_note_row(cells[number], spans[number]):
+        number += 1
+    if number + 1 >= len(cells):
+        return False
+    texts = [text for _, text in _read_nameless_cells(cells[number], spans[number])]
+    return len(texts) >= _FEWEST_HEADER_CELLS and is_name_row(cells[number])
 
 
 def _has_body(cells: Grid) -> bool:
@@ -224,7 +339,7 @@ def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
         return any(is_value(text) for text in grid[0][1::2]) or len(grid) == 1
     values = [row[column] for row in grid for column in range(1, columns, 2)]
     kinds = [is_value(text) for text in values if text]
-    return bool(kinds) and (kinds[0] or len(grid) < 2)
+    return bool(kinds) and (kinds[0] or not is_name(grid[0][1]) or len(grid) < 2)
 
 
 def _names_of_pairs(grid: Grid, spans: Marks) -> Iterator[str]:
