@@ -904,3 +904,82 @@ def test_items_are_numbered_as_the_page_says(tmp_path: Path) -> None:
 def test_readings_above_characters_are_left_out(tmp_path: Path) -> None:
     page = write_page(tmp_path / "a.html", "<p>甲方应<ruby>缴<rp>(</rp><rt>jiǎo</rt><rp>)</rp></ruby>纳保证金。</p>")
     assert texts_of(page) == [("手册", "甲方应缴纳保证金。")]
+
+
+# -- Word as offices leave it -----------------------------------------------------------------------------------------
+
+
+def append_paragraph(document: "docx.document.Document", content: str) -> None:
+    body = document.element.body
+    body.insert(len(body) - 1, parse_xml(f"<w:p {nsdecls('w')}>{content}</w:p>"))
+
+
+def run_of(text: str, properties: str = "") -> str:
+    return f'<w:r><w:rPr>{properties}</w:rPr><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (run_of("保修期两年。") + run_of("内部底价80万元", "<w:vanish/>"), "保修期两年。"),
+        (run_of("保修期两年。", '<w:vanish w:val="0"/>'), "保修期两年。"),
+        (
+            '<w:r><w:sym w:font="Wingdings 2" w:char="F052"/></w:r>' + run_of("电汇 ")
+            + '<w:r><w:sym w:font="Wingdings" w:char="F0A8"/></w:r>' + run_of("支票"),
+            "☑电汇 ☐支票",
+        ),
+        (run_of("误差") + '<w:r><w:sym w:font="Symbol" w:char="F0B1"/></w:r>' + run_of("0.5"), "误差±0.5"),
+        (
+            '<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:checkBox><w:default w:val="0"/><w:checked/>'
+            '</w:checkBox></w:ffData></w:fldChar></w:r><w:r><w:fldChar w:fldCharType="end"/></w:r>' + run_of("含税"),
+            "☑含税",
+        ),
+        (
+            run_of("甲方应") + "<w:r><w:ruby><w:rt><w:r><w:t>jiǎo</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>缴</w:t>"
+            "</w:r></w:rubyBase></w:ruby></w:r>" + run_of("纳保证金。"),
+            "甲方应缴纳保证金。",
+        ),
+        (
+            run_of("乙方：") + "<w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr><w:sdtContent>"
+            + run_of("单击此处输入文字") + "</w:sdtContent></w:sdt>",
+            "乙方：",
+        ),
+    ],
+)  # fmt: skip
+def test_a_paragraph_reads_as_word_shows_it(content: str, text: str, tmp_path: Path) -> None:
+    document = docx.Document()
+    append_paragraph(document, content)
+    assert texts_of(save_docx(document, tmp_path / "a.docx")) == [("", text)]
+
+
+def test_a_paragraph_whose_end_was_deleted_goes_on(tmp_path: Path) -> None:
+    document = docx.Document()
+    deleted = '<w:pPr><w:rPr><w:del w:id="3" w:author="a"/></w:rPr></w:pPr>'
+    append_paragraph(document, deleted + run_of("违约金为合同总价的"))
+    append_paragraph(document, run_of("百分之五。"))
+    append_paragraph(document, deleted + run_of("以上条款自签字起生效。"))
+    [(_, text)] = texts_of(save_docx(document, tmp_path / "a.docx"))
+    assert text == "违约金为合同总价的百分之五。\n\n以上条款自签字起生效。"
+
+
+def test_a_notice_without_styles_has_its_title_and_both_levels_of_headings(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph().add_run("关于印发差旅费办法的通知").font.size = Pt(22)
+    for text in (
+        "一、适用范围",
+        "本办法适用于全体员工，包括：",
+        "（一）正式员工",
+        "（二）退休返聘人员",
+        "二、标准",
+        "（一）交通费",
+        "乘坐高铁二等座，凭票报销。",
+        "（二）住宿费",
+        "1. 一线城市每晚不超过600元。",
+    ):
+        document.add_paragraph(text)
+    title = "关于印发差旅费办法的通知"
+    assert texts_of(save_docx(document, tmp_path / "a.docx")) == [
+        (f"{title} > 一、适用范围", "本办法适用于全体员工，包括：\n\n（一）正式员工\n\n（二）退休返聘人员"),
+        (f"{title} > 二、标准 > （一）交通费", "乘坐高铁二等座，凭票报销。"),
+        (f"{title} > 二、标准 > （二）住宿费", "1. 一线城市每晚不超过600元。"),
+    ]

@@ -133,6 +133,40 @@ def test_plain_text_has_the_headings_that_its_numbers_make(tmp_path: Path) -> No
     ]
 
 
+def test_lines_that_a_program_broke_are_put_together(tmp_path: Path) -> None:
+    wrapped = [
+        "本公司员工应当遵守国家法律法规和公司的各项规章制度，服从工作",
+        "安排，按时完成工作任务，维护公司的名誉和利益，保守公司的商业",
+        "秘密，不得利用职务之便谋取私利。",
+        "1. 每年体检一次。",
+        "The members of the committee meet on the first Monday of the",
+        "month.",
+        "员工离职须提前三十日以书面形式通知公司，办理工作交接和财物归",
+        "还手续后方可离开。",
+    ]
+    [section] = read_sections(write(tmp_path, "a.txt", "\n".join(wrapped)))
+    joined = ["".join(wrapped[:3]), wrapped[3], " ".join(wrapped[4:6]), "".join(wrapped[6:])]
+    assert section.text == "\n".join(joined)
+
+
+def test_lines_that_an_author_broke_are_kept(tmp_path: Path) -> None:
+    lines = ["白日依山尽，", "黄河入海流。", "欲穷千里目，", "更上一层楼。"]
+    [section] = read_sections(write(tmp_path, "a.txt", "\n".join(lines)))
+    assert section.text == "\n".join(lines)
+
+
+@pytest.mark.parametrize("gap", ["\t", "    ", "\u3000\u3000"])
+def test_a_table_aligned_with_blanks_gives_rows(gap: str, tmp_path: Path) -> None:
+    rows = [("姓名", "部门", "电话"), ("张三", "研发", "8001"), ("李四", "销售", "8002")]
+    text = "通讯录如下：\n" + "\n".join(gap.join(row) for row in rows) + "\n有误请告知。"
+    assert [section.text for section in read_sections(write(tmp_path, "a.txt", text))] == [
+        "通讯录如下：",
+        "姓名: 张三 | 部门: 研发 | 电话: 8001",
+        "姓名: 李四 | 部门: 销售 | 电话: 8002",
+        "有误请告知。",
+    ]
+
+
 def test_markdown_loses_pictures_and_comments(tmp_path: Path) -> None:
     path = write(tmp_path, "a.md", "看![图](data:image/png;base64,AAAA)图<!-- 秘密\n-->。\n")
     assert [s.text for s in read_sections(path)] == ["看图。"]

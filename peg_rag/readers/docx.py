@@ -7,7 +7,7 @@ controls and automatic numbers (第一条, 1.1) are not among what it calls a pa
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -17,14 +17,16 @@ from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_cell, clean_line, width
-from peg_rag.readers.numbering import format_number, is_plain_heading, number_level
+from peg_rag.readers.numbering import format_number, has_own_text, is_plain_heading, number_level
+from peg_rag.readers.symbols import read_symbol
 from peg_rag.readers.tables import Grid, table_rows, to_blocks, with_inner_rows
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _HEADING_STYLE = re.compile(r"(?:heading|标题)\s*([1-9])$", re.IGNORECASE)
-_LEFT_OUT = {f"{_W}del", f"{_W}moveFrom", f"{_MC}Fallback", f"{_W}instrText", f"{_W}delText"}
+_LEFT_OUT = {f"{_W}del", f"{_W}moveFrom", f"{_MC}Fallback", f"{_W}instrText", f"{_W}delText", f"{_W}rt"}
+_USUAL_SIZE = 10.0  # points, where a document says none
 _LONGEST_HEADING = 60  # half-widths
 _FIRST_NUMBERED_LEVEL = 3  # of headings that no style marks: below those set in larger type
 _UNNUMBERED_LEVEL = 20
@@ -64,6 +66,9 @@ class _Reader:
         self._numbers = _Numbers(document)
         self._notes = _read_notes(document)
         self._styles = {style.style_id: style for style in document.styles if style.style_id}
+        self._default_style = next((style for style in self._styles.values() if _is_default(style.element)), None)
+        self._default_size = _read_default_size(document)
+        self._carried = ""  # the text of a paragraph whose end was deleted: it goes on in the next one
 
     def blocks(self) -> Iterator[Block]:
         parts = list(self._read_children(self._document.element.body))
@@ -72,13 +77,15 @@ class _Reader:
             if isinstance(part, _Text):
                 sizes[part.size] += len(part.text)
         body_size = sizes.most_common(1)[0][0] if sizes else None
-        for part in parts:
+        for number, part in enumerate(parts):
             if not isinstance(part, _Text):
                 yield part
                 continue
             level = part.level
             if level is None:
                 level = self._guess_level(part, body_size)
+            if level is None and has_own_text(part.text, *(_text_beside(parts, number + step) for step in (-1, 1))):
+                level = _FIRST_NUMBERED_LEVEL + (number_level(part.text) or 0)
             if level is None:
                 yield Paragraph(part.text)
             else:
@@ -92,16 +99,22 @@ class _Reader:
                 yield from self._read_paragraph(element)
             elif element.tag == f"{_W}tbl":
                 yield from self._read_table(element)
-            elif element.tag == f"{_W}sdt" and not _is_contents(element):
+            elif element.tag == f"{_W}sdt" and not _is_contents(element) and not _is_placeholder(element):
                 for content in element.iterfind(f"{_W}sdtContent"):
                     yield from self._read_children(content)
             elif element.tag in (f"{_W}ins", f"{_W}moveTo", f"{_W}customXml", f"{_W}smartTag"):
                 yield from self._read_children(element)
+        if self._carried:  # nothing follows that it could go on in
+            yield _Text(self._carried, None, False, None)
+            self._carried = ""
 
     def _read_paragraph(self, element: Any) -> Iterator[_Text | Block]:
-        text = clean(_text_of(element))
+        text = clean(self._carried + _text_of(element))
+        self._carried = ""
         style = self._style_of(element)
-        if text and not (style is not None and _is_contents_style(style)):
+        if element.find(f"{_W}pPr/{_W}rPr/{_W}del") is not None:
+            self._carried = text
+        elif text and not (style is not None and _is_contents_style(style)):
             number = self._numbers.next(element, style)
             size, bold = self._type_of(element, style)
             yield _Text(f"{number}{text}", self._level_of(element, style), bold, size, self._notes_of(element))
@@ -116,7 +129,9 @@ class _Reader:
 
     def _style_of(self, element: Any) -> Any:
         style_id = element.find(f"{_W}pPr/{_W}pStyle")
-        return None if style_id is None else self._styles.get(style_id.get(f"{_W}val"))
+        if style_id is None:
+            return self._default_style
+        return self._styles.get(style_id.get(f"{_W}val"), self._default_style)
 
     def _level_of(self, element: Any, style: Any) -> int | None:
         """A heading's level by its own outline level or its style's, or by the names that Word and WPS give."""
@@ -141,6 +156,7 @@ class _Reader:
     def _type_of(self, element: Any, style: Any) -> tuple[float | None, bool]:
         """The size most of the paragraph is set in, and whether all of it is bold."""
         size, bold = _style_type(style)
+        size = size or self._default_size
         sizes: Counter[float | None] = Counter()
         all_bold = True
         for run in element.iter(f"{_W}r"):
@@ -215,6 +231,10 @@ class _Reader:
         notes = [note for part in texts if isinstance(part, _Text) for note in part.notes]
         text = clean_cell("\n".join(part.text for part in texts))
         return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes)
+
+
+def _text_beside(parts: Sequence[_Text | Block], number: int) -> str:
+    return parts[number].text if 0 <= number < len(parts) else ""
 
 
 def _read_notes(document: Any) -> dict[tuple[str, str | None], str]:
@@ -312,9 +332,48 @@ def _text_of(paragraph: Any) -> str:
             parts.append("\n")
         elif element.tag == f"{_W}noBreakHyphen":
             parts.append("-")
+        elif element.tag == f"{_W}sym":
+            parts.append(read_symbol(element.get(f"{_W}font") or "", element.get(f"{_W}char") or ""))
+        elif element.tag == f"{_W}checkBox":
+            parts.append("☑" if _is_checked(element) else "☐")
+        elif _is_hidden(element):
+            continue
         elif element.tag not in _LEFT_OUT and element.tag not in (f"{_W}txbxContent", f"{_W}pPr"):
             stack.append(iter(element))
     return "".join(parts)
+
+
+def _is_hidden(element: Any) -> bool:
+    """Whether an element is text that Word does not show, or the words that ask to fill in a field."""
+    if element.tag == f"{_W}r":
+        vanish = element.find(f"{_W}rPr/{_W}vanish")
+        return vanish is not None and _is_on(vanish)
+    return bool(element.tag == f"{_W}sdt" and _is_placeholder(element))
+
+
+def _is_placeholder(element: Any) -> bool:
+    """Whether a content control shows the words that ask to fill it in."""
+    placeholder = element.find(f"{_W}sdtPr/{_W}showingPlcHdr")
+    return placeholder is not None and _is_on(placeholder)
+
+
+def _is_checked(element: Any) -> bool:
+    """Whether a box of a form field is ticked: as somebody left it, else as it was at first."""
+    for name in ("checked", "default"):
+        state = element.find(f"{_W}{name}")
+        if state is not None:
+            return _is_on(state)
+    return False
+
+
+def _is_default(element: Any) -> bool:
+    return element.get(f"{_W}type") == "paragraph" and element.get(f"{_W}default") in ("1", "true", "on")
+
+
+def _read_default_size(document: Any) -> float:
+    """The size of text that no style says anything of."""
+    sizes = document.styles.element.xpath("./w:docDefaults/w:rPrDefault/w:rPr/w:sz")
+    return (_half_points(sizes[0]) if sizes else None) or _USUAL_SIZE
 
 
 def _is_contents(element: Any) -> bool:

@@ -17,6 +17,7 @@ _LEVELS = (
     re.compile(r"\d{1,2}([.．]\d{1,2}){3,}"),
 )
 _SURE = range(4)  # a short line with such a number is a heading in any type
+_BRACKETED = 4  # numbers like （一）, which headings and items have alike
 _PART = 6  # numbers like 1.2, which are one where the line is short too
 _SENTENCE_END = tuple("。！？；;，,：:、….!?")
 _NUMERALS = "〇一二三四五六七八九"
@@ -34,6 +35,18 @@ def is_plain_heading(text: str) -> bool:
     if level is None or width(text) > _LONGEST_HEADING or text.endswith(_SENTENCE_END):
         return False
     return level in _SURE or level >= _PART
+
+
+def has_own_text(text: str, before: str, after: str) -> bool:
+    """Whether a line numbered （一） is a heading, which a text follows, rather than an item among others.
+
+    Args:
+        before, after: the paragraphs around it; empty at the document's ends.
+    """
+    if number_level(text) != _BRACKETED or width(text) > _LONGEST_HEADING or text.endswith(_SENTENCE_END):
+        return False
+    following = number_level(after)
+    return bool(after) and number_level(before) != _BRACKETED and (following is None or following > _BRACKETED)
 
 
 def format_number(number: int, form: str) -> str:

@@ -36,7 +36,7 @@ from peg_rag.readers.layout import (
     split_sheet,
 )
 from peg_rag.readers.normalize import is_wide, width
-from peg_rag.readers.numbering import is_plain_heading, number_level
+from peg_rag.readers.numbering import has_own_text, is_plain_heading, number_level
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.vertical import is_vertical, split_vertical, turn_columns, turn_piece
 from peg_rag.readers.watermarks import Style, remove_watermarks
@@ -467,9 +467,11 @@ class _Document:
             return True
         if line.bold and not self._bold_body and line.size >= 0.95 * self._body:
             return not text.endswith((":", "："))
-        if not is_plain_heading(text) or line.size < 0.95 * self._body or _is_full(line, None):
+        if line.size < 0.95 * self._body or _is_full(line, None):
             return False
-        return not self._is_list_item(parts, number)
+        if has_own_text(text, _text_beside(parts, number - 1), _text_beside(parts, number + 1)):
+            return True
+        return is_plain_heading(text) and not self._is_list_item(parts, number)
 
     def _is_list_item(self, parts: Sequence[Item], number: int) -> bool:
         """Whether a numbered line in the body's type has a neighbour of its kind: then it is one of a list."""
@@ -648,6 +650,13 @@ def _is_beside(parts: Sequence[Item], number: int) -> bool:
         and abs(piece.middle - line.middle) < 0.4 * line.size
         for piece in around
     )
+
+
+def _text_beside(parts: Sequence[Item], number: int) -> str:
+    if not 0 <= number < len(parts):
+        return ""
+    part = parts[number]
+    return part.text if isinstance(part, Line) else " ".join(part.grid[0])
 
 
 def _join_lines(lines: Sequence[Line]) -> tuple[str, tuple[Place, ...]]:
