@@ -18,7 +18,12 @@ from docx.oxml.ns import nsdecls
 from docx.shared import Pt
 from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE
+from pptx.opc.package import Part as PptPart
+from pptx.opc.packuri import PackURI as PptPackURI
+from pptx.oxml import parse_xml as pptx_parse_xml
+from pptx.oxml.ns import nsdecls as pptx_nsdecls
 from pptx.util import Inches
+from pptx.util import Pt as PptPt
 
 from peg_rag.errors import DataError
 from peg_rag.readers import PartlyRead, Section, html, read_sections, xlsx
@@ -983,3 +988,128 @@ def test_a_notice_without_styles_has_its_title_and_both_levels_of_headings(tmp_p
         (f"{title} > 二、标准 > （一）交通费", "乘坐高铁二等座，凭票报销。"),
         (f"{title} > 二、标准 > （二）住宿费", "1. 一线城市每晚不超过600元。"),
     ]
+
+
+# -- slides -----------------------------------------------------------------------------------------------------------
+
+
+def add_box(slide: Any, x: float, y: float, text: str, width: float = 4, size: int | None = None) -> None:
+    box = slide.shapes.add_textbox(Inches(x), Inches(y), Inches(width), Inches(0.5))
+    box.text_frame.text = text
+    if size:
+        box.text_frame.paragraphs[0].runs[0].font.size = PptPt(size)
+
+
+def read_slide(path: Path, *boxes: tuple[Any, ...]) -> Section:
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+    for box in boxes:
+        add_box(slide, *box)
+    presentation.save(str(path))
+    [section] = read_sections(path)
+    return section
+
+
+def test_columns_of_boxes_on_a_slide_are_read_one_after_the_other(tmp_path: Path) -> None:
+    section = read_slide(
+        tmp_path / "a.pptx",
+        (0.5, 6.5, "结论：外包", 9),
+        (5.2, 1.6, "方案二：外包"),
+        (0.5, 1.6, "方案一：自建"),
+        (0.5, 2.2, "初期投入200万元"),
+        (5.2, 2.5, "每年费用80万元"),
+        (0.5, 3.2, "维护人员3名"),
+        (5.2, 3.6, "合同期三年"),
+        (0.5, 0.3, "方案对比", 9, 32),
+    )
+    assert section.title == "方案对比"
+    assert section.text.split("\n\n") == [
+        "方案一：自建",
+        "初期投入200万元",
+        "维护人员3名",
+        "方案二：外包",
+        "每年费用80万元",
+        "合同期三年",
+        "结论：外包",
+    ]
+
+
+def test_labels_beside_texts_on_a_slide_are_read_row_by_row(tmp_path: Path) -> None:
+    rows = [("负责人", "王芳"), ("预算", "80万元"), ("状态", "进行中")]
+    boxes: list[tuple[Any, ...]] = []
+    for number, (label, text) in enumerate(rows):
+        boxes += [(0.5, 1.6 + 0.8 * number, label, 2), (3.2, 1.6 + 0.8 * number, text, 6)]
+    section = read_slide(tmp_path / "a.pptx", *boxes)
+    assert section.text == "\n\n".join(text for row in rows for text in row)
+
+
+def test_a_slides_automatic_numbers_are_part_of_the_text(tmp_path: Path) -> None:
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+    frame = slide.shapes.add_textbox(0, 0, Inches(5), Inches(3)).text_frame
+    frame.text = "填单"
+    for text in ("附发票", "审批", "备查", "付款"):
+        frame.add_paragraph().text = text
+    schemes = [("arabicPeriod", 0), ("alphaLcParenR", 1), ("arabicPeriod", 0), ("", 0), ("ea1ChsPeriod", 0)]
+    for paragraph, (scheme, level) in zip(frame.paragraphs, schemes, strict=True):
+        paragraph.level = level
+        if scheme:
+            paragraph._p.get_or_add_pPr().append(pptx_parse_xml(f'<a:buAutoNum {pptx_nsdecls("a")} type="{scheme}"/>'))
+    presentation.save(str(tmp_path / "a.pptx"))
+    [section] = read_sections(tmp_path / "a.pptx")
+    assert section.text == "1. 填单\na) 附发票\n2. 审批\n备查\n一. 付款"
+
+
+POINTS = (
+    '<dgm:dataModel xmlns:dgm="http://schemas.openxmlformats.org/drawingml/2006/diagram" '
+    'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"><dgm:ptLst><dgm:pt modelId="0" type="doc"/>'
+    "{points}</dgm:ptLst><dgm:cxnLst>{links}</dgm:cxnLst></dgm:dataModel>"
+)
+POINT = '<dgm:pt modelId="{0}"><dgm:t><a:p><a:r><a:t>{1}</a:t></a:r></a:p></dgm:t></dgm:pt>'
+LINK = '<dgm:cxn modelId="9{1}" srcId="{0}" destId="{1}" srcOrd="{2}" destOrd="0"/>'
+DIAGRAM = "http://schemas.openxmlformats.org/drawingml/2006/diagram"
+DIAGRAM_DATA = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/diagramData"
+
+
+def diagram_points() -> bytes:
+    points = [(1, "审批"), (2, "提交"), (3, "经理三天内审批"), (4, "员工填单")]
+    links = [(0, 1, 1), (0, 2, 0), (1, 3, 0), (2, 4, 0)]
+    content = POINTS.format(
+        points="".join(POINT.format(*point) for point in points), links="".join(LINK.format(*link) for link in links)
+    )
+    return content.encode()
+
+
+def diagram_frame(key: str) -> str:
+    return (
+        f'<a:graphic xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"><a:graphicData uri="{DIAGRAM}">'
+        f'<dgm:relIds xmlns:dgm="{DIAGRAM}" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
+        f' r:dm="{key}"/></a:graphicData></a:graphic>'
+    )
+
+
+def test_the_texts_of_a_slides_diagram_are_read_in_its_order(tmp_path: Path) -> None:
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[5])
+    slide.shapes.title.text = "报销流程"
+    name = PptPackURI("/ppt/diagrams/data1.xml")
+    part = PptPart(name, "application/xml", presentation.part.package, diagram_points())
+    frame = (
+        f'<p:graphicFrame {pptx_nsdecls("p", "a")}><p:nvGraphicFramePr><p:cNvPr id="9" name="图示"/>'
+        "<p:cNvGraphicFramePr/><p:nvPr/></p:nvGraphicFramePr>"
+        "<p:xfrm><a:off x='0' y='0'/><a:ext cx='9' cy='9'/></p:xfrm>"
+        f"{diagram_frame(slide.part.relate_to(part, DIAGRAM_DATA))}</p:graphicFrame>"
+    )
+    slide.shapes._spTree.append(pptx_parse_xml(frame))
+    presentation.save(str(tmp_path / "a.pptx"))
+    assert texts_of(tmp_path / "a.pptx") == [("报销流程", "提交\n员工填单\n\n审批\n经理三天内审批")]
+
+
+def test_the_texts_of_a_diagram_in_word_are_read(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph("流程如下。")
+    part = Part(PackURI("/word/diagrams/data1.xml"), "application/xml", diagram_points(), document.part.package)
+    frame = diagram_frame(document.part.relate_to(part, DIAGRAM_DATA))
+    append_paragraph(document, f"<w:r><w:drawing>{frame}</w:drawing></w:r>")
+    [(_, text)] = texts_of(save_docx(document, tmp_path / "a.docx"))
+    assert text == "流程如下。\n\n提交\n员工填单\n\n审批\n经理三天内审批"

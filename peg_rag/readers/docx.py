@@ -15,6 +15,7 @@ from typing import Any
 
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.diagrams import read_diagrams
 from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_cell, clean_line, width
 from peg_rag.readers.numbering import format_number, has_own_text, is_plain_heading, number_level
@@ -118,6 +119,7 @@ class _Reader:
             number = self._numbers.next(element, style)
             size, bold = self._type_of(element, style)
             yield _Text(f"{number}{text}", self._level_of(element, style), bold, size, self._notes_of(element))
+        yield from map(Paragraph, read_diagrams(element, self._document.part))
         for box in element.iter(f"{_W}txbxContent"):
             if not any(parent.tag == f"{_MC}Fallback" for parent in box.iterancestors()):
                 yield from self._read_children(box)
