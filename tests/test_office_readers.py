@@ -4,6 +4,7 @@ import datetime
 import io
 import zipfile
 from email.message import EmailMessage
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -462,6 +463,44 @@ def test_a_book_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
         ("text", "菜谱 > 红烧肉", "红烧肉的做法。"),
         ("text", "菜谱 > 鲈鱼", "鲈鱼的做法。"),
     ]
+
+
+def write_book(path: Path, manifest: str, spine: str, **files: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("META-INF/container.xml", '<container><rootfile full-path="content.opf"/></container>')
+        package = f"<package><metadata><title>茶经</title></metadata><manifest>{manifest}</manifest>{spine}</package>"
+        archive.writestr("content.opf", package)
+        for name, text in files.items():
+            archive.writestr(f"{name}.xhtml", text)
+    return path
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_chapters_without_headings_have_their_titles_from_the_contents(is_old: bool, tmp_path: Path) -> None:
+    chapters = (("a", "第一章 源"), ("b", "第二章 具"))
+    manifest = "".join(f'<item id="{name}" href="{name}.xhtml"/>' for name in "abc")
+    if is_old:
+        manifest += '<item id="n" href="n.xhtml" media-type="application/x-dtbncx+xml"/>'
+        points = "".join(
+            f'<navPoint><navLabel><text>{title}</text></navLabel><content src="{name}.xhtml#x"/></navPoint>'
+            for name, title in chapters
+        )
+        contents = f"<ncx><navMap>{points}</navMap></ncx>"
+    else:
+        manifest += '<item id="n" href="n.xhtml" properties="nav"/>'
+        links = "".join(f'<li><a href="{name}.xhtml">{title}</a></li>' for name, title in chapters)
+        contents = f"<html><body><nav><ol>{links}</ol></nav></body></html>"
+    links = "".join(f'<p><a href="{name}.xhtml">{title}</a></p>' for name, title in chapters)
+    path = write_book(
+        tmp_path / "a.epub",
+        manifest,
+        '<spine><itemref idref="c"/><itemref idref="a"/><itemref idref="b"/></spine>',
+        a='<html><body><p class="title">第一章 源</p><p>茶者，南方之嘉木也。</p></body></html>',
+        b="<html><body><p>籝，一曰篮。</p></body></html>",
+        c=f"<html><body><h2>目录</h2>{links}</body></html>",
+        n=contents,
+    )
+    assert texts_of(path) == [("茶经 > 第一章 源", "茶者，南方之嘉木也。"), ("茶经 > 第二章 具", "籝，一曰篮。")]
 
 
 PAGE = """<html><head><title>须知 - 市一医院</title></head><body>
@@ -1113,3 +1152,41 @@ def test_the_texts_of_a_diagram_in_word_are_read(tmp_path: Path) -> None:
     append_paragraph(document, f"<w:r><w:drawing>{frame}</w:drawing></w:r>")
     [(_, text)] = texts_of(save_docx(document, tmp_path / "a.docx"))
     assert text == "流程如下。\n\n提交\n员工填单\n\n审批\n经理三天内审批"
+
+
+# -- quoted mail ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("------------------ 原始邮件 ------------------", "原始邮件"),
+        ("-----Original Message-----", "Original Message"),
+        ("> 在 2025年3月2日，李四 写道：", "在 2025年3月2日，李四 写道："),
+        ("李四 于2025年3月2日 16:05写道：", "李四 于2025年3月2日 16:05写道："),
+        (
+            "On Mon, Mar 3, 2025 at 9:00 AM Li Si <l@a.cn> wrote:",
+            "On Mon, Mar 3, 2025 at 9:00 AM Li Si <l@a.cn> wrote:",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_html", [False, True])
+def test_what_a_message_quotes_stands_apart_from_its_answer(
+    line: str, title: str, as_html: bool, tmp_path: Path
+) -> None:
+    paragraphs = ["验收时间改为3月10日。", line, "> 验收时间是3月5日吗？"]
+    message = make_message("关于验收", "\n\n".join(paragraphs))
+    if as_html:
+        body = "".join(f"<p>{escape(text.removeprefix('> '))}</p>" for text in paragraphs)
+        message.set_content(f"<html><body>{body}</body></html>", subtype="html")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    assert texts_of(tmp_path / "a.eml")[1:] == [
+        ("关于验收", "验收时间改为3月10日。"),
+        (f"关于验收 > {title}", "验收时间是3月5日吗？"),
+    ]
+
+
+def test_a_message_that_quotes_thousands_is_read(tmp_path: Path) -> None:
+    message = make_message("关于验收", "好的。\n" + "-----原始邮件-----\n> 收到。\n" * 3000)
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    assert len(texts_of(tmp_path / "a.eml")) == 3002

@@ -222,6 +222,19 @@ def test_a_csv_may_have_lines_above_its_header(above: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("above", "below", "record"),
+    [
+        ("单位：万元,,制表日期：2025-04-02,\n", "区域,一月,,二月\n上海,1,,2\n", "区域: 上海 | 一月: 1 | 二月: 2"),
+        ("# 温度记录\n# 单位：摄氏度\n", "时间,温度\n08:00,21.5\n", "时间: 08:00 | 温度: 21.5"),
+    ],
+)
+def test_notes_and_comments_above_a_csvs_header_are_none(above: str, below: str, record: str, tmp_path: Path) -> None:
+    *notes, last = read_sections(write(tmp_path, "a.csv", above + below))
+    assert "单位：" in notes[0].text
+    assert last.text == record
+
+
+@pytest.mark.parametrize(
     "text", ["a,b\n1,2\n", "名称,,\n甲,1,2\n", "text,,,\n甲,1,2,3\n乙,4,5,6\n", "a,b,c\n1,,\n2,,\n", ""]
 )
 def test_a_csvs_first_line_is_its_header_where_nothing_else_can_be(text: str, tmp_path: Path) -> None:

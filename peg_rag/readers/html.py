@@ -46,6 +46,8 @@ _BOX_NAMES = re.compile(r"(^|[-_ ])sidebar([-_ ]|$)", re.IGNORECASE)  # DocBook 
 _HAS_PARAGRAPH = "peg-paragraph"  # an attribute set during the walk
 _SHORTEST_PARAGRAPH = 20  # characters
 _MOST_LINKED = 0.5  # of a block's text, above which it is navigation
+_CONTENTS_LINKED = 0.7  # the same for a table of contents
+_FEWEST_LINKS = 2  # in one
 _FEWEST_KEPT = 0.2  # of the text, below which the extractor's choice is not believed
 _ITEM_NUMBER = re.compile(r"^(\d+|[A-Za-z]{1,5})\. ")  # was put before an item of a numbered list here
 _BARE_NUMBER = re.compile(r"\s*(\d+|[A-Za-z]{1,5})\.\s*")
@@ -78,6 +80,16 @@ def fragment_blocks(text: str, name: str) -> list[Block]:
     """All of a page or a piece of one, such as the body of an e-mail or a chapter of a book."""
     tree = _parse_html(text, name)
     return [] if tree is None else [*html_blocks(tree, boilerplate=True)]
+
+
+def is_contents_page(text: str, name: str) -> bool:
+    """Whether a page is a table of contents: nearly all its text is in links."""
+    tree = _parse_html(text, name)
+    if tree is None:
+        return False
+    body = "".join("".join(tree.xpath("//body//text()")).split())
+    links = ["".join("".join(link.itertext()).split()) for link in tree.xpath("//body//a[@href]")]
+    return sum(map(bool, links)) >= _FEWEST_LINKS and sum(map(len, links)) > _CONTENTS_LINKED * len(body)
 
 
 def html_blocks(tree: Any, *, boilerplate: bool) -> Iterator[Block]:
