@@ -667,3 +667,66 @@ def test_two_pages_on_a_sheet_are_read_one_after_the_other(has_table: bool, tmp_
     )
     rows = [section.text for section in sections[1:]]
     assert rows == (["设备: 空调 | 电话: 8001", "设备: 水泵 | 电话: 8002"] if has_table else [])
+
+
+# -- columns with tables, paragraphs with numbers ---------------------------------------------------------------------
+
+
+def test_a_table_in_a_column_does_not_break_the_columns(tmp_path: Path) -> None:
+    left = [f"左栏第{number}行的文字写满一整行没有空余" for number in "一二三四五六七"]
+    right = [f"右栏第{number}行的文字写满一整行没有空余" for number in "一二三四五六七"]
+
+    def draw(canvas: Canvas) -> None:
+        draw_table(canvas, 60, 80, [["班次", "上班"], ["早班", "6:30"]] + [["晚班", "14:30"]] * 8, widths=85)
+        write(canvas, 60, 330, *left)
+        write(canvas, 320, 80, *right)
+        draw_table(canvas, 320, 260, [["假别", "天数"], ["婚假", "10天"]] + [["丧假", "5天"]] * 8, widths=85)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    kinds = [section.kind for section in sections]
+    assert kinds == ["row"] * 9 + ["text"] + ["row"] * 9
+    assert sections[9].text.replace("\n", "") == "".join(left + right)
+
+
+def test_a_few_lines_in_two_columns_are_no_table(tmp_path: Path) -> None:
+    left = [
+        "记录后上一班方可离岗。接班人没有到的，",
+        "上一班不得离岗，由班长在三十分钟内安排",
+        "人员顶班，顶班时间按加班计算。",
+    ]
+    right = ["假期的天数、工资、凭证和申请时间如下，", "除注明的以外，假期按工作日计算，休假前", "须提出申请。"]
+
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 60, 80, *left)
+        write(canvas, 320, 80, *right)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.text.replace("\n", "") == "".join(left + right)
+
+
+def test_a_numbered_paragraph_begins_after_a_sentence_and_a_figure_does_not(tmp_path: Path) -> None:
+    lines = [
+        "3.3 因台风、暴雨橙色以上预警不能按时到岗的，不作迟到处理，也不扣当日的工资。",
+        "3.4 忘记打卡的，应当在两个工作日内补登，由直接上级确认，补登的人数每月合计为",
+        "3.5 人，超过的部分参照执行第三章、第四章、第五章和第六章，以及公司另行发布的、",
+        "第七章的规定，由人力资源部负责解释，医保目录内自付的部分报销七成，全年最高共",
+        "6,500元。",
+    ]
+
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 80, *lines, size=11)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.text == f"{lines[0]}\n\n{''.join(lines[1:])}"
+
+
+def test_a_number_that_a_narrow_cell_breaks_is_whole(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        rows = [["服务", "时间"], ["电话支持", "每天8:00至23:0\n0"], ["产量", "100\n200"]]
+        draw_table(canvas, 72, 80, rows, ("FONTSIZE", (0, 0), (-1, -1), 7), ("LEADING", (0, 0), (-1, -1), 8))
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert [section.text for section in sections] == [
+        "服务: 电话支持 | 时间: 每天8:00至23:00",
+        "服务: 产量 | 时间: 100 200",
+    ]

@@ -32,6 +32,8 @@ _COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is 
 _LONG_LINES = 0.3  # of a column's lines that are long ones
 _MOST_LINES_LONG = 0.6  # the same where there are more than two columns
 _MARKER = re.compile(r"([(（]?[\dA-Za-z一二三四五六七八九十]{1,3}[.、．)）]|[\d.]{1,8}|[•●○◦▪■◆➢✓·–—-])$")
+_CLAUSE = re.compile(r"[，。；、]")
+_PROSE_WIDTH = 14  # type sizes
 _FIGURE = re.compile(r"\d")
 _LEADERS = re.compile(r"(?:[.．·…‥]\s?){4,}\s*[\divxIVX]{1,5}\s*$")  # an entry of a table of contents
 
@@ -402,7 +404,7 @@ def _find_gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
         shorter = min(len(left_lines), len(right_lines))
         if shorter < _FEWEST_COLUMN_LINES or crossing > shorter:
             continue
-        if not _stand_side_by_side(left_lines, right_lines):
+        if not _stand_side_by_side([i for i in items if i.x1 <= x], [i for i in items if i.x0 >= x]):
             continue
         left_end = max(line.x1 for line in left_lines)
         if not (_fills_column(left_lines, left_edge, left_end) or _fill_columns(left_lines, left_edge, left_end)):
@@ -442,10 +444,10 @@ def _fill_columns(lines: Sequence[Line], left_edge: float, right_edge: float) ->
     )
 
 
-def _stand_side_by_side(left_lines: Sequence[Line], right_lines: Sequence[Line]) -> bool:
-    top = max(min(line.top for line in left_lines), min(line.top for line in right_lines))
-    bottom = min(max(line.bottom for line in left_lines), max(line.bottom for line in right_lines))
-    heights = [max(line.bottom for line in side) - min(line.top for line in side) for side in (left_lines, right_lines)]
+def _stand_side_by_side(left: Sequence[Item], right: Sequence[Item]) -> bool:
+    top = max(min(item.top for item in left), min(item.top for item in right))
+    bottom = min(max(item.bottom for item in left), max(item.bottom for item in right))
+    heights = [max(item.bottom for item in side) - min(item.top for item in side) for side in (left, right)]
     return bottom - top >= 0.4 * min(heights)
 
 
@@ -546,6 +548,13 @@ def _aligned_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]
     return columns
 
 
+def _are_prose(run: Sequence[Sequence[Line]]) -> bool:
+    """Whether two columns of a few lines are text: long lines, most with a comma or a full stop."""
+    lines = [piece for row in run for piece in row]
+    clauses = sum(_CLAUSE.search(line.text) is not None for line in lines)
+    return 2 * clauses > len(lines) and median(line.x1 - line.x0 for line in lines) > _PROSE_WIDTH * lines[0].size
+
+
 def _find_second_table(run: Sequence[Sequence[Line]]) -> int:
     """The line that another table begins with: names alone, set apart from the line above; 0 if there is none."""
     pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
@@ -585,6 +594,10 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
     columns = _find_columns(run) if _has_table_lines(run) else None
     if columns is None:
         yield from (piece for row in run for piece in row)
+        return
+    if len(columns) == 2 and _are_prose(run):
+        for column in range(2):
+            yield from (piece for row in run for piece in row if _column_of(piece, columns) == column)
         return
     grid: Grid = []
     bold: list[list[bool]] = []

@@ -87,13 +87,20 @@ def flatten_cell(text: str) -> str:
 def join_lines(lines: list[str]) -> str:
     """Lines of one sentence as one: Chinese ones meet without a space, hyphenated words are put together."""
     text = ""
+    last = ""
     for line in (" ".join(line.split()) for line in lines):
         if text and line and _is_hyphenated(text, line):
             text = text[:-1]
-        elif text and line:
+        elif text and line and not _is_broken_number(last, line):
             text += _space_between(text[-1], line[0])
         text += line
+        last = line
     return text
+
+
+def _is_broken_number(before: str, after: str) -> bool:
+    """Whether a number goes on in the next line, as in a narrow cell of Chinese text, which is broken anywhere."""
+    return before[-1:].isdigit() and after[0].isdigit() and any(map(is_wide, before))
 
 
 def _is_hyphenated(before: str, after: str) -> bool:

@@ -51,11 +51,13 @@ _PAGE_NUMBER = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE_END = tuple("。！？；：!?;:…")
+_COMMAS = ("、", "，")
 _HEADING_END = tuple("。！？；，、,;!?")
 _LIST_MARK = re.compile(
     r"([•●○◦▪■◆➢✓·–]|[-*]\s|[(（]?\d{1,2}[)）.、．](?!\d)|[①-⑳]|[(（][一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十]{1,3}、|"
     r"第[一二三四五六七八九十百零〇\d]{1,6}[条章节款])"
 )
+_PART_NUMBER = re.compile(r"\d{1,2}([.．]\d{1,2}){1,3}\s")  # of a paragraph, or a figure within a sentence
 _HYPHEN = re.compile(r"[a-z]-$")
 _ADDRESS = re.compile(r"(@|://|www\.)[^\s@]*$")  # an address that is cut by the line's end goes on without a space
 _CAPTION = re.compile(r"(表|附表|table|续表)\s*[\d一二三四五六七八九十]*", re.IGNORECASE)
@@ -523,7 +525,9 @@ class _Document:
     def _continues_sentence(self, paragraph: Sequence[Line], line: Line) -> bool:
         """Whether a line goes on in the sentence of the paragraph's last line."""
         last = paragraph[-1]
-        if abs(line.size - last.size) > 0.15 * last.size or _LIST_MARK.match(line.text):
+        if abs(line.size - last.size) > 0.15 * last.size or _begins_item(last, line):
+            return False
+        if last.text.endswith(_SENTENCE_END) and _PART_NUMBER.match(line.text):
             return False
         if not _is_full(last, line):
             return False
@@ -634,9 +638,15 @@ def _is_full(line: Line, following: Line | None) -> bool:
     if _HYPHEN.search(line.text):
         return True
     first = following.text if following else "字"
-    word = re.match(r"[\w@./:-]+", first, re.ASCII)
+    word = re.match(r"[\w@.,/:%-]+", first, re.ASCII)
     space = 1.0 if word is None or is_wide(first[0]) else 0.5 * len(word[0])
     return line.x1 + (space + 1.0) * line.size > line.right_edge
+
+
+def _begins_item(last: Line, line: Line) -> bool:
+    """Whether a line begins an item, rather than goes on with a part that is referred to, as in `第三章、第六章`."""
+    is_reference = line.text.startswith("第") and last.text.endswith(_COMMAS)
+    return _LIST_MARK.match(line.text) is not None and not is_reference
 
 
 def _is_beside(parts: Sequence[Item], number: int) -> bool:
