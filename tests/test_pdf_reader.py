@@ -730,3 +730,32 @@ def test_a_number_that_a_narrow_cell_breaks_is_whole(tmp_path: Path) -> None:
         "服务: 电话支持 | 时间: 每天8:00至23:00",
         "服务: 产量 | 时间: 100 200",
     ]
+
+
+def test_a_three_line_table_has_both_lines_of_its_header(tmp_path: Path) -> None:
+    columns = (72, 190, 270, 350, 440)
+
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 70, "表2 各厂产量与能耗")
+        for top in (90, 134, 214):
+            canvas.line(72, HEIGHT - top, 500, HEIGHT - top)
+        canvas.line(180, HEIGHT - 112, 330, HEIGHT - 112)
+        canvas.line(340, HEIGHT - 112, 500, HEIGHT - 112)
+        write(canvas, 72, 104, "工厂")
+        write(canvas, 225, 95, "产量")
+        write(canvas, 395, 95, "能耗")
+        rows = [("", "2023年", "2024年", "2023年", "2024年"), ("苏州", "1,200", "1,350", "880", "915")]
+        rows += [("成都", "800", "940", "610", "662"), ("合计", "2,000", "2,290", "1,490", "1,577")]
+        for number, row in enumerate(rows):
+            for x, text in zip(columns, row, strict=True):
+                write(canvas, x, 117 + number * 25, text)
+        write(canvas, 72, 220, "注：能耗以千度计。", size=8)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert sections[1].title == "表2 各厂产量与能耗"
+    assert [section.text for section in sections[1:4]] == [
+        "工厂: 苏州 | 产量 2023年: 1,200 | 产量 2024年: 1,350 | 能耗 2023年: 880 | 能耗 2024年: 915",
+        "工厂: 成都 | 产量 2023年: 800 | 产量 2024年: 940 | 能耗 2023年: 610 | 能耗 2024年: 662",
+        "工厂: 合计 | 产量 2023年: 2,000 | 产量 2024年: 2,290 | 能耗 2023年: 1,490 | 能耗 2024年: 1,577",
+    ]
+    assert sections[4].text == "注：能耗以千度计。"

@@ -106,6 +106,7 @@ class Table:
 
 
 Item = Line | Table
+Rule = tuple[float, float, float]  # a horizontal line: its height, its left and its right end
 
 
 def rounded_box(x0: float, top: float, x1: float, bottom: float) -> Box:
@@ -215,6 +216,62 @@ def read_banded_table(glyphs: Sequence[Glyph], rules: Sequence[float], page: int
         rules[-1],
         [rounded_box(left, top, right, bottom) for top, bottom in pairwise(rules)],
     )
+
+
+def read_three_line_table(
+    glyphs: Sequence[Glyph], rules: Sequence[float], braces: Sequence[Rule], page: int
+) -> Table | None:
+    """A table with a rule above, one below and one under its header (三线表), whose header has several lines.
+
+    None where the header is one line: then the lines tell the table as they do without rules.
+
+    Args:
+        glyphs: between the first rule and the last one.
+        rules: the heights of the three.
+        braces: short rules within the header, under a name over several columns.
+    """
+    names = _piece_rows(glyphs, rules[0], rules[1], page)
+    body = _piece_rows(glyphs, rules[1], rules[2], page)
+    columns = _find_columns(body) if body else None
+    if columns is None or len(columns) < 3 or sum(len(row) > 1 for row in names) < 2:
+        return None
+    header = [_spread_names(row, columns, braces) for row in names]
+    for column in range(len(columns)):
+        texts = [row[column] for row in header if row[column]]
+        if len(texts) == 1:  # the name of a single column, which may stand between the lines of the others
+            for row in header:
+                row[column] = texts[0]
+    header = [row for row, pieces in zip(header, names, strict=True) if len(pieces) > 1]
+    grid, _, boxes = _read_rows(body, columns)
+    left = min(columns[0][0], *(piece.x0 for row in names for piece in row))
+    right = max(columns[-1][1], *(piece.x1 for row in names for piece in row))
+    top = rounded_box(left, rules[0], right, rules[1])
+    return Table(
+        [*header, *grid],
+        [*([True] * len(columns) for _ in header), *([False] * len(columns) for _ in grid)],
+        page,
+        left,
+        rules[0],
+        right,
+        rules[2],
+        [*(top for _ in header), *boxes],
+    )
+
+
+def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], braces: Sequence[Rule]) -> list[str]:
+    """The names in a line of a header, each in all columns that it stands above."""
+    names = [""] * len(columns)
+    for piece in row:
+        spans = [
+            (x0, x1)
+            for height, x0, x1 in braces
+            if 0 <= height - piece.bottom < 1.5 * piece.size and x0 < (piece.x0 + piece.x1) / 2 < x1
+        ]
+        x0, x1 = spans[0] if spans else (piece.x0, piece.x1)
+        for number, (start, end) in enumerate(columns):
+            if min(x1, end) - max(x0, start) > 0:
+                names[number] = join_lines([names[number], piece.text])
+    return names
 
 
 def _piece_rows(glyphs: Sequence[Glyph], top: float, bottom: float, page: int) -> list[list[Line]]:
@@ -599,11 +656,30 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         for column in range(2):
             yield from (piece for row in run for piece in row if _column_of(piece, columns) == column)
         return
+    grid, bold, boxes = _read_rows(run, columns)
+    first = run[0][0]
+    yield Table(
+        grid,
+        bold,
+        first.page,
+        min(box[0] for box in boxes),
+        boxes[0][1],
+        max(box[2] for box in boxes),
+        boxes[-1][3],
+        boxes,
+        ruled=False,
+    )
+
+
+def _read_rows(
+    run: Sequence[Sequence[Line]], columns: Sequence[tuple[float, float]]
+) -> tuple[Grid, list[list[bool]], list[Box]]:
+    """Lines of pieces as the rows of a table, what is wrapped put together: texts, which are bold, and their boxes."""
     grid: Grid = []
     bold: list[list[bool]] = []
     boxes: list[Box] = []
     pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
-    pitch = median(pitches)
+    pitch = median(pitches or [0.0])
     for number, row in enumerate(run):
         cells = [""] * len(columns)
         marks = [False] * len(columns)
@@ -622,15 +698,4 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
             grid.append(cells)
             bold.append(marks)
             boxes.append(box)
-    first = run[0][0]
-    yield Table(
-        grid,
-        bold,
-        first.page,
-        min(box[0] for box in boxes),
-        boxes[0][1],
-        max(box[2] for box in boxes),
-        boxes[-1][3],
-        boxes,
-        ruled=False,
-    )
+    return grid, bold, boxes

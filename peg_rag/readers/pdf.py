@@ -27,11 +27,13 @@ from peg_rag.readers.layout import (
     Glyph,
     Item,
     Line,
+    Rule,
     Table,
     cell_text,
     in_reading_order,
     lines_of,
     read_banded_table,
+    read_three_line_table,
     rounded_box,
     split_sheet,
 )
@@ -73,6 +75,7 @@ _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
 _VERTICAL_TURN = 270  # by which the columns of a page of vertical text are lines from the top down
 _VERTICAL_MARGIN = 0.1  # of a page's height
 _SNAP = 3.0  # points
+_THREE_LINES = 3  # above, below and under the header of a table
 _FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 
 
@@ -213,6 +216,12 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
             above_and_below = [glyph for glyph in inside if not banded.top <= glyph.middle < banded.bottom]
             tables.append(banded)
             glyphs = outside + above_and_below
+    for x0, x1, rules, braces in _three_line_rules(page):
+        inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
+        three_line = read_three_line_table(inside, rules, braces, number) if inside else None
+        if three_line is not None:
+            tables.append(three_line)
+            glyphs = outside
     return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
 
 
@@ -267,10 +276,10 @@ def _missing_sides(page: Any) -> list[dict[str, Any]]:
     return sides
 
 
-def _horizontal_rules(page: Any) -> list[tuple[float, float, float]]:
+def _horizontal_rules(page: Any) -> list[Rule]:
     """Heights and ends of the page's horizontal rules, from top to bottom, pieces in a row taken for one."""
     edges = sorted((edge["top"], edge["x0"], edge["x1"]) for edge in page.edges if edge["orientation"] == "h")
-    rules: list[tuple[float, float, float]] = []
+    rules: list[Rule] = []
     by_height: list[list[tuple[float, float, float]]] = []
     for edge in edges:
         if by_height and edge[0] - by_height[-1][0][0] < 1:
@@ -293,6 +302,19 @@ def _horizontal_rules(page: Any) -> list[tuple[float, float, float]]:
 
 def _banded_rules(page: Any) -> list[tuple[float, float, list[float]]]:
     """Ends and heights of horizontal rules under one another, four or more of one length, as between a table's rows."""
+    return [rules for rules in _equal_rules(page) if len(rules[2]) >= _FEWEST_RULES]
+
+
+def _three_line_rules(page: Any) -> Iterator[tuple[float, float, list[float], list[Rule]]]:
+    """Ends and heights of three rules of one length, and the short rules between the first two of them."""
+    for left, right, tops in _equal_rules(page):
+        if len(tops) == _THREE_LINES:
+            between = [rule for rule in _horizontal_rules(page) if tops[0] < rule[0] < tops[1]]
+            yield left, right, tops, [rule for rule in between if left < rule[2] and rule[1] < right]
+
+
+def _equal_rules(page: Any) -> list[tuple[float, float, list[float]]]:
+    """The ends and heights of horizontal rules, those of one length and place together."""
     if not page.lines and not page.rects and not page.curves:
         return []
     heights: dict[tuple[int, int], list[float]] = defaultdict(list)
@@ -302,7 +324,7 @@ def _banded_rules(page: Any) -> list[tuple[float, float, list[float]]]:
         ends[key] = (x0, x1)
         if not heights[key] or top - heights[key][-1] > _SNAP:
             heights[key].append(top)
-    return [(*ends[key], tops) for key, tops in heights.items() if len(tops) >= _FEWEST_RULES]
+    return [(*ends[key], tops) for key, tops in heights.items()]
 
 
 def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:
