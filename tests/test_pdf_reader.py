@@ -759,3 +759,44 @@ def test_a_three_line_table_has_both_lines_of_its_header(tmp_path: Path) -> None
         "工厂: 合计 | 产量 2023年: 2,000 | 产量 2024年: 2,290 | 能耗 2023年: 1,490 | 能耗 2024年: 1,577",
     ]
     assert sections[4].text == "注：能耗以千度计。"
+
+
+@pytest.mark.parametrize("repeats_header", [False, True])
+@pytest.mark.parametrize("has_more", [False, True])
+def test_a_row_that_the_pages_end_cuts_is_whole(has_more: bool, repeats_header: bool, tmp_path: Path) -> None:
+    sides = (72, 122, 222, 422)
+
+    def rule(canvas: Canvas, *tops: float) -> None:
+        for top in tops:
+            canvas.line(sides[0], HEIGHT - top, sides[-1], HEIGHT - top)
+
+    def fill(canvas: Canvas, top: float, *cells: str) -> None:
+        for x, cell in zip(sides, cells, strict=False):
+            write(canvas, x + 4, top, cell)
+
+    def first(canvas: Canvas) -> None:
+        rule(canvas, 700, 720)
+        for x in sides:
+            canvas.line(x, HEIGHT - 700, x, HEIGHT - 780)  # as browsers print it: no rule at the page's end
+        fill(canvas, 704, "序号", "名称", "内容")
+        fill(canvas, 724, "1", "用印", "用印须经部门负责人批准，并在登记")
+        fill(canvas, 740, "", "", "本上写明份数和用途，由印章管理员")
+
+    def second(canvas: Canvas) -> None:
+        bottom = 120 if has_more else 100
+        for x in sides:
+            canvas.line(x, HEIGHT - 60, x, HEIGHT - bottom)
+        rule(canvas, 100, bottom, *((60, 80) if repeats_header else ()))
+        if repeats_header:
+            fill(canvas, 64, "序号", "名称", "内容")
+        fill(canvas, 84 if repeats_header else 64, "", "", "核对后盖章。")
+        if has_more:
+            fill(canvas, 104, "2", "借阅", "档案不得带出。")
+        write(canvas, 72, 140, "以上自发布之日起执行。")
+
+    *rows, last = read_sections(make_pdf(tmp_path / "a.pdf", first, second))
+    content = "用印须经部门负责人批准，并在登记本上写明份数和用途，由印章管理员核对后盖章。"
+    expected = [(1, f"序号: 1 | 名称: 用印 | 内容: {content}")]
+    expected += [(2, "序号: 2 | 名称: 借阅 | 内容: 档案不得带出。")] if has_more else []
+    assert [(row.page, row.text) for row in rows] == expected
+    assert last.text == "以上自发布之日起执行。"

@@ -88,7 +88,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows."""
+    """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows.
+
+    `is_open`: the page's end cuts it, so that no rule is below its last row.
+    """
 
     grid: Grid
     bold: list[list[bool]]
@@ -98,7 +101,7 @@ class Table:
     x1: float
     bottom: float
     rows: list[Box]
-    ruled: bool = True
+    is_open: bool = False
 
     @property
     def middle(self) -> float:
@@ -667,7 +670,6 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         max(box[2] for box in boxes),
         boxes[-1][3],
         boxes,
-        ruled=False,
     )
 
 

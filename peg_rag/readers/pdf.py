@@ -37,7 +37,7 @@ from peg_rag.readers.layout import (
     rounded_box,
     split_sheet,
 )
-from peg_rag.readers.normalize import is_wide, width
+from peg_rag.readers.normalize import is_wide, join_lines, width
 from peg_rag.readers.numbering import has_own_text, is_plain_heading, number_level
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.vertical import is_vertical, split_vertical, turn_columns, turn_piece
@@ -75,6 +75,7 @@ _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
 _VERTICAL_TURN = 270  # by which the columns of a page of vertical text are lines from the top down
 _VERTICAL_MARGIN = 0.1  # of a page's height
 _SNAP = 3.0  # points
+_FEWEST_SIDES = 3  # vertical rules that end together at the page's end
 _THREE_LINES = 3  # above, below and under the header of a table
 _FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 
@@ -202,9 +203,10 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
-    for table in _ruled_tables(page):
+    ends = _open_ends(page)
+    for table in _ruled_tables(page, ends):
         inside, glyphs = _split_by_box(glyphs, table.bbox)
-        item = _read_table(table, inside, number)
+        item = _read_table(table, inside, number, ends)
         if item is None:
             glyphs += inside
         else:
@@ -243,12 +245,18 @@ def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
     return list(glyphs.values())
 
 
-def _ruled_tables(page: Any) -> list[Any]:
+def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:
     """pdfplumber's tables of at least two rows and two columns, the largest first, none within another."""
     if not page.lines and not page.rects and not page.curves:
         return []
-    settings = {"explicit_vertical_lines": sides} if (sides := _missing_sides(page)) else {}
-    tables = [table for table in page.find_tables(settings) if len(table.rows) > 1 and len(table.cells) > 2]
+    settings: dict[str, Any] = {"explicit_vertical_lines": _missing_sides(page)}
+    settings["explicit_horizontal_lines"] = ends
+    settings = {name: lines for name, lines in settings.items() if lines}
+    tables = [
+        table
+        for table in page.find_tables(settings)
+        if len(table.cells) > 2 and (len(table.rows) > 1 or _ends_at(ends, table.bbox[1]))  # the rest of a row
+    ]
     tables.sort(key=lambda table: -_box_area(table.bbox))
     separate: list[Any] = []
     for table in tables:
@@ -274,6 +282,35 @@ def _missing_sides(page: Any) -> list[dict[str, Any]]:
                     if not any(abs(x - side) <= _SNAP for x in crossing)
                 ]
     return sides
+
+
+def _open_ends(page: Any) -> list[dict[str, Any]]:
+    """The rules that are missing where the page's end cuts a row: its sides end together, with nothing between them."""
+    rules = _horizontal_rules(page)
+    ends: dict[tuple[str, int], list[Any]] = defaultdict(list)
+    for edge in page.edges:
+        if edge["orientation"] == "v":
+            ends["top", round(edge["top"])].append(edge)
+            ends["bottom", round(edge["bottom"])].append(edge)
+    lines = []
+    for (side, _), edges in ends.items():
+        left = min(edge["x0"] for edge in edges)
+        right = max(edge["x0"] for edge in edges)
+        height = edges[0][side]
+        covered = sum(min(x1, right) - max(x0, left) for top, x0, x1 in rules if abs(top - height) <= _SNAP)
+        reach = (min(edge["top"] for edge in edges), max(edge["bottom"] for edge in edges))
+        is_table = any(
+            reach[0] - _SNAP <= top <= reach[1] + _SNAP and abs(x0 - left) <= _SNAP and abs(x1 - right) <= _SNAP
+            for top, x0, x1 in rules
+        )
+        sides = _snap_edges(edge["x0"] for edge in edges)
+        if len(sides) >= _FEWEST_SIDES and is_table and covered < (right - left) / 2:
+            lines.append(_horizontal_edge(height, left, right))
+    return lines
+
+
+def _ends_at(ends: list[dict[str, Any]], height: float) -> bool:
+    return any(abs(end["top"] - height) <= _SNAP for end in ends)
 
 
 def _horizontal_rules(page: Any) -> list[Rule]:
@@ -327,17 +364,27 @@ def _equal_rules(page: Any) -> list[tuple[float, float, list[float]]]:
     return [(*ends[key], tops) for key, tops in heights.items()]
 
 
+def _horizontal_edge(top: float, x0: float, x1: float) -> dict[str, Any]:
+    """An edge in pdfplumber's form."""
+    return {"object_type": "line", "x0": x0, "x1": x1, "top": top, "bottom": top, "width": x1 - x0, "height": 0.0}
+
+
 def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:
     """An edge in pdfplumber's form."""
     height = bottom - top
     return {"object_type": "line", "x0": x, "x1": x, "top": top, "bottom": bottom, "width": 0.0, "height": height}
 
 
-def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
-    """The grid of a ruled table, each cell filled over all that it spans; None where it is no table."""
+def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str, Any]]) -> Table | None:
+    """The grid of a ruled table, each cell filled over all that it spans; None where it is no table.
+
+    Args:
+        ends: see `_open_ends`.
+    """
     lefts = _snap_edges(cell[0] for cell in table.cells)
     tops = _snap_edges(cell[1] for cell in table.cells)
-    if len(lefts) < 2 or len(tops) < 2:
+    fewest = 1 if _ends_at(ends, table.bbox[1]) else 2  # rows, and columns in use: the rest of a row may be one cell
+    if len(lefts) < 2 or len(tops) < fewest:
         return None
     rights = [*lefts[1:], max(cell[2] for cell in table.cells)]
     bottoms = [*tops[1:], max(cell[3] for cell in table.cells)]
@@ -356,13 +403,13 @@ def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
     filled = sum(bool(text) for row in grid for text in row)
     used_columns = sum(any(row[column] for row in grid) for column in range(len(lefts)))
     used_rows = sum(map(any, grid))
-    if used_columns < 2 or used_rows < 2 or filled < 0.3 * used_columns * used_rows:
+    if used_columns < fewest or used_rows < fewest or filled < 0.3 * used_columns * used_rows:
         return None
     if sum(len(row) for row in map(set, grid)) and max(len(text) for row in grid for text in row) > 2000:
         return None  # a frame around a page
     boxes = [rounded_box(lefts[0], top, rights[-1], bottom) for top, bottom in zip(tops, bottoms, strict=True)]
     x0, top, x1, bottom = table.bbox
-    return Table(grid, bold, page, x0, top, x1, bottom, boxes)
+    return Table(grid, bold, page, x0, top, x1, bottom, boxes, is_open=_ends_at(ends, bottom))
 
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
@@ -731,6 +778,12 @@ def _is_continued(table: Table, following: Table) -> bool:
     return abs((table.x1 - table.x0) - (following.x1 - following.x0)) < 12  # it may go on in another column
 
 
+def _is_cut(table: Table, row: Sequence[str]) -> bool:
+    """Whether the first row on a page is the rest of the last one on the page before, which has no rule below."""
+    last = table.grid[-1]
+    return table.is_open and not row[0] and bool(last[0]) and any(row)
+
+
 def _append_table(table: Table, following: Table) -> Table:
     """The rows of both, without the header that the second repeats; a cell cut by the page's end is whole again."""
     skipped = 0
@@ -739,6 +792,11 @@ def _append_table(table: Table, following: Table) -> Table:
     ):
         skipped += 1
     grid = [list(row) for row in following.grid[skipped:]]
+    if grid and _is_cut(table, grid[0]):
+        whole = [join_lines([above, below]) for above, below in zip(table.grid[-1], grid[0], strict=True)]
+        table = replace(table, grid=[*table.grid[:-1], whole])
+        skipped += 1
+        grid = grid[1:]
     if grid and not skipped and not grid[0][0] and any(grid[0]):
         above = table.grid[-1][0]
         for row in grid:  # the rest of a cell over several rows
@@ -754,7 +812,7 @@ def _append_table(table: Table, following: Table) -> Table:
         table.x1,
         following.bottom,
         [*table.rows, *following.rows[skipped:]],
-        table.ruled,
+        following.is_open,
         (*_pages_of(table), *_pages_of(following)[skipped:]),
     )
 
