@@ -1190,3 +1190,22 @@ def test_a_message_that_quotes_thousands_is_read(tmp_path: Path) -> None:
     message = make_message("关于验收", "好的。\n" + "-----原始邮件-----\n> 收到。\n" * 3000)
     (tmp_path / "a.eml").write_bytes(bytes(message))
     assert len(texts_of(tmp_path / "a.eml")) == 3002
+
+
+def test_the_articles_of_a_contract_with_titles_are_headings(tmp_path: Path) -> None:
+    document = docx.Document()
+    for text in (
+        "第一条 标的物",
+        "空压机两台。",
+        "第二条　交货",
+        "2.1 交货时间：合同签订后30日内。",
+        "第三条 甲方逾期付款的，按日支付违约金",
+        "第四条",
+        "本合同一式两份。",
+    ):
+        document.add_paragraph(text)
+    assert texts_of(save_docx(document, tmp_path / "a.docx")) == [
+        ("第一条 标的物", "空压机两台。"),
+        ("第二条 交货", "2.1 交货时间：合同签订后30日内。\n\n第三条 甲方逾期付款的，按日支付违约金"),
+        ("第四条", "本合同一式两份。"),
+    ]

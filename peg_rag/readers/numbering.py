@@ -9,6 +9,7 @@ _LEVELS = (
     re.compile(rf"第[{_DIGITS}]+[编篇部]分?(?=\s|$|[^，。；的])"),
     re.compile(rf"第[{_DIGITS}]+章|Chapter\s+\d+\b|附录\s*[A-Z\d一二三四五六七八九十]"),
     re.compile(rf"第[{_DIGITS}]+节"),
+    re.compile(rf"第[{_DIGITS}]+条"),
     re.compile(r"[一二三四五六七八九十]{1,3}\s*[、．.]"),
     re.compile(r"[（(][一二三四五六七八九十]{1,3}[）)]"),
     re.compile(r"\d{1,2}(?=[\s、．.][^\d])[、．.]?"),
@@ -16,9 +17,10 @@ _LEVELS = (
     re.compile(r"\d{1,2}([.．]\d{1,2}){2}(?![.．\d])"),
     re.compile(r"\d{1,2}([.．]\d{1,2}){3,}"),
 )
-_SURE = range(4)  # a short line with such a number is a heading in any type
-_BRACKETED = 4  # numbers like （一）, which headings and items have alike
-_PART = 6  # numbers like 1.2, which are one where the line is short too
+_SURE = (0, 1, 2, 4)  # a short line with such a number is a heading in any type
+_ARTICLE = re.compile(rf"第[{_DIGITS}]+条[\s\u3000]*[^，。；：、]{{0,20}}$")  # 第二条 with its title alone, as in contracts
+_BRACKETED = 5  # numbers like （一）, which headings and items have alike
+_PART = 7  # numbers like 1.2, which are one where the line is short too
 _SENTENCE_END = tuple("。！？；;，,：:、….!?")
 _NUMERALS = "〇一二三四五六七八九"
 _LONGEST_HEADING = 60  # half-widths
@@ -34,7 +36,7 @@ def is_plain_heading(text: str) -> bool:
     level = number_level(text)
     if level is None or width(text) > _LONGEST_HEADING or text.endswith(_SENTENCE_END):
         return False
-    return level in _SURE or level >= _PART
+    return level in _SURE or level >= _PART or _ARTICLE.match(text) is not None
 
 
 def has_own_text(text: str, before: str, after: str) -> bool:
