@@ -1209,3 +1209,11 @@ def test_the_articles_of_a_contract_with_titles_are_headings(tmp_path: Path) -> 
         ("第二条 交货", "2.1 交货时间：合同签订后30日内。\n\n第三条 甲方逾期付款的，按日支付违约金"),
         ("第四条", "本合同一式两份。"),
     ]
+
+
+def test_a_table_of_names_with_values_alone_keeps_its_header() -> None:
+    rows = table_rows([["总部", "工厂"], ["电话：8001", "电话：8002"], ["地址：上海", "地址：苏州"]])
+    assert [dict(row.cells) for row in rows] == [
+        {"总部": "电话：8001", "工厂": "电话：8002"},
+        {"总部": "地址：上海", "工厂": "地址：苏州"},
+    ]

@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -800,3 +801,29 @@ def test_a_row_that_the_pages_end_cuts_is_whole(has_more: bool, repeats_header: 
     expected += [(2, "序号: 2 | 名称: 借阅 | 内容: 档案不得带出。")] if has_more else []
     assert [(row.page, row.text) for row in rows] == expected
     assert last.text == "以上自发布之日起执行。"
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_rows_told_by_shading_keep_their_cells(count: int, tmp_path: Path) -> None:
+    sides = (72, 112, 272, 372)  # no blank of a letter's width between the columns
+
+    def draw(canvas: Canvas) -> None:
+        cells = [("职级", "交通", "住宿"), *(("P" + str(n), "", f"{300 + n}元/晚") for n in range(1, count + 1))]
+        for number, row in enumerate(cells):
+            top = 80 + number * 36
+            if number % 2 == 0:
+                canvas.setFillGray(0.9)
+                for left, right in pairwise(sides):
+                    canvas.rect(left, HEIGHT - top - 36, right - left, 36, stroke=0, fill=1)
+                canvas.setFillGray(0)
+            for x, cell in zip(sides, row, strict=False):
+                write(canvas, x + 4, top + 4, cell)
+            if number:
+                write(canvas, sides[1] + 4, top + 4, "高铁二等座或者经济舱，须提前", "三天预订")
+        write(canvas, 72, 80 + (count + 1) * 36 + 20, "注：一线城市可上浮。")
+
+    *rows, last = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert [row.text for row in rows] == [
+        f"职级: P{n} | 交通: 高铁二等座或者经济舱，须提前三天预订 | 住宿: {300 + n}元/晚" for n in range(1, count + 1)
+    ]
+    assert last.text == "注：一线城市可上浮。"

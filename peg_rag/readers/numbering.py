@@ -18,7 +18,7 @@ _LEVELS = (
     re.compile(r"\d{1,2}([.．]\d{1,2}){3,}"),
 )
 _SURE = (0, 1, 2, 4)  # a short line with such a number is a heading in any type
-_ARTICLE = re.compile(rf"第[{_DIGITS}]+条[\s\u3000]*[^，。；：、]{{0,20}}$")  # 第二条 with its title alone, as in contracts
+_ARTICLE = re.compile(rf"第[{_DIGITS}]+条[\s\u3000]*[^，。；：、]{{0,20}}$")  # an article's title, as in contracts
 _BRACKETED = 5  # numbers like （一）, which headings and items have alike
 _PART = 7  # numbers like 1.2, which are one where the line is short too
 _SENTENCE_END = tuple("。！？；;，,：:、….!?")

@@ -27,7 +27,6 @@ from peg_rag.readers.layout import (
     Glyph,
     Item,
     Line,
-    Rule,
     Table,
     cell_text,
     in_reading_order,
@@ -39,6 +38,15 @@ from peg_rag.readers.layout import (
 )
 from peg_rag.readers.normalize import is_wide, join_lines, width
 from peg_rag.readers.numbering import has_own_text, is_plain_heading, number_level
+from peg_rag.readers.rules import (
+    ends_at,
+    find_banded_rules,
+    find_missing_sides,
+    find_open_ends,
+    find_stripes,
+    find_three_line_rules,
+    snap_edges,
+)
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.vertical import is_vertical, split_vertical, turn_columns, turn_piece
 from peg_rag.readers.watermarks import Style, remove_watermarks
@@ -75,9 +83,6 @@ _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
 _VERTICAL_TURN = 270  # by which the columns of a page of vertical text are lines from the top down
 _VERTICAL_MARGIN = 0.1  # of a page's height
 _SNAP = 3.0  # points
-_FEWEST_SIDES = 3  # vertical rules that end together at the page's end
-_THREE_LINES = 3  # above, below and under the header of a table
-_FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 
 
 def read_pdf(data: bytes, path: Path, _: str | None, on_page: OnPage | None = None) -> Iterator[Block]:
@@ -203,7 +208,7 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
-    ends = _open_ends(page)
+    ends = find_open_ends(page)
     for table in _ruled_tables(page, ends):
         inside, glyphs = _split_by_box(glyphs, table.bbox)
         item = _read_table(table, inside, number, ends)
@@ -211,14 +216,14 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
             glyphs += inside
         else:
             tables.append(item)
-    for x0, x1, rules in _banded_rules(page):
+    for x0, x1, rules in find_banded_rules(page):
         inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
         banded = read_banded_table(inside, rules, number) if inside else None
         if banded is not None:
             above_and_below = [glyph for glyph in inside if not banded.top <= glyph.middle < banded.bottom]
             tables.append(banded)
             glyphs = outside + above_and_below
-    for x0, x1, rules, braces in _three_line_rules(page):
+    for x0, x1, rules, braces in find_three_line_rules(page):
         inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
         three_line = read_three_line_table(inside, rules, braces, number) if inside else None
         if three_line is not None:
@@ -249,13 +254,14 @@ def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:
     """pdfplumber's tables of at least two rows and two columns, the largest first, none within another."""
     if not page.lines and not page.rects and not page.curves:
         return []
-    settings: dict[str, Any] = {"explicit_vertical_lines": _missing_sides(page)}
-    settings["explicit_horizontal_lines"] = ends
+    verticals, horizontals = find_stripes(page)
+    settings: dict[str, Any] = {"explicit_vertical_lines": [*find_missing_sides(page), *verticals]}
+    settings["explicit_horizontal_lines"] = [*ends, *horizontals]
     settings = {name: lines for name, lines in settings.items() if lines}
     tables = [
         table
         for table in page.find_tables(settings)
-        if len(table.cells) > 2 and (len(table.rows) > 1 or _ends_at(ends, table.bbox[1]))  # the rest of a row
+        if len(table.cells) > 2 and (len(table.rows) > 1 or ends_at(ends, table.bbox[1]))  # the rest of a row
     ]
     tables.sort(key=lambda table: -_box_area(table.bbox))
     separate: list[Any] = []
@@ -265,125 +271,15 @@ def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:
     return separate
 
 
-def _missing_sides(page: Any) -> list[dict[str, Any]]:
-    """The left and right sides of tables that have rules between their rows and columns, but no frame around them."""
-    verticals = [(edge["x0"], edge["top"], edge["bottom"]) for edge in page.edges if edge["orientation"] == "v"]
-    rules: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
-    for top, x0, x1 in _horizontal_rules(page):
-        rules[round(x0 / _SNAP), round(x1 / _SNAP)].append((top, x0, x1))
-    sides = []
-    for spans in rules.values():
-        for (upper, x0, x1), (lower, _, _) in pairwise(spans):
-            crossing = [x for x, top, bottom in verticals if top < upper + _SNAP and bottom > lower - _SNAP]
-            if any(x0 + _SNAP < x < x1 - _SNAP for x in crossing):
-                sides += [
-                    _vertical_edge(side, upper, lower)
-                    for side in (x0, x1)
-                    if not any(abs(x - side) <= _SNAP for x in crossing)
-                ]
-    return sides
-
-
-def _open_ends(page: Any) -> list[dict[str, Any]]:
-    """The rules that are missing where the page's end cuts a row: its sides end together, with nothing between them."""
-    rules = _horizontal_rules(page)
-    ends: dict[tuple[str, int], list[Any]] = defaultdict(list)
-    for edge in page.edges:
-        if edge["orientation"] == "v":
-            ends["top", round(edge["top"])].append(edge)
-            ends["bottom", round(edge["bottom"])].append(edge)
-    lines = []
-    for (side, _), edges in ends.items():
-        left = min(edge["x0"] for edge in edges)
-        right = max(edge["x0"] for edge in edges)
-        height = edges[0][side]
-        covered = sum(min(x1, right) - max(x0, left) for top, x0, x1 in rules if abs(top - height) <= _SNAP)
-        reach = (min(edge["top"] for edge in edges), max(edge["bottom"] for edge in edges))
-        is_table = any(
-            reach[0] - _SNAP <= top <= reach[1] + _SNAP and abs(x0 - left) <= _SNAP and abs(x1 - right) <= _SNAP
-            for top, x0, x1 in rules
-        )
-        sides = _snap_edges(edge["x0"] for edge in edges)
-        if len(sides) >= _FEWEST_SIDES and is_table and covered < (right - left) / 2:
-            lines.append(_horizontal_edge(height, left, right))
-    return lines
-
-
-def _ends_at(ends: list[dict[str, Any]], height: float) -> bool:
-    return any(abs(end["top"] - height) <= _SNAP for end in ends)
-
-
-def _horizontal_rules(page: Any) -> list[Rule]:
-    """Heights and ends of the page's horizontal rules, from top to bottom, pieces in a row taken for one."""
-    edges = sorted((edge["top"], edge["x0"], edge["x1"]) for edge in page.edges if edge["orientation"] == "h")
-    rules: list[Rule] = []
-    by_height: list[list[tuple[float, float, float]]] = []
-    for edge in edges:
-        if by_height and edge[0] - by_height[-1][0][0] < 1:
-            by_height[-1].append(edge)
-        else:
-            by_height.append([edge])
-    for level in by_height:
-        pieces = sorted((x0, x1) for _, x0, x1 in level)
-        start, end = pieces[0]
-        for x0, x1 in pieces[1:]:
-            if x0 > end + _SNAP:
-                rules.append((level[0][0], start, end))
-                start = x0
-                end = x1
-            else:
-                end = max(end, x1)
-        rules.append((level[0][0], start, end))
-    return rules
-
-
-def _banded_rules(page: Any) -> list[tuple[float, float, list[float]]]:
-    """Ends and heights of horizontal rules under one another, four or more of one length, as between a table's rows."""
-    return [rules for rules in _equal_rules(page) if len(rules[2]) >= _FEWEST_RULES]
-
-
-def _three_line_rules(page: Any) -> Iterator[tuple[float, float, list[float], list[Rule]]]:
-    """Ends and heights of three rules of one length, and the short rules between the first two of them."""
-    for left, right, tops in _equal_rules(page):
-        if len(tops) == _THREE_LINES:
-            between = [rule for rule in _horizontal_rules(page) if tops[0] < rule[0] < tops[1]]
-            yield left, right, tops, [rule for rule in between if left < rule[2] and rule[1] < right]
-
-
-def _equal_rules(page: Any) -> list[tuple[float, float, list[float]]]:
-    """The ends and heights of horizontal rules, those of one length and place together."""
-    if not page.lines and not page.rects and not page.curves:
-        return []
-    heights: dict[tuple[int, int], list[float]] = defaultdict(list)
-    ends: dict[tuple[int, int], tuple[float, float]] = {}
-    for top, x0, x1 in _horizontal_rules(page):
-        key = (round(x0 / _SNAP), round(x1 / _SNAP))
-        ends[key] = (x0, x1)
-        if not heights[key] or top - heights[key][-1] > _SNAP:
-            heights[key].append(top)
-    return [(*ends[key], tops) for key, tops in heights.items()]
-
-
-def _horizontal_edge(top: float, x0: float, x1: float) -> dict[str, Any]:
-    """An edge in pdfplumber's form."""
-    return {"object_type": "line", "x0": x0, "x1": x1, "top": top, "bottom": top, "width": x1 - x0, "height": 0.0}
-
-
-def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:
-    """An edge in pdfplumber's form."""
-    height = bottom - top
-    return {"object_type": "line", "x0": x, "x1": x, "top": top, "bottom": bottom, "width": 0.0, "height": height}
-
-
 def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str, Any]]) -> Table | None:
     """The grid of a ruled table, each cell filled over all that it spans; None where it is no table.
 
     Args:
-        ends: see `_open_ends`.
+        ends: see `find_open_ends`.
     """
-    lefts = _snap_edges(cell[0] for cell in table.cells)
-    tops = _snap_edges(cell[1] for cell in table.cells)
-    fewest = 1 if _ends_at(ends, table.bbox[1]) else 2  # rows, and columns in use: the rest of a row may be one cell
+    lefts = snap_edges(cell[0] for cell in table.cells)
+    tops = snap_edges(cell[1] for cell in table.cells)
+    fewest = 1 if ends_at(ends, table.bbox[1]) else 2  # rows, and columns in use: the rest of a row may be one cell
     if len(lefts) < 2 or len(tops) < fewest:
         return None
     rights = [*lefts[1:], max(cell[2] for cell in table.cells)]
@@ -409,7 +305,7 @@ def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str,
         return None  # a frame around a page
     boxes = [rounded_box(lefts[0], top, rights[-1], bottom) for top, bottom in zip(tops, bottoms, strict=True)]
     x0, top, x1, bottom = table.bbox
-    return Table(grid, bold, page, x0, top, x1, bottom, boxes, is_open=_ends_at(ends, bottom))
+    return Table(grid, bold, page, x0, top, x1, bottom, boxes, is_open=ends_at(ends, bottom))
 
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
@@ -434,15 +330,6 @@ def _split_by_box(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyp
         else:
             outside.append(glyph)
     return inside, outside
-
-
-def _snap_edges(values: Any) -> list[float]:
-    """Coordinates in order, those within a few points of each other taken for one."""
-    snapped: list[float] = []
-    for value in sorted(values):
-        if not snapped or value - snapped[-1] > _SNAP:
-            snapped.append(value)
-    return snapped
 
 
 def _box_area(box: Any) -> float:

@@ -190,7 +190,11 @@ def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
 def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> list[TableRow]:
     rows = []
     group: tuple[str, ...] = ()
-    for index in range(first + header.rows, len(cells)):
+    body = range(first + header.rows, len(cells))
+    notes = {index for index in body if any(cells[index]) and _is_note_row(cells[index], spans[index])}
+    if all(index in notes or not any(cells[index]) for index in body):
+        notes = set()  # names with values are what this table holds
+    for index in body:
         row = cells[index]
         if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
@@ -206,7 +210,7 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
             continue
         if header.pairs:
             pairs = _pair_cells(row, spans[index])
-        elif header.rows and _is_note_row(row, spans[index]):
+        elif header.rows and index in notes:
             pairs = list(_read_notes(row, spans[index]))
             group = ()
         else:
