@@ -16,6 +16,7 @@ _FEWEST_SIDES = 3  # vertical rules that end together at the page's end
 _THREE_LINES = 3  # above, below and under the header of a table
 _FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 _LARGEST_LEADING = 1.2  # of a glyph's height, between the lines of a row
+_MOST_EDGES = 5_000  # beyond which a page is a drawing
 _WIDEST_STRIPE = 150.0  # points from one shaded row to the next
 
 
@@ -40,6 +41,8 @@ def find_missing_sides(page: Any) -> list[dict[str, Any]]:
 
 def find_open_ends(page: Any) -> list[dict[str, Any]]:
     """The rules that are missing where the page's end cuts a row: its sides end together, with nothing between them."""
+    if len(page.edges) > _MOST_EDGES:
+        return []
     rules = _horizontal_rules(page)
     ends: dict[tuple[str, int], list[Any]] = defaultdict(list)
     for edge in page.edges:
@@ -48,17 +51,19 @@ def find_open_ends(page: Any) -> list[dict[str, Any]]:
             ends["bottom", round(edge["bottom"])].append(edge)
     lines = []
     for (side, _), edges in ends.items():
-        left = min(edge["x0"] for edge in edges)
+        sides = snap_edges(edge["x0"] for edge in edges)
+        if len(sides) < _FEWEST_SIDES:
+            continue
+        left = sides[0]
         right = max(edge["x0"] for edge in edges)
         height = edges[0][side]
-        covered = sum(min(x1, right) - max(x0, left) for top, x0, x1 in rules if abs(top - height) <= _SNAP)
+        covered = sum(max(0.0, min(x1, right) - max(x0, left)) for top, x0, x1 in rules if abs(top - height) <= _SNAP)
         reach = (min(edge["top"] for edge in edges), max(edge["bottom"] for edge in edges))
         is_table = any(
             reach[0] - _SNAP <= top <= reach[1] + _SNAP and abs(x0 - left) <= _SNAP and abs(x1 - right) <= _SNAP
             for top, x0, x1 in rules
         )
-        sides = snap_edges(edge["x0"] for edge in edges)
-        if len(sides) >= _FEWEST_SIDES and is_table and covered < (right - left) / 2:
+        if is_table and covered < (right - left) / 2:
             lines.append(_horizontal_edge(height, left, right))
     return lines
 

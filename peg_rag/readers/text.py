@@ -84,7 +84,9 @@ def _find_headings(text: str) -> set[int]:
 def _find_wrap_width(text: str) -> int:
     """The half-widths at which a program broke the lines of a text; 0 where its lines are its author's."""
     lines = text.split("\n")
-    longest = max(map(width, lines), default=0)
+    if max(map(len, lines)) > _MOST_WRAP:
+        return 0
+    longest = max(map(width, lines))
     if not _LEAST_WRAP <= longest <= _MOST_WRAP:
         return 0
     pairs = [(line, following) for line, following in pairwise(lines) if _may_go_on(line, following)]

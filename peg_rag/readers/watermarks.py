@@ -6,6 +6,7 @@ pale glyphs that the page's text is printed over. Once seen, a pale style counts
 
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 Style = tuple[str, int, tuple[float, ...]]  # font, size in points, colour
@@ -90,9 +91,10 @@ def _is_printed_over(mark: Char, cells: dict[tuple[int, int], list[tuple[float, 
     """Whether the middle of another glyph lies within a glyph's box."""
     across = range(int(mark["x0"] // _CELL), int(mark["x1"] // _CELL) + 1)
     down = range(int(mark["top"] // _CELL), int(mark["bottom"] // _CELL) + 1)
+    is_large = len(across) * len(down) > len(cells)  # a glyph may be said to be larger than any page
+    near = cells if is_large else product(across, down)
     return any(
         mark["x0"] < x < mark["x1"] and mark["top"] < y < mark["bottom"]
-        for column in across
-        for row in down
-        for x, y in cells.get((column, row), ())
+        for cell in near
+        for x, y in cells.get(cell, ())
     )
