@@ -1217,3 +1217,28 @@ def test_a_table_of_names_with_values_alone_keeps_its_header() -> None:
         {"总部": "电话：8001", "工厂": "电话：8002"},
         {"总部": "地址：上海", "工厂": "地址：苏州"},
     ]
+
+
+@pytest.mark.parametrize("titles", [("一、收入", "二、支出"), ("收入明细", "支出明细")])
+def test_tables_below_one_another_have_their_own_headers(titles: tuple[str, str], tmp_path: Path) -> None:
+    rows: list[list[object]] = [["三月账目"], [titles[0]], ["项目", "金额"], ["货款", 100], ["服务", 50]]
+    rows += [[titles[1]], ["项目", "金额", "备注"], ["工资", 80, "含社保"], ["房租", 20]]
+    assert texts_of(save_sheet(tmp_path / "a.xlsx", rows)) == [
+        (f"Sheet > 三月账目 > {titles[0]}", "项目: 货款 | 金额: 100"),
+        (f"Sheet > 三月账目 > {titles[0]}", "项目: 服务 | 金额: 50"),
+        (f"Sheet > 三月账目 > {titles[1]}", "项目: 工资 | 金额: 80 | 备注: 含社保"),
+        (f"Sheet > 三月账目 > {titles[1]}", "项目: 房租 | 金额: 20"),
+    ]
+
+
+def test_thousands_of_tables_below_one_another_are_read(tmp_path: Path) -> None:
+    rows: list[list[object]] = []
+    for number in range(3000):
+        rows += [[f"第{number}组名单"], ["姓名", "金额", "备注"], ["张三", number, ""]]
+    assert len(texts_of(save_sheet(tmp_path / "a.xlsx", rows))) == 3000
+
+
+def test_a_row_of_units_is_part_of_the_header(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["日期", "产量", "能耗"], [None, "台", "千瓦时"], ["3月1日", 100, 2000]]
+    [(_, text)] = texts_of(save_sheet(tmp_path / "a.xlsx", rows))
+    assert text == "日期: 3月1日 | 产量 台: 100 | 能耗 千瓦时: 2000"

@@ -14,13 +14,19 @@ from peg_rag.readers.blocks import Block, Row
 from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
 from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_name_row, is_note, is_value
 from peg_rag.readers.normalize import flatten_cell, join_lines
+from peg_rag.readers.numbering import number_level
 
 Grid = list[list[str]]  # rectangular
 Marks = Sequence[Sequence[bool]]  # of a grid's cells
 
 _CONTENT = re.compile(r"[:：]\s*\S")
 _UNITS = ("单位", "金额单位", "币种")
+_UNIT = re.compile(
+    r"[（(]?[万千百亿]?(元|人|台|个|件|套|吨|公斤|千克|克|千米|公里|米|平方米|立方米|亩|小时|分钟|天|次|户|辆|千瓦时|度|升|%|‰|℃|"
+    r"kg|g|t|km|m|mm|cm|m2|m3|m²|m³|㎡|h|min|s|kWh|kW|V|A|MPa|L|RMB|USD)(/\w{1,3})?[)）]?"
+)
 _TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
+_HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
 _FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
 
@@ -73,7 +79,10 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
     if merged and header.rows:
         _fill_labels(cells, spans, first + header.rows)
-    return [*notes, *_body_rows(cells, spans, header, first, captions)]
+    rows = notes
+    for part in _split_stacked(cells, spans, header, first, captions):
+        rows += _body_rows(cells[: part.end], spans[: part.end], part.header, part.first, part.captions)
+    return rows
 
 
 def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str | None = None) -> Iterator[Row]:
@@ -123,10 +132,18 @@ def guess_header(
         return Header((), 0, pairs=True)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
+    if len(grid) > 2 and _is_unit_row(grid[1]):
+        return Header(_merged_names(grid[:2]), 2)
     if _has_open_header(grid):
         return Header(_merged_names([_fill_names(grid[0], grid[1]), grid[1]]), 2)
     rows = _count_header_rows(grid, spans)
     return Header(_merged_names(grid[:rows]), rows)
+
+
+def _is_unit_row(row: Sequence[str]) -> bool:
+    """Whether a row says the units of the columns that are named above it."""
+    texts = [text for text in row if text]
+    return not row[0] and bool(texts) and all(map(_UNIT.fullmatch, texts))
 
 
 def _has_open_header(grid: Grid) -> bool:
@@ -187,6 +204,38 @@ def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
             cells[number][0] = label
 
 
+@dataclass(frozen=True, slots=True)
+class _Stacked:
+    """A table among others below one another: its header, which begins at `first`, and the titles above it."""
+
+    header: Header
+    first: int
+    end: int
+    captions: list[str]
+
+
+def _split_stacked(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> Iterator[_Stacked]:
+    """The tables of a grid, where a title over the whole width and another header follow a table's last row."""
+    above: list[str] | None = None  # the titles of all of them
+    titles = captions
+    index = first + header.rows
+    while index < len(cells):
+        row = cells[index]
+        is_title = len(row) > 2 and _is_spanned(row, spans[index]) and not is_note(row[0])
+        if is_title and _begins_another(cells, spans, header, index + 1):
+            yield _Stacked(header, first, index, titles)
+            if above is None:
+                above = captions[:-1] if captions and _are_siblings(captions[-1], row[0]) else captions
+            titles = [*above, row[0]]
+            first = index + 1
+            end = first + _HEADER_SAMPLE
+            header = guess_header(cells[first:end], merged=spans[first:end])
+            index = first + header.rows
+        else:
+            index += 1
+    yield _Stacked(header, first, len(cells), titles)
+
+
 def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> list[TableRow]:
     rows = []
     group: tuple[str, ...] = ()
@@ -221,6 +270,20 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         above = [TableRow(_read_nameless_cells(cells[index], spans[index]), tuple(captions), index) for index in named]
         return [row for row in above if row.cells] + rows
     return rows
+
+
+def _begins_another(cells: Grid, spans: Marks, header: Header, number: int) -> bool:
+    """Whether another table begins here, below its title: a row of names as in the header of the table above."""
+    if not header.rows or number + 1 >= len(cells) or not is_name_row(cells[number]):
+        return False
+    names = [name for _, name in _read_nameless_cells(cells[number], spans[number])]
+    known = sum(name in header.names or ends_in_name_word(name) for name in names)
+    return len(names) > 1 and 2 * known > len(names) and not is_name_row(cells[number + 1])
+
+
+def _are_siblings(title: str, other: str) -> bool:
+    """Whether two titles are numbered alike or end alike, so that the second is not a part of the first."""
+    return number_level(title) == number_level(other) and (number_level(title) is not None or title[-2:] == other[-2:])
 
 
 def _form_rows(

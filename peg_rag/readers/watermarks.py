@@ -93,8 +93,5 @@ def _is_printed_over(mark: Char, cells: dict[tuple[int, int], list[tuple[float, 
     down = range(int(mark["top"] // _CELL), int(mark["bottom"] // _CELL) + 1)
     is_large = len(across) * len(down) > len(cells)  # a glyph may be said to be larger than any page
     near = cells if is_large else product(across, down)
-    return any(
-        mark["x0"] < x < mark["x1"] and mark["top"] < y < mark["bottom"]
-        for cell in near
-        for x, y in cells.get(cell, ())
-    )
+    middles = (middle for cell in near for middle in cells.get(cell, ()))
+    return any(mark["x0"] < x < mark["x1"] and mark["top"] < y < mark["bottom"] for x, y in middles)
