@@ -22,6 +22,8 @@ from reportlab.platypus import Table, TableStyle
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import PartlyRead, Section, document_text, read_blocks, read_sections
+from peg_rag.readers.layout import Line
+from peg_rag.readers.vertical import are_columns
 
 pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
 WIDTH, HEIGHT = A4
@@ -827,3 +829,31 @@ def test_rows_told_by_shading_keep_their_cells(count: int, tmp_path: Path) -> No
         f"职级: P{n} | 交通: 高铁二等座或者经济舱，须提前三天预订 | 住宿: {300 + n}元/晚" for n in range(1, count + 1)
     ]
     assert last.text == "注：一线城市可上浮。"
+
+
+def test_the_columns_of_a_vertical_scan_are_lines_from_the_right(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def column(text: str, x0: float, x1: float, length: int) -> Line:
+        box = (x0, 80.0, x1, 80.0 + length)
+        return Line(text, 1, *box, size=0.75 * length, bold=False, tilted_box=box)
+
+    lines = [
+        column("字后方可发放。", 370, 390, 140),
+        column("入内，领料须凭领料单，经主管签", 400, 420, 300),
+        column("库房由专人管理，非工作人员不得", 430, 449, 300),
+        column("仓库管理办法", 480, 512, 190),
+        Line("第3页", 1, 280, 800, 310, 812, 9, False, tilted_box=(280, 800, 310, 812)),
+    ]
+    assert are_columns(lines)
+    monkeypatch.setattr("peg_rag.readers.ocr.recognise_pages", lambda data, numbers: [(1, lines)])
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
+    assert (section.title, section.text) == (
+        "仓库管理办法",
+        "库房由专人管理，非工作人员不得入内，领料须凭领料单，经主管签字后方可发放。",
+    )
+    assert [place.box for place in section.places] == [
+        (430, 80.0, 449, 380.0),
+        (400, 80.0, 420, 380.0),
+        (370, 80.0, 390, 220.0),
+    ]

@@ -48,7 +48,7 @@ from peg_rag.readers.rules import (
     snap_edges,
 )
 from peg_rag.readers.tables import table_rows
-from peg_rag.readers.vertical import is_vertical, split_vertical, turn_columns, turn_piece
+from peg_rag.readers.vertical import are_columns, is_vertical, split_vertical, turn_columns, turn_piece, turn_scan
 from peg_rag.readers.watermarks import Style, remove_watermarks
 
 OnPage = Callable[[int, int], None]
@@ -349,7 +349,11 @@ def _recognise_pages(data: bytes, path: Path, pages: list[_Page], scans: list[in
     pages_done = len(pages) - len(scans)
     try:
         for number, lines in ocr.recognise_pages(data, scans):
-            pages[number - 1].items = lines
+            page = pages[number - 1]
+            page.items = lines
+            if are_columns(lines):
+                page.items = turn_scan(lines, page.width)
+                page.width, page.height = page.height, page.width
             pages_done += 1
             on_page(pages_done, len(pages))
     except MissingExtra as error:

@@ -7,14 +7,18 @@ lines reads them. A number of two digits side by side in a column stays as it is
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from statistics import median
 from typing import Any, TypeVar
 
-from peg_rag.readers.layout import Glyph, Line
+from peg_rag.readers.layout import Glyph, Item, Line
 
 _FEWEST_PAIRS = 10  # of glyphs below one another
 _MOST_ACROSS = 2  # glyphs side by side within a column
 _SLACK = 0.3  # of the type size that two glyphs may be out of line
 _STEP = 2.5  # type sizes to the next glyph at most
+_HIGH = 1.5  # times its breadth that a column is high
+_SAME_TYPE = 0.25  # of the usual breadth that a column of the same type may differ
+_TYPE_SHARE = 0.75  # of a recognised column's breadth that its type is
 _Piece = TypeVar("_Piece", Glyph, Line)
 
 
@@ -50,6 +54,32 @@ def turn_columns(glyphs: Sequence[Glyph], page_width: float) -> list[Glyph]:
             turned.append(turn_piece(glyph, page_width))
             last = glyph
     return turned
+
+
+def are_columns(lines: Sequence[Item]) -> bool:
+    """Whether most text of a scanned page stands in recognised lines that are higher than they are broad."""
+    high = sum(len(line.text) for line in lines if isinstance(line, Line) and _is_high(line))
+    return high >= _FEWEST_PAIRS and 2 * high > sum(len(line.text) for line in lines if isinstance(line, Line))
+
+
+def turn_scan(lines: Sequence[Item], page_width: float) -> list[Item]:
+    """The columns of a scanned page as lines from the top down, without what is no column, such as the page's number.
+
+    The boxes that are kept are those on the page as it is.
+    """
+    columns = [line for line in lines if isinstance(line, Line) and _is_high(line)]
+    usual = median(line.x1 - line.x0 for line in columns)
+    turned: list[Item] = []
+    for line in columns:
+        breadth = line.x1 - line.x0
+        if abs(breadth - usual) <= _SAME_TYPE * usual:
+            breadth = usual  # boxes of one type differ by a fifth: the letters decide how broad they are
+        turned.append(turn_piece(replace(line, size=_TYPE_SHARE * breadth), page_width))
+    return turned
+
+
+def _is_high(line: Line) -> bool:
+    return line.bottom - line.top > _HIGH * (line.x1 - line.x0)
 
 
 def turn_piece(piece: _Piece, page_width: float) -> _Piece:
