@@ -857,3 +857,15 @@ def test_the_columns_of_a_vertical_scan_are_lines_from_the_right(
         (400, 80.0, 420, 380.0),
         (370, 80.0, 390, 220.0),
     ]
+
+
+def test_a_footnote_at_the_pages_edge_is_no_running_line(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 100, *RULES)
+        write(canvas, 72, 790, "① 一线城市指北京、上海、广州和深圳，其余城市按", "二线城市执行。", size=8)
+        write(canvas, 400, 815, "内部资料", size=8)
+
+    text = "".join(section.text for section in read_sections(make_pdf(tmp_path / "a.pdf", draw)))
+    assert "① 一线城市指北京" in text
+    assert "二线城市执行。" in text
+    assert "内部资料" not in text

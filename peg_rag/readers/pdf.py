@@ -60,6 +60,7 @@ _PAGE_NUMBER = re.compile(
     r"(page|p\.?)?\s*\d{1,4}\s*((/|of|共)\s*\d{1,4})?\s*页?|[ivxlc]{1,6})[-–—~·•\s]*$",
     re.IGNORECASE,
 )
+_FOOTNOTE = re.compile(r"^([①-⑳]|[\[［(（〔]\d{1,2}[\]］)）〕]|[*※†]|注\s?\d{0,2}[:：])\s?\S{4}|。$")
 _SENTENCE_END = tuple("。！？；：!?;:…")
 _COMMAS = ("、", "，")
 _HEADING_END = tuple("。！？；，、,;!?")
@@ -554,7 +555,7 @@ def _running_lines(pages: Sequence[_Page], body: float) -> set[int]:
         in_zone = line.bottom < 0.14 * page.height or line.top > 0.86 * page.height
         repeats = max(len(places[(_running_key(line, body), height)]) for height in _height_steps(line))
         at_edge = line.bottom < 0.08 * page.height or line.top > 0.92 * page.height
-        small = at_edge and line.size <= 0.9 * body
+        small = at_edge and line.size <= 0.9 * body and not _FOOTNOTE.search(line.text)
         if (in_zone and (repeats >= enough or _PAGE_NUMBER.match(line.text))) or small:
             running.add(id(line))
     for page in pages:  # what stands alone on its page is the page's text
