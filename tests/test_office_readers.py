@@ -1242,3 +1242,16 @@ def test_a_row_of_units_is_part_of_the_header(tmp_path: Path) -> None:
     rows: list[list[object]] = [["日期", "产量", "能耗"], [None, "台", "千瓦时"], ["3月1日", 100, 2000]]
     [(_, text)] = texts_of(save_sheet(tmp_path / "a.xlsx", rows))
     assert text == "日期: 3月1日 | 产量 台: 100 | 能耗 千瓦时: 2000"
+
+
+def test_a_page_that_word_saved_has_its_headings(tmp_path: Path) -> None:
+    body = (
+        "<p class=MsoTitle><b><span>考勤办法<o:p></o:p></span></b></p><p class=MsoNormal><b>一、请假</b></p>"
+        "<p class=MsoNormal>事假须提前\n一天申请。</p><p class=MsoNormal><b>二、加班</b></p>"
+        "<p class=MsoNormal>加班费<s>10元</s><b>20元</b>。<o:p></o:p></p>"
+    )
+    (tmp_path / "a.html").write_bytes(f"<meta charset=gb2312><body>{body}</body>".encode("gb2312"))
+    assert texts_of(tmp_path / "a.html") == [
+        ("考勤办法 > 一、请假", "事假须提前一天申请。"),
+        ("考勤办法 > 二、加班", "加班费10元 20元。"),
+    ]

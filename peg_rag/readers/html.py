@@ -19,7 +19,7 @@ from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import decode, run_parser
 from peg_rag.readers.names import is_name
 from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell, is_wide, replace_characters
-from peg_rag.readers.numbering import format_number
+from peg_rag.readers.numbering import format_number, has_own_text, is_plain_heading, number_level
 from peg_rag.readers.tables import table_rows, to_blocks, with_inner_rows
 
 _SKIPPED = {
@@ -35,10 +35,13 @@ _BOILERPLATE_NAMES = re.compile(
 )
 _INLINE = {
     "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "del", "dfn", "em", "font", "i", "img", "ins",
-    "kbd", "label", "mark", "q", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup",
+    "kbd", "label", "mark", "o:p", "q", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup",
     "time", "tt", "u", "var", "wbr",
 }  # fmt: skip
 _TABLE_LINES = "./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr"
+_WORD_TITLE = "MsoTitle"  # a class in pages that Word saved
+_STRUCK = ("s", "del", "strike")
+_FIRST_NUMBERED_LEVEL = 2  # of headings that no tag marks: below the page's title
 _LEVELS = {f"h{level}": level for level in range(1, 7)}
 _LONGEST_SPAN = 1000  # cells that a rowspan or colspan may claim
 _MOST_CELLS = 1_000_000
@@ -73,13 +76,14 @@ def page_blocks(text: str, name: str) -> list[Block]:
     main_blocks = _keep_main_content(blocks, walk.linked_shares, _main_text(text))
     if _text_length(main_blocks) < _FEWEST_KEPT * _text_length(blocks):
         main_blocks = blocks
-    return _add_title(main_blocks, clean_line(" ".join(tree.xpath("//head/title//text()"))))
+    title = clean_line(" ".join(tree.xpath("//head/title//text()")))
+    return _add_title(_mark_numbered_headings(main_blocks), title)
 
 
 def fragment_blocks(text: str, name: str) -> list[Block]:
     """All of a page or a piece of one, such as the body of an e-mail or a chapter of a book."""
     tree = _parse_html(text, name)
-    return [] if tree is None else [*html_blocks(tree, boilerplate=True)]
+    return [] if tree is None else _mark_numbered_headings([*html_blocks(tree, boilerplate=True)])
 
 
 def is_contents_page(text: str, name: str) -> bool:
@@ -250,11 +254,14 @@ class _Walk:
         if element.get("peg-skip"):
             return
         self._links -= tag == "a" and element.get("href") is not None
-        if tag in _LEVELS:
+        level = 1 if element.get("class") == _WORD_TITLE else _LEVELS.get(tag)
+        if level is not None:
             text, linked = self._take_text()
             title = clean_line(text)
             if title:
-                yield Heading(title, _LEVELS[tag]), linked
+                yield Heading(title, level), linked
+        elif tag in _STRUCK:
+            self._buffer.append(" ")  # what is struck out is no part of the word behind it
         elif tag not in _INLINE and tag != "br":
             yield from self._flush_text()
         if tag == "li":
@@ -446,6 +453,21 @@ def _is_main_content(block: Block, main: str) -> bool:
         return not texts or any(text in main for text in texts)
     text = "".join(_ITEM_NUMBER.sub("", block.text).split())
     return text[:40] in main and text[-40:] in main
+
+
+def _mark_numbered_headings(blocks: list[Block]) -> list[Block]:
+    """On a page that marks no headings, as Word saves it, those that their numbers make."""
+    if any(isinstance(block, Heading) and block.level > 1 for block in blocks):
+        return blocks
+    texts = ["", *(block.text for block in blocks), ""]
+    marked: list[Block] = []
+    for before, block, after in zip(texts, blocks, texts[2:], strict=False):
+        is_heading = isinstance(block, Paragraph) and (
+            is_plain_heading(block.text) or has_own_text(block.text, before, after)
+        )
+        level = (number_level(block.text) or 0) + _FIRST_NUMBERED_LEVEL
+        marked.append(Heading(clean_line(block.text), level) if is_heading else block)
+    return marked
 
 
 def _text_length(blocks: list[Block]) -> int:
