@@ -1255,3 +1255,17 @@ def test_a_page_that_word_saved_has_its_headings(tmp_path: Path) -> None:
         ("考勤办法 > 一、请假", "事假须提前一天申请。"),
         ("考勤办法 > 二、加班", "加班费10元 20元。"),
     ]
+
+
+@pytest.mark.parametrize("as_html", [False, True])
+def test_the_sender_and_time_of_a_quoted_message_part_it_from_the_answer(as_html: bool, tmp_path: Path) -> None:
+    head = ["发件人: 李四", "发送时间: 2025年3月2日 17:00", "主题: 关于验收"]
+    message = make_message("关于验收", "\n".join(["验收改为3月10日。", "", *head, "", "是3月5日吗？"]))
+    if as_html:
+        body = f"<p>验收改为3月10日。</p><div>{'<br>'.join(head)}</div><p>是3月5日吗？</p>"
+        message.set_content(f"<html><body>{body}</body></html>", subtype="html")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    [answer, quoted] = texts_of(tmp_path / "a.eml")[1:]
+    assert answer == ("关于验收", "验收改为3月10日。")
+    assert quoted[0] == "关于验收 > 发件人: 李四"
+    assert quoted[1].endswith("主题: 关于验收\n\n是3月5日吗？")

@@ -33,6 +33,12 @@ _QUOTATION = re.compile(
     r"(>\s*)?(在\s?)?[^\n]{0,20}\d{4}[-年/.][^\n]{3,120}(写道|wrote)\s*[:：]$",
     re.IGNORECASE | re.MULTILINE,
 )
+# Sender and time of a quoted message, where nothing else stands above it.
+_HEAD = re.compile(
+    r">?\s?\*?(发件人|寄件者|From)\*?\s*[:：][^\n]+\n"
+    r">?\s?\*?(发送时间|发送日期|日期|寄件日期|Sent|Date)\*?\s*[:：]",
+    re.IGNORECASE,
+)
 _QUOTE_MARKS = re.compile(r"^(>\s?)+")
 _QUOTATION_LEVEL = 2  # below the subject
 _NO_SUBJECT = "（无主题）"
@@ -86,7 +92,11 @@ def _body_blocks(message: EmailMessage, path: Path) -> Iterator[Block]:
 def _plain_body(text: str) -> Iterator[Block]:
     """The text of a message, then the messages that it quotes, each under the line that says so."""
     lines = text.split("\n")
-    starts = [number for number, line in enumerate(lines) if _QUOTATION.match(line.strip())]
+    starts: list[int] = []
+    for number, line in enumerate(lines):
+        is_head = _HEAD.match("\n".join(lines[number : number + 2])) is not None and starts[-1:] != [number - 1]
+        if is_head or _QUOTATION.match(line.strip()):
+            starts.append(number)
     yield from plain_blocks("\n".join(lines[: starts[0]] if starts else lines))
     for start, end in pairwise([*starts, len(lines)]):
         yield _quotation_heading(lines[start])
@@ -97,14 +107,18 @@ def _plain_body(text: str) -> Iterator[Block]:
 def _part_quotations(blocks: Iterable[Block]) -> Iterator[Block]:
     """The blocks of a page, in which a paragraph that begins a quoted message is a heading."""
     is_quoted = False
+    is_marked = False  # whether the block before was the line above a quoted message
     for block in blocks:
-        match = _QUOTATION.match(block.text) if isinstance(block, Paragraph) else None
+        match = None
+        if isinstance(block, Paragraph):
+            match = _QUOTATION.match(block.text) or (None if is_marked else _HEAD.match(block.text))
+        is_marked = match is not None
         if match is None:
             yield from _nest([block]) if is_quoted else [block]
             continue
         is_quoted = True
-        yield _quotation_heading(match[0])
-        rest = block.text[match.end() :].strip()
+        line, _, rest = block.text.partition("\n")
+        yield _quotation_heading(line)
         if rest:
             yield Paragraph(rest)
 
