@@ -102,6 +102,34 @@ DRAWN_WITHOUT_INNER_RULES = """+------+------+
 早班提前十分钟到岗。"""
 
 
+def test_markdown_has_underlined_titles_front_matter_and_tables_without_outer_bars(tmp_path: Path) -> None:
+    text = """---
+title: "发布说明"
+date: 2025-03-01
+---
+修订记录
+--------
+
+版本 | 内容
+--- | ---
+2.1 | 修复登录
+2.2 |
+
+- 列表一
+---
+总览
+====
+完。
+"""
+    assert [(s.title, s.text) for s in read_sections(write(tmp_path, "a.md", text))] == [
+        ("发布说明", "date: 2025-03-01"),
+        ("发布说明 > 修订记录", "版本: 2.1 | 内容: 修复登录"),
+        ("发布说明 > 修订记录", "版本: 2.2"),
+        ("发布说明 > 修订记录", "- 列表一"),
+        ("总览", "完。"),
+    ]
+
+
 def test_tables_drawn_with_characters_give_rows(tmp_path: Path) -> None:
     assert [(s.kind, s.text) for s in read_sections(write(tmp_path, "a.txt", BOXED))] == [
         ("text", "表 3.2. 推荐的系统配置"),

@@ -14,6 +14,10 @@ from peg_rag.readers.tables import Grid, table_rows, to_blocks
 
 _HEADING = re.compile(r"(#{1,6})\s")
 _FENCE = re.compile(r"\s*(```|~~~)")
+_UNDERLINE = re.compile(r"(=+|-{2,})\s*$")  # below a title
+_ITEM = re.compile(r"\s*([-*+>|]|\d+[.)])\s")
+_FRONT_MATTER = re.compile(r"[\w-]+:|[\s#-]|$")
+_MOST_FRONT_MATTER = 50  # lines
 # Pictures. No part can match across another's start, so a search is linear.
 _PICTURE = re.compile(r"!\[[^\[\]]*\]\([^()]*\)")
 _RULE = re.compile(r"\|?[ \t|:-]*-[ \t|:-]*\|?$")
@@ -118,15 +122,28 @@ def _is_full(line: str, following: str, wrap_width: int) -> bool:
 
 
 def markdown_blocks(text: str) -> Iterator[Block]:
-    """ATX headings, tables with pipes, and paragraphs; a `#` or a `|` inside a code fence is neither."""
+    """Headings, tables with bars, and paragraphs; a `#` or a `|` inside a code fence is neither."""
+    lines = text.split("\n")
+    first = _find_front_matter(lines)
+    if first:
+        yield from _read_front_matter(lines[1 : first - 1])
     paragraph_lines: list[str] = []
     table: list[str] = []
     fenced = False
-    for line in text.split("\n"):
+    for line, following in zip(lines[first:], [*lines[first + 1 :], ""], strict=True):
         if _FENCE.match(line):
             fenced = not fenced
+        if not fenced and _UNDERLINE.match(line) and len(paragraph_lines) == 1:
+            if _ITEM.match(paragraph_lines[0]):  # then it is a rule
+                yield from _read_paragraph(paragraph_lines)
+            else:
+                yield Heading(_heading_text(paragraph_lines[0]), 1 if line.startswith("=") else 2)
+            paragraph_lines = []
+            continue
         mark = None if fenced else _HEADING.match(line + "\n")
-        in_table = not fenced and line.lstrip().startswith("|")
+        in_table = not fenced and (
+            line.lstrip().startswith("|") or ("|" in line and (bool(table) or _is_rule(following)))
+        )
         if mark or in_table or (not fenced and not line.strip()):
             yield from _read_paragraph(paragraph_lines)
             paragraph_lines = []
@@ -141,6 +158,26 @@ def markdown_blocks(text: str) -> Iterator[Block]:
             paragraph_lines.append(line)
     yield from _read_paragraph(paragraph_lines)
     yield from _read_table(table)
+
+
+def _is_rule(line: str) -> bool:
+    """Whether a line parts the header of a table from its body."""
+    return "|" in line and _RULE.match(line.strip()) is not None
+
+
+def _find_front_matter(lines: list[str]) -> int:
+    """The line behind the names and values between `---` that a file begins with; 0 where there are none."""
+    if lines[0] != "---":
+        return 0
+    end = next((number for number, line in enumerate(lines[1:_MOST_FRONT_MATTER], start=1) if line == "---"), 0)
+    return end + 1 if end and all(_FRONT_MATTER.match(line) for line in lines[1:end]) else 0
+
+
+def _read_front_matter(lines: list[str]) -> Iterator[Block]:
+    titles = [line for line in lines if line.startswith("title:")]
+    for title in titles[:1]:
+        yield Heading(clean_line(title.removeprefix("title:")).strip("\"'"), 1)
+    yield from _read_paragraph([line for line in lines if line not in titles[:1]])
 
 
 def without_markup(text: str) -> str:
