@@ -4,6 +4,7 @@ import datetime
 import io
 import zipfile
 from email.message import EmailMessage
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,16 @@ from docx.oxml.ns import nsdecls
 from docx.shared import Pt
 from pptx.chart.data import CategoryChartData
 from pptx.enum.chart import XL_CHART_TYPE
+from pptx.opc.package import Part as PptPart
+from pptx.opc.packuri import PackURI as PptPackURI
+from pptx.oxml import parse_xml as pptx_parse_xml
+from pptx.oxml.ns import nsdecls as pptx_nsdecls
 from pptx.util import Inches
+from pptx.util import Pt as PptPt
 
 from peg_rag.errors import DataError
 from peg_rag.readers import PartlyRead, Section, html, read_sections, xlsx
-from peg_rag.readers.docx import format_number
+from peg_rag.readers.numbering import format_number
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.xlsx import format_value
 
@@ -459,6 +465,44 @@ def test_a_book_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
     ]
 
 
+def write_book(path: Path, manifest: str, spine: str, **files: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("META-INF/container.xml", '<container><rootfile full-path="content.opf"/></container>')
+        package = f"<package><metadata><title>茶经</title></metadata><manifest>{manifest}</manifest>{spine}</package>"
+        archive.writestr("content.opf", package)
+        for name, text in files.items():
+            archive.writestr(f"{name}.xhtml", text)
+    return path
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_chapters_without_headings_have_their_titles_from_the_contents(is_old: bool, tmp_path: Path) -> None:
+    chapters = (("a", "第一章 源"), ("b", "第二章 具"))
+    manifest = "".join(f'<item id="{name}" href="{name}.xhtml"/>' for name in "abc")
+    if is_old:
+        manifest += '<item id="n" href="n.xhtml" media-type="application/x-dtbncx+xml"/>'
+        points = "".join(
+            f'<navPoint><navLabel><text>{title}</text></navLabel><content src="{name}.xhtml#x"/></navPoint>'
+            for name, title in chapters
+        )
+        contents = f"<ncx><navMap>{points}</navMap></ncx>"
+    else:
+        manifest += '<item id="n" href="n.xhtml" properties="nav"/>'
+        links = "".join(f'<li><a href="{name}.xhtml">{title}</a></li>' for name, title in chapters)
+        contents = f"<html><body><nav><ol>{links}</ol></nav></body></html>"
+    links = "".join(f'<p><a href="{name}.xhtml">{title}</a></p>' for name, title in chapters)
+    path = write_book(
+        tmp_path / "a.epub",
+        manifest,
+        '<spine><itemref idref="c"/><itemref idref="a"/><itemref idref="b"/></spine>',
+        a='<html><body><p class="title">第一章 源</p><p>茶者，南方之嘉木也。</p></body></html>',
+        b="<html><body><p>籝，一曰篮。</p></body></html>",
+        c=f"<html><body><h2>目录</h2>{links}</body></html>",
+        n=contents,
+    )
+    assert texts_of(path) == [("茶经 > 第一章 源", "茶者，南方之嘉木也。"), ("茶经 > 第二章 具", "籝，一曰篮。")]
+
+
 PAGE = """<html><head><title>须知 - 市一医院</title></head><body>
 <nav><ul><li><a href=/>首页</a></li><li><a href=/a>新闻中心</a></li></ul></nav>
 <div class="breadcrumb">当前位置：首页 &gt; 须知</div>
@@ -735,3 +779,493 @@ def test_signatures_under_a_table_are_no_record_of_it() -> None:
 def test_names_that_no_record_follows_are_kept() -> None:
     rows = table_rows([["早班", "中班", "晚班"], ["三班均需佩戴工牌。", "", ""]])
     assert [value for row in rows for _, value in row.cells] == ["早班", "中班", "晚班", "三班均需佩戴工牌。"]
+
+
+# -- cells as offices fill them ---------------------------------------------------------------------------------------
+
+
+def test_lines_within_a_cell_stay_apart_and_a_name_is_whole(tmp_path: Path) -> None:
+    document = docx.Document()
+    table = document.add_table(2, 2)
+    table.cell(0, 0).text = "课\n程"
+    table.cell(0, 1).text = "培训\n内容"
+    table.cell(1, 0).text = "安全"
+    table.cell(1, 1).text = "消防设施\n紧急疏散"
+    word = save_docx(document, tmp_path / "a.docx")
+    sheet = save_sheet(tmp_path / "a.xlsx", [["课\n程", "培训\n内容"], ["安全", "消防设施\n紧急疏散"]])
+    page = tmp_path / "a.html"
+    cells = "<tr><td>课<br>程<td>培训<br>内容<tr><td>安全<td><ul><li>消防设施<li>紧急疏散</ul>"
+    page.write_text(f"<table>{cells}</table>", encoding="utf-8")
+    markdown = tmp_path / "a.md"
+    markdown.write_text("| 课程 | 培训内容 |\n|---|---|\n| 安全 | 消防设施<br>紧急疏散 |\n", encoding="utf-8")
+    for path in (word, sheet, page, markdown):
+        assert read_sections(path)[-1].text == "课程: 安全 | 培训内容: 消防设施 紧急疏散", path.name
+
+
+def texts_of(path: Path) -> list[tuple[str, str]]:
+    return [(section.title, section.text) for section in read_sections(path)]
+
+
+def test_what_stands_above_and_below_a_sheets_table_is_no_record_of_it(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["一季度销售统计表"],
+        ["单位：万元", None, None, "制表日期：2025-04-02"],
+        ["区域", "一月", "二月", "三月"],
+        ["上海", 100, 110, 120],
+        ["合计", 160, 180, 190],
+        ["注：实际数以财务入账为准。"],
+        ["制表人：王芳", None, "审核人：李强"],
+    ]
+    assert texts_of(save_sheet(tmp_path / "a.xlsx", rows)) == [
+        ("Sheet > 一季度销售统计表", "单位：万元 | 制表日期：2025-04-02"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "区域: 上海 | 一月: 100 | 二月: 110 | 三月: 120"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "区域: 合计 | 一月: 160 | 二月: 180 | 三月: 190"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "注：实际数以财务入账为准。"),
+        ("Sheet > 一季度销售统计表 > 单位：万元", "制表人：王芳 | 审核人：李强"),
+    ]
+
+
+def test_notes_above_a_table_may_have_their_values_beside_them(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["部门：", "研发部", "日期：", "3月1日"],
+        ["序号", "名称", "数量", "单价"],
+        [1, "键盘", 2, 300],
+    ]
+    assert [text for _, text in texts_of(save_sheet(tmp_path / "a.xlsx", rows))] == [
+        "部门: 研发部 | 日期: 3月1日",
+        "序号: 1 | 名称: 键盘 | 数量: 2 | 单价: 300",
+    ]
+
+
+@pytest.mark.parametrize("titles", [[], ["2024年", None, None, "2025年"]])
+def test_tables_side_by_side_without_a_blank_column_are_told_by_their_header(
+    titles: list[object], tmp_path: Path
+) -> None:
+    rows = [titles] if titles else []
+    rows += [["部门", "人数", "预算"] * 2, ["研发", 20, 100, "生产", 25, 120], ["销售", 15, 80, None, None, None]]
+    assert texts_of(save_sheet(tmp_path / "a.xlsx", rows, ["A1:C1", "D1:F1"] if titles else None)) == [
+        ("Sheet > 2024年" if titles else "Sheet", "部门: 研发 | 人数: 20 | 预算: 100"),
+        ("Sheet > 2024年" if titles else "Sheet", "部门: 销售 | 人数: 15 | 预算: 80"),
+        ("Sheet > 2025年" if titles else "Sheet", "部门: 生产 | 人数: 25 | 预算: 120"),
+    ]
+
+
+def test_a_header_that_repeats_over_figures_is_of_one_table(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["计划", "实际", "计划", "实际"], [1, 2, 3, 4], [5, 6, 7, 8]]
+    assert len(texts_of(save_sheet(tmp_path / "a.xlsx", rows))) == 2
+
+
+def test_names_above_several_columns_need_not_be_merged(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["区域", "一月", None, "二月", None],
+        [None, "计划", "实际", "计划", "实际"],
+        ["上海", 100, 98, 110, 120],
+    ]
+    assert [text for _, text in texts_of(save_sheet(tmp_path / "a.xlsx", rows))] == [
+        "区域: 上海 | 一月 计划: 100 | 一月 实际: 98 | 二月 计划: 110 | 二月 实际: 120"
+    ]
+
+
+def test_a_label_that_stands_in_the_first_row_of_its_group_holds_for_all(tmp_path: Path) -> None:
+    rows: list[list[object]] = [
+        ["部门", "姓名", "工资"],
+        ["研发", "张三", 100],
+        [None, "李四", 90],
+        ["销售", "赵六", 70],
+        [None, "合计", 260],
+    ]
+    labelled = ["部门: 研发 | 姓名: 李四 | 工资: 90", "姓名: 合计 | 工资: 260"]
+    without_total = [text for _, text in texts_of(save_sheet(tmp_path / "a.xlsx", rows[:-1]))]
+    assert without_total[1] == labelled[0]
+    with_missing = [*rows[:-1], ["研发", "钱七", 60]]  # a label that is there twice names no group
+    assert texts_of(save_sheet(tmp_path / "b.xlsx", with_missing))[1][1] == "姓名: 李四 | 工资: 90"
+    assert texts_of(save_sheet(tmp_path / "c.xlsx", rows))[-1][1] == labelled[1]
+
+
+def test_two_columns_without_a_header_are_names_and_values() -> None:
+    rows = table_rows([["年假", "满1年5天，满10年10天"], ["病假", "凭医院证明，每年不超过30天"]])
+    assert [row.cells for row in rows] == [
+        (("年假", "满1年5天，满10年10天"),),
+        (("病假", "凭医院证明，每年不超过30天"),),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "number_format", "text"),
+    [
+        (45719, "aaaa", "星期一"),
+        (datetime.datetime(2025, 3, 3), 'yyyy"年"m"月"d"日" aaaa', "2025年3月3日 星期一"),
+        (datetime.datetime(2025, 3, 9), 'm/d "周"aaa', "2025/3/9 周日"),
+    ],
+)
+def test_the_day_of_the_week_is_shown(value: object, number_format: str, text: str) -> None:
+    assert format_value(value, number_format) == text
+
+
+def write_page(path: Path, body: str) -> Path:
+    path.write_text(f"<html><body><h1>手册</h1>{body}</body></html>", encoding="utf-8")
+    return path
+
+
+def test_a_table_within_a_pages_cell_stands_under_its_row(tmp_path: Path) -> None:
+    inner = "<table><tr><th>电压<th>功率<tr><td>{}<td>{}</table>"
+    rows = "".join(
+        f"<tr><td>{model}<td>{text}{inner.format(volts, watts)}"
+        for model, text, volts, watts in (("A100", "室内", "220V", "50W"), ("B200", "室外", "110V", "80W"))
+    )
+    assert texts_of(write_page(tmp_path / "a.html", f"<table><tr><th>型号<th>参数{rows}</table>")) == [
+        ("手册", "型号: A100 | 参数: 室内"),
+        ("手册 > A100", "电压: 220V | 功率: 50W"),
+        ("手册", "型号: B200 | 参数: 室外"),
+        ("手册 > B200", "电压: 110V | 功率: 80W"),
+    ]
+
+
+def test_a_table_that_lays_out_a_page_is_none(tmp_path: Path) -> None:
+    menu = "<ul><li><a href=a>首页</a><li><a href=b>关于</a></ul>"
+    inner = "<p>值班安排如下，请各部门遵照执行。</p><table><tr><th>日期<th>值班人<tr><td>10月1日<td>张三</table>"
+    page = write_page(tmp_path / "a.html", f"<table><tr><td>{menu}<td>{inner}<tr><td colspan=2>某公司</table>")
+    assert ("手册", "日期: 10月1日 | 值班人: 张三") in texts_of(page)
+    assert "值班安排如下，请各部门遵照执行。" in texts_of(page)[0][1]
+
+
+def test_terms_stand_with_their_definitions(tmp_path: Path) -> None:
+    terms = "<dl><dt>保修期<dd>两年<dt>产地<dd>苏州<br>成都</dl>"
+    questions = "<dl><dt>怎么报销？<dd>先填单，再审批。</dl>"
+    assert texts_of(write_page(tmp_path / "a.html", terms + questions)) == [
+        ("手册", "保修期: 两年"),
+        ("手册", "产地: 苏州 成都"),
+        ("手册", "怎么报销？\n\n先填单，再审批。"),
+    ]
+
+
+def test_items_are_numbered_as_the_page_says(tmp_path: Path) -> None:
+    items = "<ol start=3><li>填写<li value=7>提交</ol><ol type=A><li>甲<li>乙</ol>"
+    [(_, text)] = texts_of(write_page(tmp_path / "a.html", items))
+    assert text == "3. 填写\n\n7. 提交\n\nA. 甲\n\nB. 乙"
+
+
+def test_readings_above_characters_are_left_out(tmp_path: Path) -> None:
+    page = write_page(tmp_path / "a.html", "<p>甲方应<ruby>缴<rp>(</rp><rt>jiǎo</rt><rp>)</rp></ruby>纳保证金。</p>")
+    assert texts_of(page) == [("手册", "甲方应缴纳保证金。")]
+
+
+# -- Word as offices leave it -----------------------------------------------------------------------------------------
+
+
+def append_paragraph(document: "docx.document.Document", content: str) -> None:
+    body = document.element.body
+    body.insert(len(body) - 1, parse_xml(f"<w:p {nsdecls('w')}>{content}</w:p>"))
+
+
+def run_of(text: str, properties: str = "") -> str:
+    return f'<w:r><w:rPr>{properties}</w:rPr><w:t xml:space="preserve">{text}</w:t></w:r>'
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (run_of("保修期两年。") + run_of("内部底价80万元", "<w:vanish/>"), "保修期两年。"),
+        (run_of("保修期两年。", '<w:vanish w:val="0"/>'), "保修期两年。"),
+        (
+            '<w:r><w:sym w:font="Wingdings 2" w:char="F052"/></w:r>' + run_of("电汇 ")
+            + '<w:r><w:sym w:font="Wingdings" w:char="F0A8"/></w:r>' + run_of("支票"),
+            "☑电汇 ☐支票",
+        ),
+        (run_of("误差") + '<w:r><w:sym w:font="Symbol" w:char="F0B1"/></w:r>' + run_of("0.5"), "误差±0.5"),
+        (
+            '<w:r><w:fldChar w:fldCharType="begin"><w:ffData><w:checkBox><w:default w:val="0"/><w:checked/>'
+            '</w:checkBox></w:ffData></w:fldChar></w:r><w:r><w:fldChar w:fldCharType="end"/></w:r>' + run_of("含税"),
+            "☑含税",
+        ),
+        (
+            run_of("甲方应") + "<w:r><w:ruby><w:rt><w:r><w:t>jiǎo</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>缴</w:t>"
+            "</w:r></w:rubyBase></w:ruby></w:r>" + run_of("纳保证金。"),
+            "甲方应缴纳保证金。",
+        ),
+        (
+            run_of("乙方：") + "<w:sdt><w:sdtPr><w:showingPlcHdr/></w:sdtPr><w:sdtContent>"
+            + run_of("单击此处输入文字") + "</w:sdtContent></w:sdt>",
+            "乙方：",
+        ),
+    ],
+)  # fmt: skip
+def test_a_paragraph_reads_as_word_shows_it(content: str, text: str, tmp_path: Path) -> None:
+    document = docx.Document()
+    append_paragraph(document, content)
+    assert texts_of(save_docx(document, tmp_path / "a.docx")) == [("", text)]
+
+
+def test_a_paragraph_whose_end_was_deleted_goes_on(tmp_path: Path) -> None:
+    document = docx.Document()
+    deleted = '<w:pPr><w:rPr><w:del w:id="3" w:author="a"/></w:rPr></w:pPr>'
+    append_paragraph(document, deleted + run_of("违约金为合同总价的"))
+    append_paragraph(document, run_of("百分之五。"))
+    append_paragraph(document, deleted + run_of("以上条款自签字起生效。"))
+    [(_, text)] = texts_of(save_docx(document, tmp_path / "a.docx"))
+    assert text == "违约金为合同总价的百分之五。\n\n以上条款自签字起生效。"
+
+
+def test_a_notice_without_styles_has_its_title_and_both_levels_of_headings(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph().add_run("关于印发差旅费办法的通知").font.size = Pt(22)
+    for text in (
+        "一、适用范围",
+        "本办法适用于全体员工，包括：",
+        "（一）正式员工",
+        "（二）退休返聘人员",
+        "二、标准",
+        "（一）交通费",
+        "乘坐高铁二等座，凭票报销。",
+        "（二）住宿费",
+        "1. 一线城市每晚不超过600元。",
+    ):
+        document.add_paragraph(text)
+    title = "关于印发差旅费办法的通知"
+    assert texts_of(save_docx(document, tmp_path / "a.docx")) == [
+        (f"{title} > 一、适用范围", "本办法适用于全体员工，包括：\n\n（一）正式员工\n\n（二）退休返聘人员"),
+        (f"{title} > 二、标准 > （一）交通费", "乘坐高铁二等座，凭票报销。"),
+        (f"{title} > 二、标准 > （二）住宿费", "1. 一线城市每晚不超过600元。"),
+    ]
+
+
+# -- slides -----------------------------------------------------------------------------------------------------------
+
+
+def add_box(slide: Any, x: float, y: float, text: str, width: float = 4, size: int | None = None) -> None:
+    box = slide.shapes.add_textbox(Inches(x), Inches(y), Inches(width), Inches(0.5))
+    box.text_frame.text = text
+    if size:
+        box.text_frame.paragraphs[0].runs[0].font.size = PptPt(size)
+
+
+def read_slide(path: Path, *boxes: tuple[Any, ...]) -> Section:
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+    for box in boxes:
+        add_box(slide, *box)
+    presentation.save(str(path))
+    [section] = read_sections(path)
+    return section
+
+
+def test_columns_of_boxes_on_a_slide_are_read_one_after_the_other(tmp_path: Path) -> None:
+    section = read_slide(
+        tmp_path / "a.pptx",
+        (0.5, 6.5, "结论：外包", 9),
+        (5.2, 1.6, "方案二：外包"),
+        (0.5, 1.6, "方案一：自建"),
+        (0.5, 2.2, "初期投入200万元"),
+        (5.2, 2.5, "每年费用80万元"),
+        (0.5, 3.2, "维护人员3名"),
+        (5.2, 3.6, "合同期三年"),
+        (0.5, 0.3, "方案对比", 9, 32),
+    )
+    assert section.title == "方案对比"
+    assert section.text.split("\n\n") == [
+        "方案一：自建",
+        "初期投入200万元",
+        "维护人员3名",
+        "方案二：外包",
+        "每年费用80万元",
+        "合同期三年",
+        "结论：外包",
+    ]
+
+
+def test_labels_beside_texts_on_a_slide_are_read_row_by_row(tmp_path: Path) -> None:
+    rows = [("负责人", "王芳"), ("预算", "80万元"), ("状态", "进行中")]
+    boxes: list[tuple[Any, ...]] = []
+    for number, (label, text) in enumerate(rows):
+        boxes += [(0.5, 1.6 + 0.8 * number, label, 2), (3.2, 1.6 + 0.8 * number, text, 6)]
+    section = read_slide(tmp_path / "a.pptx", *boxes)
+    assert section.text == "\n\n".join(text for row in rows for text in row)
+
+
+def test_a_slides_automatic_numbers_are_part_of_the_text(tmp_path: Path) -> None:
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+    frame = slide.shapes.add_textbox(0, 0, Inches(5), Inches(3)).text_frame
+    frame.text = "填单"
+    for text in ("附发票", "审批", "备查", "付款"):
+        frame.add_paragraph().text = text
+    schemes = [("arabicPeriod", 0), ("alphaLcParenR", 1), ("arabicPeriod", 0), ("", 0), ("ea1ChsPeriod", 0)]
+    for paragraph, (scheme, level) in zip(frame.paragraphs, schemes, strict=True):
+        paragraph.level = level
+        if scheme:
+            paragraph._p.get_or_add_pPr().append(pptx_parse_xml(f'<a:buAutoNum {pptx_nsdecls("a")} type="{scheme}"/>'))
+    presentation.save(str(tmp_path / "a.pptx"))
+    [section] = read_sections(tmp_path / "a.pptx")
+    assert section.text == "1. 填单\na) 附发票\n2. 审批\n备查\n一. 付款"
+
+
+POINTS = (
+    '<dgm:dataModel xmlns:dgm="http://schemas.openxmlformats.org/drawingml/2006/diagram" '
+    'xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"><dgm:ptLst><dgm:pt modelId="0" type="doc"/>'
+    "{points}</dgm:ptLst><dgm:cxnLst>{links}</dgm:cxnLst></dgm:dataModel>"
+)
+POINT = '<dgm:pt modelId="{0}"><dgm:t><a:p><a:r><a:t>{1}</a:t></a:r></a:p></dgm:t></dgm:pt>'
+LINK = '<dgm:cxn modelId="9{1}" srcId="{0}" destId="{1}" srcOrd="{2}" destOrd="0"/>'
+DIAGRAM = "http://schemas.openxmlformats.org/drawingml/2006/diagram"
+DIAGRAM_DATA = "http://schemas.openxmlformats.org/officeDocument/2006/relationships/diagramData"
+
+
+def diagram_points() -> bytes:
+    points = [(1, "审批"), (2, "提交"), (3, "经理三天内审批"), (4, "员工填单")]
+    links = [(0, 1, 1), (0, 2, 0), (1, 3, 0), (2, 4, 0)]
+    content = POINTS.format(
+        points="".join(POINT.format(*point) for point in points), links="".join(LINK.format(*link) for link in links)
+    )
+    return content.encode()
+
+
+def diagram_frame(key: str) -> str:
+    return (
+        f'<a:graphic xmlns:a="http://schemas.openxmlformats.org/drawingml/2006/main"><a:graphicData uri="{DIAGRAM}">'
+        f'<dgm:relIds xmlns:dgm="{DIAGRAM}" xmlns:r="http://schemas.openxmlformats.org/officeDocument/2006/relationships"'
+        f' r:dm="{key}"/></a:graphicData></a:graphic>'
+    )
+
+
+def test_the_texts_of_a_slides_diagram_are_read_in_its_order(tmp_path: Path) -> None:
+    presentation = pptx.Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[5])
+    slide.shapes.title.text = "报销流程"
+    name = PptPackURI("/ppt/diagrams/data1.xml")
+    part = PptPart(name, "application/xml", presentation.part.package, diagram_points())
+    frame = (
+        f'<p:graphicFrame {pptx_nsdecls("p", "a")}><p:nvGraphicFramePr><p:cNvPr id="9" name="图示"/>'
+        "<p:cNvGraphicFramePr/><p:nvPr/></p:nvGraphicFramePr>"
+        "<p:xfrm><a:off x='0' y='0'/><a:ext cx='9' cy='9'/></p:xfrm>"
+        f"{diagram_frame(slide.part.relate_to(part, DIAGRAM_DATA))}</p:graphicFrame>"
+    )
+    slide.shapes._spTree.append(pptx_parse_xml(frame))
+    presentation.save(str(tmp_path / "a.pptx"))
+    assert texts_of(tmp_path / "a.pptx") == [("报销流程", "提交\n员工填单\n\n审批\n经理三天内审批")]
+
+
+def test_the_texts_of_a_diagram_in_word_are_read(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_paragraph("流程如下。")
+    part = Part(PackURI("/word/diagrams/data1.xml"), "application/xml", diagram_points(), document.part.package)
+    frame = diagram_frame(document.part.relate_to(part, DIAGRAM_DATA))
+    append_paragraph(document, f"<w:r><w:drawing>{frame}</w:drawing></w:r>")
+    [(_, text)] = texts_of(save_docx(document, tmp_path / "a.docx"))
+    assert text == "流程如下。\n\n提交\n员工填单\n\n审批\n经理三天内审批"
+
+
+# -- quoted mail ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "title"),
+    [
+        ("------------------ 原始邮件 ------------------", "原始邮件"),
+        ("-----Original Message-----", "Original Message"),
+        ("> 在 2025年3月2日，李四 写道：", "在 2025年3月2日，李四 写道："),
+        ("李四 于2025年3月2日 16:05写道：", "李四 于2025年3月2日 16:05写道："),
+        (
+            "On Mon, Mar 3, 2025 at 9:00 AM Li Si <l@a.cn> wrote:",
+            "On Mon, Mar 3, 2025 at 9:00 AM Li Si <l@a.cn> wrote:",
+        ),
+    ],
+)
+@pytest.mark.parametrize("as_html", [False, True])
+def test_what_a_message_quotes_stands_apart_from_its_answer(
+    line: str, title: str, as_html: bool, tmp_path: Path
+) -> None:
+    paragraphs = ["验收时间改为3月10日。", line, "> 验收时间是3月5日吗？"]
+    message = make_message("关于验收", "\n\n".join(paragraphs))
+    if as_html:
+        body = "".join(f"<p>{escape(text.removeprefix('> '))}</p>" for text in paragraphs)
+        message.set_content(f"<html><body>{body}</body></html>", subtype="html")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    assert texts_of(tmp_path / "a.eml")[1:] == [
+        ("关于验收", "验收时间改为3月10日。"),
+        (f"关于验收 > {title}", "验收时间是3月5日吗？"),
+    ]
+
+
+def test_a_message_that_quotes_thousands_is_read(tmp_path: Path) -> None:
+    message = make_message("关于验收", "好的。\n" + "-----原始邮件-----\n> 收到。\n" * 3000)
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    assert len(texts_of(tmp_path / "a.eml")) == 3002
+
+
+def test_the_articles_of_a_contract_with_titles_are_headings(tmp_path: Path) -> None:
+    document = docx.Document()
+    for text in (
+        "第一条 标的物",
+        "空压机两台。",
+        "第二条　交货",
+        "2.1 交货时间：合同签订后30日内。",
+        "第三条 甲方逾期付款的，按日支付违约金",
+        "第四条",
+        "本合同一式两份。",
+    ):
+        document.add_paragraph(text)
+    assert texts_of(save_docx(document, tmp_path / "a.docx")) == [
+        ("第一条 标的物", "空压机两台。"),
+        ("第二条 交货", "2.1 交货时间：合同签订后30日内。\n\n第三条 甲方逾期付款的，按日支付违约金"),
+        ("第四条", "本合同一式两份。"),
+    ]
+
+
+def test_a_table_of_names_with_values_alone_keeps_its_header() -> None:
+    rows = table_rows([["总部", "工厂"], ["电话：8001", "电话：8002"], ["地址：上海", "地址：苏州"]])
+    assert [dict(row.cells) for row in rows] == [
+        {"总部": "电话：8001", "工厂": "电话：8002"},
+        {"总部": "地址：上海", "工厂": "地址：苏州"},
+    ]
+
+
+@pytest.mark.parametrize("titles", [("一、收入", "二、支出"), ("收入明细", "支出明细")])
+def test_tables_below_one_another_have_their_own_headers(titles: tuple[str, str], tmp_path: Path) -> None:
+    rows: list[list[object]] = [["三月账目"], [titles[0]], ["项目", "金额"], ["货款", 100], ["服务", 50]]
+    rows += [[titles[1]], ["项目", "金额", "备注"], ["工资", 80, "含社保"], ["房租", 20]]
+    assert texts_of(save_sheet(tmp_path / "a.xlsx", rows)) == [
+        (f"Sheet > 三月账目 > {titles[0]}", "项目: 货款 | 金额: 100"),
+        (f"Sheet > 三月账目 > {titles[0]}", "项目: 服务 | 金额: 50"),
+        (f"Sheet > 三月账目 > {titles[1]}", "项目: 工资 | 金额: 80 | 备注: 含社保"),
+        (f"Sheet > 三月账目 > {titles[1]}", "项目: 房租 | 金额: 20"),
+    ]
+
+
+def test_thousands_of_tables_below_one_another_are_read(tmp_path: Path) -> None:
+    rows: list[list[object]] = []
+    for number in range(3000):
+        rows += [[f"第{number}组名单"], ["姓名", "金额", "备注"], ["张三", number, ""]]
+    assert len(texts_of(save_sheet(tmp_path / "a.xlsx", rows))) == 3000
+
+
+def test_a_row_of_units_is_part_of_the_header(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["日期", "产量", "能耗"], [None, "台", "千瓦时"], ["3月1日", 100, 2000]]
+    [(_, text)] = texts_of(save_sheet(tmp_path / "a.xlsx", rows))
+    assert text == "日期: 3月1日 | 产量 台: 100 | 能耗 千瓦时: 2000"
+
+
+def test_a_page_that_word_saved_has_its_headings(tmp_path: Path) -> None:
+    body = (
+        "<p class=MsoTitle><b><span>考勤办法<o:p></o:p></span></b></p><p class=MsoNormal><b>一、请假</b></p>"
+        "<p class=MsoNormal>事假须提前\n一天申请。</p><p class=MsoNormal><b>二、加班</b></p>"
+        "<p class=MsoNormal>加班费<s>10元</s><b>20元</b>。<o:p></o:p></p>"
+    )
+    (tmp_path / "a.html").write_bytes(f"<meta charset=gb2312><body>{body}</body>".encode("gb2312"))
+    assert texts_of(tmp_path / "a.html") == [
+        ("考勤办法 > 一、请假", "事假须提前一天申请。"),
+        ("考勤办法 > 二、加班", "加班费10元 20元。"),
+    ]
+
+
+@pytest.mark.parametrize("as_html", [False, True])
+def test_the_sender_and_time_of_a_quoted_message_part_it_from_the_answer(as_html: bool, tmp_path: Path) -> None:
+    head = ["发件人: 李四", "发送时间: 2025年3月2日 17:00", "主题: 关于验收"]
+    message = make_message("关于验收", "\n".join(["验收改为3月10日。", "", *head, "", "是3月5日吗？"]))
+    if as_html:
+        body = f"<p>验收改为3月10日。</p><div>{'<br>'.join(head)}</div><p>是3月5日吗？</p>"
+        message.set_content(f"<html><body>{body}</body></html>", subtype="html")
+    (tmp_path / "a.eml").write_bytes(bytes(message))
+    [answer, quoted] = texts_of(tmp_path / "a.eml")[1:]
+    assert answer == ("关于验收", "验收改为3月10日。")
+    assert quoted[0] == "关于验收 > 发件人: 李四"
+    assert quoted[1].endswith("主题: 关于验收\n\n是3月5日吗？")

@@ -319,7 +319,7 @@ def test_all_of_it_by_keyboard(visit: Visit, server: RunningServer) -> None:
 def test_the_modes_are_compared_by_their_scores(visit: Visit, server: RunningServer) -> None:
     page = visit(server.url)
     ask(page, "八达岭长城的门票多少钱？")
-    for label, parts in (("混合", ["语义", "字词", "综合"]), ("语义", ["语义"]), ("字词", ["字词"])):
+    for label, parts in (("混合", ["语义", "字词", "综合", "重排"]), ("语义", ["语义"]), ("字词", ["字词"])):
         page.get_by_role("radio", name=label, exact=True).check(force=True)
         page.locator(".answer[aria-busy=false]").wait_for()
         first = page.locator(".hit").first

@@ -4,6 +4,7 @@ import io
 import math
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,8 @@ from reportlab.platypus import Table, TableStyle
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import PartlyRead, Section, document_text, read_blocks, read_sections
+from peg_rag.readers.layout import Line
+from peg_rag.readers.vertical import are_columns
 
 pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
 WIDTH, HEIGHT = A4
@@ -550,3 +553,319 @@ def test_a_stranger_that_names_itself_pdf_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(io.BytesIO(b"PK\x03\x04").getvalue() * 100)
     with pytest.raises(DataError, match="not a PDF"):
         read_sections(tmp_path / "a.pdf")
+
+
+# -- watermarks, vertical text, two pages on a sheet ------------------------------------------------------------------
+
+
+RULES = [f"第{number}条规定员工应当按照流程办理相关手续并承担相应的责任，不得拖延。" for number in range(1, 16)]
+
+
+def mark_across(canvas: Canvas) -> None:
+    canvas.saveState()
+    canvas.setFont("STSong-Light", 50)
+    canvas.translate(300, 560)
+    canvas.rotate(45)
+    canvas.drawCentredString(0, 0, "内部资料 严禁外传")
+    canvas.restoreState()
+
+
+def mark_in_tiles(canvas: Canvas) -> None:
+    canvas.saveState()
+    canvas.setFillGray(0.85)
+    canvas.setFont("STSong-Light", 14)
+    for across in range(3):
+        for down in range(9):
+            canvas.drawString(80 + across * 180, 80 + down * 93, "张三 8001")
+    canvas.restoreState()
+
+
+@pytest.mark.parametrize("mark", [mark_across, mark_in_tiles])
+def test_a_watermark_is_no_part_of_the_text(mark: Page, tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        mark(canvas)
+        write(canvas, 72, 100, *RULES)
+
+    def draw_last(canvas: Canvas) -> None:
+        mark(canvas)
+        write(canvas, 72, 300, "附则由行政部负责解释。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw, draw_last))
+    assert "".join(section.text for section in sections).replace("\n", "") == "".join(RULES) + "附则由行政部负责解释。"
+
+
+def test_pale_text_that_nothing_is_printed_over_is_read(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 100, *RULES)
+        canvas.setFillGray(0.7)
+        write(canvas, 72, 500, "浅色的说明文字也是正文的一部分。")
+
+    assert "浅色的说明文字" in read_sections(make_pdf(tmp_path / "a.pdf", draw))[-1].text
+
+
+def write_columns(canvas: Canvas, x: float, top: float, *columns: str, size: float = 12) -> None:
+    """Vertical text, as a program draws it whose font has no vertical form: glyph by glyph."""
+    canvas.setFont("STSong-Light", size)
+    for number, column in enumerate(columns):
+        for step, character in enumerate(column):
+            canvas.drawString(x - number * 2 * size, HEIGHT - top - step * 1.3 * size, character)
+
+
+def test_vertical_text_is_read_in_columns_from_the_right(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write_columns(canvas, WIDTH - 90, 100, "仓库管理办法", size=20)
+        columns = ["第一条　库房由专人管理，非工作人员不得", "入内。", "第二条　领料须凭领料单（经主管签字）方"]
+        write_columns(canvas, WIDTH - 140, 100, *columns, "可发放。")
+        write(canvas, WIDTH / 2, HEIGHT - 50, "第 12 页", size=9)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.title == "仓库管理办法"
+    assert section.text == (
+        "第一条 库房由专人管理，非工作人员不得入内。\n\n第二条 领料须凭领料单（经主管签字）方可发放。"
+    )
+    x0, top, x1, bottom = section.places[0].box
+    assert x0 == pytest.approx(WIDTH - 140, abs=1)
+    assert x1 - x0 == pytest.approx(12, abs=1)
+    assert top < 105
+    assert bottom > 350
+
+
+def test_a_number_side_by_side_in_a_column_keeps_its_order(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write_columns(canvas, 400, 100, "本年度盘点定于", size=12)
+        canvas.drawString(400, HEIGHT - 100 - 7 * 1.3 * 12, "12")
+        for step, character in enumerate("月进行，请各部门做好准备。", start=8):
+            canvas.drawString(400, HEIGHT - 100 - step * 1.3 * 12, character)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.text == "本年度盘点定于12月进行，请各部门做好准备。"
+
+
+LEFT_PAGE = (
+    "库房由专人管理，非工作人员不得入",
+    "内。领料须凭领料单，经主管签字后",
+    "方可发放。每月盘点一次，盘点结果",
+    "报财务部备案。",
+    "易燃品应当单独存放，并配备灭火器",
+    "材，由安全员每周检查，检查结果应",
+)
+
+
+@pytest.mark.parametrize("has_table", [False, True])
+def test_two_pages_on_a_sheet_are_read_one_after_the_other(has_table: bool, tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.setPageSize((HEIGHT, WIDTH))
+        canvas.translate(0, WIDTH - HEIGHT)  # `write` counts from the top of a tall page
+        write(canvas, 60, 90, *LEFT_PAGE, size=12)
+        write(canvas, 60, 540, "— 12 —", size=9)
+        write(canvas, 480, 90, "当记录备查。", size=12)
+        if has_table:
+            draw_table(canvas, 480, 120, [["设备", "电话"], ["空调", "8001"], ["水泵", "8002"]])
+        write(canvas, 620, 540, "— 13 —", size=9)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert sections[0].text == (
+        "库房由专人管理，非工作人员不得入内。领料须凭领料单，经主管签字后方可发放。每月盘点一次，盘点结果报财务部备案。\n\n"
+        "易燃品应当单独存放，并配备灭火器材，由安全员每周检查，检查结果应当记录备查。"
+    )
+    rows = [section.text for section in sections[1:]]
+    assert rows == (["设备: 空调 | 电话: 8001", "设备: 水泵 | 电话: 8002"] if has_table else [])
+
+
+# -- columns with tables, paragraphs with numbers ---------------------------------------------------------------------
+
+
+def test_a_table_in_a_column_does_not_break_the_columns(tmp_path: Path) -> None:
+    left = [f"左栏第{number}行的文字写满一整行没有空余" for number in "一二三四五六七"]
+    right = [f"右栏第{number}行的文字写满一整行没有空余" for number in "一二三四五六七"]
+
+    def draw(canvas: Canvas) -> None:
+        draw_table(canvas, 60, 80, [["班次", "上班"], ["早班", "6:30"]] + [["晚班", "14:30"]] * 8, widths=85)
+        write(canvas, 60, 330, *left)
+        write(canvas, 320, 80, *right)
+        draw_table(canvas, 320, 260, [["假别", "天数"], ["婚假", "10天"]] + [["丧假", "5天"]] * 8, widths=85)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    kinds = [section.kind for section in sections]
+    assert kinds == ["row"] * 9 + ["text"] + ["row"] * 9
+    assert sections[9].text.replace("\n", "") == "".join(left + right)
+
+
+def test_a_few_lines_in_two_columns_are_no_table(tmp_path: Path) -> None:
+    left = [
+        "记录后上一班方可离岗。接班人没有到的，",
+        "上一班不得离岗，由班长在三十分钟内安排",
+        "人员顶班，顶班时间按加班计算。",
+    ]
+    right = ["假期的天数、工资、凭证和申请时间如下，", "除注明的以外，假期按工作日计算，休假前", "须提出申请。"]
+
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 60, 80, *left)
+        write(canvas, 320, 80, *right)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.text.replace("\n", "") == "".join(left + right)
+
+
+def test_a_numbered_paragraph_begins_after_a_sentence_and_a_figure_does_not(tmp_path: Path) -> None:
+    lines = [
+        "3.3 因台风、暴雨橙色以上预警不能按时到岗的，不作迟到处理，也不扣当日的工资。",
+        "3.4 忘记打卡的，应当在两个工作日内补登，由直接上级确认，补登的人数每月合计为",
+        "3.5 人，超过的部分参照执行第三章、第四章、第五章和第六章，以及公司另行发布的、",
+        "第七章的规定，由人力资源部负责解释，医保目录内自付的部分报销七成，全年最高共",
+        "6,500元。",
+    ]
+
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 80, *lines, size=11)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert section.text == f"{lines[0]}\n\n{''.join(lines[1:])}"
+
+
+def test_a_number_that_a_narrow_cell_breaks_is_whole(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        rows = [["服务", "时间"], ["电话支持", "每天8:00至23:0\n0"], ["产量", "100\n200"]]
+        draw_table(canvas, 72, 80, rows, ("FONTSIZE", (0, 0), (-1, -1), 7), ("LEADING", (0, 0), (-1, -1), 8))
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert [section.text for section in sections] == [
+        "服务: 电话支持 | 时间: 每天8:00至23:00",
+        "服务: 产量 | 时间: 100 200",
+    ]
+
+
+def test_a_three_line_table_has_both_lines_of_its_header(tmp_path: Path) -> None:
+    columns = (72, 190, 270, 350, 440)
+
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 70, "表2 各厂产量与能耗")
+        for top in (90, 134, 214):
+            canvas.line(72, HEIGHT - top, 500, HEIGHT - top)
+        canvas.line(180, HEIGHT - 112, 330, HEIGHT - 112)
+        canvas.line(340, HEIGHT - 112, 500, HEIGHT - 112)
+        write(canvas, 72, 104, "工厂")
+        write(canvas, 225, 95, "产量")
+        write(canvas, 395, 95, "能耗")
+        rows = [("", "2023年", "2024年", "2023年", "2024年"), ("苏州", "1,200", "1,350", "880", "915")]
+        rows += [("成都", "800", "940", "610", "662"), ("合计", "2,000", "2,290", "1,490", "1,577")]
+        for number, row in enumerate(rows):
+            for x, text in zip(columns, row, strict=True):
+                write(canvas, x, 117 + number * 25, text)
+        write(canvas, 72, 220, "注：能耗以千度计。", size=8)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert sections[1].title == "表2 各厂产量与能耗"
+    assert [section.text for section in sections[1:4]] == [
+        "工厂: 苏州 | 产量 2023年: 1,200 | 产量 2024年: 1,350 | 能耗 2023年: 880 | 能耗 2024年: 915",
+        "工厂: 成都 | 产量 2023年: 800 | 产量 2024年: 940 | 能耗 2023年: 610 | 能耗 2024年: 662",
+        "工厂: 合计 | 产量 2023年: 2,000 | 产量 2024年: 2,290 | 能耗 2023年: 1,490 | 能耗 2024年: 1,577",
+    ]
+    assert sections[4].text == "注：能耗以千度计。"
+
+
+@pytest.mark.parametrize("repeats_header", [False, True])
+@pytest.mark.parametrize("has_more", [False, True])
+def test_a_row_that_the_pages_end_cuts_is_whole(has_more: bool, repeats_header: bool, tmp_path: Path) -> None:
+    sides = (72, 122, 222, 422)
+
+    def rule(canvas: Canvas, *tops: float) -> None:
+        for top in tops:
+            canvas.line(sides[0], HEIGHT - top, sides[-1], HEIGHT - top)
+
+    def fill(canvas: Canvas, top: float, *cells: str) -> None:
+        for x, cell in zip(sides, cells, strict=False):
+            write(canvas, x + 4, top, cell)
+
+    def first(canvas: Canvas) -> None:
+        rule(canvas, 700, 720)
+        for x in sides:
+            canvas.line(x, HEIGHT - 700, x, HEIGHT - 780)  # as browsers print it: no rule at the page's end
+        fill(canvas, 704, "序号", "名称", "内容")
+        fill(canvas, 724, "1", "用印", "用印须经部门负责人批准，并在登记")
+        fill(canvas, 740, "", "", "本上写明份数和用途，由印章管理员")
+
+    def second(canvas: Canvas) -> None:
+        bottom = 120 if has_more else 100
+        for x in sides:
+            canvas.line(x, HEIGHT - 60, x, HEIGHT - bottom)
+        rule(canvas, 100, bottom, *((60, 80) if repeats_header else ()))
+        if repeats_header:
+            fill(canvas, 64, "序号", "名称", "内容")
+        fill(canvas, 84 if repeats_header else 64, "", "", "核对后盖章。")
+        if has_more:
+            fill(canvas, 104, "2", "借阅", "档案不得带出。")
+        write(canvas, 72, 140, "以上自发布之日起执行。")
+
+    *rows, last = read_sections(make_pdf(tmp_path / "a.pdf", first, second))
+    content = "用印须经部门负责人批准，并在登记本上写明份数和用途，由印章管理员核对后盖章。"
+    expected = [(1, f"序号: 1 | 名称: 用印 | 内容: {content}")]
+    expected += [(2, "序号: 2 | 名称: 借阅 | 内容: 档案不得带出。")] if has_more else []
+    assert [(row.page, row.text) for row in rows] == expected
+    assert last.text == "以上自发布之日起执行。"
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_rows_told_by_shading_keep_their_cells(count: int, tmp_path: Path) -> None:
+    sides = (72, 112, 272, 372)  # no blank of a letter's width between the columns
+
+    def draw(canvas: Canvas) -> None:
+        cells = [("职级", "交通", "住宿"), *(("P" + str(n), "", f"{300 + n}元/晚") for n in range(1, count + 1))]
+        for number, row in enumerate(cells):
+            top = 80 + number * 36
+            if number % 2 == 0:
+                canvas.setFillGray(0.9)
+                for left, right in pairwise(sides):
+                    canvas.rect(left, HEIGHT - top - 36, right - left, 36, stroke=0, fill=1)
+                canvas.setFillGray(0)
+            for x, cell in zip(sides, row, strict=False):
+                write(canvas, x + 4, top + 4, cell)
+            if number:
+                write(canvas, sides[1] + 4, top + 4, "高铁二等座或者经济舱，须提前", "三天预订")
+        write(canvas, 72, 80 + (count + 1) * 36 + 20, "注：一线城市可上浮。")
+
+    *rows, last = read_sections(make_pdf(tmp_path / "a.pdf", draw))
+    assert [row.text for row in rows] == [
+        f"职级: P{n} | 交通: 高铁二等座或者经济舱，须提前三天预订 | 住宿: {300 + n}元/晚" for n in range(1, count + 1)
+    ]
+    assert last.text == "注：一线城市可上浮。"
+
+
+def test_the_columns_of_a_vertical_scan_are_lines_from_the_right(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def column(text: str, x0: float, x1: float, length: int) -> Line:
+        box = (x0, 80.0, x1, 80.0 + length)
+        return Line(text, 1, *box, size=0.75 * length, bold=False, tilted_box=box)
+
+    lines = [
+        column("字后方可发放。", 370, 390, 140),
+        column("入内，领料须凭领料单，经主管签", 400, 420, 300),
+        column("库房由专人管理，非工作人员不得", 430, 449, 300),
+        column("仓库管理办法", 480, 512, 190),
+        Line("第3页", 1, 280, 800, 310, 812, 9, False, tilted_box=(280, 800, 310, 812)),
+    ]
+    assert are_columns(lines)
+    monkeypatch.setattr("peg_rag.readers.ocr.recognise_pages", lambda data, numbers: [(1, lines)])
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
+    assert (section.title, section.text) == (
+        "仓库管理办法",
+        "库房由专人管理，非工作人员不得入内，领料须凭领料单，经主管签字后方可发放。",
+    )
+    assert [place.box for place in section.places] == [
+        (430, 80.0, 449, 380.0),
+        (400, 80.0, 420, 380.0),
+        (370, 80.0, 390, 220.0),
+    ]
+
+
+def test_a_footnote_at_the_pages_edge_is_no_running_line(tmp_path: Path) -> None:
+    def draw(canvas: Canvas) -> None:
+        write(canvas, 72, 100, *RULES)
+        write(canvas, 72, 790, "① 一线城市指北京、上海、广州和深圳，其余城市按", "二线城市执行。", size=8)
+        write(canvas, 400, 815, "内部资料", size=8)
+
+    text = "".join(section.text for section in read_sections(make_pdf(tmp_path / "a.pdf", draw)))
+    assert "① 一线城市指北京" in text
+    assert "二线城市执行。" in text
+    assert "内部资料" not in text

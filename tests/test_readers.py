@@ -52,6 +52,10 @@ def test_clean_keeps_one_kind_of_line_break_and_no_control_characters() -> None:
     assert clean("一\r\n二\r三\x00\x1b[31m  \n\n\n\n四\u3000\n") == "一\n二\n三[31m\n\n四"
 
 
+def test_punctuation_of_vertical_text_is_stored_as_it_is_typed() -> None:
+    assert clean("领料单︵经主管签字︶方可发放︒﹁内部﹂︽办法︾") == "领料单（经主管签字）方可发放。「内部」《办法》"
+
+
 def test_markdown_sections_carry_their_headings_and_offsets() -> None:
     code = "```\n# 不是标题\n\n| 不是表 |\n```"
     text = f"# 制度\n\n前言。\n\n## 材料 ##\n发票\n{code}\n### 细则\n三条\n## C#\n三十天\n# 附录\n"
@@ -98,6 +102,34 @@ DRAWN_WITHOUT_INNER_RULES = """+------+------+
 早班提前十分钟到岗。"""
 
 
+def test_markdown_has_underlined_titles_front_matter_and_tables_without_outer_bars(tmp_path: Path) -> None:
+    text = """---
+title: "发布说明"
+date: 2025-03-01
+---
+修订记录
+--------
+
+版本 | 内容
+--- | ---
+2.1 | 修复登录
+2.2 |
+
+- 列表一
+---
+总览
+====
+完。
+"""
+    assert [(s.title, s.text) for s in read_sections(write(tmp_path, "a.md", text))] == [
+        ("发布说明", "date: 2025-03-01"),
+        ("发布说明 > 修订记录", "版本: 2.1 | 内容: 修复登录"),
+        ("发布说明 > 修订记录", "版本: 2.2"),
+        ("发布说明 > 修订记录", "- 列表一"),
+        ("总览", "完。"),
+    ]
+
+
 def test_tables_drawn_with_characters_give_rows(tmp_path: Path) -> None:
     assert [(s.kind, s.text) for s in read_sections(write(tmp_path, "a.txt", BOXED))] == [
         ("text", "表 3.2. 推荐的系统配置"),
@@ -126,6 +158,40 @@ def test_plain_text_has_the_headings_that_its_numbers_make(tmp_path: Path) -> No
         ("", "停车办法"),
         ("第一章 总则", "第一条 为规范停车，制定本办法。"),
         ("第二章 收费", "首小时6元。"),
+    ]
+
+
+def test_lines_that_a_program_broke_are_put_together(tmp_path: Path) -> None:
+    wrapped = [
+        "本公司员工应当遵守国家法律法规和公司的各项规章制度，服从工作",
+        "安排，按时完成工作任务，维护公司的名誉和利益，保守公司的商业",
+        "秘密，不得利用职务之便谋取私利。",
+        "1. 每年体检一次。",
+        "The members of the committee meet on the first Monday of the",
+        "month.",
+        "员工离职须提前三十日以书面形式通知公司，办理工作交接和财物归",
+        "还手续后方可离开。",
+    ]
+    [section] = read_sections(write(tmp_path, "a.txt", "\n".join(wrapped)))
+    joined = ["".join(wrapped[:3]), wrapped[3], " ".join(wrapped[4:6]), "".join(wrapped[6:])]
+    assert section.text == "\n".join(joined)
+
+
+def test_lines_that_an_author_broke_are_kept(tmp_path: Path) -> None:
+    lines = ["白日依山尽，", "黄河入海流。", "欲穷千里目，", "更上一层楼。"]
+    [section] = read_sections(write(tmp_path, "a.txt", "\n".join(lines)))
+    assert section.text == "\n".join(lines)
+
+
+@pytest.mark.parametrize("gap", ["\t", "    ", "\u3000\u3000"])
+def test_a_table_aligned_with_blanks_gives_rows(gap: str, tmp_path: Path) -> None:
+    rows = [("姓名", "部门", "电话"), ("张三", "研发", "8001"), ("李四", "销售", "8002")]
+    text = "通讯录如下：\n" + "\n".join(gap.join(row) for row in rows) + "\n有误请告知。"
+    assert [section.text for section in read_sections(write(tmp_path, "a.txt", text))] == [
+        "通讯录如下：",
+        "姓名: 张三 | 部门: 研发 | 电话: 8001",
+        "姓名: 李四 | 部门: 销售 | 电话: 8002",
+        "有误请告知。",
     ]
 
 
@@ -184,6 +250,19 @@ def test_a_csv_may_have_lines_above_its_header(above: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("above", "below", "record"),
+    [
+        ("单位：万元,,制表日期：2025-04-02,\n", "区域,一月,,二月\n上海,1,,2\n", "区域: 上海 | 一月: 1 | 二月: 2"),
+        ("# 温度记录\n# 单位：摄氏度\n", "时间,温度\n08:00,21.5\n", "时间: 08:00 | 温度: 21.5"),
+    ],
+)
+def test_notes_and_comments_above_a_csvs_header_are_none(above: str, below: str, record: str, tmp_path: Path) -> None:
+    *notes, last = read_sections(write(tmp_path, "a.csv", above + below))
+    assert "单位：" in notes[0].text
+    assert last.text == record
+
+
+@pytest.mark.parametrize(
     "text", ["a,b\n1,2\n", "名称,,\n甲,1,2\n", "text,,,\n甲,1,2,3\n乙,4,5,6\n", "a,b,c\n1,,\n2,,\n", ""]
 )
 def test_a_csvs_first_line_is_its_header_where_nothing_else_can_be(text: str, tmp_path: Path) -> None:
@@ -201,7 +280,7 @@ def test_csv_without_a_text_column_gives_all_columns_with_their_names(tmp_path: 
 @pytest.mark.parametrize(
     ("text", "encoding"),
     [
-        ('订单;金额;说明\nA1;"1.234,50";"加急\n周五前到"\nA2;980,00;\n', "utf-8"),
+        ('订单;金额;说明\nA1;"1.234,50";"加急周五前到"\nA2;980,00;\n', "utf-8"),
         ("订单\t金额\t说明\nA1\t1.234,50\t加急周五前到\nA2\t980,00\t\n", "utf-16"),
         ("订单|金额|说明\r\nA1|1.234,50|加急周五前到\r\nA2|980,00|\r\n", "gb18030"),
         ("sep=;\r\n订单;金额;说明\r\nA1;1.234,50;加急周五前到\r\nA2;980,00\r\n", "utf-8-sig"),
@@ -213,6 +292,11 @@ def test_a_csv_may_have_another_delimiter_than_a_comma(text: str, encoding: str,
         "订单: A1 | 金额: 1.234,50 | 说明: 加急周五前到",
         "订单: A2 | 金额: 980,00",
     ]
+
+
+def test_lines_within_a_cell_stay_apart(tmp_path: Path) -> None:
+    [section] = read_sections(write(tmp_path, "a.csv", '班组,成员,要求\n甲,"张三\n李四","穿工服，\n戴安全帽"\n'))
+    assert section.text == "班组: 甲 | 成员: 张三 李四 | 要求: 穿工服，戴安全帽"
 
 
 def test_other_delimiters_within_the_cells_of_a_csv_divide_nothing(tmp_path: Path) -> None:

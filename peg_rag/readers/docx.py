@@ -7,28 +7,30 @@ controls and automatic numbers (第一条, 1.1) are not among what it calls a pa
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.diagrams import read_diagrams
 from peg_rag.readers.files import check_zip, run_parser
-from peg_rag.readers.normalize import clean, clean_line, width
-from peg_rag.readers.numbering import is_plain_heading, number_level
-from peg_rag.readers.tables import Grid, table_rows, to_blocks
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, width
+from peg_rag.readers.numbering import format_number, has_own_text, is_plain_heading, number_level
+from peg_rag.readers.symbols import read_symbol
+from peg_rag.readers.tables import Grid, table_rows, to_blocks, with_inner_rows
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 _HEADING_STYLE = re.compile(r"(?:heading|标题)\s*([1-9])$", re.IGNORECASE)
-_LEFT_OUT = {f"{_W}del", f"{_W}moveFrom", f"{_MC}Fallback", f"{_W}instrText", f"{_W}delText"}
+_LEFT_OUT = {f"{_W}del", f"{_W}moveFrom", f"{_MC}Fallback", f"{_W}instrText", f"{_W}delText", f"{_W}rt"}
+_USUAL_SIZE = 10.0  # points, where a document says none
 _LONGEST_HEADING = 60  # half-widths
 _FIRST_NUMBERED_LEVEL = 3  # of headings that no style marks: below those set in larger type
 _UNNUMBERED_LEVEL = 20
-_DIGITS = "〇一二三四五六七八九"
 _SENTENCE_END = tuple("。！？；;，,、….!?")
 
 
@@ -51,7 +53,7 @@ class _Text:
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """A table's cell: its text in one line, whether all of it is bold, the rows of tables within, its notes."""
+    """A table's cell: its text, whether all of it is bold, the rows of tables within, its notes."""
 
     text: str
     bold: bool
@@ -65,6 +67,9 @@ class _Reader:
         self._numbers = _Numbers(document)
         self._notes = _read_notes(document)
         self._styles = {style.style_id: style for style in document.styles if style.style_id}
+        self._default_style = next((style for style in self._styles.values() if _is_default(style.element)), None)
+        self._default_size = _read_default_size(document)
+        self._carried = ""  # the text of a paragraph whose end was deleted: it goes on in the next one
 
     def blocks(self) -> Iterator[Block]:
         parts = list(self._read_children(self._document.element.body))
@@ -73,13 +78,15 @@ class _Reader:
             if isinstance(part, _Text):
                 sizes[part.size] += len(part.text)
         body_size = sizes.most_common(1)[0][0] if sizes else None
-        for part in parts:
+        for number, part in enumerate(parts):
             if not isinstance(part, _Text):
                 yield part
                 continue
             level = part.level
             if level is None:
                 level = self._guess_level(part, body_size)
+            if level is None and has_own_text(part.text, *(_text_beside(parts, number + step) for step in (-1, 1))):
+                level = _FIRST_NUMBERED_LEVEL + (number_level(part.text) or 0)
             if level is None:
                 yield Paragraph(part.text)
             else:
@@ -93,19 +100,26 @@ class _Reader:
                 yield from self._read_paragraph(element)
             elif element.tag == f"{_W}tbl":
                 yield from self._read_table(element)
-            elif element.tag == f"{_W}sdt" and not _is_contents(element):
+            elif element.tag == f"{_W}sdt" and not _is_contents(element) and not _is_placeholder(element):
                 for content in element.iterfind(f"{_W}sdtContent"):
                     yield from self._read_children(content)
             elif element.tag in (f"{_W}ins", f"{_W}moveTo", f"{_W}customXml", f"{_W}smartTag"):
                 yield from self._read_children(element)
+        if self._carried:  # nothing follows that it could go on in
+            yield _Text(self._carried, None, False, None)
+            self._carried = ""
 
     def _read_paragraph(self, element: Any) -> Iterator[_Text | Block]:
-        text = clean(_text_of(element))
+        text = clean(self._carried + _text_of(element))
+        self._carried = ""
         style = self._style_of(element)
-        if text and not (style is not None and _is_contents_style(style)):
+        if element.find(f"{_W}pPr/{_W}rPr/{_W}del") is not None:
+            self._carried = text
+        elif text and not (style is not None and _is_contents_style(style)):
             number = self._numbers.next(element, style)
             size, bold = self._type_of(element, style)
             yield _Text(f"{number}{text}", self._level_of(element, style), bold, size, self._notes_of(element))
+        yield from map(Paragraph, read_diagrams(element, self._document.part))
         for box in element.iter(f"{_W}txbxContent"):
             if not any(parent.tag == f"{_MC}Fallback" for parent in box.iterancestors()):
                 yield from self._read_children(box)
@@ -117,7 +131,9 @@ class _Reader:
 
     def _style_of(self, element: Any) -> Any:
         style_id = element.find(f"{_W}pPr/{_W}pStyle")
-        return None if style_id is None else self._styles.get(style_id.get(f"{_W}val"))
+        if style_id is None:
+            return self._default_style
+        return self._styles.get(style_id.get(f"{_W}val"), self._default_style)
 
     def _level_of(self, element: Any, style: Any) -> int | None:
         """A heading's level by its own outline level or its style's, or by the names that Word and WPS give."""
@@ -142,6 +158,7 @@ class _Reader:
     def _type_of(self, element: Any, style: Any) -> tuple[float | None, bool]:
         """The size most of the paragraph is set in, and whether all of it is bold."""
         size, bold = _style_type(style)
+        size = size or self._default_size
         sizes: Counter[float | None] = Counter()
         all_bold = True
         for run in element.iter(f"{_W}r"):
@@ -206,7 +223,7 @@ class _Reader:
         else:
             body = table_rows(grid, header_rows=header_rows or None, bold=bold, merged=merged)
             blocks = ((row.index, block) for row, block in zip(body, to_blocks(body), strict=True))
-        yield from _with_inner_rows(blocks, grid, inner_rows)
+        yield from with_inner_rows(blocks, grid, inner_rows)
         yield from map(Paragraph, notes)
 
     def _read_cell(self, element: Any) -> _Cell:
@@ -214,28 +231,12 @@ class _Reader:
         texts = [part for part in parts if not isinstance(part, Row)]
         bold = bool(texts) and all(isinstance(part, _Text) and part.bold for part in texts)
         notes = [note for part in texts if isinstance(part, _Text) for note in part.notes]
-        text = clean_line("\n".join(part.text for part in texts))
+        text = clean_cell("\n".join(part.text for part in texts))
         return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes)
 
 
-def _with_inner_rows(
-    blocks: Iterable[tuple[int, Block]], grid: Grid, inner_rows: dict[int, list[Row]]
-) -> Iterator[Block]:
-    """The blocks of a table's rows, each followed by the rows of the tables within its cells."""
-    waiting = sorted(number for number, rows in inner_rows.items() if rows)
-
-    def take_until(end: int) -> Iterator[Block]:
-        while waiting and waiting[0] < end:
-            number = waiting.pop(0)
-            label = next((text for text in grid[number] if text), "") if len(grid[number]) > 1 else ""
-            for row in inner_rows[number]:
-                yield replace(row, captions=(label, *row.captions) if label else row.captions)
-
-    for number, block in blocks:
-        yield from take_until(number)
-        yield block
-        yield from take_until(number + 1)
-    yield from take_until(len(grid))
+def _text_beside(parts: Sequence[_Text | Block], number: int) -> str:
+    return parts[number].text if 0 <= number < len(parts) else ""
 
 
 def _read_notes(document: Any) -> dict[tuple[str, str | None], str]:
@@ -317,52 +318,6 @@ class _Numbers:
         return format_number(counts.get(level, definition.start), definition.form)
 
 
-def format_number(number: int, form: str) -> str:
-    """A number in one of Word's formats, as far as Chinese documents use them; else in digits."""
-    if form.startswith(("chinese", "ideographDigital", "japaneseCounting", "taiwaneseCounting")):
-        return _chinese_numeral(number)
-    if form == "decimalEnclosedCircle" and 1 <= number <= 20:
-        return chr(0x2460 + number - 1)
-    if form == "upperLetter" or form == "lowerLetter":
-        letter = chr(ord("A") + (number - 1) % 26) * ((number - 1) // 26 + 1)
-        return letter if form == "upperLetter" else letter.lower()
-    if form == "upperRoman" or form == "lowerRoman":
-        return _roman_numeral(number) if form == "upperRoman" else _roman_numeral(number).lower()
-    return str(number)
-
-
-def _chinese_numeral(number: int) -> str:
-    if number <= 0 or number >= 1000:
-        return str(number)
-    hundreds, remainder = divmod(number, 100)
-    tens, ones = divmod(remainder, 10)
-    text = f"{_DIGITS[hundreds]}百" if hundreds else ""
-    if tens:
-        text += "十" if tens == 1 and not hundreds else f"{_DIGITS[tens]}十"
-    elif hundreds and ones:
-        text += "零"
-    return text + (_DIGITS[ones] if ones else "")
-
-
-def _roman_numeral(number: int) -> str:
-    text = ""
-    for value, letters in (
-        (100, "C"),
-        (90, "XC"),
-        (50, "L"),
-        (40, "XL"),
-        (10, "X"),
-        (9, "IX"),
-        (5, "V"),
-        (4, "IV"),
-        (1, "I"),
-    ):
-        while number >= value:
-            text += letters
-            number -= value
-    return text
-
-
 def _text_of(paragraph: Any) -> str:
     """A paragraph's text as it reads: without deletions, with formulas, without the text boxes anchored in it."""
     parts: list[str] = []
@@ -379,9 +334,48 @@ def _text_of(paragraph: Any) -> str:
             parts.append("\n")
         elif element.tag == f"{_W}noBreakHyphen":
             parts.append("-")
+        elif element.tag == f"{_W}sym":
+            parts.append(read_symbol(element.get(f"{_W}font") or "", element.get(f"{_W}char") or ""))
+        elif element.tag == f"{_W}checkBox":
+            parts.append("☑" if _is_checked(element) else "☐")
+        elif _is_hidden(element):
+            continue
         elif element.tag not in _LEFT_OUT and element.tag not in (f"{_W}txbxContent", f"{_W}pPr"):
             stack.append(iter(element))
     return "".join(parts)
+
+
+def _is_hidden(element: Any) -> bool:
+    """Whether an element is text that Word does not show, or the words that ask to fill in a field."""
+    if element.tag == f"{_W}r":
+        vanish = element.find(f"{_W}rPr/{_W}vanish")
+        return vanish is not None and _is_on(vanish)
+    return bool(element.tag == f"{_W}sdt" and _is_placeholder(element))
+
+
+def _is_placeholder(element: Any) -> bool:
+    """Whether a content control shows the words that ask to fill it in."""
+    placeholder = element.find(f"{_W}sdtPr/{_W}showingPlcHdr")
+    return placeholder is not None and _is_on(placeholder)
+
+
+def _is_checked(element: Any) -> bool:
+    """Whether a box of a form field is ticked: as somebody left it, else as it was at first."""
+    for name in ("checked", "default"):
+        state = element.find(f"{_W}{name}")
+        if state is not None:
+            return _is_on(state)
+    return False
+
+
+def _is_default(element: Any) -> bool:
+    return element.get(f"{_W}type") == "paragraph" and element.get(f"{_W}default") in ("1", "true", "on")
+
+
+def _read_default_size(document: Any) -> float:
+    """The size of text that no style says anything of."""
+    sizes = document.styles.element.xpath("./w:docDefaults/w:rPrDefault/w:rPr/w:sz")
+    return (_half_points(sizes[0]) if sizes else None) or _USUAL_SIZE
 
 
 def _is_contents(element: Any) -> bool:

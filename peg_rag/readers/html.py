@@ -8,8 +8,8 @@ page that is all table, everything outside of navigation stays.
 
 import logging
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import decode, run_parser
-from peg_rag.readers.normalize import clean, clean_line, is_wide, replace_characters
-from peg_rag.readers.tables import TableRow, table_rows, to_blocks
+from peg_rag.readers.names import is_name
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell, is_wide, replace_characters
+from peg_rag.readers.numbering import format_number, has_own_text, is_plain_heading, number_level
+from peg_rag.readers.tables import table_rows, to_blocks, with_inner_rows
 
 _SKIPPED = {
     "script", "style", "noscript", "template", "svg", "math", "iframe", "object", "head", "button", "select", "input",
-    "textarea", "canvas", "audio", "video", "map", "dialog", "datalist",
+    "textarea", "canvas", "audio", "video", "map", "dialog", "datalist", "rp", "rt",
 }  # fmt: skip
 _BOILERPLATE_TAGS = {"nav", "footer", "aside", "menu"}
 _BOILERPLATE_ROLES = {"navigation", "banner", "contentinfo", "search", "complementary", "menu", "menubar", "dialog"}
@@ -33,9 +35,13 @@ _BOILERPLATE_NAMES = re.compile(
 )
 _INLINE = {
     "a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "del", "dfn", "em", "font", "i", "img", "ins",
-    "kbd", "label", "mark", "q", "rp", "rt", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup",
+    "kbd", "label", "mark", "o:p", "q", "ruby", "s", "samp", "small", "span", "strike", "strong", "sub", "sup",
     "time", "tt", "u", "var", "wbr",
 }  # fmt: skip
+_TABLE_LINES = "./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr"
+_WORD_TITLE = "MsoTitle"  # a class in pages that Word saved
+_STRUCK = ("s", "del", "strike")
+_FIRST_NUMBERED_LEVEL = 2  # of headings that no tag marks: below the page's title
 _LEVELS = {f"h{level}": level for level in range(1, 7)}
 _LONGEST_SPAN = 1000  # cells that a rowspan or colspan may claim
 _MOST_CELLS = 1_000_000
@@ -43,9 +49,13 @@ _BOX_NAMES = re.compile(r"(^|[-_ ])sidebar([-_ ]|$)", re.IGNORECASE)  # DocBook 
 _HAS_PARAGRAPH = "peg-paragraph"  # an attribute set during the walk
 _SHORTEST_PARAGRAPH = 20  # characters
 _MOST_LINKED = 0.5  # of a block's text, above which it is navigation
+_CONTENTS_LINKED = 0.7  # the same for a table of contents
+_FEWEST_LINKS = 2  # in one
 _FEWEST_KEPT = 0.2  # of the text, below which the extractor's choice is not believed
-_ITEM_NUMBER = re.compile(r"^\d+\. ")  # was put before an item of a numbered list here
-_BARE_NUMBER = re.compile(r"\s*\d+\.\s*")
+_ITEM_NUMBER = re.compile(r"^(\d+|[A-Za-z]{1,5})\. ")  # was put before an item of a numbered list here
+_BARE_NUMBER = re.compile(r"\s*(\d+|[A-Za-z]{1,5})\.\s*")
+_NUMBER_FORMS = {"a": "lowerLetter", "A": "upperLetter", "i": "lowerRoman", "I": "upperRoman"}  # by an `ol`'s type
+_LONGEST_DEFINITION = 300  # characters of a definition that makes a row with its term
 _TOO_DEEP = "depth"  # in libxml2's message
 _BREAK = "\u2028"  # in a paragraph's text, until it is put together
 _BLANKS = re.compile(r"[ \t\r\f\v]+")
@@ -66,13 +76,24 @@ def page_blocks(text: str, name: str) -> list[Block]:
     main_blocks = _keep_main_content(blocks, walk.linked_shares, _main_text(text))
     if _text_length(main_blocks) < _FEWEST_KEPT * _text_length(blocks):
         main_blocks = blocks
-    return _add_title(main_blocks, clean_line(" ".join(tree.xpath("//head/title//text()"))))
+    title = clean_line(" ".join(tree.xpath("//head/title//text()")))
+    return _add_title(_mark_numbered_headings(main_blocks), title)
 
 
 def fragment_blocks(text: str, name: str) -> list[Block]:
     """All of a page or a piece of one, such as the body of an e-mail or a chapter of a book."""
     tree = _parse_html(text, name)
-    return [] if tree is None else [*html_blocks(tree, boilerplate=True)]
+    return [] if tree is None else _mark_numbered_headings([*html_blocks(tree, boilerplate=True)])
+
+
+def is_contents_page(text: str, name: str) -> bool:
+    """Whether a page is a table of contents: nearly all its text is in links."""
+    tree = _parse_html(text, name)
+    if tree is None:
+        return False
+    body = "".join("".join(tree.xpath("//body//text()")).split())
+    links = ["".join("".join(link.itertext()).split()) for link in tree.xpath("//body//a[@href]")]
+    return sum(map(bool, links)) >= _FEWEST_LINKS and sum(map(len, links)) > _CONTENTS_LINKED * len(body)
 
 
 def html_blocks(tree: Any, *, boilerplate: bool) -> Iterator[Block]:
@@ -80,12 +101,36 @@ def html_blocks(tree: Any, *, boilerplate: bool) -> Iterator[Block]:
     yield from _Walk(boilerplate).blocks(tree)
 
 
-def read_table(table: Any) -> list[TableRow]:
-    """The rows of a table element."""
+def _table_blocks(table: Any) -> Iterator[Block]:
+    """The rows of a table element, each followed by those of the tables in its cells, under the row's label."""
+    caption = clean_line(" ".join(table.xpath("./caption//text()")))
+    lines = table.xpath(_TABLE_LINES)
+    cells, header_rows = _read_cells(lines)
+    grid = [[cell.text for cell in row] for row in cells]
+    body = table_rows(
+        grid,
+        header_rows=header_rows or None,
+        bold=[[cell.is_name for cell in row] for row in cells],
+        merged=[[cell.is_merged for cell in row] for row in cells],
+    )
+    inner = {
+        number: [row for within in line.xpath(".//table") for row in _inner_rows(within)]
+        for number, line in enumerate(lines)
+    }
+    blocks = ((row.index, block) for row, block in zip(body, to_blocks(body), strict=True))
+    for block in with_inner_rows(blocks, grid, inner):
+        yield replace(block, captions=(caption, *block.captions)) if caption and isinstance(block, Row) else block
+
+
+def _inner_rows(table: Any) -> list[Row]:
+    return [block for block in _table_blocks(table) if isinstance(block, Row)]
+
+
+def _read_cells(lines: Sequence[Any]) -> tuple[list[list["_Cell"]], int]:
+    """The grid of a table's lines, and how many of the first are its header."""
     grid: dict[tuple[int, int], _Cell] = {}
     header_rows = 0
     only_names = True
-    lines = table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr")
     for number, line in enumerate(lines):
         column = 0
         cells = line.xpath("./td | ./th")
@@ -104,13 +149,7 @@ def read_table(table: Any) -> list[TableRow]:
         )
         header_rows += only_names
     columns = 1 + max((column for _, column in grid), default=-1)
-    rows = [[grid.get((row, column), _NO_CELL) for column in range(columns)] for row in range(len(lines))]
-    return table_rows(
-        [[cell.text for cell in row] for row in rows],
-        header_rows=header_rows or None,
-        bold=[[cell.is_name for cell in row] for row in rows],
-        merged=[[cell.is_merged for cell in row] for row in rows],
-    )
+    return [[grid.get((row, column), _NO_CELL) for column in range(columns)] for row in range(len(lines))], header_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +224,15 @@ class _Walk:
             self._buffer.append(_BREAK)
         elif tag == "table" and _is_data_table(element):
             yield from self._flush_text()
-            caption = clean_line(" ".join(element.xpath("./caption//text()")))
-            captions = (caption,) if caption else ()
-            for row in to_blocks(read_table(element)):
-                yield Row(row.cells, row.number, (*captions, *row.captions)), 0
+            for block in _table_blocks(element):
+                yield block, 0
+            walk.skip_subtree()
+            element.set("peg-skip", "1")
+            return
+        elif tag == "dl" and (rows := _read_terms(element)):
+            yield from self._flush_text()
+            for row in rows:
+                yield row, 0
             walk.skip_subtree()
             element.set("peg-skip", "1")
             return
@@ -197,10 +241,12 @@ class _Walk:
         if tag == "pre":
             self._preformatted += 1
         if tag in ("ul", "ol"):
-            self._numbers.append(1 if tag == "ol" else None)
+            self._numbers.append(_read_number(element, "start", 1) if tag == "ol" else None)
         if tag == "li" and self._numbers and self._numbers[-1] is not None:
-            self._buffer.append(f"{self._numbers[-1]}. ")
-            self._numbers[-1] += 1
+            number = _read_number(element, "value", self._numbers[-1])
+            form = _NUMBER_FORMS.get(element.getparent().get("type"), "decimal")
+            self._buffer.append(f"{format_number(number, form)}. ")
+            self._numbers[-1] = number + 1
         self._links += tag == "a" and element.get("href") is not None
         self._append_text(element.text or "")
 
@@ -208,11 +254,14 @@ class _Walk:
         if element.get("peg-skip"):
             return
         self._links -= tag == "a" and element.get("href") is not None
-        if tag in _LEVELS:
+        level = 1 if element.get("class") == _WORD_TITLE else _LEVELS.get(tag)
+        if level is not None:
             text, linked = self._take_text()
             title = clean_line(text)
             if title:
-                yield Heading(title, _LEVELS[tag]), linked
+                yield Heading(title, level), linked
+        elif tag in _STRUCK:
+            self._buffer.append(" ")  # what is struck out is no part of the word behind it
         elif tag not in _INLINE and tag != "br":
             yield from self._flush_text()
         if tag == "li":
@@ -236,6 +285,33 @@ class _Walk:
         self._buffer.clear()
         self._linked = 0
         return (clean(text) if self._preformatted else _collapse_spaces(text)), linked
+
+
+def _read_number(element: Any, name: str, default: int) -> int:
+    value = (element.get(name) or "").strip()
+    return int(value) if re.fullmatch(r"-?\d{1,9}", value) else default
+
+
+def _read_terms(element: Any) -> list[Row]:
+    """A list of terms as rows of a term and its definition; none where it holds more than that, or is navigation."""
+    length = len("".join(element.itertext()))
+    if len("".join(element.xpath(".//a[@href]//text()"))) > _MOST_LINKED * length:
+        return []
+    items = element.xpath("./dt | ./dd | ./div/dt | ./div/dd")
+    pairs: list[tuple[list[str], list[str]]] = []
+    for item in items:
+        text = flatten_cell(_cell_text(item))
+        if item.tag == "dt":
+            if not is_name(text):
+                return []
+            if not pairs or pairs[-1][1]:
+                pairs.append(([], []))
+            pairs[-1][0].append(text)
+        elif not pairs or len(text) > _LONGEST_DEFINITION or item.xpath("boolean(.//ul | .//ol | .//table | .//pre)"):
+            return []
+        else:
+            pairs[-1][1].append(text)
+    return [Row((("、".join(terms), flatten_cell("\n".join(texts))),)) for terms, texts in pairs]
 
 
 def _stands_in_text(element: Any) -> bool:
@@ -274,8 +350,8 @@ def _flowed_line(text: str) -> str:
 
 
 def _cell_text(cell: Any) -> str:
-    """All text of a cell; line breaks and blocks within it are blanks."""
-    return clean_line("".join(_in_order(cell)))
+    """All text of a cell, a line for each block within it."""
+    return clean_cell(_collapse_spaces("".join(_in_order(cell))))
 
 
 def _in_order(cell: Any) -> Iterator[str]:
@@ -283,13 +359,15 @@ def _in_order(cell: Any) -> Iterator[str]:
     walk = etree.iterwalk(cell, events=("start", "end", "comment", "pi"))
     for event, element in walk:
         if event == "start":
-            if element.tag in _SKIPPED:
+            if element.tag in _SKIPPED or element.tag == "table":  # whose rows are read apart
                 walk.skip_subtree()
                 continue
             if element.tag not in _INLINE and element is not cell:
-                yield "\n"
+                yield _BREAK
             yield element.text or ""
         elif element is not cell:
+            if element.tag not in _INLINE and event == "end":
+                yield _BREAK
             yield element.tail or ""
 
 
@@ -301,12 +379,34 @@ def _cell_span(cell: Any, name: str) -> int:
 
 
 def _is_data_table(table: Any) -> bool:
-    """Whether a table holds data, rather than the layout of a page: no tables or headings within, several cells."""
-    if table.get("role") == "presentation":
+    """Whether a table holds data, rather than the layout of a page: no headings within, several cells."""
+    if table.get("role") == "presentation" or table.xpath("boolean(.//h1 | .//h2 | .//h3)"):
         return False
-    if table.xpath("boolean(.//table | .//h1 | .//h2 | .//h3)"):
-        return False
+    if table.xpath("boolean(.//table)"):
+        return _holds_tables_of_data(table)
     return int(table.xpath("count(.//td | .//th)")) > 1
+
+
+def _holds_tables_of_data(table: Any) -> bool:
+    """Whether tables stand in the cells of a table of data: it has a header, and a label in each row that holds one."""
+    if table.xpath("boolean(.//table//table | .//table[@role='presentation'])"):
+        return False
+    lines = [line.xpath("./td | ./th") for line in table.xpath(_TABLE_LINES)]
+    lines = [cells for cells in lines if cells]
+    if len(lines) < 2 or min(map(len, lines)) < 2 or len({sum(map(_columns_of, cells)) for cells in lines}) > 1:
+        return False
+    names = [cell for number, cells in enumerate(lines) for cell in (cells if number == 0 else cells[:1])]
+    return all(_is_label(cell) for cell in names)
+
+
+def _columns_of(cell: Any) -> int:
+    return _cell_span(cell, "colspan")
+
+
+def _is_label(cell: Any) -> bool:
+    """Whether a cell of a table holds a name and nothing else, such as links or another table."""
+    text = _cell_text(cell)
+    return bool(text) and is_name(text) and not cell.xpath("boolean(.//a | .//ul | .//ol | .//table | .//img)")
 
 
 def _parse_html(text: str, name: str) -> Any:
@@ -353,6 +453,21 @@ def _is_main_content(block: Block, main: str) -> bool:
         return not texts or any(text in main for text in texts)
     text = "".join(_ITEM_NUMBER.sub("", block.text).split())
     return text[:40] in main and text[-40:] in main
+
+
+def _mark_numbered_headings(blocks: list[Block]) -> list[Block]:
+    """On a page that marks no headings, as Word saves it, those that their numbers make."""
+    if any(isinstance(block, Heading) and block.level > 1 for block in blocks):
+        return blocks
+    texts = ["", *(block.text for block in blocks), ""]
+    marked: list[Block] = []
+    for before, block, after in zip(texts, blocks, texts[2:], strict=False):
+        is_heading = isinstance(block, Paragraph) and (
+            is_plain_heading(block.text) or has_own_text(block.text, before, after)
+        )
+        level = (number_level(block.text) or 0) + _FIRST_NUMBERED_LEVEL
+        marked.append(Heading(clean_line(block.text), level) if is_heading else block)
+    return marked
 
 
 def _text_length(blocks: list[Block]) -> int:

@@ -21,6 +21,9 @@ _PIECE_GAP = 1.6  # of the type size, beyond which a line falls into pieces
 _TIGHT_PIECE_GAP = 1.0  # the same where no space stands in the gap
 _FEWEST_COLUMN_LINES = 4
 _MOST_LINES = 3_000  # on a page that is searched for columns, which takes time with their square
+_WIDE_SHEET = 1.2  # times its height, from which a sheet may hold two pages side by side
+_LEAST_FOLD = 0.03  # of a sheet's width, between the two pages
+_LEAST_PAGE = 0.2  # of a sheet's width that the text of one of its pages takes up
 _FEWEST_TABLE_LINES = 3
 _MOST_TABLE_LINES = 300  # of a table without rules
 _TABLES_APART = 1.4  # of the usual pitch, from which a line of names begins another table
@@ -29,6 +32,8 @@ _COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is 
 _LONG_LINES = 0.3  # of a column's lines that are long ones
 _MOST_LINES_LONG = 0.6  # the same where there are more than two columns
 _MARKER = re.compile(r"([(（]?[\dA-Za-z一二三四五六七八九十]{1,3}[.、．)）]|[\d.]{1,8}|[•●○◦▪■◆➢✓·–—-])$")
+_CLAUSE = re.compile(r"[，。；、]")
+_PROSE_WIDTH = 14  # type sizes
 _FIGURE = re.compile(r"\d")
 _LEADERS = re.compile(r"(?:[.．·…‥]\s?){4,}\s*[\divxIVX]{1,5}\s*$")  # an entry of a table of contents
 
@@ -83,7 +88,10 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows."""
+    """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows.
+
+    `is_open`: the page's end cuts it, so that no rule is below its last row.
+    """
 
     grid: Grid
     bold: list[list[bool]]
@@ -93,7 +101,7 @@ class Table:
     x1: float
     bottom: float
     rows: list[Box]
-    ruled: bool = True
+    is_open: bool = False
 
     @property
     def middle(self) -> float:
@@ -101,6 +109,7 @@ class Table:
 
 
 Item = Line | Table
+Rule = tuple[float, float, float]  # a horizontal line: its height, its left and its right end
 
 
 def rounded_box(x0: float, top: float, x1: float, bottom: float) -> Box:
@@ -144,6 +153,35 @@ def in_reading_order(items: Sequence[Item], page_width: float = 0.0) -> list[Ite
     return list(_with_tables(items_with_edges))
 
 
+def split_sheet(items: Sequence[Item], width: float, height: float) -> list[Sequence[Item]]:
+    """The items of the two pages that a wide sheet holds side by side, or all items where it is one page.
+
+    Nothing stands in the middle of such a sheet, and one of its halves at least is filled with lines of text.
+
+    Args:
+        width: of the sheet, in points.
+    """
+    if width < _WIDE_SHEET * height:
+        return [items]
+    left = [item for item in items if item.x1 < width / 2]
+    right = [item for item in items if item.x0 > width / 2]
+    if not left or not right or len(left) + len(right) < len(items):
+        return [items]
+    if min(item.x0 for item in right) - max(item.x1 for item in left) < _LEAST_FOLD * width:
+        return [items]
+    return [left, right] if any(_are_page_lines(half, width) for half in (left, right)) else [items]
+
+
+def _are_page_lines(items: Sequence[Item], sheet_width: float) -> bool:
+    lines = [item for item in items if isinstance(item, Line)]
+    if len(lines) < _FEWEST_COLUMN_LINES:
+        return False
+    left_edge = min(line.x0 for line in lines)
+    right_edge = max(line.x1 for line in lines)
+    is_broad = right_edge - left_edge > _LEAST_PAGE * sheet_width
+    return is_broad and _fills_column(lines, left_edge, right_edge)
+
+
 def read_banded_table(glyphs: Sequence[Glyph], rules: Sequence[float], page: int) -> Table | None:
     """A table with rules between its rows and blanks between its columns: what stands between two rules is one row.
 
@@ -181,6 +219,62 @@ def read_banded_table(glyphs: Sequence[Glyph], rules: Sequence[float], page: int
         rules[-1],
         [rounded_box(left, top, right, bottom) for top, bottom in pairwise(rules)],
     )
+
+
+def read_three_line_table(
+    glyphs: Sequence[Glyph], rules: Sequence[float], braces: Sequence[Rule], page: int
+) -> Table | None:
+    """A table with a rule above, one below and one under its header (三线表), whose header has several lines.
+
+    None where the header is one line: then the lines tell the table as they do without rules.
+
+    Args:
+        glyphs: between the first rule and the last one.
+        rules: the heights of the three.
+        braces: short rules within the header, under a name over several columns.
+    """
+    names = _piece_rows(glyphs, rules[0], rules[1], page)
+    body = _piece_rows(glyphs, rules[1], rules[2], page)
+    columns = _find_columns(body) if body else None
+    if columns is None or len(columns) < 3 or sum(len(row) > 1 for row in names) < 2:
+        return None
+    header = [_spread_names(row, columns, braces) for row in names]
+    for column in range(len(columns)):
+        texts = [row[column] for row in header if row[column]]
+        if len(texts) == 1:  # the name of a single column, which may stand between the lines of the others
+            for row in header:
+                row[column] = texts[0]
+    header = [row for row, pieces in zip(header, names, strict=True) if len(pieces) > 1]
+    grid, _, boxes = _read_rows(body, columns)
+    left = min(columns[0][0], *(piece.x0 for row in names for piece in row))
+    right = max(columns[-1][1], *(piece.x1 for row in names for piece in row))
+    top = rounded_box(left, rules[0], right, rules[1])
+    return Table(
+        [*header, *grid],
+        [*([True] * len(columns) for _ in header), *([False] * len(columns) for _ in grid)],
+        page,
+        left,
+        rules[0],
+        right,
+        rules[2],
+        [*(top for _ in header), *boxes],
+    )
+
+
+def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], braces: Sequence[Rule]) -> list[str]:
+    """The names in a line of a header, each in all columns that it stands above."""
+    names = [""] * len(columns)
+    for piece in row:
+        spans = [
+            (x0, x1)
+            for height, x0, x1 in braces
+            if 0 <= height - piece.bottom < 1.5 * piece.size and x0 < (piece.x0 + piece.x1) / 2 < x1
+        ]
+        x0, x1 = spans[0] if spans else (piece.x0, piece.x1)
+        for number, (start, end) in enumerate(columns):
+            if min(x1, end) - max(x0, start) > 0:
+                names[number] = join_lines([names[number], piece.text])
+    return names
 
 
 def _piece_rows(glyphs: Sequence[Glyph], top: float, bottom: float, page: int) -> list[list[Line]]:
@@ -370,7 +464,7 @@ def _find_gutter(items: Sequence[Item], lines: Sequence[Line]) -> float | None:
         shorter = min(len(left_lines), len(right_lines))
         if shorter < _FEWEST_COLUMN_LINES or crossing > shorter:
             continue
-        if not _stand_side_by_side(left_lines, right_lines):
+        if not _stand_side_by_side([i for i in items if i.x1 <= x], [i for i in items if i.x0 >= x]):
             continue
         left_end = max(line.x1 for line in left_lines)
         if not (_fills_column(left_lines, left_edge, left_end) or _fill_columns(left_lines, left_edge, left_end)):
@@ -410,10 +504,10 @@ def _fill_columns(lines: Sequence[Line], left_edge: float, right_edge: float) ->
     )
 
 
-def _stand_side_by_side(left_lines: Sequence[Line], right_lines: Sequence[Line]) -> bool:
-    top = max(min(line.top for line in left_lines), min(line.top for line in right_lines))
-    bottom = min(max(line.bottom for line in left_lines), max(line.bottom for line in right_lines))
-    heights = [max(line.bottom for line in side) - min(line.top for line in side) for side in (left_lines, right_lines)]
+def _stand_side_by_side(left: Sequence[Item], right: Sequence[Item]) -> bool:
+    top = max(min(item.top for item in left), min(item.top for item in right))
+    bottom = min(max(item.bottom for item in left), max(item.bottom for item in right))
+    heights = [max(item.bottom for item in side) - min(item.top for item in side) for side in (left, right)]
     return bottom - top >= 0.4 * min(heights)
 
 
@@ -514,6 +608,13 @@ def _aligned_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]
     return columns
 
 
+def _are_prose(run: Sequence[Sequence[Line]]) -> bool:
+    """Whether two columns of a few lines are text: long lines, most with a comma or a full stop."""
+    lines = [piece for row in run for piece in row]
+    clauses = sum(_CLAUSE.search(line.text) is not None for line in lines)
+    return 2 * clauses > len(lines) and median(line.x1 - line.x0 for line in lines) > _PROSE_WIDTH * lines[0].size
+
+
 def _find_second_table(run: Sequence[Sequence[Line]]) -> int:
     """The line that another table begins with: names alone, set apart from the line above; 0 if there is none."""
     pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
@@ -554,11 +655,33 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
     if columns is None:
         yield from (piece for row in run for piece in row)
         return
+    if len(columns) == 2 and _are_prose(run):
+        for column in range(2):
+            yield from (piece for row in run for piece in row if _column_of(piece, columns) == column)
+        return
+    grid, bold, boxes = _read_rows(run, columns)
+    first = run[0][0]
+    yield Table(
+        grid,
+        bold,
+        first.page,
+        min(box[0] for box in boxes),
+        boxes[0][1],
+        max(box[2] for box in boxes),
+        boxes[-1][3],
+        boxes,
+    )
+
+
+def _read_rows(
+    run: Sequence[Sequence[Line]], columns: Sequence[tuple[float, float]]
+) -> tuple[Grid, list[list[bool]], list[Box]]:
+    """Lines of pieces as the rows of a table, what is wrapped put together: texts, which are bold, and their boxes."""
     grid: Grid = []
     bold: list[list[bool]] = []
     boxes: list[Box] = []
     pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
-    pitch = median(pitches)
+    pitch = median(pitches or [0.0])
     for number, row in enumerate(run):
         cells = [""] * len(columns)
         marks = [False] * len(columns)
@@ -577,15 +700,4 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
             grid.append(cells)
             bold.append(marks)
             boxes.append(box)
-    first = run[0][0]
-    yield Table(
-        grid,
-        bold,
-        first.page,
-        min(box[0] for box in boxes),
-        boxes[0][1],
-        max(box[2] for box in boxes),
-        boxes[-1][3],
-        boxes,
-        ruled=False,
-    )
+    return grid, bold, boxes

@@ -3,19 +3,21 @@
 import email
 import email.policy
 import io
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.extras import require
-from peg_rag.readers.blocks import Block, Heading, Record, Row
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Record, Row
 from peg_rag.readers.files import PartlyRead, run_parser
 from peg_rag.readers.html import fragment_blocks
 from peg_rag.readers.kinds import SUFFIXES
@@ -24,6 +26,21 @@ from peg_rag.readers.text import plain_blocks
 
 _NAMES = {"From": "发件人", "To": "收件人", "Cc": "抄送", "Date": "日期", "Subject": "主题"}
 _DEEPEST_ATTACHMENT = 3  # messages attached to messages
+# The line above a quoted message, as mail programs write it.
+_QUOTATION = re.compile(
+    r"(>\s*)?[-—_ ]*(原始邮件|邮件原件|转发邮件|转发的邮件|Original Message|Forwarded message)[-—_ ]*$|"
+    r"(>\s*)?(On|Am|Le)\s[^\n]{6,150}(wrote|schrieb|a écrit)\s*:$|"
+    r"(>\s*)?(在\s?)?[^\n]{0,20}\d{4}[-年/.][^\n]{3,120}(写道|wrote)\s*[:：]$",
+    re.IGNORECASE | re.MULTILINE,
+)
+# Sender and time of a quoted message, where nothing else stands above it.
+_HEAD = re.compile(
+    r">?\s?\*?(发件人|寄件者|From)\*?\s*[:：][^\n]+\n"
+    r">?\s?\*?(发送时间|发送日期|日期|寄件日期|Sent|Date)\*?\s*[:：]",
+    re.IGNORECASE,
+)
+_QUOTE_MARKS = re.compile(r"^(>\s?)+")
+_QUOTATION_LEVEL = 2  # below the subject
 _NO_SUBJECT = "（无主题）"
 # Names of streams in a .msg: property and type (001F: Unicode text, 001E: text in the local code page).
 _MSG_STREAMS = {"Subject": "0037", "From": "0C1A", "To": "0E04", "Cc": "0E03"}
@@ -64,12 +81,56 @@ def _body_blocks(message: EmailMessage, path: Path) -> Iterator[Block]:
     plain = message.get_body(("plain",))
     page = message.get_body(("html",))
     if page is not None:
-        blocks = fragment_blocks(_part_text(page), str(path))
+        blocks = list(_part_quotations(fragment_blocks(_part_text(page), str(path))))
         if plain is None or any(isinstance(block, Row) for block in blocks):
             yield from blocks
             return
     if plain is not None:
-        yield from plain_blocks(clean(_part_text(plain)))
+        yield from _plain_body(clean(_part_text(plain)))
+
+
+def _plain_body(text: str) -> Iterator[Block]:
+    """The text of a message, then the messages that it quotes, each under the line that says so."""
+    lines = text.split("\n")
+    starts: list[int] = []
+    for number, line in enumerate(lines):
+        is_head = _HEAD.match("\n".join(lines[number : number + 2])) is not None and starts[-1:] != [number - 1]
+        if is_head or _QUOTATION.match(line.strip()):
+            starts.append(number)
+    yield from plain_blocks("\n".join(lines[: starts[0]] if starts else lines))
+    for start, end in pairwise([*starts, len(lines)]):
+        yield _quotation_heading(lines[start])
+        quoted = clean("\n".join(_QUOTE_MARKS.sub("", line) for line in lines[start + 1 : end]))
+        yield from _nest(plain_blocks(quoted))
+
+
+def _part_quotations(blocks: Iterable[Block]) -> Iterator[Block]:
+    """The blocks of a page, in which a paragraph that begins a quoted message is a heading."""
+    is_quoted = False
+    is_marked = False  # whether the block before was the line above a quoted message
+    for block in blocks:
+        match = None
+        if isinstance(block, Paragraph):
+            match = _QUOTATION.match(block.text) or (None if is_marked else _HEAD.match(block.text))
+        is_marked = match is not None
+        if match is None:
+            yield from _nest([block]) if is_quoted else [block]
+            continue
+        is_quoted = True
+        line, _, rest = block.text.partition("\n")
+        yield _quotation_heading(line)
+        if rest:
+            yield Paragraph(rest)
+
+
+def _quotation_heading(line: str) -> Heading:
+    return Heading(clean_line(line).strip("-—_ >"), _QUOTATION_LEVEL)
+
+
+def _nest(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Blocks whose headings stand below that of a quoted message."""
+    for block in blocks:
+        yield replace(block, level=block.level + _QUOTATION_LEVEL) if isinstance(block, Heading) else block
 
 
 def _attachment_blocks(part: Any, path: Path, depth: int) -> Iterator[Block]:
@@ -132,7 +193,7 @@ def _outlook_blocks(data: bytes, path: Path) -> Iterator[Block]:
         body = clean(_read_stream(archive, _MSG_BODY))
     yield from _head_blocks({name: headers[name] for name in _NAMES if headers.get(name)}, [])
     if body:
-        yield from plain_blocks(body)
+        yield from _plain_body(body)
 
 
 def _read_stream(archive: Any, code: str) -> str:

@@ -10,6 +10,10 @@ _VALUE = re.compile(
 )
 _YEAR = re.compile(r"(19|20)\d{2}\s*(年|Q\d|[-/.]\d{1,2}$|$)|FY\s?\d{2}", re.IGNORECASE)  # names a column as well
 _LONGEST_NAME = 40  # half-widths
+_CLAUSES = re.compile(r"[，。；！？]")
+_BRACKETED = re.compile(r"[（(][^（()）]*[)）]")
+_NOTE = re.compile(r"(注|备注|说明|附注|提示|资料来源|数据来源)\d?[:：]|注\d|[*※]")
+_LABELLED = re.compile(r"[^：:]{0,15}[\u4e00-\u9fff）)]\s*[:：]\s*\S")
 _NAME_WORDS = re.compile(
     r"(项目|名称|内容|说明|要求|标准|金额|数量|备注|描述|参数|单价|价格|费用|类别|类型|字段|编号|序号|级别|等级|职级|岗位|城市|日期|时间|"
     r"指标|科目|条款|情形|事项|课程|部门|姓名|电话|地址|单位|规格|型号|状态|限额|比例|材料|步骤|条件|结果|方式|期限|责任人|审批人|供应商|数值|取值|用量|占比|"
@@ -29,8 +33,19 @@ def is_name(text: str) -> bool:
     return (
         (_YEAR.match(text) is not None or not is_value(text))
         and width(text) <= _LONGEST_NAME
-        and not text.endswith(("。", "；", ";"))
+        and not text.endswith(";")
+        and not _CLAUSES.search(_BRACKETED.sub("", text))
     )
+
+
+def is_note(text: str) -> bool:
+    """Whether a text is a remark on a table, such as `注：含税`, or a sentence."""
+    return _NOTE.match(text) is not None or text.endswith(("。", "；"))
+
+
+def is_labelled(text: str) -> bool:
+    """Whether a cell holds a name and its value, such as `制表人：王芳`."""
+    return _LABELLED.match(text) is not None
 
 
 def ends_in_name_word(text: str) -> bool:

@@ -18,6 +18,9 @@ _IDEOGRAPHS = (
     "页风飞食𩙿飠饣𩠐马骨鬼鱼鸟卤麦黄黾斉齐歯齿竜龙龜亀龟"
 )
 _COMPATIBLE = ((0x2F00, 0x2FD6), (0xF900, 0xFB07), (0x2F800, 0x2FA20))  # Kangxi radicals, ideographs, Latin ligatures
+# The forms that punctuation has in vertical text.
+_VERTICAL_FORMS = "︐︑︒︓︔︕︖︗︘︙︰︱︲︵︶︷︸︹︺︻︼︽︾︿﹀﹁﹂﹃﹄"
+_PUNCTUATION = "，、。：；！？〖〗…‥—–（）｛｝〔〕【】《》〈〉「」『』"
 _OTHERS = {
     "⼾": "户",  # decomposes to the traditional 戶; fonts for simplified Chinese show 户
     "\u00a0": " ",
@@ -33,6 +36,8 @@ _OTHERS = {
 _CONTROLS = [*range(0x09), 0x0B, *range(0x0E, 0x20), *range(0x7F, 0x85), *range(0x86, 0xA0), 0xAD, 0x200B, 0x2060]
 _CONTROLS += [0xFEFF, 0xFFFE, 0xFFFF]
 _BLANKS = " \t\u3000"
+_MARKS = tuple("，。；：、！？")
+_BRACKETS = ("（", "(")
 
 
 def _character_table() -> dict[int, str | None]:
@@ -40,6 +45,7 @@ def _character_table() -> dict[int, str | None]:
     for first, end in _COMPATIBLE:
         table |= {code: unicodedata.normalize("NFKC", chr(code)) for code in range(first, end)}
     table |= dict(zip(map(ord, _RADICALS), _IDEOGRAPHS, strict=True))
+    table |= dict(zip(map(ord, _VERTICAL_FORMS), _PUNCTUATION, strict=True))
     return table | {ord(character): replacement for character, replacement in _OTHERS.items()}
 
 
@@ -63,16 +69,38 @@ def clean_line(text: str) -> str:
     return join_lines(replace_characters(text).split("\n"))
 
 
+def clean_cell(text: str) -> str:
+    """A cell's text, its lines as its author broke them; one character a line is a vertical label, and one word."""
+    lines = [clean_line(line) for line in text.replace("\x0b", "\n").split("\n")]
+    lines = [line for line in lines if line]
+    return ("" if all(len(line) == 1 for line in lines) else "\n").join(lines)
+
+
+def flatten_cell(text: str) -> str:
+    """The lines of a cell in one, with a space where a line ends without a mark: two names, two items."""
+    flat = ""
+    for line in text.split("\n"):
+        flat += line if not flat or flat.endswith(_MARKS) or line.startswith(_BRACKETS) else f" {line}"
+    return flat
+
+
 def join_lines(lines: list[str]) -> str:
     """Lines of one sentence as one: Chinese ones meet without a space, hyphenated words are put together."""
     text = ""
+    last = ""
     for line in (" ".join(line.split()) for line in lines):
         if text and line and _is_hyphenated(text, line):
             text = text[:-1]
-        elif text and line:
+        elif text and line and not _is_broken_number(last, line):
             text += _space_between(text[-1], line[0])
         text += line
+        last = line
     return text
+
+
+def _is_broken_number(before: str, after: str) -> bool:
+    """Whether a number goes on in the next line, as in a narrow cell of Chinese text, which is broken anywhere."""
+    return before[-1:].isdigit() and after[0].isdigit() and any(map(is_wide, before))
 
 
 def _is_hyphenated(before: str, after: str) -> bool:

@@ -32,11 +32,24 @@ from peg_rag.readers.layout import (
     in_reading_order,
     lines_of,
     read_banded_table,
+    read_three_line_table,
     rounded_box,
+    split_sheet,
 )
-from peg_rag.readers.normalize import is_wide, width
-from peg_rag.readers.numbering import is_plain_heading, number_level
+from peg_rag.readers.normalize import is_wide, join_lines, width
+from peg_rag.readers.numbering import has_own_text, is_plain_heading, number_level
+from peg_rag.readers.rules import (
+    ends_at,
+    find_banded_rules,
+    find_missing_sides,
+    find_open_ends,
+    find_stripes,
+    find_three_line_rules,
+    snap_edges,
+)
 from peg_rag.readers.tables import table_rows
+from peg_rag.readers.vertical import are_columns, is_vertical, split_vertical, turn_columns, turn_piece, turn_scan
+from peg_rag.readers.watermarks import Style, remove_watermarks
 
 OnPage = Callable[[int, int], None]
 
@@ -47,12 +60,15 @@ _PAGE_NUMBER = re.compile(
     r"(page|p\.?)?\s*\d{1,4}\s*((/|of|共)\s*\d{1,4})?\s*页?|[ivxlc]{1,6})[-–—~·•\s]*$",
     re.IGNORECASE,
 )
+_FOOTNOTE = re.compile(r"^([①-⑳]|[\[［(（〔]\d{1,2}[\]］)）〕]|[*※†]|注\s?\d{0,2}[:：])\s?\S{4}|。$")
 _SENTENCE_END = tuple("。！？；：!?;:…")
+_COMMAS = ("、", "，")
 _HEADING_END = tuple("。！？；，、,;!?")
 _LIST_MARK = re.compile(
     r"([•●○◦▪■◆➢✓·–]|[-*]\s|[(（]?\d{1,2}[)）.、．](?!\d)|[①-⑳]|[(（][一二三四五六七八九十]{1,3}[)）]|[一二三四五六七八九十]{1,3}、|"
     r"第[一二三四五六七八九十百零〇\d]{1,6}[条章节款])"
 )
+_PART_NUMBER = re.compile(r"\d{1,2}([.．]\d{1,2}){1,3}\s")  # of a paragraph, or a figure within a sentence
 _HYPHEN = re.compile(r"[a-z]-$")
 _ADDRESS = re.compile(r"(@|://|www\.)[^\s@]*$")  # an address that is cut by the line's end goes on without a space
 _CAPTION = re.compile(r"(表|附表|table|续表)\s*[\d一二三四五六七八九十]*", re.IGNORECASE)
@@ -65,8 +81,9 @@ _MOST_MARGIN_LINES = 3  # of a page's top or bottom that may run on every page
 _LARGER = 1.12  # times the body's type, from which a line is a heading
 _LONGEST_HEADING = 80  # half-widths
 _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
+_VERTICAL_TURN = 270  # by which the columns of a page of vertical text are lines from the top down
+_VERTICAL_MARGIN = 0.1  # of a page's height
 _SNAP = 3.0  # points
-_FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 
 
 def read_pdf(data: bytes, path: Path, _: str | None, on_page: OnPage | None = None) -> Iterator[Block]:
@@ -98,11 +115,12 @@ def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
         raise
     pages: list[_Page] = []
     scans: list[int] = []
+    watermarks: set[Style] = set()
     with document:
         total = len(document.pages)
         for number in range(total):
             page = document.pages[number]
-            content = _read_page(page, number + 1)
+            content = _read_page(page, number + 1, watermarks)
             if content is None:
                 scans.append(number + 1)
                 content = _Page(number + 1, float(page.width), float(page.height), [])
@@ -115,20 +133,42 @@ def _read_pages(data: bytes, path: Path, on_page: OnPage) -> list[_Page]:
     return pages
 
 
-def _read_page(page: Any, number: int) -> _Page | None:
-    """A page's pieces of lines and tables, in no order yet; None for a scan."""
-    turn = _find_turn(page)
-    if not turn:
-        return _read_upright_page(page, number)
-    content = _read_upright_page(_turn_page(page, turn), number)
-    if content is not None:
+def _read_page(page: Any, number: int, watermarks: set[Style]) -> _Page | None:
+    """A page's pieces of lines and tables, in no order yet; None for a scan.
+
+    Args:
+        watermarks: see `remove_watermarks`.
+    """
+    chars = remove_watermarks(page.chars, watermarks)
+    turn = _find_turn(chars)
+    if turn:
+        turned = _turn_page(page, turn)
+        content = _read_upright_page(turned, remove_watermarks(turned.chars, watermarks), number)
+    elif is_vertical(chars):
+        turn = _VERTICAL_TURN
+        content = _read_vertical_page(page, chars, number)
+    else:
+        content = _read_upright_page(page, chars, number)
+    if turn and content is not None:
         content.items = [_turn_back(item, turn, float(page.width), float(page.height)) for item in content.items]
     return content
 
 
-def _find_turn(page: Any) -> int:
-    """Degrees clockwise by which most of the page's text comes upright, such as a wide table on a tall page."""
-    turns = Counter(_turn_of(char["matrix"]) for char in page.chars if not char["text"].isspace())
+def _read_vertical_page(page: Any, chars: Sequence[Any], number: int) -> _Page:
+    """A page of vertical text, turned so that its columns are lines and the rightmost is the first."""
+    width = float(page.width)
+    height = float(page.height)
+    columns, rows = split_vertical(chars)
+    glyphs = turn_columns(_upright_glyphs(page, columns), width)
+    lines = lines_of(_upright_glyphs(page, rows), number)
+    margin = _VERTICAL_MARGIN * height  # where page numbers and running titles stand
+    lines = [turn_piece(line, width) for line in lines if margin < line.top and line.bottom < height - margin]
+    return _Page(number, height, width, [*lines_of(glyphs, number), *lines])
+
+
+def _find_turn(chars: Sequence[Any]) -> int:
+    """Degrees clockwise by which most of a page's text comes upright, such as a wide table on a tall page."""
+    turns = Counter(_turn_of(char["matrix"]) for char in chars if not char["text"].isspace())
     return turns.most_common(1)[0][0] if turns else 0
 
 
@@ -164,34 +204,41 @@ def _turn_box_back(box: Box, turn: int, width: float, height: float) -> Box:
     return rounded_box(width - x1, height - bottom, width - x0, height - top)
 
 
-def _read_upright_page(page: Any, number: int) -> _Page | None:
-    glyphs = _upright_glyphs(page)
+def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | None:
+    glyphs = _upright_glyphs(page, chars)
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
-    for table in _ruled_tables(page):
+    ends = find_open_ends(page)
+    for table in _ruled_tables(page, ends):
         inside, glyphs = _split_by_box(glyphs, table.bbox)
-        item = _read_table(table, inside, number)
+        item = _read_table(table, inside, number, ends)
         if item is None:
             glyphs += inside
         else:
             tables.append(item)
-    for x0, x1, rules in _banded_rules(page):
+    for x0, x1, rules in find_banded_rules(page):
         inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
         banded = read_banded_table(inside, rules, number) if inside else None
         if banded is not None:
             above_and_below = [glyph for glyph in inside if not banded.top <= glyph.middle < banded.bottom]
             tables.append(banded)
             glyphs = outside + above_and_below
+    for x0, x1, rules, braces in find_three_line_rules(page):
+        inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
+        three_line = read_three_line_table(inside, rules, braces, number) if inside else None
+        if three_line is not None:
+            tables.append(three_line)
+            glyphs = outside
     return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
 
 
-def _upright_glyphs(page: Any) -> list[Glyph]:
-    """The page's upright glyphs, each once: bold type is sometimes made by printing twice."""
+def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
+    """The upright glyphs of a page, each once: bold type is sometimes made by printing twice."""
     glyphs: dict[tuple[str, int, int], Glyph] = {}
-    upright = [char for char in page.chars if char["upright"]]
-    if len(upright) < len(page.chars) / 2:
-        upright = page.chars
+    upright = [char for char in chars if char["upright"]]
+    if len(upright) < len(chars) / 2:
+        upright = list(chars)
     for char in upright:
         text = _CID.sub("", char["text"])
         if not text or char["x1"] <= 0 or char["x0"] >= page.width or char["bottom"] <= 0 or char["top"] >= page.height:
@@ -204,12 +251,19 @@ def _upright_glyphs(page: Any) -> list[Glyph]:
     return list(glyphs.values())
 
 
-def _ruled_tables(page: Any) -> list[Any]:
+def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:
     """pdfplumber's tables of at least two rows and two columns, the largest first, none within another."""
     if not page.lines and not page.rects and not page.curves:
         return []
-    settings = {"explicit_vertical_lines": sides} if (sides := _missing_sides(page)) else {}
-    tables = [table for table in page.find_tables(settings) if len(table.rows) > 1 and len(table.cells) > 2]
+    verticals, horizontals = find_stripes(page)
+    settings: dict[str, Any] = {"explicit_vertical_lines": [*find_missing_sides(page), *verticals]}
+    settings["explicit_horizontal_lines"] = [*ends, *horizontals]
+    settings = {name: lines for name, lines in settings.items() if lines}
+    tables = [
+        table
+        for table in page.find_tables(settings)
+        if len(table.cells) > 2 and (len(table.rows) > 1 or ends_at(ends, table.bbox[1]))  # the rest of a row
+    ]
     tables.sort(key=lambda table: -_box_area(table.bbox))
     separate: list[Any] = []
     for table in tables:
@@ -218,74 +272,16 @@ def _ruled_tables(page: Any) -> list[Any]:
     return separate
 
 
-def _missing_sides(page: Any) -> list[dict[str, Any]]:
-    """The left and right sides of tables that have rules between their rows and columns, but no frame around them."""
-    verticals = [(edge["x0"], edge["top"], edge["bottom"]) for edge in page.edges if edge["orientation"] == "v"]
-    rules: dict[tuple[int, int], list[tuple[float, float, float]]] = defaultdict(list)
-    for top, x0, x1 in _horizontal_rules(page):
-        rules[round(x0 / _SNAP), round(x1 / _SNAP)].append((top, x0, x1))
-    sides = []
-    for spans in rules.values():
-        for (upper, x0, x1), (lower, _, _) in pairwise(spans):
-            crossing = [x for x, top, bottom in verticals if top < upper + _SNAP and bottom > lower - _SNAP]
-            if any(x0 + _SNAP < x < x1 - _SNAP for x in crossing):
-                sides += [
-                    _vertical_edge(side, upper, lower)
-                    for side in (x0, x1)
-                    if not any(abs(x - side) <= _SNAP for x in crossing)
-                ]
-    return sides
+def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str, Any]]) -> Table | None:
+    """The grid of a ruled table, each cell filled over all that it spans; None where it is no table.
 
-
-def _horizontal_rules(page: Any) -> list[tuple[float, float, float]]:
-    """Heights and ends of the page's horizontal rules, from top to bottom, pieces in a row taken for one."""
-    edges = sorted((edge["top"], edge["x0"], edge["x1"]) for edge in page.edges if edge["orientation"] == "h")
-    rules: list[tuple[float, float, float]] = []
-    by_height: list[list[tuple[float, float, float]]] = []
-    for edge in edges:
-        if by_height and edge[0] - by_height[-1][0][0] < 1:
-            by_height[-1].append(edge)
-        else:
-            by_height.append([edge])
-    for level in by_height:
-        pieces = sorted((x0, x1) for _, x0, x1 in level)
-        start, end = pieces[0]
-        for x0, x1 in pieces[1:]:
-            if x0 > end + _SNAP:
-                rules.append((level[0][0], start, end))
-                start = x0
-                end = x1
-            else:
-                end = max(end, x1)
-        rules.append((level[0][0], start, end))
-    return rules
-
-
-def _banded_rules(page: Any) -> list[tuple[float, float, list[float]]]:
-    """Ends and heights of horizontal rules under one another, four or more of one length, as between a table's rows."""
-    if not page.lines and not page.rects and not page.curves:
-        return []
-    heights: dict[tuple[int, int], list[float]] = defaultdict(list)
-    ends: dict[tuple[int, int], tuple[float, float]] = {}
-    for top, x0, x1 in _horizontal_rules(page):
-        key = (round(x0 / _SNAP), round(x1 / _SNAP))
-        ends[key] = (x0, x1)
-        if not heights[key] or top - heights[key][-1] > _SNAP:
-            heights[key].append(top)
-    return [(*ends[key], tops) for key, tops in heights.items() if len(tops) >= _FEWEST_RULES]
-
-
-def _vertical_edge(x: float, top: float, bottom: float) -> dict[str, Any]:
-    """An edge in pdfplumber's form."""
-    height = bottom - top
-    return {"object_type": "line", "x0": x, "x1": x, "top": top, "bottom": bottom, "width": 0.0, "height": height}
-
-
-def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
-    """The grid of a ruled table, each cell filled over all that it spans; None where it is no table."""
-    lefts = _snap_edges(cell[0] for cell in table.cells)
-    tops = _snap_edges(cell[1] for cell in table.cells)
-    if len(lefts) < 2 or len(tops) < 2:
+    Args:
+        ends: see `find_open_ends`.
+    """
+    lefts = snap_edges(cell[0] for cell in table.cells)
+    tops = snap_edges(cell[1] for cell in table.cells)
+    fewest = 1 if ends_at(ends, table.bbox[1]) else 2  # rows, and columns in use: the rest of a row may be one cell
+    if len(lefts) < 2 or len(tops) < fewest:
         return None
     rights = [*lefts[1:], max(cell[2] for cell in table.cells)]
     bottoms = [*tops[1:], max(cell[3] for cell in table.cells)]
@@ -304,13 +300,13 @@ def _read_table(table: Any, glyphs: list[Glyph], page: int) -> Table | None:
     filled = sum(bool(text) for row in grid for text in row)
     used_columns = sum(any(row[column] for row in grid) for column in range(len(lefts)))
     used_rows = sum(map(any, grid))
-    if used_columns < 2 or used_rows < 2 or filled < 0.3 * used_columns * used_rows:
+    if used_columns < fewest or used_rows < fewest or filled < 0.3 * used_columns * used_rows:
         return None
     if sum(len(row) for row in map(set, grid)) and max(len(text) for row in grid for text in row) > 2000:
         return None  # a frame around a page
     boxes = [rounded_box(lefts[0], top, rights[-1], bottom) for top, bottom in zip(tops, bottoms, strict=True)]
     x0, top, x1, bottom = table.bbox
-    return Table(grid, bold, page, x0, top, x1, bottom, boxes)
+    return Table(grid, bold, page, x0, top, x1, bottom, boxes, is_open=ends_at(ends, bottom))
 
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
@@ -337,15 +333,6 @@ def _split_by_box(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyp
     return inside, outside
 
 
-def _snap_edges(values: Any) -> list[float]:
-    """Coordinates in order, those within a few points of each other taken for one."""
-    snapped: list[float] = []
-    for value in sorted(values):
-        if not snapped or value - snapped[-1] > _SNAP:
-            snapped.append(value)
-    return snapped
-
-
 def _box_area(box: Any) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
 
@@ -363,7 +350,11 @@ def _recognise_pages(data: bytes, path: Path, pages: list[_Page], scans: list[in
     pages_done = len(pages) - len(scans)
     try:
         for number, lines in ocr.recognise_pages(data, scans):
-            pages[number - 1].items = lines
+            page = pages[number - 1]
+            page.items = lines
+            if are_columns(lines):
+                page.items = turn_scan(lines, page.width)
+                page.width, page.height = page.height, page.width
             pages_done += 1
             on_page(pages_done, len(pages))
     except MissingExtra as error:
@@ -384,11 +375,7 @@ class _Document:
 
     def __init__(self, pages: list[_Page]) -> None:
         running = _running_lines(pages, _body_size(item for page in pages for item in page.items))
-        self._items = [
-            item
-            for page in pages
-            for item in in_reading_order([item for item in page.items if id(item) not in running], page.width)
-        ]
+        self._items = [item for page in pages for item in _order_items(page, running)]
         lines = [item for item in self._items if isinstance(item, Line)]
         self._body = _body_size(lines)
         self._bold_body = sum(len(line.text) for line in lines if line.bold) > 0.5 * sum(
@@ -443,9 +430,11 @@ class _Document:
             return True
         if line.bold and not self._bold_body and line.size >= 0.95 * self._body:
             return not text.endswith((":", "："))
-        if not is_plain_heading(text) or line.size < 0.95 * self._body or _is_full(line, None):
+        if line.size < 0.95 * self._body or _is_full(line, None):
             return False
-        return not self._is_list_item(parts, number)
+        if has_own_text(text, _text_beside(parts, number - 1), _text_beside(parts, number + 1)):
+            return True
+        return is_plain_heading(text) and not self._is_list_item(parts, number)
 
     def _is_list_item(self, parts: Sequence[Item], number: int) -> bool:
         """Whether a numbered line in the body's type has a neighbour of its kind: then it is one of a list."""
@@ -497,7 +486,9 @@ class _Document:
     def _continues_sentence(self, paragraph: Sequence[Line], line: Line) -> bool:
         """Whether a line goes on in the sentence of the paragraph's last line."""
         last = paragraph[-1]
-        if abs(line.size - last.size) > 0.15 * last.size or _LIST_MARK.match(line.text):
+        if abs(line.size - last.size) > 0.15 * last.size or _begins_item(last, line):
+            return False
+        if last.text.endswith(_SENTENCE_END) and _PART_NUMBER.match(line.text):
             return False
         if not _is_full(last, line):
             return False
@@ -532,6 +523,13 @@ class _Document:
             yield table
 
 
+def _order_items(page: _Page, running: set[int]) -> Iterator[Item]:
+    """The items of a page in reading order, without the running lines; of two pages on a sheet, one after the other."""
+    sheets = split_sheet([item for item in page.items if id(item) not in running], page.width, page.height)
+    for items in sheets:
+        yield from in_reading_order(items, page.width if len(sheets) == 1 else 0.0)
+
+
 def _body_size(items: Iterable[Item]) -> float:
     """The size that most of the text outside of tables is set in."""
     sizes: Counter[float] = Counter()
@@ -557,7 +555,7 @@ def _running_lines(pages: Sequence[_Page], body: float) -> set[int]:
         in_zone = line.bottom < 0.14 * page.height or line.top > 0.86 * page.height
         repeats = max(len(places[(_running_key(line, body), height)]) for height in _height_steps(line))
         at_edge = line.bottom < 0.08 * page.height or line.top > 0.92 * page.height
-        small = at_edge and line.size <= 0.9 * body
+        small = at_edge and line.size <= 0.9 * body and not _FOOTNOTE.search(line.text)
         if (in_zone and (repeats >= enough or _PAGE_NUMBER.match(line.text))) or small:
             running.add(id(line))
     for page in pages:  # what stands alone on its page is the page's text
@@ -601,9 +599,15 @@ def _is_full(line: Line, following: Line | None) -> bool:
     if _HYPHEN.search(line.text):
         return True
     first = following.text if following else "字"
-    word = re.match(r"[\w@./:-]+", first, re.ASCII)
+    word = re.match(r"[\w@.,/:%-]+", first, re.ASCII)
     space = 1.0 if word is None or is_wide(first[0]) else 0.5 * len(word[0])
     return line.x1 + (space + 1.0) * line.size > line.right_edge
+
+
+def _begins_item(last: Line, line: Line) -> bool:
+    """Whether a line begins an item, rather than goes on with a part that is referred to, as in `第三章、第六章`."""
+    is_reference = line.text.startswith("第") and last.text.endswith(_COMMAS)
+    return _LIST_MARK.match(line.text) is not None and not is_reference
 
 
 def _is_beside(parts: Sequence[Item], number: int) -> bool:
@@ -617,6 +621,13 @@ def _is_beside(parts: Sequence[Item], number: int) -> bool:
         and abs(piece.middle - line.middle) < 0.4 * line.size
         for piece in around
     )
+
+
+def _text_beside(parts: Sequence[Item], number: int) -> str:
+    if not 0 <= number < len(parts):
+        return ""
+    part = parts[number]
+    return part.text if isinstance(part, Line) else " ".join(part.grid[0])
 
 
 def _join_lines(lines: Sequence[Line]) -> tuple[str, tuple[Place, ...]]:
@@ -659,6 +670,12 @@ def _is_continued(table: Table, following: Table) -> bool:
     return abs((table.x1 - table.x0) - (following.x1 - following.x0)) < 12  # it may go on in another column
 
 
+def _is_cut(table: Table, row: Sequence[str]) -> bool:
+    """Whether the first row on a page is the rest of the last one on the page before, which has no rule below."""
+    last = table.grid[-1]
+    return table.is_open and not row[0] and bool(last[0]) and any(row)
+
+
 def _append_table(table: Table, following: Table) -> Table:
     """The rows of both, without the header that the second repeats; a cell cut by the page's end is whole again."""
     skipped = 0
@@ -667,6 +684,11 @@ def _append_table(table: Table, following: Table) -> Table:
     ):
         skipped += 1
     grid = [list(row) for row in following.grid[skipped:]]
+    if grid and _is_cut(table, grid[0]):
+        whole = [join_lines([above, below]) for above, below in zip(table.grid[-1], grid[0], strict=True)]
+        table = replace(table, grid=[*table.grid[:-1], whole])
+        skipped += 1
+        grid = grid[1:]
     if grid and not skipped and not grid[0][0] and any(grid[0]):
         above = table.grid[-1][0]
         for row in grid:  # the rest of a cell over several rows
@@ -682,7 +704,7 @@ def _append_table(table: Table, following: Table) -> Table:
         table.x1,
         following.bottom,
         [*table.rows, *following.rows[skipped:]],
-        table.ruled,
+        following.is_open,
         (*_pages_of(table), *_pages_of(following)[skipped:]),
     )
 

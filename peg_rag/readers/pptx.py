@@ -1,18 +1,31 @@
 """PowerPoint files: each slide under its title, in reading order, with its tables and the speaker's notes."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.diagrams import is_diagram, read_diagrams
 from peg_rag.readers.files import check_zip, run_parser
-from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, width
+from peg_rag.readers.numbering import format_number
+from peg_rag.readers.slide_order import order_shapes
 from peg_rag.readers.tables import Grid, table_rows, to_blocks
 from peg_rag.readers.xlsx import format_value
 
 _NOTES = "备注"
+_NUMBER_FORMS = {
+    "alphaLc": "lowerLetter",
+    "alphaUc": "upperLetter",
+    "romanLc": "lowerRoman",
+    "romanUc": "upperRoman",
+    "circleNum": "decimalEnclosedCircle",
+    "ea1": "chineseCounting",
+}
+_NUMBER_MARKS = {"Period": ("", "."), "ParenBoth": ("(", ")"), "ParenR": ("", ")")}
+_LONGEST_TITLE = 60  # half-widths
 
 
 def read_pptx(data: bytes, path: Path, _: str | None) -> Iterator[Block]:
@@ -27,9 +40,12 @@ def _iterate_slides(presentation: Any) -> Iterator[Block]:
         heading = ""
         if title is not None and title.has_text_frame:
             heading = clean_line(title.text_frame.text)
-        yield Heading(heading, 1, number)
         shapes = [shape for shape in slide.shapes if title is None or shape.shape_id != title.shape_id]
-        for shape in _in_order(shapes):
+        ordered = order_shapes(shapes)
+        if not heading and _stands_out(ordered):
+            heading = clean_line(ordered.pop(0).text_frame.text)
+        yield Heading(heading, 1, number)
+        for shape in ordered:
             yield from _shape_blocks(shape, number)
         if slide.has_notes_slide and slide.notes_slide.notes_text_frame is not None:
             notes = clean(slide.notes_slide.notes_text_frame.text)
@@ -37,23 +53,21 @@ def _iterate_slides(presentation: Any) -> Iterator[Block]:
                 yield Paragraph(f"{_NOTES}：{notes}", number)
 
 
-def _in_order(shapes: Iterable[Any]) -> Iterator[Any]:
-    """Shapes from the top down, those at one height from the left; what is grouped is read together."""
-    pending = [_sort_shapes(shapes)]
-    while pending:
-        if not pending[-1]:
-            pending.pop()
-            continue
-        shape = pending[-1].pop(0)
-        if hasattr(shape, "shapes"):
-            pending.append(_sort_shapes(shape.shapes))
-        else:
-            yield shape
+def _stands_out(shapes: Sequence[Any]) -> bool:
+    """Whether the first text of a slide is its title, drawn as a text box: one line in larger type than all else."""
+    sizes = [_largest_type(shape) for shape in shapes]
+    if not sizes or not sizes[0] or not shapes[0].has_text_frame:
+        return False
+    text = shapes[0].text_frame.text.strip()
+    return "\n" not in text and width(text) <= _LONGEST_TITLE and sizes[0] > max(sizes[1:], default=0)
 
 
-def _sort_shapes(shapes: Iterable[Any]) -> list[Any]:
-    half_inch = 457_200
-    return sorted(shapes, key=lambda shape: (round((shape.top or 0) / half_inch), shape.left or 0))
+def _largest_type(shape: Any) -> int:
+    """The largest type that runs of a shape's text are set in by themselves; 0 where none is."""
+    if not shape.has_text_frame:
+        return 0
+    runs = (run for paragraph in shape.text_frame.paragraphs for run in paragraph.runs)
+    return max((int(run.font.size or 0) for run in runs), default=0)
 
 
 def _shape_blocks(shape: Any, page: int) -> Iterator[Block]:
@@ -61,16 +75,39 @@ def _shape_blocks(shape: Any, page: int) -> Iterator[Block]:
         yield from _table_rows(shape.table, page)
     elif getattr(shape, "has_chart", False) and shape.has_chart:
         yield from _chart_rows(shape.chart, page)
+    elif is_diagram(shape._element):
+        yield from (Paragraph(text, page) for text in read_diagrams(shape._element, shape.part))
     elif shape.has_text_frame:
-        text = clean("\n".join(paragraph.text.replace("\x0b", "\n") for paragraph in shape.text_frame.paragraphs))
+        text = clean("\n".join(_numbered_lines(shape.text_frame.paragraphs)))
         if text:
             yield Paragraph(text, page)
+
+
+def _numbered_lines(paragraphs: Sequence[Any]) -> Iterator[str]:
+    """The paragraphs of a text with the numbers that the slide shows before them."""
+    counts: dict[int, int] = {}  # by level
+    for paragraph in paragraphs:
+        text = paragraph.text.replace("\x0b", "\n")
+        numbers = paragraph._p.xpath("./a:pPr/a:buAutoNum")
+        level = paragraph.level
+        counts = {other: count for other, count in counts.items() if other < level or (numbers and other == level)}
+        if numbers and text.strip():
+            counts[level] = counts[level] + 1 if level in counts else int(numbers[0].get("startAt") or 1)
+            text = f"{_format_number(counts[level], numbers[0].get('type') or '')}{text}"
+        yield text
+
+
+def _format_number(number: int, scheme: str) -> str:
+    """A number in one of PowerPoint's schemes, such as `arabicPeriod`, with a space behind it."""
+    form = next((form for start, form in _NUMBER_FORMS.items() if scheme.startswith(start)), "decimal")
+    before, after = next((marks for end, marks in _NUMBER_MARKS.items() if scheme.endswith(end)), ("", ""))
+    return f"{before}{format_number(number, form)}{after} "
 
 
 def _table_rows(table: Any, page: int) -> Iterator[Row]:
     rows = len(table.rows)
     columns = len(table.columns)
-    grid: Grid = [[clean_line(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
+    grid: Grid = [[clean_cell(table.cell(r, c).text) for c in range(columns)] for r in range(rows)]
     merged = [[False] * columns for _ in range(rows)]
     for r in range(rows):
         for c in range(columns):

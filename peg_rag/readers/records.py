@@ -11,7 +11,8 @@ from typing import Any
 from peg_rag.errors import DataError
 from peg_rag.readers.blocks import Block, Paragraph, Record, row_text
 from peg_rag.readers.files import decode
-from peg_rag.readers.normalize import clean, clean_line
+from peg_rag.readers.names import is_labelled
+from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell
 from peg_rag.records import parse_csv, parse_json_lines
 
 TEXT_COLUMNS = ("text", "content", "passage", "document", "body", "正文", "内容", "文本")
@@ -19,6 +20,8 @@ TITLE_COLUMNS = ("title", "标题", "name", "名称")
 _MOST_PREAMBLE = 8  # lines above a header
 _DELIMITERS = (",", ";", "\t", "|")
 _DELIMITER_LINE = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)  # tells Excel the delimiter
+_FEWEST_COLUMNS = 3  # below which only comments stand above a table
+_COMMENT = re.compile(r"[#%]|//")
 _SAMPLE_LINES = 20  # that the delimiter is guessed from
 _SAMPLE_CHARACTERS = 20_000
 
@@ -103,7 +106,8 @@ def _distinct_names(names: list[str]) -> list[str]:
 def _read_preamble(stream: io.StringIO, delimiter: str) -> list[str]:
     """What a program writes above the header: a title, the time of the export. The stream then stands at the header.
 
-    They have one or two cells where the header and the first record fill most of three columns or more.
+    They are titles and comments in one cell or two, or names with their values, where the header and the first record
+    fill most of the columns.
     """
     rows: list[list[str]] = []
     starts = [0]  # of each row in the stream
@@ -114,14 +118,19 @@ def _read_preamble(stream: io.StringIO, delimiter: str) -> list[str]:
             if len(rows) == _MOST_PREAMBLE + 2:
                 break
     columns = max(map(len, rows), default=0)
-    is_full = [len(row) > 0.6 * columns for row in rows]
-    header = is_full.index(True) if True in is_full else 0
-    above = rows[:header]
-    is_short = all(len(row) <= 2 and not set(row) & set(TEXT_COLUMNS) for row in above)
-    has_table = columns >= 3 and is_full[header : header + 2] == [True, True]
-    count = header if is_short and has_table else 0
+    is_above = [_stands_above(row, columns) for row in rows]
+    header = is_above.index(False) if False in is_above else 0
+    has_table = columns >= 2 and is_above[header : header + 2] == [False, False]
+    count = header if has_table and not any(set(row) & set(TEXT_COLUMNS) for row in rows[:header]) else 0
     stream.seek(starts[count])
     return [" ".join(row) for row in rows[:count] if row]
+
+
+def _stands_above(row: list[str], columns: int) -> bool:
+    if columns < _FEWEST_COLUMNS:
+        return not row or (len(row) == 1 and _COMMENT.match(row[0]) is not None)
+    is_short = len(row) <= min(2, 0.6 * columns)
+    return is_short or (len(row) < columns and all(map(is_labelled, row)))
 
 
 def record_of(
@@ -157,4 +166,4 @@ def _is_plain(value: Any) -> bool:
 def _format_value(value: str | int | float | bool) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    return clean_line(str(value))
+    return flatten_cell(clean_cell(str(value)))

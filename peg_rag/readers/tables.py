@@ -6,18 +6,28 @@ cells, that neighbours of one text are one cell.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from peg_rag.readers.blocks import Row
+from peg_rag.readers.blocks import Block, Row
 from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
-from peg_rag.readers.names import ends_in_name_word, is_name, is_name_row, is_value
+from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_name_row, is_note, is_value
+from peg_rag.readers.normalize import flatten_cell, join_lines
+from peg_rag.readers.numbering import number_level
 
 Grid = list[list[str]]  # rectangular
 Marks = Sequence[Sequence[bool]]  # of a grid's cells
 
 _CONTENT = re.compile(r"[:：]\s*\S")
+_UNITS = ("单位", "金额单位", "币种")
+_UNIT = re.compile(
+    r"[（(]?[万千百亿]?(元|人|台|个|件|套|吨|公斤|千克|克|千米|公里|米|平方米|立方米|亩|小时|分钟|天|次|户|辆|千瓦时|度|升|%|‰|℃|"
+    r"kg|g|t|km|m|mm|cm|m2|m3|m²|m³|㎡|h|min|s|kWh|kW|V|A|MPa|L|RMB|USD)(/\w{1,3})?[)）]?"
+)
+_TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
+_HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
+_FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +54,15 @@ def table_rows(
     """The rows of a table's body, with their header.
 
     Args:
-        grid: the cells' texts, merged cells filled.
+        grid: the cells' texts, merged cells filled, line breaks only where the author made them.
         header_rows: how many rows the header has, where the file says it.
         bold: which cells are set apart as names, where the file says it.
         merged: which cells are one with the cell at their left, where the file says it.
     """
+    return [_flatten_row(row) for row in _find_rows(grid, header_rows, bold, merged)]
+
+
+def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: Marks | None) -> list[TableRow]:
     columns = [c for c in range(max(map(len, grid), default=0)) if any(row[c] for row in grid)]
     cells = [[row[c] for c in columns] for row in grid]
     marks = [[row[c] for c in columns] for row in bold] if bold else None
@@ -58,19 +72,48 @@ def table_rows(
     if not body:
         return [TableRow((("", caption),), (), i) for i, caption in enumerate(captions)]
     header_rows = header_rows - first if header_rows else None
-    said = [row for row in range(first) if _CONTENT.search(cells[row][0])]  # such as `单位：万元`: worth finding
-    notes = [TableRow((("", cells[row][0]),), tuple(captions[:1]), row) for row in said if cells[row][0] != captions[0]]
+    notes = list(_read_leading_notes(cells[:first], spans, captions))
     header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
     form = None if header_rows or header.pairs else find_form(body, spans[first:])
     if form is not None:
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
-    return [*notes, *_body_rows(cells, spans, header, first, captions)]
+    if merged and header.rows:
+        _fill_labels(cells, spans, first + header.rows)
+    rows = notes
+    for part in _split_stacked(cells, spans, header, first, captions):
+        rows += _body_rows(cells[: part.end], spans[: part.end], part.header, part.first, part.captions)
+    return rows
 
 
 def to_blocks(rows: Iterable[TableRow], *, page: int | None = None, sheet: str | None = None) -> Iterator[Row]:
     """Rows as blocks, numbered from 1 as in the grid."""
     for row in rows:
         yield Row(row.cells, row.index + 1, row.captions, page, sheet)
+
+
+def with_inner_rows(
+    blocks: Iterable[tuple[int, Block]], grid: Grid, inner_rows: Mapping[int, Sequence[Row]]
+) -> Iterator[Block]:
+    """The blocks of a table's rows, each followed by the rows of the tables within its cells.
+
+    Args:
+        blocks: with the row of the grid that each is of.
+        inner_rows: by the row of the grid; they stand under the first cell of that row.
+    """
+    waiting = sorted(number for number, rows in inner_rows.items() if rows)
+
+    def take_until(end: int) -> Iterator[Block]:
+        while waiting and waiting[0] < end:
+            number = waiting.pop(0)
+            label = flatten_cell(next(filter(None, grid[number]), "")) if len(grid[number]) > 1 else ""
+            for row in inner_rows[number]:
+                yield replace(row, captions=(label, *row.captions) if label else row.captions)
+
+    for number, block in blocks:
+        yield from take_until(number)
+        yield block
+        yield from take_until(number + 1)
+    yield from take_until(len(grid))
 
 
 def guess_merged(grid: Grid) -> list[list[bool]]:
@@ -89,8 +132,44 @@ def guess_header(
         return Header((), 0, pairs=True)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
+    if len(grid) > 2 and _is_unit_row(grid[1]):
+        return Header(_merged_names(grid[:2]), 2)
+    if _has_open_header(grid):
+        return Header(_merged_names([_fill_names(grid[0], grid[1]), grid[1]]), 2)
     rows = _count_header_rows(grid, spans)
     return Header(_merged_names(grid[:rows]), rows)
+
+
+def _is_unit_row(row: Sequence[str]) -> bool:
+    """Whether a row says the units of the columns that are named above it."""
+    texts = [text for text in row if text]
+    return not row[0] and bool(texts) and all(map(_UNIT.fullmatch, texts))
+
+
+def _has_open_header(grid: Grid) -> bool:
+    """Whether names stand above several columns without being merged: the row below has names for the empty cells."""
+    if len(grid) < 3 or not grid[0][0] or all(grid[0]):
+        return False
+    names = list(zip(grid[0], grid[1], strict=True))
+    if not all(upper or lower for upper, lower in names) or not is_name_row(grid[1]):
+        return False
+    below = [text for text in grid[1] if text]
+    has_values = any(is_value(text) for text, name in zip(grid[2], grid[1], strict=True) if name)
+    return has_values and (len(set(below)) < len(below) or not grid[1][0])
+
+
+def _fill_names(names: Sequence[str], below: Sequence[str]) -> list[str]:
+    """The upper row of a header, each name over all columns up to the next one."""
+    filled: list[str] = []
+    for name, lower in zip(names, below, strict=True):
+        filled.append(name or (filled[-1] if filled and lower else ""))
+    return filled
+
+
+def _flatten_row(row: TableRow) -> TableRow:
+    """A row in one line: a break within a name only made it narrow, one within a value parts what stands there."""
+    cells = tuple((join_lines(name.split("\n")), flatten_cell(value)) for name, value in row.cells)
+    return TableRow(cells, tuple(map(flatten_cell, row.captions)), row.index)
 
 
 def _count_header_rows(grid: Grid, spans: Marks) -> int:
@@ -101,14 +180,78 @@ def _count_header_rows(grid: Grid, spans: Marks) -> int:
     return rows
 
 
+def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
+    """Write the label of a group of rows, which stands in its first row alone, into the others.
+
+    Empty cells of the first column are taken for such a group where the labels are words and none is there twice, and
+    where the second column goes on.
+    """
+    rows = [number for number in range(first, len(cells)) if len(set(filter(None, cells[number]))) > 1]
+    labels = [cells[number][0] for number in rows if cells[number][0]]
+    groups = [number for number in rows if not cells[number][0]]
+    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(is_value, labels)):
+        return
+    names = [cells[number][1] for number in groups]
+    if rows[0] in groups or not all(names) or any(is_value(name) or _TOTAL.match(name) for name in names):
+        return
+    if any(_is_note_row(cells[number], spans[number]) for number in rows):
+        return
+    label = ""
+    for number in rows:
+        if cells[number][0]:
+            label = "" if _TOTAL.match(cells[number][0]) else cells[number][0]
+        else:
+            cells[number][0] = label
+
+
+@dataclass(frozen=True, slots=True)
+class _Stacked:
+    """A table among others below one another: its header, which begins at `first`, and the titles above it."""
+
+    header: Header
+    first: int
+    end: int
+    captions: list[str]
+
+
+def _split_stacked(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> Iterator[_Stacked]:
+    """The tables of a grid, where a title over the whole width and another header follow a table's last row."""
+    above: list[str] | None = None  # the titles of all of them
+    titles = captions
+    index = first + header.rows
+    while index < len(cells):
+        row = cells[index]
+        is_title = len(row) > 2 and _is_spanned(row, spans[index]) and not is_note(row[0])
+        if is_title and _begins_another(cells, spans, header, index + 1):
+            yield _Stacked(header, first, index, titles)
+            if above is None:
+                above = captions[:-1] if captions and _are_siblings(captions[-1], row[0]) else captions
+            titles = [*above, row[0]]
+            first = index + 1
+            end = first + _HEADER_SAMPLE
+            header = guess_header(cells[first:end], merged=spans[first:end])
+            index = first + header.rows
+        else:
+            index += 1
+    yield _Stacked(header, first, len(cells), titles)
+
+
 def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: list[str]) -> list[TableRow]:
     rows = []
     group: tuple[str, ...] = ()
-    for index in range(first + header.rows, len(cells)):
+    body = range(first + header.rows, len(cells))
+    notes = {index for index in body if any(cells[index]) and _is_note_row(cells[index], spans[index])}
+    if all(index in notes or not any(cells[index]) for index in body):
+        notes = set()  # names with values are what this table holds
+    for index in body:
         row = cells[index]
         if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
         if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
+            if is_note(row[0]):
+                rows.append(TableRow((("", row[0]),), tuple(captions), index))
+                group = ()
+                continue
             group = (row[0],)
             if index + 1 == len(cells) or _is_spanned(cells[index + 1], spans[index + 1]):
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
@@ -116,8 +259,9 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
             continue
         if header.pairs:
             pairs = _pair_cells(row, spans[index])
-        elif header.rows and is_signature(row, spans[index]):
-            pairs = list(read_pairs(row, spans[index]))
+        elif header.rows and index in notes:
+            pairs = list(_read_notes(row, spans[index]))
+            group = ()
         else:
             pairs = _name_cells(header.names, row, spans[index])
         rows.append(TableRow(tuple(pairs), (*captions, *group), index))
@@ -126,6 +270,20 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         above = [TableRow(_read_nameless_cells(cells[index], spans[index]), tuple(captions), index) for index in named]
         return [row for row in above if row.cells] + rows
     return rows
+
+
+def _begins_another(cells: Grid, spans: Marks, header: Header, number: int) -> bool:
+    """Whether another table begins here, below its title: a row of names as in the header of the table above."""
+    if not header.rows or number + 1 >= len(cells) or not is_name_row(cells[number]):
+        return False
+    names = [name for _, name in _read_nameless_cells(cells[number], spans[number])]
+    known = sum(name in header.names or ends_in_name_word(name) for name in names)
+    return len(names) > 1 and 2 * known > len(names) and not is_name_row(cells[number + 1])
+
+
+def _are_siblings(title: str, other: str) -> bool:
+    """Whether two titles are numbered alike or end alike, so that the second is not a part of the first."""
+    return number_level(title) == number_level(other) and (number_level(title) is not None or title[-2:] == other[-2:])
 
 
 def _form_rows(
@@ -154,15 +312,50 @@ def _read_nameless_cells(row: Sequence[str], spans: Sequence[bool]) -> tuple[tup
 
 
 def _leading_captions(cells: Grid, spans: Marks) -> tuple[int, list[str]]:
-    """Rows over the whole width before the table proper: its title, its unit."""
-    captions = []
+    """Rows before the table proper: its title, its unit, who made it and when."""
+    captions: list[str] = []
     first = 0
-    while first < len(cells) and _count_texts(cells[first], spans[first]) <= 1 < len(cells[first]):
-        if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
+    while first < len(cells):
+        if _count_texts(cells[first], spans[first]) <= 1 < len(cells[first]):
+            if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
+                break
+            captions += [value for value in cells[first] if value][:1]
+        elif _is_note_row(cells[first], spans[first]) and _begins_table(cells, spans, first + 1):
+            captions += [value for value in cells[first] if value.startswith(_UNITS)]
+        else:
             break
-        captions += [value for value in cells[first] if value][:1]
         first += 1
     return first, captions
+
+
+def _read_leading_notes(cells: Grid, spans: Marks, captions: list[str]) -> Iterator[TableRow]:
+    """The rows above a table that say something by themselves, such as `单位：万元`."""
+    for number, row in enumerate(cells):
+        if _count_texts(row, spans[number]) > 1:
+            yield TableRow(_read_notes(row, spans[number]), tuple(captions[:1]), number)
+        elif _CONTENT.search(row[0]) and row[0] != captions[0]:
+            yield TableRow((("", row[0]),), tuple(captions[:1]), number)
+
+
+def _read_notes(row: Sequence[str], spans: Sequence[bool]) -> tuple[tuple[str, str], ...]:
+    return tuple(read_pairs(row, spans)) if is_signature(row, spans) else _read_nameless_cells(row, spans)
+
+
+def _is_note_row(row: Sequence[str], spans: Sequence[bool]) -> bool:
+    """Whether each cell that holds something is a name with its value, in one cell or in two."""
+    texts = [text for _, text in _read_nameless_cells(row, spans)]
+    return bool(texts) and (all(map(is_labelled, texts)) or is_signature(row, spans))
+
+
+def _begins_table(cells: Grid, spans: Marks, first: int) -> bool:
+    """Whether a row of names begins a table here, after other notes perhaps."""
+    number = first
+    while number < len(cells) and _is_note_row(cells[number], spans[number]):
+        number += 1
+    if number + 1 >= len(cells):
+        return False
+    texts = [text for _, text in _read_nameless_cells(cells[number], spans[number])]
+    return len(texts) >= _FEWEST_HEADER_CELLS and is_name_row(cells[number])
 
 
 def _has_body(cells: Grid) -> bool:
@@ -213,7 +406,7 @@ def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
         return any(is_value(text) for text in grid[0][1::2]) or len(grid) == 1
     values = [row[column] for row in grid for column in range(1, columns, 2)]
     kinds = [is_value(text) for text in values if text]
-    return bool(kinds) and (kinds[0] or len(grid) < 2)
+    return bool(kinds) and (kinds[0] or not is_name(grid[0][1]) or len(grid) < 2)
 
 
 def _names_of_pairs(grid: Grid, spans: Marks) -> Iterator[str]:

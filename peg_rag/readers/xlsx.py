@@ -8,7 +8,7 @@ import io
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from fractions import Fraction
@@ -21,17 +21,20 @@ from peg_rag.errors import DataError
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
 from peg_rag.readers.files import PartlyRead, check_zip, run_parser
-from peg_rag.readers.normalize import clean_line
+from peg_rag.readers.names import is_name_row, is_value
+from peg_rag.readers.normalize import clean_cell, clean_line, flatten_cell, join_lines
 from peg_rag.readers.records import TEXT_COLUMNS, record_of
 from peg_rag.readers.tables import Grid, Marks, guess_header, table_rows
 
 _MOST_CELLS = 5_000_000
+_MOST_TITLES = 3  # rows above a header
 _DECIMALS = re.compile(r"0\.(0+)")
 _QUOTED_ONLY = re.compile(r'"[^"]*"')
 _QUOTED = re.compile(r'"([^"]*)"|\\(.)')
 _CURRENCY = re.compile(r"\[\$([^\]-]*)[^\]]*\]")  # such as `[$€-2]`
 _LITERAL = re.compile(r'"([^"]*)"|\\(.)|([¥￥$€£])')
 _COLOUR = re.compile(r"\[[^\]]*\]")
+_WEEKDAY = re.compile(r"a{3,4}", re.IGNORECASE)
 _PLACED = re.compile(r"_.|\*.")  # blanks as wide as a character, and a character that fills the cell
 # The usual form of 万: `0!.0,` puts a point before the last digit of the thousands.
 _TEN_THOUSANDS = re.compile(r"0[!\\]\.0,")
@@ -67,7 +70,7 @@ def format_value(value: Any, number_format: str) -> str:
         return f"{clock}:{seconds % 60:02d}" if "s" in number_format.lower() or seconds % 60 else clock
     if isinstance(value, int | float):
         return _format_number(value, number_format)
-    return clean_line(str(value))
+    return clean_cell(str(value))
 
 
 def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block]:
@@ -79,7 +82,11 @@ def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block
         part = [row[left:right] for row in grid]
         spans = [row[left:right] for row in merged]
         for first, end in _find_regions(part):
-            blocks += _region_blocks(part[first:end], spans[first:end], first, sheet.title, path, text_column)
+            region = part[first:end]
+            for start, stop in _find_repeated_tables(region, spans[first:end]):
+                table = [row[start:stop] for row in region]
+                table_spans = [row[start:stop] for row in spans[first:end]]
+                blocks += _region_blocks(table, table_spans, first, sheet.title, path, text_column)
     return blocks
 
 
@@ -97,10 +104,18 @@ def _region_blocks(
     if header is not None and header.rows == 1 and (text_column or set(TEXT_COLUMNS) & set(header.names)):
         for number, row in enumerate(grid[1:], start=first + 2):
             if any(row):
-                yield record_of(dict(zip(header.names, row, strict=False)), number, path, text_column, sheet)
+                yield record_of(_flatten_record(header.names, row), number, path, text_column, sheet)
         return
     for body in table_rows(grid, merged=merged):
         yield Row(body.cells, first + body.index + 1, body.captions, sheet=sheet)
+
+
+def _flatten_record(names: Sequence[str], row: Sequence[str]) -> dict[str, str]:
+    """A record by its columns' names; only the text keeps its lines."""
+    return {
+        join_lines(name.split("\n")): value if name in TEXT_COLUMNS else flatten_cell(value)
+        for name, value in zip(names, row, strict=False)
+    }
 
 
 def _read_grid(sheet: Any, path: Path) -> tuple[Grid, Marks]:
@@ -192,6 +207,41 @@ def _find_tables_side_by_side(grid: Grid, merged: Marks) -> list[tuple[int, int]
     return parts if differ or all(table.titles for table in told) else [(0, columns)]
 
 
+def _find_repeated_tables(grid: Grid, merged: Marks) -> list[tuple[int, int]]:
+    """(first, end) of the columns of tables beside each other without a blank column: one header, written again.
+
+    The first column of each names its rows; a header of figures that repeats, as for two years, is of one table.
+    """
+    columns = len(grid[0])
+    for header in range(min(_MOST_TITLES + 1, len(grid) - 1)):
+        names = grid[header]
+        period = _find_period(names)
+        if not period:
+            continue
+        starts = range(0, columns, period)
+        labels = [row[start] for row in grid[header + 1 :] for start in starts if row[start]]
+        are_labels = bool(labels) and not any(map(is_value, labels))
+        is_cut = any(row[start] for row in merged[header:] for start in starts[1:])
+        titles_fit = all(
+            len(set(filter(None, row[start : start + period]))) <= 1 for row in grid[:header] for start in starts
+        )
+        if are_labels and not is_cut and titles_fit:
+            return [(start, start + period) for start in starts]
+        break
+    return [(0, columns)]
+
+
+def _find_period(names: Sequence[str]) -> int:
+    """After how many columns a header begins again and goes on to its end; 0 where it does not."""
+    if not all(names) or not is_name_row(names):
+        return 0
+    for period in range(2, len(names) // 2 + 1):
+        is_distinct = len(set(names[:period])) == period
+        if is_distinct and len(names) % period == 0 and list(names) == list(names[:period]) * (len(names) // period):
+            return period
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Columns:
     """What tells a table among columns of a sheet: names in its header, titles above it, the row after its last one."""
@@ -224,6 +274,9 @@ def _format_date(value: datetime | date | time, number_format: str) -> str:
     form = _COLOUR.sub("", number_format or "").lower()
     day = ""
     if isinstance(value, date):
+        weekday = _format_weekday(value, form)
+        if weekday and not set("ymd") & set(form):
+            return weekday
         if "年" in form:
             day = f"{value.year}年{value.month}月" + (f"{value.day}日" if "d" in form else "")
         elif "月" in form:
@@ -234,6 +287,7 @@ def _format_date(value: datetime | date | time, number_format: str) -> str:
             day = f"{value.year}-{value.month:02d}"
         else:
             day = f"{value.year}-{value.month:02d}-{value.day:02d}"
+        day = f"{day} {weekday}".strip()
     if isinstance(value, date) and not isinstance(value, datetime):
         return day
     has_time = isinstance(value, time) or "h" in form or (value.hour or value.minute or value.second)
@@ -245,6 +299,14 @@ def _format_date(value: datetime | date | time, number_format: str) -> str:
     return f"{day} {clock}"
 
 
+def _format_weekday(value: date, form: str) -> str:
+    """The day of the week where the format shows it (`aaaa`, or `"周"aaa`)."""
+    match = _WEEKDAY.search(form)
+    if match is None:
+        return ""
+    return ("星期" if len(match[0]) > 3 else "周") + "一二三四五六日"[value.weekday()]
+
+
 def _format_number(value: int | float, number_format: str) -> str:
     form = (number_format or "General").split(";")[0]
     form = _COLOUR.sub("", _CURRENCY.sub(lambda match: f'"{match[1]}"', form))
@@ -253,6 +315,8 @@ def _format_number(value: int | float, number_format: str) -> str:
         form = _TEN_THOUSANDS.sub("0.0", form)
         value = value / 10_000
     plain = _QUOTED.sub("", form)
+    if _WEEKDAY.search(plain) and value >= 1:
+        return _format_date(datetime(1899, 12, 30) + timedelta(days=int(value)), number_format)
     fraction = _FRACTION.search(plain)
     if fraction:
         return _format_fraction(value, fraction[2])

@@ -226,13 +226,13 @@ export function Hits({ asked, onOpen }: Pick<Props, "asked" | "onOpen">) {
   );
 }
 
-type Component = "dense" | "lexical" | "fused";
-const COMPONENTS: Component[] = ["dense", "lexical", "fused"];
+type Component = "dense" | "lexical" | "fused" | "rerank";
+const COMPONENTS: Component[] = ["dense", "lexical", "fused", "rerank"];
 
-/** What a full bar stands for: a cosine of 1, and for scores without a bound the best of the list. */
+/** What a full bar stands for: a cosine or a reranker's score of 1, and for scores without a bound the best of the list. */
 function bestOf(hits: Hit[]): Record<Component, number> {
   const best = (name: Component) => Math.max(...hits.map((hit) => hit.scores[name] ?? 0));
-  return { dense: 1, lexical: best("lexical"), fused: best("fused") };
+  return { dense: 1, lexical: best("lexical"), fused: best("fused"), rerank: 1 };
 }
 
 interface CardProps {

@@ -29,7 +29,7 @@ export interface Hit {
   id: string;
   text: string;
   score: number;
-  scores: Partial<Record<"dense" | "lexical" | "fused", number>>;
+  scores: Partial<Record<"dense" | "lexical" | "fused" | "rerank", number>>;
   matches: Span[];
   metadata: Metadata;
 }
