@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peg_rag.backends.linear import Int8Linear, Linear, can_multiply_int8, pick_linear
+from peg_rag.backends.attention import VarlenAttention, can_attend_varlen
+from peg_rag.backends.linear import Int8Linear, Linear, PlainLinear, can_multiply_int8, pick_linear
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.models import ModelSpec, weight_files
@@ -43,6 +44,8 @@ class TorchBackend:
             self._model = UnpaddedEncoder(self._model, self._pick_linear(self._model.dtype))
         elif self.dtype == "int8":
             raise InvalidInput(f"dtype='int8' runs BERT-shaped models on the CPU, not this one on {self.device}")
+        elif can_run_unpadded(self._model) and _can_attend_varlen(self._model):
+            self._model = UnpaddedEncoder(self._model, PlainLinear, VarlenAttention)
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
 
     def _pick_linear(self, dtype: torch.dtype) -> type[Linear]:
@@ -93,8 +96,14 @@ class TorchBackend:
         if self._pooling == "cls":
             vectors = encoder.compute_first_states(ids, lengths)
         else:
-            vectors = pool(encoder.compute_states(ids, lengths), mask, self._pooling)
-        return vectors.float().numpy()
+            states = encoder.compute_states(ids, lengths)
+            vectors = pool(states, mask.to(states.device), self._pooling)
+        return vectors.float().cpu().numpy()
+
+
+def _can_attend_varlen(model: Any) -> bool:
+    config = model.config
+    return can_attend_varlen(model.device, model.dtype, config.hidden_size // config.num_attention_heads)
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

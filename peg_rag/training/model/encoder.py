@@ -21,6 +21,7 @@ from peg_rag.files import write_atomically
 from peg_rag.models import CONFIG_FILE, CONFIG_FORMAT, ModelSpec, Pooling, resolve, weight_files
 from peg_rag.training.data.files import file_digest
 from peg_rag.training.data.tokens import digest
+from peg_rag.training.model.unpadded import can_train_unpadded, compute_unpadded_states
 from peg_rag.training.model.vocabulary import character_tokenizer, vocabulary_files, vocabulary_texts, word_tokenizer
 from peg_rag.training.recipe import (
     ModelOptions,
@@ -86,8 +87,14 @@ class TrainableEncoder(nn.Module):
         return pool(self.states(features), attention_mask, self.pooling)
 
     def states(self, features: dict[str, Tensor]) -> Tensor:
-        """Of a transformer: `input_ids` and `attention_mask` (rows, tokens) → (rows, tokens, dimension)."""
-        output = self.body(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
+        """Of a transformer: `input_ids` and `attention_mask` (rows, tokens) → (rows, tokens, dimension).
+
+        What stands on padding is no one's: zero where the batch is computed without padding, anything where it is not.
+        """
+        input_ids, attention_mask = features["input_ids"], features["attention_mask"]
+        if can_train_unpadded(self.body, input_ids.device):
+            return compute_unpadded_states(self.body, input_ids, attention_mask)
+        output = self.body(input_ids=input_ids, attention_mask=attention_mask)
         states: Tensor = output.last_hidden_state
         return states
 
