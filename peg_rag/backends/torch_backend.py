@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,12 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _run_model(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        longest = max(map(len, token_ids))
-        ids = torch.full((len(token_ids), longest), self._pad, dtype=torch.long)  # (rows, tokens)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(token_ids):
-            ids[row, : len(tokens)] = torch.as_tensor(tokens)
-            mask[row, : len(tokens)] = 1
+        lengths = torch.tensor(list(map(len, token_ids)))
+        is_token = torch.arange(int(lengths.max())) < lengths[:, None]  # (rows, tokens)
+        tokens = np.fromiter(chain.from_iterable(token_ids), dtype=np.int64, count=int(lengths.sum()))
+        ids = torch.full(is_token.shape, self._pad)
+        ids[is_token] = torch.from_numpy(tokens)
+        mask = is_token.long()
         if isinstance(self._model, UnpaddedEncoder):
             return self._pool_unpadded(self._model, ids, mask)
         mask = mask.to(self.device)
