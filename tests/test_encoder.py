@@ -1,6 +1,7 @@
 """The encoder's vectors equal the reference, bad input is refused at once, and threads, pickles and close behave."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -191,7 +192,7 @@ def test_on_an_accelerator_the_next_window_is_tokenised_meanwhile(
     tokenize = encoder._tokenize_texts
     backend = encoder._get_model()[1]
     embed = backend.embed
-    batches = 0
+    numbers = itertools.count()
 
     def tokenize_and_tell(tokenizer: Any, window: list[str]) -> list[list[int]]:
         assert threading.current_thread() is not threading.main_thread()
@@ -199,16 +200,14 @@ def test_on_an_accelerator_the_next_window_is_tokenised_meanwhile(
         return tokenize(tokenizer, window)
 
     def embed_after_the_next_window(token_ids: Any) -> Any:
-        nonlocal batches
-        assert tokenized[min(batches + 1, 6)].wait(60)
-        batches += 1
+        assert tokenized[min(next(numbers) + 1, 6)].wait(60)
         return embed(token_ids)
 
     monkeypatch.setattr(encoder, "_tokenize_texts", tokenize_and_tell)
     monkeypatch.setattr(backend, "embed", embed_after_the_next_window)
     monkeypatch.setattr("peg_rag.encoder._is_on_cpu", lambda backend: False)
     np.testing.assert_allclose(encoder.encode_documents(texts), whole, atol=1e-5)
-    assert batches == 7
+    assert next(numbers) == 7
 
 
 @pytest.mark.parametrize("method", ["encode_queries", "encode_documents"])
@@ -467,10 +466,10 @@ def test_out_of_memory_halves_the_batch(
     forward = backend._run_model
     expected = encoder.encode_documents(CHINESE)
 
-    def cramped(token_ids: list[list[int]]) -> Any:
-        if len(token_ids) > 3:
+    def cramped(ids: torch.Tensor, mask: torch.Tensor) -> Any:
+        if len(ids) > 3:
             raise torch.OutOfMemoryError("no room")
-        return forward(token_ids)
+        return forward(ids, mask)
 
     monkeypatch.setattr(backend, "_run_model", cramped)
     with caplog.at_level(logging.WARNING):

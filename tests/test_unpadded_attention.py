@@ -215,6 +215,17 @@ def test_on_cuda_vectors_are_those_of_float32(tiny_bert: Path, pooling: str, mon
     assert (vectors * padded).sum(axis=1).min() > 0.999
 
 
+@needs_cuda
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_on_cuda_many_batches_on_their_way_keep_their_places(tiny_bert: Path, dtype: str) -> None:
+    texts = [f"第{number}条" + "合同生效之后" * (number % 9) for number in range(1_500)]
+    with PEGEncoder(tiny_bert, dtype=dtype, device="cuda", batch_tokens=512) as encoder:
+        vectors = encoder.encode_documents(texts)
+    with PEGEncoder(tiny_bert, dtype="float32", device="cpu", backend="torch") as encoder:
+        exact = encoder.encode_documents(texts)
+    assert (vectors * exact).sum(axis=1).min() > 0.999
+
+
 def test_the_kernel_is_there_where_it_has_to_be() -> None:
     """On the machine that measures, a test that is skipped has shown nothing."""
     if not os.environ.get("PEG_RAG_NEEDS_CUDA"):

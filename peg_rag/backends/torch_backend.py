@@ -7,7 +7,7 @@ once, in that type; memory is the weights plus one batch of activations.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -57,11 +57,13 @@ class TorchBackend:
         return Int8Linear
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        ids, mask = self._lay_out(token_ids)
         try:
             with self._lock:
                 if self._model is None:
                     raise InvalidInput("this backend is closed")
-                return self._run_model(token_ids)
+                fetch = self._run_model(ids, mask)
+            return fetch()
         except torch.OutOfMemoryError:
             if len(token_ids) == 1:
                 raise
@@ -77,29 +79,43 @@ class TorchBackend:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def _run_model(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def _lay_out(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and their mask, (rows, tokens) each, padded on the right."""
         lengths = torch.tensor(list(map(len, token_ids)))
-        is_token = torch.arange(int(lengths.max())) < lengths[:, None]  # (rows, tokens)
+        is_token = torch.arange(int(lengths.max())) < lengths[:, None]
         tokens = np.fromiter(chain.from_iterable(token_ids), dtype=np.int64, count=int(lengths.sum()))
         ids = torch.full(is_token.shape, self._pad)
         ids[is_token] = torch.from_numpy(tokens)
-        mask = is_token.long()
-        if isinstance(self._model, UnpaddedEncoder):
-            return self._pool_unpadded(self._model, ids, mask)
-        mask = mask.to(self.device)
-        states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
-        vectors: NDArray[np.float32] = pool(states, mask, self._pooling).float().cpu().numpy()
-        return vectors  # (rows, dimension)
+        return ids, is_token.long()
 
-    def _pool_unpadded(self, encoder: UnpaddedEncoder, ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
+    @torch.inference_mode()
+    def _run_model(self, ids: torch.Tensor, mask: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+        """A function that waits for the pooled vectors, (rows, dimension); meanwhile CUDA can take the next batch."""
+        if isinstance(self._model, UnpaddedEncoder):
+            vectors = self._pool_unpadded(self._model, ids, mask)
+        else:
+            mask = mask.to(self.device)
+            states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
+            vectors = pool(states, mask, self._pooling)
+        vectors = vectors.float()
+        if vectors.device.type != "cuda":
+            return vectors.cpu().numpy
+        copy = torch.empty(vectors.shape, pin_memory=True)
+        copy.copy_(vectors, non_blocking=True)
+        is_done = torch.cuda.current_stream(vectors.device).record_event()
+
+        def fetch() -> NDArray[np.float32]:
+            is_done.synchronize()
+            return copy.numpy()
+
+        return fetch
+
+    def _pool_unpadded(self, encoder: UnpaddedEncoder, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         lengths = mask.sum(dim=1).clamp(min=1)  # without tokens a row has one of padding
         if self._pooling == "cls":
-            vectors = encoder.compute_first_states(ids, lengths)
-        else:
-            states = encoder.compute_states(ids, lengths)
-            vectors = pool(states, mask.to(states.device), self._pooling)
-        return vectors.float().cpu().numpy()
+            return encoder.compute_first_states(ids, lengths)
+        states = encoder.compute_states(ids, lengths)
+        return pool(states, mask.to(states.device), self._pooling)
 
 
 def _can_attend_varlen(model: Any) -> bool:
