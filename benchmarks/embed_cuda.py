@@ -10,6 +10,7 @@ step is the forward and backward pass of a contrastive loss over short questions
 """
 
 import argparse
+import copy
 import importlib.metadata
 import json
 import sys
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 from peg_rag import PEGEncoder
 from peg_rag.backends import torch_backend
 from peg_rag.backends.attention import TextwiseAttention, VarlenAttention
+from peg_rag.backends.linear import CublasLinear, PlainLinear
 from peg_rag.backends.unpadded import UnpaddedEncoder
 from peg_rag.batching import plan_batches
 from peg_rag.training.model.unpadded import compute_unpadded_states
@@ -105,7 +107,7 @@ def load_peers(folder: Path, device: str, texts: list[str]) -> list[System]:
     ]
 
 
-def load_encoders(folder: Path, device: str) -> list[System]:
+def load_encoders(folder: Path, device: str, texts: list[str]) -> list[System]:
     """Ours, with padding and without."""
     can_run_unpadded = torch_backend.can_run_unpadded
     systems = []
@@ -116,21 +118,19 @@ def load_encoders(folder: Path, device: str) -> list[System]:
         if isinstance(backend._model, UnpaddedEncoder) != (name == "unpadded"):
             sys.exit(f"{name} batches are not run on this device")
         systems.append(System(f"peg-rag, bfloat16, {name}", encoder.encode_documents))
-        systems.append(System(f"peg-rag, bfloat16, {name}, tokens given", skip_tokenizing(encoder)))
+        systems.append(System(f"peg-rag, bfloat16, {name}, tokens given", skip_tokenizing(encoder, texts)))
     torch_backend.can_run_unpadded = can_run_unpadded
     return systems
 
 
-def skip_tokenizing(encoder: PEGEncoder) -> Callable[[list[str]], Vectors]:
-    """Pooled vectors by the backend alone: each list of texts is tokenised when it is first met."""
+def skip_tokenizing(encoder: PEGEncoder, texts: list[str]) -> Callable[[list[str]], Vectors]:
+    """Pooled vectors by the backend alone; the texts are tokenised now."""
     tokenizer, backend = encoder._get_model()
-    known: dict[int, list[list[int]]] = {}
+    known = dict(zip(texts, encoder._tokenize_texts(tokenizer, texts), strict=True))
 
-    def embed(texts: list[str]) -> Vectors:
-        if len(texts) not in known:
-            known[len(texts)] = encoder._tokenize_texts(tokenizer, texts)
-        token_ids = known[len(texts)]
-        vectors = np.empty((len(texts), encoder.dimension), dtype=np.float32)
+    def embed(batch: list[str]) -> Vectors:
+        token_ids = [known[text] for text in batch]
+        vectors = np.empty((len(batch), encoder.dimension), dtype=np.float32)
         for rows in plan_batches(list(map(len, token_ids)), backend.batch_tokens):
             vectors[rows] = backend.embed([token_ids[row] for row in rows])
         return vectors
@@ -141,7 +141,7 @@ def skip_tokenizing(encoder: PEGEncoder) -> Callable[[list[str]], Vectors]:
 def take_turns(systems: list[System], texts: list[str], rounds: int, device: str) -> list[float]:
     """Every system embeds the texts in every round; the order is reversed from one round to the next. → FLOP/s"""
     for system in systems:
-        system.embed(texts[:: system.share])
+        system.embed(texts[:512])
     rates = []
     for turn in range(rounds):
         for system in systems[:: 1 if turn % 2 == 0 else -1]:
@@ -180,6 +180,48 @@ def compare_vectors(system: System, reference: System) -> Vectors:
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(reference.vectors, axis=1)
     cosines: Vectors = (ours * reference.vectors).sum(axis=1) / norms
     return cosines
+
+
+def measure_batch(folder: Path, device: str, lengths: list[int], batch_tokens: int, rates: list[float]) -> str:
+    """What one batch takes on the device alone, by layers of transformers and by ours."""
+    from transformers import BertModel
+
+    plan = plan_batches(lengths, batch_tokens)
+    rows = sorted((lengths[row] for row in plan[len(plan) // 2]), reverse=True)
+    counts = torch.tensor(rows)
+    mask = (torch.arange(max(rows)) < counts[:, None]).long()
+    ids = torch.randint(5, 20_000, mask.shape) * mask
+    on_device = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    model = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.bfloat16).to(device).eval()
+    attention = VarlenAttention if device.startswith("cuda") else TextwiseAttention
+    plain = UnpaddedEncoder(copy.deepcopy(model), PlainLinear, attention)
+    fused = UnpaddedEncoder(copy.deepcopy(model), CublasLinear, attention)
+    runs: dict[str, Callable[[], torch.Tensor]] = {
+        "transformers, padded": lambda: model(**on_device).last_hidden_state[:, 0],
+        "unpadded": lambda: plain.compute_first_states(ids, counts),
+        "unpadded, GELU by cuBLAS": lambda: fused.compute_first_states(ids, counts),
+    }
+    seconds = dict.fromkeys(runs, float("inf"))
+    results = {}
+    with torch.inference_mode():
+        for _ in range(4):
+            for name, run in runs.items():
+                results[name] = run().double()
+                wait_for(device)
+                start = time.perf_counter()
+                for _ in range(5):
+                    run()
+                wait_for(device)
+                seconds[name] = min(seconds[name], (time.perf_counter() - start) / 5)
+        exact = model.float()(**on_device).last_hidden_state[:, 0].double()
+    lines = [f"One batch on the device: {len(rows)} texts, {sum(rows):,} tokens, {mask.numel():,} with padding", ""]
+    lines += ["| layers | ms | tokens/s | MFU | 1 − cosine to float32, max |", "|---|---:|---:|---:|---:|"]
+    work = flops(rows, model.config.num_hidden_layers, model.config.hidden_size)
+    for name, took in seconds.items():
+        share = f"{work / took / max(rates):.0%}" if rates else "–"
+        distance = (1 - torch.cosine_similarity(results[name], exact, dim=1)).max()
+        lines.append(f"| {name} | {took * 1e3:.1f} | {sum(rows) / took:,.0f} | {share} | {distance:.2e} |")
+    return "\n".join(lines)
 
 
 def measure_training(folder: Path, device: str, pairs: int, batch_tokens: int, repeats: int) -> str:
@@ -299,7 +341,7 @@ def main() -> None:
         pool_first_tokens(folder, arguments.width)
         say("model built")
         systems = load_peers(folder, arguments.device, texts[: len(texts) // 2])
-        systems += load_encoders(folder, arguments.device)
+        systems += load_encoders(folder, arguments.device, texts)
         say("models loaded")
         rates = take_turns(systems, texts, arguments.rounds, arguments.device)
         tables = [
@@ -310,6 +352,9 @@ def main() -> None:
         systems.clear()
         if arguments.device.startswith("cuda"):
             torch.cuda.empty_cache()
+        tables.append(measure_batch(folder, arguments.device, lengths, 2 * batch_tokens, rates))
+        write_tables(tables, arguments.output)
+        say("one batch measured")
         tables.append(measure_training(folder, arguments.device, arguments.pairs, batch_tokens, arguments.rounds))
         say("training measured")
     write_tables(tables, arguments.output)

@@ -22,7 +22,7 @@ from peg_rag.backends.attention import (
     VarlenAttention,
     can_attend_varlen,
 )
-from peg_rag.backends.linear import PlainLinear
+from peg_rag.backends.linear import CublasLinear, Linear, PlainLinear
 from peg_rag.backends.unpadded import UnpaddedEncoder
 from peg_rag.training.model.unpadded import can_train_unpadded, compute_unpadded_states
 
@@ -161,9 +161,12 @@ def test_after_training_without_padding_the_model_still_takes_padded_batches(tmp
 
 
 @needs_cuda
+@pytest.mark.parametrize("linear", [PlainLinear, CublasLinear])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lengths", BATCHES)
-def test_on_cuda_the_kernel_gives_the_states_of_transformers(lengths: list[int], dtype: torch.dtype) -> None:
+def test_on_cuda_the_kernel_gives_the_states_of_transformers(
+    lengths: list[int], dtype: torch.dtype, linear: type[Linear]
+) -> None:
     model = make_model("Bert").cuda()
     ids, counts = make_batch(lengths)
     mask = make_mask(counts)
@@ -171,7 +174,7 @@ def test_on_cuda_the_kernel_gives_the_states_of_transformers(lengths: list[int],
         inputs = {"input_ids": ids.cuda(), "attention_mask": mask.cuda()}
         exact = model(**inputs).last_hidden_state.cpu() * mask[:, :, None]
         rounded = model.to(dtype)(**inputs).last_hidden_state.float().cpu() * mask[:, :, None]
-        encoder = UnpaddedEncoder(model, PlainLinear, VarlenAttention)
+        encoder = UnpaddedEncoder(model, linear, VarlenAttention)
         states = encoder.compute_states(ids, counts).float().cpu()
         first = encoder.compute_first_states(ids, counts).float().cpu()
     assert (states - exact).norm() < 2 * (rounded - exact).norm()

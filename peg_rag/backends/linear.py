@@ -73,6 +73,14 @@ class FusedLinear:
         return product
 
 
+class CublasLinear(PlainLinear):
+    """cuBLAS's product, which applies GELU before the result leaves the chip: by tanh, 0.0005 from the exact one."""
+
+    def apply_gelu(self, states: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch._addmm_activation(self._bias, states, self._weight.t(), use_gelu=True)
+        return product
+
+
 class Int8Linear:
     """Weights in int8 with a scale for each output; each token's state is rounded to 8 bits with a scale of its own.
 
