@@ -143,7 +143,8 @@ class VarlenAttention:
         key, value = key_value.unflatten(1, (2, self._heads, -1)).unbind(1)  # (tokens, heads, d / heads) each
         heads = query.unflatten(1, (self._heads, -1))
         places = self._places
-        context: torch.Tensor = varlen_attn(heads, key, value, bounds, places.bounds, longest, places.longest)
+        context = varlen_attn(heads, key, value, bounds, places.bounds, longest, places.longest)
+        assert isinstance(context, torch.Tensor)  # a tuple only where more is asked for
         return context.flatten(1)
 
 
