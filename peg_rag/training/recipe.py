@@ -423,6 +423,8 @@ class ModelOptions(Options):
     max_length: int | None = Field(default=None, ge=3)
     query_prompt: str | None = None
     document_prompt: str | None = None
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout of attention scores in a transformer; None: what the model says. 0 trains without padding on CUDA."""
 
     @model_validator(mode="after")
     def _check_origin(self) -> "ModelOptions":
@@ -434,6 +436,8 @@ class ModelOptions(Options):
             )
         if self.static and self.pooling not in (None, "mean"):
             raise ValueError(f"pooling is {self.pooling}, but a static model always takes the mean; remove pooling")
+        if self.static and self.attention_dropout is not None:
+            raise ValueError("a static model has no attention; remove attention_dropout")
         return self
 
     @property

@@ -179,9 +179,11 @@ def build_encoder(options: ModelOptions, sources: Sequence[SourceOptions], cache
     """
     if options.static is not None:
         return _new_static(options, options.static, sources, cache)
-    if options.transformer is not None:
-        return _new_transformer(options, options.transformer, sources, cache)
-    return load_encoder(options)
+    if options.transformer is None:
+        return load_encoder(options)
+    encoder = _new_transformer(options, options.transformer, sources, cache)
+    _set_attention_dropout(encoder.body, options.attention_dropout)
+    return encoder
 
 
 def load_encoder(options: ModelOptions) -> TrainableEncoder:
@@ -196,6 +198,7 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
         document_prompt=options.document_prompt,
     )
     body = _load_static(spec) if spec.kind == "static" else load_model(spec, torch.float32)
+    _set_attention_dropout(body, options.attention_dropout)
     return TrainableEncoder(
         body,
         load_tokenizer(spec),
@@ -206,6 +209,21 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
         document_prompt=spec.document_prompt,
         tokenizer_files=None if spec.kind == "static" else _copy_tokenizer(spec.path, spec.max_length),
     )
+
+
+def _set_attention_dropout(body: nn.Module, rate: float | None) -> None:
+    """The model's own where the rate is None."""
+    if rate is None:
+        return
+    modules = [module for name, module in body.named_modules() if name.endswith("attention.self.dropout")]
+    config: Any = getattr(body, "config", None)
+    if not modules or not hasattr(config, "attention_probs_dropout_prob"):
+        raise RecipeError(
+            f"model.attention_dropout: {type(body).__name__} is not built as BERT is; remove attention_dropout"
+        )
+    config.attention_probs_dropout_prob = rate
+    for module in modules:
+        module.p = rate
 
 
 def parameter_count(model: nn.Module) -> int:

@@ -19,10 +19,13 @@ _MODELS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ErnieModel")
 def can_train_unpadded(body: nn.Module, device: torch.device) -> bool:
     """Whether the model's states are to be computed without padding: a known one, in half precision, on CUDA.
 
-    torch's kernel has no dropout of attention scores, so a model that is trained with it is padded.
+    torch's kernel has no dropout of attention scores, so a model that is trained with it is padded. So is one that was
+    compiled: every number of tokens would be compiled anew.
     """
     config: Any = getattr(body, "config", None)
     if device.type != "cuda" or type(body).__name__ not in _MODELS or getattr(config, "is_decoder", False):
+        return False
+    if getattr(body, "_compiled_call_impl", None) is not None:
         return False
     if body.training and config.attention_probs_dropout_prob > 0:
         return False
