@@ -31,7 +31,8 @@ from peg_rag.backends import torch_backend
 from peg_rag.backends.attention import TextwiseAttention, VarlenAttention
 from peg_rag.backends.linear import CublasLinear, PlainLinear
 from peg_rag.backends.unpadded import UnpaddedEncoder
-from peg_rag.batching import plan_batches
+from peg_rag.batching import Batch, plan_batches
+from peg_rag.encoder import _embed_batches
 from peg_rag.training.model.unpadded import compute_unpadded_states
 
 BATCH_SIZES = (32, 64, 128, 256, 512)  # what the peer's best is chosen from
@@ -131,8 +132,10 @@ def skip_tokenizing(encoder: PEGEncoder, texts: list[str]) -> Callable[[list[str
     def embed(batch: list[str]) -> Vectors:
         token_ids = [known[text] for text in batch]
         vectors = np.empty((len(batch), encoder.dimension), dtype=np.float32)
-        for rows in plan_batches(list(map(len, token_ids)), backend.batch_tokens):
-            vectors[rows] = backend.embed([token_ids[row] for row in rows])
+        plan = plan_batches(list(map(len, token_ids)), backend.batch_tokens)
+        batches = (Batch(rows, [token_ids[row] for row in rows]) for rows in plan)
+        for done, pooled in _embed_batches(backend, batches):
+            vectors[done.rows] = pooled
         return vectors
 
     return embed

@@ -17,6 +17,13 @@ logger = logging.getLogger(__name__)
 _LONGEST_MATRIX = 320  # longer texts take torch's blockwise attention, whose scores never leave the cache
 
 
+def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A copy on the device, made there after what it still computes; on CUDA this does not wait for that."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class TokenPlaces:
     """Where the tokens of a padded batch lie in the row without padding.
 
@@ -34,17 +41,18 @@ class TokenPlaces:
         is_token = torch.arange(longest) < lengths[:, None]  # (rows, longest)
         self.is_full = bool(is_token.all())
         self.padding = ~is_token
-        self._tokens = is_token.flatten().nonzero().flatten().to(device)  # (tokens,) places in the padded batch
+        tokens = is_token.flatten().nonzero().flatten()
+        self._tokens = upload(tokens, self.device)  # (tokens,) places in the padded batch
 
     @cached_property
     def firsts(self) -> torch.Tensor:
         """(rows,) the place of every text's first token."""
-        return (self.lengths.cumsum(0) - self.lengths).to(self.device)
+        return upload(self.lengths.cumsum(0) - self.lengths, self.device)
 
     @cached_property
     def bounds(self) -> torch.Tensor:
         """(rows + 1,) where every text begins, and the end."""
-        return functional.pad(self.lengths.cumsum(0), (1, 0)).to(self.device, torch.int32)
+        return upload(functional.pad(self.lengths.cumsum(0), (1, 0)).int(), self.device)
 
     def pad(self, states: torch.Tensor) -> torch.Tensor:
         """(tokens, d) → (rows, longest, d), zero on padding."""

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from peg_rag.backends.attention import VarlenAttention, can_attend_varlen
+from peg_rag.backends.attention import VarlenAttention, can_attend_varlen, upload
 from peg_rag.backends.linear import Int8Linear, Linear, PlainLinear, can_multiply_int8, pick_linear
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import DamagedModel, InvalidInput
@@ -94,8 +94,9 @@ class TorchBackend:
         if isinstance(self._model, UnpaddedEncoder):
             vectors = self._pool_unpadded(self._model, ids, mask)
         else:
-            mask = mask.to(self.device)
-            states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
+            device = torch.device(self.device)
+            mask = upload(mask, device)
+            states = self._model(input_ids=upload(ids, device), attention_mask=mask).last_hidden_state
             vectors = pool(states, mask, self._pooling)
         vectors = vectors.float()
         if vectors.device.type != "cuda":
@@ -115,7 +116,7 @@ class TorchBackend:
         if self._pooling == "cls":
             return encoder.compute_first_states(ids, lengths)
         states = encoder.compute_states(ids, lengths)
-        return pool(states, mask.to(states.device), self._pooling)
+        return pool(states, upload(mask, states.device), self._pooling)
 
 
 def _can_attend_varlen(model: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from peg_rag.backends.attention import Attention, PaddedAttention, TokenPlaces
+from peg_rag.backends.attention import Attention, PaddedAttention, TokenPlaces, upload
 from peg_rag.backends.linear import Linear
 
 _MODELS = ("BertModel", "RobertaModel", "XLMRobertaModel", "ErnieModel")
@@ -89,7 +89,7 @@ class UnpaddedEncoder:
         return self._last.compute_first(states, places.firsts, attention)
 
     def _run_layers(self, ids: torch.Tensor, places: TokenPlaces, attention: Attention) -> torch.Tensor:
-        states = places.drop_padding(self._embeddings(input_ids=ids.to(self._device)))
+        states = places.drop_padding(self._embeddings(input_ids=upload(ids, self._device)))
         for layer in self._layers:
             states = layer(states, attention)
         return states
