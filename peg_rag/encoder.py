@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain, islice, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -453,29 +453,19 @@ def _embed_batches(
     if hasattr(backend, "embed_batches"):
         yield from backend.embed_batches(batches, max_rows=WINDOW_TEXTS)
         return
-    if not _is_on_cpu(backend):
-        yield from _embed_ahead(backend, batches)
-        return
-    for batch in batches:
-        yield batch, backend.embed(batch.token_ids)
-
-
-def _embed_ahead(backend: Backend, batches: Iterator[Batch]) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-    """Each batch with its vectors; the next one is handed to the device before one is done, which leaves no gap."""
-    first = list(islice(batches, 2))
-    if len(first) < 2:
-        for batch in first:
+    start = None if _is_on_cpu(backend) else getattr(backend, "start", None)
+    if start is None:
+        for batch in batches:
             yield batch, backend.embed(batch.token_ids)
         return
-    with ThreadPoolExecutor(2, thread_name_prefix="peg-rag-batch") as executor:
-        waiting: deque[tuple[Batch, Future[NDArray[np.float32]]]] = deque()
-        for batch in chain(first, batches):
-            waiting.append((batch, executor.submit(backend.embed, batch.token_ids)))
-            if len(waiting) > 2:
-                done, vectors = waiting.popleft()
-                yield done, vectors.result()
-        for done, vectors in waiting:
-            yield done, vectors.result()
+    waiting: deque[tuple[Batch, Callable[[], NDArray[np.float32]]]] = deque()
+    for batch in batches:
+        waiting.append((batch, start(batch.token_ids)))
+        if len(waiting) > 1:  # the device has its next batch before the result of this one is fetched
+            done, fetch = waiting.popleft()
+            yield done, fetch()
+    for done, fetch in waiting:
+        yield done, fetch()
 
 
 @contextmanager

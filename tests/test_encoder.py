@@ -190,8 +190,8 @@ def test_on_an_accelerator_the_next_window_is_tokenised_meanwhile(
     whole = encoder.encode_documents(texts)
     tokenized = [threading.Event() for _ in range(7)]  # windows of 2, 4, 8, 8, 8, 8, 2
     tokenize = encoder._tokenize_texts
-    backend = encoder._get_model()[1]
-    embed = backend.embed
+    backend: Any = encoder._get_model()[1]
+    start = backend.start
     numbers = itertools.count()
 
     def tokenize_and_tell(tokenizer: Any, window: list[str]) -> list[list[int]]:
@@ -199,12 +199,12 @@ def test_on_an_accelerator_the_next_window_is_tokenised_meanwhile(
         next(event for event in tokenized if not event.is_set()).set()
         return tokenize(tokenizer, window)
 
-    def embed_after_the_next_window(token_ids: Any) -> Any:
+    def start_after_the_next_window(token_ids: Any) -> Any:
         assert tokenized[min(next(numbers) + 1, 6)].wait(60)
-        return embed(token_ids)
+        return start(token_ids)
 
     monkeypatch.setattr(encoder, "_tokenize_texts", tokenize_and_tell)
-    monkeypatch.setattr(backend, "embed", embed_after_the_next_window)
+    monkeypatch.setattr(backend, "start", start_after_the_next_window)
     monkeypatch.setattr("peg_rag.encoder._is_on_cpu", lambda backend: False)
     np.testing.assert_allclose(encoder.encode_documents(texts), whole, atol=1e-5)
     assert next(numbers) == 7

@@ -57,13 +57,16 @@ class TorchBackend:
         return Int8Linear
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return self.start(token_ids)()
+
+    def start(self, token_ids: Sequence[Sequence[int]]) -> Callable[[], NDArray[np.float32]]:
+        """A function that waits for what `embed` gives; on CUDA the next batch can be started meanwhile."""
         ids, mask = self._lay_out(token_ids)
         try:
             with self._lock:
                 if self._model is None:
                     raise InvalidInput("this backend is closed")
-                fetch = self._run_model(ids, mask)
-            return fetch()
+                return self._run_model(ids, mask)
         except torch.OutOfMemoryError:
             if len(token_ids) == 1:
                 raise
@@ -71,7 +74,8 @@ class TorchBackend:
         self.batch_tokens = max(512, self.batch_tokens // 2)
         logger.warning("out of memory on %s: the batch is halved", self.device)
         half = len(token_ids) // 2
-        return np.concatenate([self.embed(token_ids[:half]), self.embed(token_ids[half:])])
+        fetches = [self.start(token_ids[:half]), self.start(token_ids[half:])]
+        return lambda: np.concatenate([fetch() for fetch in fetches])
 
     def close(self) -> None:
         with self._lock:
@@ -90,7 +94,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def _run_model(self, ids: torch.Tensor, mask: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
-        """A function that waits for the pooled vectors, (rows, dimension); meanwhile CUDA can take the next batch."""
+        """A function that waits for the pooled vectors, (rows, dimension)."""
         if isinstance(self._model, UnpaddedEncoder):
             vectors = self._pool_unpadded(self._model, ids, mask)
         else:
