@@ -200,6 +200,7 @@ def test_on_an_accelerator_the_next_window_is_tokenised_meanwhile(
         return tokenize(tokenizer, window)
 
     def start_after_the_next_window(token_ids: Any) -> Any:
+        assert threading.current_thread() is threading.main_thread()  # cuDNN keeps its plans by thread
         assert tokenized[min(next(numbers) + 1, 6)].wait(60)
         return start(token_ids)
 

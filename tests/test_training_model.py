@@ -5,9 +5,33 @@ from pathlib import Path
 import pytest
 import torch
 
+from peg_rag.backends.attention import TextwiseAttention
 from peg_rag.errors import RecipeError
 from peg_rag.training.model.encoder import build_encoder, load_encoder
+from peg_rag.training.model.unpadded import compute_unpadded_states
 from peg_rag.training.recipe import ModelOptions, StaticOptions, TransformerOptions
+
+
+def test_a_recipe_asks_for_unpadded_batches(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether they work is tested on CUDA; here the slow twin takes the kernel's place."""
+    ids = torch.tensor([[5, 6, 7], [5, 6, 0]])
+    features = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    padded = load_encoder(ModelOptions(path=str(tiny_bert))).eval()
+    unpadded = load_encoder(ModelOptions(path=str(tiny_bert), unpadded=True)).eval()
+    expected = padded(features)
+    torch.testing.assert_close(unpadded(features), expected)
+    assert unpadded.states(features)[1, 2].any()
+    monkeypatch.setattr("peg_rag.training.model.encoder.can_train_unpadded", lambda body, device: True)
+    monkeypatch.setattr(
+        "peg_rag.training.model.encoder.compute_unpadded_states",
+        lambda body, ids, mask: compute_unpadded_states(body, ids, mask, TextwiseAttention),
+    )
+    torch.testing.assert_close(unpadded(features), expected)
+    torch.testing.assert_close(padded(features), expected)
+    assert not unpadded.states(features)[1, 2].any()
+    assert padded.states(features)[1, 2].any()
+    with pytest.raises(ValueError, match="no padding"):
+        ModelOptions(static=StaticOptions(dimension=8), unpadded=True)
 
 
 def test_a_recipe_sets_the_dropout_of_attention(tiny_bert: Path, tmp_path: Path) -> None:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from peg_rag import PEGEncoder
 from peg_rag.backends import torch_backend
-from peg_rag.backends.linear import FusedLinear, Int8Linear, Linear, PlainLinear, can_multiply_int8, pick_linear
+from peg_rag.backends.linear import (
+    CublasLinear,
+    FusedLinear,
+    Int8Linear,
+    Linear,
+    PlainLinear,
+    can_multiply_int8,
+    pick_linear,
+)
 from peg_rag.backends.torch_backend import pool
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import InvalidInput
@@ -79,6 +87,14 @@ def test_any_lengths_give_the_same_states(lengths: list[int]) -> None:
 
 def test_plain_products_give_the_same_states() -> None:
     expected, states, first = compute_both("Bert", [9, 4, 1], linear=PlainLinear)
+    torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(first, expected[:, 0], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_products_of_cublas_give_the_same_states(name: str) -> None:
+    """The CPU's own version of the operator that cuBLAS fuses on CUDA."""
+    expected, states, first = compute_both(name, [9, 4, 1], linear=CublasLinear)
     torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(first, expected[:, 0], atol=2e-5, rtol=1e-4)
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from peg_rag.backends.attention import VarlenAttention, can_attend_varlen, upload
-from peg_rag.backends.linear import Int8Linear, Linear, PlainLinear, can_multiply_int8, pick_linear
+from peg_rag.backends.linear import Int8Linear, Linear, can_multiply_int8, pick_linear
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import DamagedModel, InvalidInput
 from peg_rag.models import ModelSpec, weight_files
@@ -46,7 +46,8 @@ class TorchBackend:
         elif self.dtype == "int8":
             raise InvalidInput(f"dtype='int8' runs BERT-shaped models on the CPU, not this one on {self.device}")
         elif can_run_unpadded(self._model) and _can_attend_varlen(self._model):
-            self._model = UnpaddedEncoder(self._model, PlainLinear, VarlenAttention)
+            linear = pick_linear(self._model.dtype, self._model.device)
+            self._model = UnpaddedEncoder(self._model, linear, VarlenAttention)
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
 
     def _pick_linear(self, dtype: torch.dtype) -> type[Linear]:

@@ -48,6 +48,7 @@ class TrainableEncoder(nn.Module):
         pooling, max_length, query_prompt, document_prompt, dimension: as in `ModelSpec`.
         tokenizer: truncates at max_length, never pads.
         pad_id: the token that fills short rows.
+        unpadded: whether a transformer is computed without padding where that works.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class TrainableEncoder(nn.Module):
         self.dimension = dimension
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
+        self.unpadded = False
         self.pad_id = int(getattr(getattr(body, "config", None), "pad_token_id", None) or 0)
         self._tokenizer_files = tokenizer_files
         tokenizer.no_padding()
@@ -92,7 +94,7 @@ class TrainableEncoder(nn.Module):
         What stands on padding is no one's: zero where the batch is computed without padding, anything where it is not.
         """
         input_ids, attention_mask = features["input_ids"], features["attention_mask"]
-        if can_train_unpadded(self.body, input_ids.device):
+        if self.unpadded and can_train_unpadded(self.body, input_ids.device):
             return compute_unpadded_states(self.body, input_ids, attention_mask)
         output = self.body(input_ids=input_ids, attention_mask=attention_mask)
         states: Tensor = output.last_hidden_state
@@ -183,6 +185,7 @@ def build_encoder(options: ModelOptions, sources: Sequence[SourceOptions], cache
         return load_encoder(options)
     encoder = _new_transformer(options, options.transformer, sources, cache)
     _set_attention_dropout(encoder.body, options.attention_dropout)
+    encoder.unpadded = options.unpadded
     return encoder
 
 
@@ -199,7 +202,7 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
     )
     body = _load_static(spec) if spec.kind == "static" else load_model(spec, torch.float32)
     _set_attention_dropout(body, options.attention_dropout)
-    return TrainableEncoder(
+    encoder = TrainableEncoder(
         body,
         load_tokenizer(spec),
         pooling=spec.pooling,
@@ -209,6 +212,8 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
         document_prompt=spec.document_prompt,
         tokenizer_files=None if spec.kind == "static" else _copy_tokenizer(spec.path, spec.max_length),
     )
+    encoder.unpadded = options.unpadded
+    return encoder
 
 
 def _set_attention_dropout(body: nn.Module, rate: float | None) -> None:
