@@ -12,9 +12,12 @@ import hashlib
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -39,6 +42,7 @@ logger = logging.getLogger(__name__)
 
 Role = Literal["query", "document"]
 WINDOW_TEXTS = 8_192  # tokenised and length-sorted together
+FIRST_WINDOW_TEXTS = 1_024  # of the windows for an accelerator, which double from one to the next
 CPU_BATCH_COST = 64  # in tokens; 34 were measured in bfloat16 and 20 in float32, on one core, and more cores mean more
 ASYNC_BATCH_SECONDS = 0.1  # how long a shared batch of concurrent callers may take, about
 CHARACTERS_PER_TOKEN = 16  # a text is read up to max_length times this; no language comes near it
@@ -294,9 +298,8 @@ class PEGEncoder:
 
     def _make_batches(self, tokenizer: "Tokenizer", backend: "AnyBackend", texts: list[str]) -> Iterator[Batch]:
         """Batches of the texts, tokenised window by window; the last window's are shared out among the devices."""
-        for start in range(0, len(texts), WINDOW_TEXTS):
-            token_ids = self._tokenize_texts(tokenizer, texts[start : start + WINDOW_TEXTS])
-            is_last = start + WINDOW_TEXTS >= len(texts)
+        for start, token_ids in self._tokenize_windows(tokenizer, texts, ahead=not _is_on_cpu(backend)):
+            is_last = start + len(token_ids) == len(texts)
             budget = self._batch_tokens or backend.batch_tokens
             plan = plan_batches(
                 list(map(len, token_ids)),
@@ -307,10 +310,28 @@ class PEGEncoder:
             for rows in plan:
                 yield Batch(start + rows, [token_ids[row] for row in rows])
 
+    def _tokenize_windows(
+        self, tokenizer: "Tokenizer", texts: list[str], *, ahead: bool
+    ) -> Iterator[tuple[int, list[list[int]]]]:
+        """Each window's place in the texts, and its token ids.
+
+        `ahead`: a thread tokenises the next window meanwhile, and windows begin small so that the device soon has work.
+        """
+        windows = _plan_windows(len(texts), FIRST_WINDOW_TEXTS if ahead else WINDOW_TEXTS)
+        if not ahead or len(windows) < 2:
+            for start, stop in windows:
+                yield start, self._tokenize_texts(tokenizer, texts[start:stop])
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="peg-rag-tokenizer") as executor:
+            waiting: deque[Future[list[list[int]]]] = deque()
+            for number, (start, _) in enumerate(windows):
+                for first, stop in windows[number + len(waiting) : number + 2]:
+                    waiting.append(executor.submit(self._tokenize_texts, tokenizer, texts[first:stop]))
+                yield start, waiting.popleft().result()
+
     def _find_batch_cost(self, backend: "AnyBackend") -> int | None:
         """Padding takes time only in a transformer; where launching a batch takes long, full batches are best."""
-        is_cpu = set(backend.device.split(",")) == {"cpu"}
-        return CPU_BATCH_COST if self.spec.kind == "transformer" and is_cpu else None
+        return CPU_BATCH_COST if self.spec.kind == "transformer" and _is_on_cpu(backend) else None
 
     def _prepare_text(self, text: str, prompt: str) -> str:
         """The text as the tokenizer gets it: prompt in front, no more characters than max_length tokens can need."""
@@ -374,6 +395,20 @@ class PEGEncoder:
             logger.warning("%s: %s. Further ones are only counted.", self.spec.name, message)
 
 
+def _plan_windows(count: int, first: int) -> list[tuple[int, int]]:
+    """Where windows of so many texts begin and end: each is twice as long as the one before, up to WINDOW_TEXTS."""
+    size = min(first, WINDOW_TEXTS)
+    starts = [0]
+    while starts[-1] < count:
+        starts.append(min(count, starts[-1] + size))
+        size = min(2 * size, WINDOW_TEXTS)
+    return list(pairwise(starts))
+
+
+def _is_on_cpu(backend: "AnyBackend") -> bool:
+    return set(backend.device.split(",")) == {"cpu"}
+
+
 def make_batcher(threads: int = 1) -> MicroBatcher[NDArray[np.float32]]:
     """What puts the texts of an encoder's concurrent callers together; `threads`: batches at a time."""
     return MicroBatcher(np.concatenate, batch_seconds=ASYNC_BATCH_SECONDS, threads=threads)
@@ -418,8 +453,19 @@ def _embed_batches(
     if hasattr(backend, "embed_batches"):
         yield from backend.embed_batches(batches, max_rows=WINDOW_TEXTS)
         return
+    start = None if _is_on_cpu(backend) else getattr(backend, "start", None)
+    if start is None:
+        for batch in batches:
+            yield batch, backend.embed(batch.token_ids)
+        return
+    waiting: deque[tuple[Batch, Callable[[], NDArray[np.float32]]]] = deque()
     for batch in batches:
-        yield batch, backend.embed(batch.token_ids)
+        waiting.append((batch, start(batch.token_ids)))
+        if len(waiting) > 1:  # the device has its next batch before the result of this one is fetched
+            done, fetch = waiting.popleft()
+            yield done, fetch()
+    for done, fetch in waiting:
+        yield done, fetch()
 
 
 @contextmanager

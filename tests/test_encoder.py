@@ -1,6 +1,7 @@
 """The encoder's vectors equal the reference, bad input is refused at once, and threads, pickles and close behave."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -8,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,6 +178,37 @@ def test_windows_do_not_change_the_vectors(static_model: Path, monkeypatch: pyte
     whole = PEGEncoder(static_model).encode_documents(texts)
     monkeypatch.setattr("peg_rag.encoder.WINDOW_TEXTS", 7)
     np.testing.assert_array_equal(PEGEncoder(static_model).encode_documents(texts), whole)
+
+
+def test_on_an_accelerator_the_next_window_is_tokenised_meanwhile(
+    tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peg_rag.encoder.WINDOW_TEXTS", 8)
+    monkeypatch.setattr("peg_rag.encoder.FIRST_WINDOW_TEXTS", 2)
+    texts = [f"{text}{i}" for i in range(4) for text in CHINESE]
+    encoder = PEGEncoder(tiny_bert, dtype="float32", backend="torch")
+    whole = encoder.encode_documents(texts)
+    tokenized = [threading.Event() for _ in range(7)]  # windows of 2, 4, 8, 8, 8, 8, 2
+    tokenize = encoder._tokenize_texts
+    backend: Any = encoder._get_model()[1]
+    start = backend.start
+    numbers = itertools.count()
+
+    def tokenize_and_tell(tokenizer: Any, window: list[str]) -> list[list[int]]:
+        assert threading.current_thread() is not threading.main_thread()
+        next(event for event in tokenized if not event.is_set()).set()
+        return tokenize(tokenizer, window)
+
+    def start_after_the_next_window(token_ids: Any) -> Any:
+        assert threading.current_thread() is threading.main_thread()  # cuDNN keeps its plans by thread
+        assert tokenized[min(next(numbers) + 1, 6)].wait(60)
+        return start(token_ids)
+
+    monkeypatch.setattr(encoder, "_tokenize_texts", tokenize_and_tell)
+    monkeypatch.setattr(backend, "start", start_after_the_next_window)
+    monkeypatch.setattr("peg_rag.encoder._is_on_cpu", lambda backend: False)
+    np.testing.assert_allclose(encoder.encode_documents(texts), whole, atol=1e-5)
+    assert next(numbers) == 7
 
 
 @pytest.mark.parametrize("method", ["encode_queries", "encode_documents"])
@@ -434,10 +467,10 @@ def test_out_of_memory_halves_the_batch(
     forward = backend._run_model
     expected = encoder.encode_documents(CHINESE)
 
-    def cramped(token_ids: list[list[int]]) -> Any:
-        if len(token_ids) > 3:
+    def cramped(ids: torch.Tensor, mask: torch.Tensor) -> Any:
+        if len(ids) > 3:
             raise torch.OutOfMemoryError("no room")
-        return forward(token_ids)
+        return forward(ids, mask)
 
     monkeypatch.setattr(backend, "_run_model", cramped)
     with caplog.at_level(logging.WARNING):

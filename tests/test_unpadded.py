@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from peg_rag import PEGEncoder
 from peg_rag.backends import torch_backend
-from peg_rag.backends.linear import FusedLinear, Int8Linear, Linear, PlainLinear, can_multiply_int8, pick_linear
+from peg_rag.backends.linear import (
+    CublasLinear,
+    FusedLinear,
+    Int8Linear,
+    Linear,
+    PlainLinear,
+    can_multiply_int8,
+    pick_linear,
+)
 from peg_rag.backends.torch_backend import pool
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import InvalidInput
@@ -79,6 +87,14 @@ def test_any_lengths_give_the_same_states(lengths: list[int]) -> None:
 
 def test_plain_products_give_the_same_states() -> None:
     expected, states, first = compute_both("Bert", [9, 4, 1], linear=PlainLinear)
+    torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(first, expected[:, 0], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_products_of_cublas_give_the_same_states(name: str) -> None:
+    """The CPU's own version of the operator that cuBLAS fuses on CUDA."""
+    expected, states, first = compute_both(name, [9, 4, 1], linear=CublasLinear)
     torch.testing.assert_close(states, expected, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(first, expected[:, 0], atol=2e-5, rtol=1e-4)
 
@@ -158,7 +174,7 @@ def test_a_row_without_tokens_disturbs_no_other() -> None:
     ids = torch.cat([ids, torch.zeros(1, 6, dtype=torch.long)])
     mask = (torch.arange(6) < torch.tensor([6, 3, 0])[:, None]).long()
     with torch.inference_mode():
-        vectors = backend._pool_unpadded(encoder, ids, mask)
+        vectors = backend._pool_unpadded(encoder, ids, mask).numpy()
         expected = encoder.compute_first_states(ids[:2], lengths).numpy()
     np.testing.assert_allclose(vectors[:2], expected, atol=1e-5)
     assert np.isfinite(vectors).all()

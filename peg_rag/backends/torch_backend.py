@@ -7,14 +7,16 @@ once, in that type; memory is the weights plus one batch of activations.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from peg_rag.backends.attention import VarlenAttention, can_attend_varlen, upload
 from peg_rag.backends.linear import Int8Linear, Linear, can_multiply_int8, pick_linear
 from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.errors import DamagedModel, InvalidInput
@@ -43,6 +45,9 @@ class TorchBackend:
             self._model = UnpaddedEncoder(self._model, self._pick_linear(self._model.dtype))
         elif self.dtype == "int8":
             raise InvalidInput(f"dtype='int8' runs BERT-shaped models on the CPU, not this one on {self.device}")
+        elif can_run_unpadded(self._model) and _can_attend_varlen(self._model):
+            linear = pick_linear(self._model.dtype, self._model.device)
+            self._model = UnpaddedEncoder(self._model, linear, VarlenAttention)
         self._lock = threading.Lock()  # one batch at a time: bounded memory, and no fight over cores
 
     def _pick_linear(self, dtype: torch.dtype) -> type[Linear]:
@@ -53,11 +58,16 @@ class TorchBackend:
         return Int8Linear
 
     def embed(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        return self.start(token_ids)()
+
+    def start(self, token_ids: Sequence[Sequence[int]]) -> Callable[[], NDArray[np.float32]]:
+        """A function that waits for what `embed` gives; on CUDA the next batch can be started meanwhile."""
+        ids, mask = self._lay_out(token_ids)
         try:
             with self._lock:
                 if self._model is None:
                     raise InvalidInput("this backend is closed")
-                return self._run_model(token_ids)
+                return self._run_model(ids, mask)
         except torch.OutOfMemoryError:
             if len(token_ids) == 1:
                 raise
@@ -65,7 +75,8 @@ class TorchBackend:
         self.batch_tokens = max(512, self.batch_tokens // 2)
         logger.warning("out of memory on %s: the batch is halved", self.device)
         half = len(token_ids) // 2
-        return np.concatenate([self.embed(token_ids[:half]), self.embed(token_ids[half:])])
+        fetches = [self.start(token_ids[:half]), self.start(token_ids[half:])]
+        return lambda: np.concatenate([fetch() for fetch in fetches])
 
     def close(self) -> None:
         with self._lock:
@@ -73,28 +84,49 @@ class TorchBackend:
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
 
-    @torch.inference_mode()
-    def _run_model(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        longest = max(map(len, token_ids))
-        ids = torch.full((len(token_ids), longest), self._pad, dtype=torch.long)  # (rows, tokens)
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(token_ids):
-            ids[row, : len(tokens)] = torch.as_tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        if isinstance(self._model, UnpaddedEncoder):
-            return self._pool_unpadded(self._model, ids, mask)
-        mask = mask.to(self.device)
-        states = self._model(input_ids=ids.to(self.device), attention_mask=mask).last_hidden_state
-        vectors: NDArray[np.float32] = pool(states, mask, self._pooling).float().cpu().numpy()
-        return vectors  # (rows, dimension)
+    def _lay_out(self, token_ids: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids and their mask, (rows, tokens) each, padded on the right."""
+        lengths = torch.tensor(list(map(len, token_ids)))
+        is_token = torch.arange(int(lengths.max())) < lengths[:, None]
+        tokens = np.fromiter(chain.from_iterable(token_ids), dtype=np.int64, count=int(lengths.sum()))
+        ids = torch.full(is_token.shape, self._pad)
+        ids[is_token] = torch.from_numpy(tokens)
+        return ids, is_token.long()
 
-    def _pool_unpadded(self, encoder: UnpaddedEncoder, ids: torch.Tensor, mask: torch.Tensor) -> NDArray[np.float32]:
+    @torch.inference_mode()
+    def _run_model(self, ids: torch.Tensor, mask: torch.Tensor) -> Callable[[], NDArray[np.float32]]:
+        """A function that waits for the pooled vectors, (rows, dimension)."""
+        if isinstance(self._model, UnpaddedEncoder):
+            vectors = self._pool_unpadded(self._model, ids, mask)
+        else:
+            device = torch.device(self.device)
+            mask = upload(mask, device)
+            states = self._model(input_ids=upload(ids, device), attention_mask=mask).last_hidden_state
+            vectors = pool(states, mask, self._pooling)
+        vectors = vectors.float()
+        if vectors.device.type != "cuda":
+            return vectors.cpu().numpy
+        copy = torch.empty(vectors.shape, pin_memory=True)
+        copy.copy_(vectors, non_blocking=True)
+        is_done = torch.cuda.current_stream(vectors.device).record_event()
+
+        def fetch() -> NDArray[np.float32]:
+            is_done.synchronize()
+            return copy.numpy()
+
+        return fetch
+
+    def _pool_unpadded(self, encoder: UnpaddedEncoder, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         lengths = mask.sum(dim=1).clamp(min=1)  # without tokens a row has one of padding
         if self._pooling == "cls":
-            vectors = encoder.compute_first_states(ids, lengths)
-        else:
-            vectors = pool(encoder.compute_states(ids, lengths), mask, self._pooling)
-        return vectors.float().numpy()
+            return encoder.compute_first_states(ids, lengths)
+        states = encoder.compute_states(ids, lengths)
+        return pool(states, upload(mask, states.device), self._pooling)
+
+
+def _can_attend_varlen(model: Any) -> bool:
+    config = model.config
+    return can_attend_varlen(model.device, model.dtype, config.hidden_size // config.num_attention_heads)
 
 
 def pool(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:

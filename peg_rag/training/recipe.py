@@ -423,6 +423,11 @@ class ModelOptions(Options):
     max_length: int | None = Field(default=None, ge=3)
     query_prompt: str | None = None
     document_prompt: str | None = None
+    attention_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout of attention scores in a transformer; None: what the model says."""
+    unpadded: bool = False
+    """Compute real tokens only, where that works: BERT's shape on CUDA, in bf16, not compiled, and without dropout of
+    attention scores (or in validation)."""
 
     @model_validator(mode="after")
     def _check_origin(self) -> "ModelOptions":
@@ -434,6 +439,10 @@ class ModelOptions(Options):
             )
         if self.static and self.pooling not in (None, "mean"):
             raise ValueError(f"pooling is {self.pooling}, but a static model always takes the mean; remove pooling")
+        if self.static and self.attention_dropout is not None:
+            raise ValueError("a static model has no attention; remove attention_dropout")
+        if self.static and self.unpadded:
+            raise ValueError("a static model has no padding; remove unpadded")
         return self
 
     @property

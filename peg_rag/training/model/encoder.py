@@ -21,6 +21,7 @@ from peg_rag.files import write_atomically
 from peg_rag.models import CONFIG_FILE, CONFIG_FORMAT, ModelSpec, Pooling, resolve, weight_files
 from peg_rag.training.data.files import file_digest
 from peg_rag.training.data.tokens import digest
+from peg_rag.training.model.unpadded import can_train_unpadded, compute_unpadded_states
 from peg_rag.training.model.vocabulary import character_tokenizer, vocabulary_files, vocabulary_texts, word_tokenizer
 from peg_rag.training.recipe import (
     ModelOptions,
@@ -47,6 +48,7 @@ class TrainableEncoder(nn.Module):
         pooling, max_length, query_prompt, document_prompt, dimension: as in `ModelSpec`.
         tokenizer: truncates at max_length, never pads.
         pad_id: the token that fills short rows.
+        unpadded: whether a transformer is computed without padding where that works.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class TrainableEncoder(nn.Module):
         self.dimension = dimension
         self.query_prompt = query_prompt
         self.document_prompt = document_prompt
+        self.unpadded = False
         self.pad_id = int(getattr(getattr(body, "config", None), "pad_token_id", None) or 0)
         self._tokenizer_files = tokenizer_files
         tokenizer.no_padding()
@@ -86,8 +89,14 @@ class TrainableEncoder(nn.Module):
         return pool(self.states(features), attention_mask, self.pooling)
 
     def states(self, features: dict[str, Tensor]) -> Tensor:
-        """Of a transformer: `input_ids` and `attention_mask` (rows, tokens) → (rows, tokens, dimension)."""
-        output = self.body(input_ids=features["input_ids"], attention_mask=features["attention_mask"])
+        """Of a transformer: `input_ids` and `attention_mask` (rows, tokens) → (rows, tokens, dimension).
+
+        What stands on padding is no one's: zero where the batch is computed without padding, anything where it is not.
+        """
+        input_ids, attention_mask = features["input_ids"], features["attention_mask"]
+        if self.unpadded and can_train_unpadded(self.body, input_ids.device):
+            return compute_unpadded_states(self.body, input_ids, attention_mask)
+        output = self.body(input_ids=input_ids, attention_mask=attention_mask)
         states: Tensor = output.last_hidden_state
         return states
 
@@ -172,9 +181,12 @@ def build_encoder(options: ModelOptions, sources: Sequence[SourceOptions], cache
     """
     if options.static is not None:
         return _new_static(options, options.static, sources, cache)
-    if options.transformer is not None:
-        return _new_transformer(options, options.transformer, sources, cache)
-    return load_encoder(options)
+    if options.transformer is None:
+        return load_encoder(options)
+    encoder = _new_transformer(options, options.transformer, sources, cache)
+    _set_attention_dropout(encoder.body, options.attention_dropout)
+    encoder.unpadded = options.unpadded
+    return encoder
 
 
 def load_encoder(options: ModelOptions) -> TrainableEncoder:
@@ -189,7 +201,8 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
         document_prompt=options.document_prompt,
     )
     body = _load_static(spec) if spec.kind == "static" else load_model(spec, torch.float32)
-    return TrainableEncoder(
+    _set_attention_dropout(body, options.attention_dropout)
+    encoder = TrainableEncoder(
         body,
         load_tokenizer(spec),
         pooling=spec.pooling,
@@ -199,6 +212,23 @@ def load_encoder(options: ModelOptions) -> TrainableEncoder:
         document_prompt=spec.document_prompt,
         tokenizer_files=None if spec.kind == "static" else _copy_tokenizer(spec.path, spec.max_length),
     )
+    encoder.unpadded = options.unpadded
+    return encoder
+
+
+def _set_attention_dropout(body: nn.Module, rate: float | None) -> None:
+    """The model's own where the rate is None."""
+    if rate is None:
+        return
+    modules = [module for name, module in body.named_modules() if name.endswith("attention.self.dropout")]
+    config: Any = getattr(body, "config", None)
+    if not modules or not hasattr(config, "attention_probs_dropout_prob"):
+        raise RecipeError(
+            f"model.attention_dropout: {type(body).__name__} is not built as BERT is; remove attention_dropout"
+        )
+    config.attention_probs_dropout_prob = rate
+    for module in modules:
+        module.p = rate
 
 
 def parameter_count(model: nn.Module) -> int:
