@@ -610,6 +610,32 @@ def test_a_column_of_other_things_does_not_answer(question: str, column: str, va
     assert rate_value(parse_question(question), fold_text(value), column) == (0.0, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("spoken", "written"),
+    [
+        ("九米六跑干线", "9.6米跑干线"),
+        ("身高一米二的孩子", "身高1.2米的孩子"),
+        ("4米2货车", "4.2米货车"),
+        ("十米三层楼", "10米3层楼"),
+        ("两块五一斤", "2.5块一斤"),
+        ("两块三毛", "2.3块"),
+        ("五块一斤", "5块一斤"),
+        ("一千五的预算", "1.5千的预算"),
+        ("一千五百元", "1500元"),
+        ("三万五公里", "3.5万公里"),
+        ("两万五千公里", "25000公里"),
+        ("五万六千元", "56000元"),
+        ("五百一晚", "五百一晚"),
+        ("十二公分的银杏", "12厘米的银杏"),
+        ("办公分机8507", "办公分机8507"),
+        ("买两百棵", "买200棵"),
+        ("第一百五条", "第105条"),
+    ],
+)
+def test_measures_are_written_as_tables_write_them(spoken: str, written: str) -> None:
+    assert fold_text(spoken) == written
+
+
 def test_words_in_like_places_are_alike() -> None:
     words = parse_question("酒店").words
     assert measure_likeness(words, "住宿标准")[0] > 0.5

@@ -20,8 +20,15 @@ _FIGURE = "[零〇一二两三四五六七八九十百千]"
 _NUMERAL = re.compile(
     rf"(?<=第){_FIGURE}+|(?<=星期)[一二三四五六]|"
     rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])(?!分之)|"
-    rf"(?<![a-z0-9零一二两三四五六七八九十百千])(?!百度|千米|一[^十百千]){_FIGURE}+(?=[点折成周斤度米套箱场份张件名位]|公[里斤分]|千[克瓦]|[毫厘]米|平方)|"
+    rf"(?<![a-z0-9零一二两三四五六七八九十百千])(?!百度|千米|一[^十百千]){_FIGURE}+(?=[点折成周斤度米套箱场份张件名位棵株根盒袋瓶盆桌]|公[里斤分]|千[克瓦]|[毫厘]米|平方)|"
     rf"{_FIGURE}*十{_FIGURE}*"
+)
+_MYRIADS = re.compile(rf"(?<![a-z0-9.零一二两三四五六七八九十百千第])({_FIGURE}+|\d+)万({_FIGURE}*[十百千]{_FIGURE}*)")
+# How measures are spoken: 九米六 is 9.6米, 两块五 2.5块, 三万五 3.5万; 五百一晚 is no 510.
+_SPOKEN = re.compile(
+    rf"(?<![a-z0-9.零一二两三四五六七八九十百千第])(?P<whole>{_FIGURE}+?|\d+)(?P<unit>米|块|[百千万])"
+    rf"(?P<tenth>[二三四五六七八九]|\d(?![\d.]))(?:[毛角])?"
+    rf"(?![十百千万亿点个层位名台件块米元年月日天号楼栋斤克吨升折成倍分岁人次])"
 )
 _DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
 _BELOW_ZERO = re.compile(r"(?:零下|[零0]下|负)(?=\d+(?:\.\d+)?度)")
@@ -166,7 +173,10 @@ def fold_text(text: str) -> str:
     text = re.sub(r"[()\[\]{}“”\"'《》「」【】]", "", text)
     text = re.sub(r"周(?=[一二三四五六日天末])|礼拜", "星期", text)
     text = _DEGREES.sub("度", text)
+    text = _MYRIADS.sub(_write_myriads, text)
+    text = _SPOKEN.sub(_write_measure, text)
     text = _NUMERAL.sub(lambda numeral: _convert_numeral(numeral[0]), text)
+    text = re.sub(r"(?<=\d)公分", "厘米", text)
     text = _QUARTER.sub(r"\1季度", text)
     text = _BELOW_ZERO.sub("-", text)
     return re.sub(r"(?<![a-z0-9])\s+|\s+(?![a-z0-9])", "", text)
@@ -264,6 +274,18 @@ def _weigh_token(token: str) -> float:
     other = float(content["other"])
     share = float(content["shares"].get(token, other))
     return weight * min(share / other, 1.2) / (2 if len(token) == 1 else 1)
+
+
+def _write_myriads(spoken: re.Match[str]) -> str:
+    """两万五千 as 25000."""
+    myriads, rest = (int(_convert_numeral(part) if part[0] in _FIGURE else part) for part in spoken.groups())
+    return str(10_000 * myriads + rest)
+
+
+def _write_measure(spoken: re.Match[str]) -> str:
+    """九米六 as 9.6米."""
+    whole, tenth = (_convert_numeral(part) if part[0] in _FIGURE else part for part in spoken.group("whole", "tenth"))
+    return f"{whole}.{tenth}{spoken['unit']}"
 
 
 def _convert_numeral(numeral: str) -> str:
