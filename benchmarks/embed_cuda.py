@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from peg_rag import PEGEncoder
 from peg_rag.backends import torch_backend
 from peg_rag.backends.attention import TextwiseAttention, VarlenAttention
 from peg_rag.backends.linear import CublasLinear, PlainLinear
-from peg_rag.backends.unpadded import UnpaddedEncoder
+from peg_rag.backends.unpadded import UnpaddedEncoder, can_run_unpadded
 from peg_rag.batching import Batch, plan_batches
 from peg_rag.encoder import _embed_batches
 from peg_rag.training.model.unpadded import compute_unpadded_states
@@ -110,17 +111,16 @@ def load_peers(folder: Path, device: str, texts: list[str]) -> list[System]:
 
 def load_encoders(folder: Path, device: str, texts: list[str]) -> list[System]:
     """Ours, with padding and without."""
-    can_run_unpadded = torch_backend.can_run_unpadded
     systems = []
     for name in ("padded", "unpadded"):
-        torch_backend.can_run_unpadded = can_run_unpadded if name == "unpadded" else lambda model: False
-        encoder = PEGEncoder(folder, device=device, dtype="bfloat16")
-        backend: Any = encoder._get_model()[1]
+        can_run = can_run_unpadded if name == "unpadded" else lambda model: False
+        with patch.object(torch_backend, "can_run_unpadded", can_run):
+            encoder = PEGEncoder(folder, device=device, dtype="bfloat16")
+            backend: Any = encoder._get_model()[1]
         if isinstance(backend._model, UnpaddedEncoder) != (name == "unpadded"):
             sys.exit(f"{name} batches are not run on this device")
         systems.append(System(f"peg-rag, bfloat16, {name}", encoder.encode_documents))
         systems.append(System(f"peg-rag, bfloat16, {name}, tokens given", skip_tokenizing(encoder, texts)))
-    torch_backend.can_run_unpadded = can_run_unpadded
     return systems
 
 
@@ -195,7 +195,8 @@ def measure_batch(folder: Path, device: str, lengths: list[int], batch_tokens: i
     mask = (torch.arange(max(rows)) < counts[:, None]).long()
     ids = torch.randint(5, 20_000, mask.shape) * mask
     on_device = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-    model = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.bfloat16).to(device).eval()
+    model: Any = BertModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.bfloat16)
+    model = model.to(device).eval()
     attention = VarlenAttention if device.startswith("cuda") else TextwiseAttention
     plain = UnpaddedEncoder(copy.deepcopy(model), PlainLinear, attention)
     fused = UnpaddedEncoder(copy.deepcopy(model), CublasLinear, attention)
@@ -231,8 +232,9 @@ def measure_training(folder: Path, device: str, pairs: int, batch_tokens: int, r
     """Seconds of a step over pairs of a question and a passage, padded and not, as one batch and by length."""
     from transformers import BertModel
 
-    options = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    model = BertModel.from_pretrained(folder, add_pooling_layer=False, **options).to(device).train()
+    options: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    model: Any = BertModel.from_pretrained(folder, add_pooling_layer=False, **options)
+    model = model.to(device).train()
     attention = VarlenAttention if device.startswith("cuda") else TextwiseAttention
     random = np.random.default_rng(0)
     questions = np.clip(random.lognormal(np.log(16), 0.5, pairs), 6, 64).astype(int)
@@ -299,7 +301,7 @@ def cosine_of(ones: list[torch.Tensor], twos: list[torch.Tensor]) -> float:
     def multiply(left: list[torch.Tensor], right: list[torch.Tensor]) -> float:
         return sum(float((a.double() * b.double()).sum()) for a, b in zip(left, right, strict=True))
 
-    return multiply(ones, twos) / (multiply(ones, ones) * multiply(twos, twos)) ** 0.5
+    return float(multiply(ones, twos) / (multiply(ones, ones) * multiply(twos, twos)) ** 0.5)
 
 
 def describe_machine(device: str, rates: list[float]) -> str:

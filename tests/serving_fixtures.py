@@ -44,7 +44,7 @@ def make_store(folder: Path, model: str | Path) -> Path:
     store = folder / "kb"
     with PEGEncoder(model) as encoder, PEGIndex(store, identity=encoder.identity) as index:
         report = sync(documents, index, encoder, store, model=str(model))
-    assert not report.failed
+    assert not report.failed, report.failed
     return store
 
 

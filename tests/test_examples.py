@@ -93,7 +93,7 @@ def test_langchain_agent(run: Run) -> None:
     assert f"search_sights({{'query': '{asked}'}})" in found[asked]
     assert "[1] yuelao.md" in found[asked]
     assert re.search(r"Agent: .*9:00-22:00\[1\]", found[asked])
-    assert re.search(r"Agent: .*香山红叶.*\[1\]", found["香山公园哪里看红叶最好？"])
+    assert re.search(r"Agent: .*看红叶的绝好之处.*\[1\]", found["香山公园哪里看红叶最好？"])
 
 
 def test_langchain_with_chroma(run: Run) -> None:
