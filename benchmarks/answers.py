@@ -17,7 +17,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-3              # the fourth: 80 questions about 12 files, fresh once
     python benchmarks/answers.py --set documents-4              # the fifth: 80 questions about 14 files, fresh once
     python benchmarks/answers.py --set documents-5              # the sixth: 80 questions about 14 files, fresh once
-    python benchmarks/answers.py --set documents-6 --split fresh    # the seventh: 80 questions about 16 files
+    python benchmarks/answers.py --set documents-6              # the seventh: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

@@ -1,12 +1,15 @@
 """When to say "not found": fit and measure the extractive answerer's confidence for an embedding model.
 
-The scorer's output depends a little on the model's cosines, so every model has two numbers of its own that turn it into
-a confidence. They are fitted here on questions that the scorer was not trained on: about the files of
-`tests/data/documents/office` and `documents-2` to `documents-4` that the answerer was developed with, which count six
-times; about made-up tables, records and rules (`train/answer_questions.py`); and about encyclopedia passages, with and
-without the one that answers, over all passages and over 50, where little is said and anything stands out. An answer is
-right where it says what is asked for, is the very cell or sentence, or is of the passage known to be right. Half of the
-questions are fitted on, the other half measured, and the other way round; what is written is fitted on all.
+The log odds of an answer depend a little on the model's cosines, so every model has two numbers of its own, a slope and
+an intercept, that turn them into a confidence. They are fitted here on questions that nothing was trained on:
+
+* about office files, the open questions of `tests/data/documents/office` and `documents-2` to `documents-4`, with which
+  answering was developed; each counts six times. An answer is right if `answers.py` judges it so;
+* about made-up tables, records and rules (`train/answer_questions.py`). The right cell or sentence is known;
+* about encyclopedia passages, with and without the one that answers, among all passages and among 50. The right passage
+  is known.
+
+Each half of the questions is measured with the numbers fitted on the other half; what is written is fitted on all.
 
     python benchmarks/calibrate_answer.py                     # peg-mini; a few minutes on two cores
     python benchmarks/calibrate_answer.py --model TownsWu/PEG
@@ -40,7 +43,7 @@ sys.path.insert(0, str(REPO / "train"))
 SOURCE = "encyclopedia-squad_zh"  # research-only, so neither the bundled model nor the scorer was trained on it
 QUESTIONS = 80
 SMALL = 50  # passages of a small corpus
-SEEDS = (9001,)  # of made-up documents; the scorer's training counts from 0
+SEEDS = (9001,)  # of made-up documents
 SEED = 0
 OPEN_SETS = ("office", "documents-2", "documents-3", "documents-4")
 OFFICE_WEIGHT = 6.0  # of a question about office files, beside others
@@ -103,7 +106,7 @@ def office(name: str, encoder: PEGEncoder) -> Iterator[Case]:
 
 
 def made_up(encoder: PEGEncoder) -> Iterator[Case]:
-    """Tables, records and rules that nobody has seen."""
+    """Made-up tables, records and rules, on which nothing was trained."""
     from answer_questions import corpus, make_cases
 
     for seed in SEEDS:
@@ -146,7 +149,7 @@ def encyclopedia(data: Path, encoder: PEGEncoder) -> Iterator[Case]:
 
 
 def surest(question: str, hits: list[Hit], encoder: PEGEncoder) -> tuple[float, Hit | None, str]:
-    """(score, hit, text) of the statement that scores best."""
+    """(log odds, hit, text) of the likeliest statement."""
     candidates = find_candidates(question, hits, encoder)
     if not candidates:
         return -10.0, None, ""

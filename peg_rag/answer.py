@@ -2,11 +2,14 @@
 
 Why this exists: a question-answering page must work, and be tested, where no language model runs; and a reader who
 sees the document's own words with their source needs to believe nobody. A sentence is quoted whole, a list with the
-line that introduces it, a table with the cell and the row it stands in. Which statement answers is decided by a scorer
-that was trained on questions with known answers (`train/answer_scorer.py`); whether there is an answer at all, by its
-confidence, calibrated for each embedding model (`benchmarks/calibrate_answer.py`).
+line that introduces it, a table with the cell and the row it stands in.
 
-Costs one encoding of the question and of at most 48 statements of the hits, and the reading of twelve of them.
+A scorer orders the statements of the hits. A small transformer reads the twelve best, each in its context, and boosted
+trees give each of these the odds that it answers; all were trained on questions with known answers
+(`train/answer_scorer.py`). The likeliest statement is the answer if its confidence, which is calibrated for each
+embedding model (`benchmarks/calibrate_answer.py`), reaches the threshold.
+
+It costs one encoding of the question and of at most 48 statements, and the reading of twelve.
 """
 
 import re
@@ -158,7 +161,10 @@ def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
 
 
 def score_candidates(question: str, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
-    """Log odds (candidates,) that each answers; of all but the best few, a number below theirs."""
+    """(candidates,) Log odds that each answers.
+
+    Only the best few are read and weighed. The others keep the order of their scores, none above the lowest of those.
+    """
     if not candidates:
         return np.zeros(0)
     scorer = load_scorer()

@@ -106,6 +106,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
 )
 

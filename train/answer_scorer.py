@@ -1,9 +1,11 @@
 """Train the answer scorer: which statement of the hits answers a question, and whether any does.
 
-    python train/answer_scorer.py --features rows.npz           # ten minutes of CPU; the second time, three
-    python train/answer_scorer.py --features rows.npz --write   # also writes peg_rag/assets/answer_scorer.json
+    python train/answer_scorer.py --features rows.npz --pack reading.npz        # what train/gpu/reader.py learns from
+    python train/answer_scorer.py --features rows.npz --reading run             # with what its folds made of that
+    python train/answer_scorer.py --features rows.npz --reading run --write     # also writes answer_scorer.json
 
-`train/expected_answers.py --write` belongs to it: both learn from the same documents.
+`rows.npz` keeps the features from one run to the next. `train/expected_answers.py --write` comes first: it learns from
+the same documents.
 
 Rows are the candidates of `peg_rag.answering.candidates` for written documents and questions as colleagues ask them
 (`answer_documents.py`), dealt out to `STORES` stores and searched as `peg-rag ask` searches. Of the questions, one in
@@ -12,8 +14,9 @@ three is also asked with what answers it taken out: the whole passage, or the ce
 
 * A linear score and boosted trees learn to put the right statement before the others of its question: softmax
   cross-entropy over the candidates, and LambdaRank.
-* What decides which of the few best statements answers, if any, are trees over the scores that the questions get from
-  models which have not seen their document: documents are dealt out to five folds, and a model is trained without each.
+* Which of the few best statements answers, if any, is decided by trees of their own. They learn from the scores and the
+  reader's log odds of models that have not seen the document: documents are dealt out to five folds, and a model is
+  trained without each.
 
 What is printed is measured on the folds that were left out. What is written is fitted on all.
 """
@@ -56,7 +59,7 @@ TAKEN_OUT_WEIGHT = 0.5  # for the decision: people ask for what is not there les
 RIDGE = 3.0  # of the linear score
 STEPS = 80
 ROUNDS = 300
-READ = 16  # best-scored statements of a question that the reader learns from; the few that it reads are among them
+READ = 16  # best-scored statements of a question that the reader learns from, more than it reads for an answer
 MOST_CANDIDATES = 48  # of a question to train on
 TREES = {
     "objective": "lambdarank",
@@ -168,7 +171,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--pack", type=Path, help="write what the reader learns from to this file, and stop")
     parser.add_argument("--tokenizer", type=Path, default=bundled_path(READER) / "tokenizer.json")
-    parser.add_argument("--reading", type=Path, help="folder of what the readers of the folds made of it")
+    parser.add_argument("--reading", type=Path, help="folder of the readers' log odds, fold-0.npz to fold-4.npz")
     options = parser.parse_args()
     groups = read_groups(options.features)
     counts = Counter(group.source for group in groups)
@@ -178,7 +181,7 @@ def main() -> None:
         pack_reading(groups, scores, Tokenizer.from_file(str(options.tokenizer)), options.pack)
         return
     if not options.reading:
-        raise SystemExit("--reading: expected the folder that train/gpu/reader.py wrote; see train/README.md")
+        raise SystemExit("--reading: expected the folder that train/gpu/reader.py wrote; see train/gpu/README.md")
     decision = fit_decision(groups, scores, load_reading(options.reading, groups))
     if options.write:
         write(train_ranker(groups), decision)
@@ -343,8 +346,8 @@ def load_groups(file: Path) -> list[Group]:
 def pack_reading(
     groups: Sequence[Group], scores: Sequence[NDArray[np.float64]], tokenizer: Tokenizer, file: Path
 ) -> None:
-    """What `train/gpu/reader.py` learns from: each question's `READ` best-scored statements, by models that have not
-    seen its document."""
+    """Writes what `train/gpu/reader.py` learns from: of each question the `READ` statements that score best by a model
+    which has not seen its document."""
     texts: dict[str, int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in ("questions", "sizes", "statements", "contexts", "right")}
     for group, own_scores in zip(groups, scores, strict=True):
@@ -371,7 +374,7 @@ def pack_reading(
 
 
 def load_reading(folder: Path, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
-    """The log odds of each question's `READ` best-scored statements, by a reader that has not seen its document."""
+    """Log odds of the `READ` best-scored statements of each question, by a reader that has not seen its document."""
     readings: list[NDArray[np.float64]] = [np.zeros(0)] * len(groups)
     for fold in range(FOLDS):
         content = np.load(folder / f"fold-{fold}.npz", allow_pickle=False)

@@ -1,7 +1,7 @@
-"""Every statement of the hits with what speaks for it: the rows that a scorer was trained on and ranks.
+"""The statements of the hits, with the features by which the scorer orders them and the text that the reader reads.
 
-Features that need no model are computed for all statements; the most promising ones alone are embedded, so the cost
-stays at one encoding of the question and of `MAX_ENCODED` short texts however many hits there are.
+Features that need no model are computed for all statements, and only the most promising statements are embedded. So the
+cost stays at one encoding of the question and of `MAX_ENCODED` short texts, however many hits there are.
 """
 
 import re
@@ -42,7 +42,7 @@ class Candidate:
         place: of its hit in the list of hits.
         spans: what is quoted of the hit: one stretch, or the cells that say of whom and what.
         features: (len(FEATURES),)
-        described: what the reader reads of it.
+        described: what the reader (`reading.py`) reads of it.
     """
 
     place: int

@@ -2,8 +2,8 @@
 
 Why this exists: a statement's own score compares it with others of the same question. Whether to say "not found" is
 another question: a score far ahead of everything else is worth more than the same among five like it, and a word of the
-question that nothing in the file says is a warning however well the rest fits. The few best are read once more by the
-reader (`reading.py`) and weighed so, each beside the others, and the likeliest of them goes first.
+question that nothing in the file says is a warning however well the rest fits. So the few best are read in their
+context (`reading.py`), each is weighed beside the others by boosted trees, and the likeliest goes first.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from peg_rag.answering.statements import start_of
 _OF_SCORES = ("score", "lead", "lead_in_row", "lead_in_hits", "above_mean", "share", "count")
 _OF_READING = ("reading", "reading_lead", "reading_lead_in_row", "reading_share", "reading_none")
 DECISION = (*_OF_SCORES, *_OF_READING, *FEATURES, *(f"{name}_ahead" for name in FEATURES))
-DECIDED = 12  # best-scored statements of a question, of which the one that is likeliest to answer is said
+DECIDED = 12  # best-scored statements of a question that are read and weighed
 _LONGEST_LEAD = 4.0
 _BEST_FEW = 10  # statements whose mean score the best one's is compared with
 _LOWEST = -10.0  # score of a rival where there is none
@@ -30,7 +30,7 @@ def part_of(candidate: Candidate) -> tuple[int, int]:
 
 
 def choose_best(scores: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The numbers of the best-scored candidates, best first and `DECIDED` at most."""
+    """Positions of the best-scored candidates, at most `DECIDED`, best first."""
     return np.argsort(-scores, kind="stable")[:DECIDED]
 
 
@@ -40,29 +40,31 @@ def decision_rows(
     parts: Sequence[tuple[int, int]],
     reading: NDArray[np.float64],
 ) -> NDArray[np.float32]:
-    """What decides whether each of the best-scored candidates of one question answers.
+    """The rows from which the trees decide whether each of the best-scored candidates of one question answers.
 
     Args:
         scores: (candidates,)
         features: (candidates, len(FEATURES))
         parts: (candidates,) see `part_of`.
-        reading: (best,) log odds by the reader, of `choose_best(scores)`.
+        reading: (best,) the reader's log odds of the candidates that `choose_best(scores)` gives.
 
     Returns:
-        (best, len(DECISION)): how the score stands out, how the reader's log odds do, the features, and how much more
-        each of them is than that of the best of another row or sentence.
+        (best, len(DECISION)): how far the score and the reader's log odds stand out, the features, and by how much each
+        feature exceeds that of the best candidate of another row or sentence.
     """
     best = choose_best(scores)
-    of_reading = _compare_readings(reading, [parts[number] for number in best])
-    rows = [_decision_row(scores, features, parts, int(number)) for number in best]
+    rows = np.stack([_decision_row(scores, features, parts, int(number)) for number in best])
+    readings = _compare_readings(reading, [parts[number] for number in best])
     of_scores = len(_OF_SCORES)
-    return np.stack(
-        [np.concatenate([row[:of_scores], more, row[of_scores:]]) for row, more in zip(rows, of_reading, strict=True)]
-    )
+    return np.concatenate([rows[:, :of_scores], readings, rows[:, of_scores:]], axis=1)
 
 
 def _compare_readings(reading: NDArray[np.float64], parts: Sequence[tuple[int, int]]) -> NDArray[np.float32]:
-    """(best, len(_OF_READING)): the log odds, their leads, the share of the chances, and that of "nothing answers"."""
+    """How far the reader's log odds of each candidate stand out, (best, len(_OF_READING)).
+
+    Beside the log odds: their leads over the best of other rows and over the best of the same row, the probability of
+    the candidate among all of these and "nothing answers", and the probability of "nothing answers".
+    """
     numbers = np.arange(len(reading))
     is_of_row = np.array([[part == other for other in parts] for part in parts])  # (best, best)
     top = max(0.0, float(reading.max()))

@@ -2,9 +2,9 @@
 
 The scorer is a linear score and a few hundred small decision trees, both trained to put the right statement before the
 others of its question (`train/answer_scorer.py`), and kept as JSON. Which of the best answers, if any, is decided by
-trees of their own (`decision.py`), whose log odds two numbers that belong to an embedding model turn into a confidence,
-since cosines of two models differ. They are fitted by `benchmarks/calibrate_answer.py` so that one threshold serves
-every model, and are kept in `answer.json` beside the model's weights; a model without that file gets the bundled
+trees of their own (`decision.py`). Two numbers turn their log odds into a confidence; since cosines differ between
+embedding models, every model has its own. `benchmarks/calibrate_answer.py` fits them so that one threshold serves every
+model, and they are kept in `answer.json` beside the model's weights; a model without that file gets the bundled
 model's.
 """
 

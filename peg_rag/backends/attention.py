@@ -1,8 +1,8 @@
-"""Attention among the tokens of each text, for a batch whose tokens lie in one row without padding.
+"""Attention within each text of a batch whose tokens lie one after the other, without padding.
 
-A CPU multiplies best in rows of equal length, so `PaddedAttention` pads for this one step. CUDA has kernels for rows of
-any lengths: `VarlenAttention` calls the one that torch publishes, in half precision only. `TextwiseAttention` takes one
-text after another; it runs everywhere, and the others are checked against it.
+A CPU multiplies rows of equal length best, so `PaddedAttention` pads for this one step. CUDA has kernels for rows of
+different lengths: `VarlenAttention` calls the one that torch exposes, in half precision only. `TextwiseAttention` takes
+one text after another; it runs everywhere, and the others are checked against it.
 """
 
 import logging
@@ -18,7 +18,7 @@ _LONGEST_MATRIX = 320  # longer texts take torch's blockwise attention, whose sc
 
 
 def upload(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy on the device, made there after what it still computes; on CUDA this does not wait for that."""
+    """Copies to the device; on CUDA without waiting for what the device still computes."""
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
@@ -67,7 +67,7 @@ class TokenPlaces:
         return flat if self.is_full else flat[self._tokens]
 
     def lay_out_rows(self, states: torch.Tensor) -> torch.Tensor:
-        """(tokens, d) → (rows, longest, d), other tokens on padding: faster than `pad`, for what is masked anyway."""
+        """(tokens, d) → (rows, longest, d) with other tokens on padding: faster than `pad`, where a mask follows."""
         flat = states if self.is_full else states[self._sources]
         return flat.view(self.rows, self.longest, -1)
 
@@ -157,7 +157,7 @@ class VarlenAttention:
 
 
 class TextwiseAttention:
-    """One text after another: the slow twin of the others."""
+    """One text after another: the slow reference for the others."""
 
     def __init__(self, places: TokenPlaces, heads: int, dtype: torch.dtype) -> None:
         self._heads = heads
@@ -181,18 +181,18 @@ class TextwiseAttention:
 
 @lru_cache
 def can_attend_varlen(device: torch.device, dtype: torch.dtype, head_width: int) -> bool:
-    """Whether `VarlenAttention` runs here and answers as `TextwiseAttention` does, tried on three short texts."""
+    """Whether `VarlenAttention` runs here and agrees with `TextwiseAttention` on three short texts."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return False
     places = TokenPlaces(torch.tensor([5, 3, 1]), 5, device)
     query = torch.linspace(-1, 1, 9 * 2 * head_width, device=device).view(9, -1).to(dtype)
     key_value = torch.cat([query.flip(0), query.cos()], dim=1)
-    exact = TextwiseAttention(places, 2, dtype)
+    reference = TextwiseAttention(places, 2, dtype)
     try:
         kernel = VarlenAttention(places, 2, dtype)
         pairs = [
-            (exact.attend(query, key_value), kernel.attend(query, key_value)),
-            (exact.attend_first(query[:3], key_value), kernel.attend_first(query[:3], key_value)),
+            (reference.attend(query, key_value), kernel.attend(query, key_value)),
+            (reference.attend_first(query[:3], key_value), kernel.attend_first(query[:3], key_value)),
         ]
     except (ImportError, AttributeError, TypeError, RuntimeError) as error:
         logger.info("batches are padded on %s: %s", device, str(error).splitlines()[0])

@@ -12,8 +12,9 @@ Self-contained: it needs torch, NumPy and safetensors, on one accelerator.
   one another and with "nothing answers", whose logit is 0. A fold's model never sees the fold's documents; its logits
   of those are what the trees that decide learn from (`train/answer_scorer.py --reading`).
 
-Batches of one shape are made by a thread beside the accelerator: a step of many small kernels is bound by launching
-them, and a step that waits for a count is bound by waiting.
+A thread makes the batches while the accelerator computes. They are large and, in `pretrain`, of one shape, and masked
+places are found on the CPU: small chunks would be bound by launching kernels, and a count taken on the device makes
+every step wait for it.
 """
 
 import argparse
@@ -34,7 +35,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 PAD, UNKNOWN, CLS, SEP, MASK = range(5)
-VOCABULARY = 12_032  # the 12,000 tokens of `pack.py` and some rows that make the matrix product even
+VOCABULARY = 12_032  # the 12,000 tokens of `pack.py`, padded to a multiple of 64 for the matrix product
 POSITIONS = 256
 MASKED_SHARE = 0.75  # of the seconds of `pretrain`; the rest goes to the relevance of passages
 MASKED_RATE = 1.2e-3
@@ -62,7 +63,7 @@ Ints = NDArray[np.int64]
 
 
 class Layer(nn.Module):
-    """A transformer layer that normalises what it reads, not what it writes, so that it trains fast from the start."""
+    """A pre-norm transformer layer, which trains at a high rate from the start (Xiong et al., arXiv 2002.04745)."""
 
     def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Encoder(nn.Module):
         self.positions = nn.Embedding(POSITIONS, width)
         self.types = nn.Embedding(2, width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.neighbours = nn.Conv1d(width, width, 3, padding=1)  # characters make words before layers make sentences
+        self.neighbours = nn.Conv1d(width, width, 3, padding=1)  # joins characters into words before the layers
         self.layers = nn.ModuleList(Layer(width, heads, inner) for _ in range(layers))
         self.last_norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, width)
@@ -130,7 +131,7 @@ class Encoder(nn.Module):
 
 
 class Optimizer:
-    """AdamW over float32 copies of the weights, which may be bfloat16 themselves."""
+    """AdamW on float32 copies of weights that may be bfloat16."""
 
     def __init__(self, model: nn.Module, weight_decay: float = 0.01) -> None:
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
@@ -173,7 +174,7 @@ def save_weights(model: Encoder, shape: dict[str, int], file: Path) -> None:
 
 
 def load_weights(file: Path, device: torch.device) -> tuple[Encoder, dict[str, int]]:
-    """In bfloat16 on an accelerator, else float32."""
+    """The network, in bfloat16 on an accelerator and else in float32, and its shape."""
     with safe_open(file, "pt", device="cpu") as weights:
         shape = json.loads(weights.metadata()["shape"])
         model = Encoder(**shape)
@@ -182,17 +183,17 @@ def load_weights(file: Path, device: torch.device) -> tuple[Encoder, dict[str, i
 
 
 def prefetch(batches: Iterator[tuple[NDArray[Any], ...]], device: torch.device) -> Iterator[tuple[Tensor, ...]]:
-    """Batches on the device, made ahead by a thread of their own."""
-    made: queue.Queue[tuple[Tensor, ...] | None] = queue.Queue(PREFETCHED)
+    """Batches on the device, made ahead by a thread."""
+    ready: queue.Queue[tuple[Tensor, ...] | None] = queue.Queue(PREFETCHED)
 
-    def make() -> None:
+    def make_batches() -> None:
         for batch in batches:
             tensors = tuple(torch.from_numpy(array) for array in batch)
-            made.put(tuple(t.pin_memory() for t in tensors) if device.type == "cuda" else tensors)
-        made.put(None)
+            ready.put(tuple(t.pin_memory() for t in tensors) if device.type == "cuda" else tensors)
+        ready.put(None)
 
-    threading.Thread(target=make, daemon=True).start()
-    while (batch := made.get()) is not None:
+    threading.Thread(target=make_batches, daemon=True).start()
+    while (batch := ready.get()) is not None:
         yield tuple(tensor.to(device, non_blocking=True) for tensor in batch)
 
 
@@ -239,7 +240,7 @@ class Corpus:
         return Pairs(name, queries, positives, negatives, np.concatenate([[0], np.cumsum(counts)]))
 
     def _join_texts(self, numbers: Ints) -> Ints:
-        """All tokens of the texts in a random order, a [SEP] behind each."""
+        """The tokens of all texts, which come in random order, each followed by [SEP]."""
         numbers = np.random.default_rng(3).permutation(numbers)
         lengths = self.lengths[numbers] + 1
         ends = np.cumsum(lengths)
@@ -250,54 +251,55 @@ class Corpus:
         return stream
 
     def draw_windows(self, rows: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
-        """Stretches of the stream, (rows, WIDTH), each with [CLS] before it, and types of zeros."""
+        """Random stretches of the stream, each after a [CLS], (rows, WIDTH), and their token types, all 0."""
         begins = generator.integers(0, len(self.stream) - WIDTH, size=rows)
         ids = self.stream[begins[:, None] + np.arange(WIDTH)[None, :] - 1]
         ids[:, 0] = CLS
         return ids, np.zeros_like(ids)
 
     def write_pairs(self, queries: Ints, documents: Ints) -> tuple[Ints, Ints]:
-        """[CLS] query [SEP] passage [SEP], (rows, WIDTH), and the types of the tokens: 1 for the passage."""
-        asked = np.minimum(self.lengths[queries], PAIR_QUERY)[:, None]
-        said = np.minimum(self.lengths[documents], WIDTH - 3 - asked[:, 0])[:, None]
+        """[CLS] query [SEP] passage [SEP], (rows, WIDTH), and the token types: 1 for the passage."""
+        query_lengths = np.minimum(self.lengths[queries], PAIR_QUERY)[:, None]
+        passage_lengths = np.minimum(self.lengths[documents], WIDTH - 3 - query_lengths[:, 0])[:, None]
+        ends = query_lengths + passage_lengths + 2  # of the passages
         place = np.arange(WIDTH)[None, :]
         last = len(self.tokens) - 1
         ids = self.tokens[np.minimum(self.starts[queries][:, None] + np.maximum(place - 1, 0), last)]
-        behind = place - asked - 2
-        passage = self.tokens[np.minimum(self.starts[documents][:, None] + np.maximum(behind, 0), last)]
-        ids = np.where(behind >= 0, passage, ids)
-        ids = np.where((place == asked + 1) | (place == asked + said + 2), SEP, ids)
-        ids = np.where(place > asked + said + 2, PAD, ids)
+        offset = place - query_lengths - 2  # in the passage
+        passages = self.tokens[np.minimum(self.starts[documents][:, None] + np.maximum(offset, 0), last)]
+        ids = np.where(offset >= 0, passages, ids)
+        ids = np.where((place == query_lengths + 1) | (place == ends), SEP, ids)
+        ids = np.where(place > ends, PAD, ids)
         ids[:, 0] = CLS
-        return ids, ((place > asked + 1) & (place <= asked + said + 2)).astype(np.int64)
+        return ids, ((place > query_lengths + 1) & (place <= ends)).astype(np.int64)
 
     def draw_pairs(self, rows: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
-        """A batch of several sources."""
+        """Rows of questions with their passages, from all sources by their shares."""
         counts = generator.multinomial(rows, self.shares)
-        picked = [generator.integers(len(s.queries), size=n) for s, n in zip(self.sources, counts, strict=True)]
-        queries = np.concatenate([s.queries[p] for s, p in zip(self.sources, picked, strict=True)])
-        documents = np.concatenate([s.positives[p] for s, p in zip(self.sources, picked, strict=True)])
+        pairs = [generator.integers(len(s.queries), size=n) for s, n in zip(self.sources, counts, strict=True)]
+        queries = np.concatenate([s.queries[p] for s, p in zip(self.sources, pairs, strict=True)])
+        documents = np.concatenate([s.positives[p] for s, p in zip(self.sources, pairs, strict=True)])
         return self.write_pairs(queries, documents)
 
     def draw_lists(self, questions: int, generator: np.random.Generator) -> tuple[Ints, Ints]:
-        """Questions with their passage and `LISTED` - 1 negatives behind it, (questions · LISTED, WIDTH)."""
+        """Questions, each with its passage and then `LISTED` - 1 negatives, (questions · LISTED, WIDTH)."""
         counts = generator.multinomial(questions, self.shares)
         queries, documents = [], []
         for source, count in zip(self.sources, counts, strict=True):
-            have = np.flatnonzero(np.diff(source.starts))
-            if not count or not len(have):
+            with_negatives = np.flatnonzero(np.diff(source.starts))
+            if not count or not len(with_negatives):
                 continue
-            picked = generator.choice(have, count)
-            sizes = source.starts[picked + 1] - source.starts[picked]
+            pairs = generator.choice(with_negatives, count)
+            sizes = source.starts[pairs + 1] - source.starts[pairs]
             offsets = (generator.random((count, LISTED - 1)) * sizes[:, None]).astype(np.int64)
-            negatives = source.negatives[source.starts[picked][:, None] + offsets]
-            queries.append(np.repeat(source.queries[picked], LISTED))
-            documents.append(np.concatenate([source.positives[picked][:, None], negatives], axis=1).reshape(-1))
+            negatives = source.negatives[source.starts[pairs][:, None] + offsets]
+            queries.append(np.repeat(source.queries[pairs], LISTED))
+            documents.append(np.concatenate([source.positives[pairs][:, None], negatives], axis=1).reshape(-1))
         return self.write_pairs(np.concatenate(queries), np.concatenate(documents))
 
 
 def mask_runs(ids: Ints, generator: np.random.Generator) -> tuple[Ints, Ints, Ints]:
-    """The ids with runs of one to three tokens masked, the masked places in the flat batch, and what stood there."""
+    """The ids with runs of one to three tokens masked, the places of these in the flat batch, and their ids before."""
     chance = generator.random((3, *ids.shape), dtype=np.float32)
     begins = chance[0] < RUN_STARTS
     second = np.zeros_like(begins)
@@ -333,10 +335,11 @@ class Pretrainer:
 
     def run(self) -> None:
         self.log(f"{len(self.corpus.stream):,} tokens, {sum(len(s.queries) for s in self.corpus.sources):,} pairs")
-        self._run_for(MASKED_SHARE * self.seconds, MASKED_RATE, self._masked_batches(), self._tell_masked, "masked")
+        seconds = MASKED_SHARE * self.seconds
+        self._run_for(seconds, MASKED_RATE, self._masked_batches(), self._measure_masked_loss, "masked")
         save_weights(self.model, self.shape, self.out / "masked.safetensors")
-        rate = RELEVANCE_RATE
-        self._run_for((1 - MASKED_SHARE) * self.seconds, rate, self._lists(), self._rank_passages, "relevance")
+        seconds = (1 - MASKED_SHARE) * self.seconds
+        self._run_for(seconds, RELEVANCE_RATE, self._list_batches(), self._measure_list_loss, "relevance")
         save_weights(self.model, self.shape, self.out / "pretrained.safetensors")
         self._report_relevance()
 
@@ -371,7 +374,7 @@ class Pretrainer:
         self.log(f"{name} done: {step} steps")
 
     def _masked_batches(self) -> Iterator[tuple[NDArray[Any], ...]]:
-        """Plain text twice, then pairs."""
+        """Two batches of plain text, then one of pairs, and so on."""
         step = 0
         while True:
             generator = np.random.default_rng((self.seed, 1, step))
@@ -381,24 +384,24 @@ class Pretrainer:
             yield masked.astype(np.int32), types.astype(np.int32), places, labels
             step += 1
 
-    def _tell_masked(self, ids: Tensor, types: Tensor, places: Tensor, labels: Tensor) -> Tensor:
+    def _measure_masked_loss(self, ids: Tensor, types: Tensor, places: Tensor, labels: Tensor) -> Tensor:
         states = self.model(ids, types, (ids != PAD)[:, None, None, :])
         return F.cross_entropy(self.model.token_logits(states.flatten(0, 1)[places]).float(), labels)
 
-    def _lists(self) -> Iterator[tuple[NDArray[Any], ...]]:
+    def _list_batches(self) -> Iterator[tuple[NDArray[Any], ...]]:
         step = 0
         while True:
             ids, types = self.corpus.draw_lists(self.rows // LISTED, np.random.default_rng((self.seed, 2, step)))
             yield ids.astype(np.int32), types.astype(np.int32)
             step += 1
 
-    def _rank_passages(self, ids: Tensor, types: Tensor) -> Tensor:
+    def _measure_list_loss(self, ids: Tensor, types: Tensor) -> Tensor:
         scores = self.model.score_rows(ids, types).view(-1, LISTED)
         return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.long, device=self.device))
 
     @torch.no_grad()
     def _report_relevance(self) -> None:
-        """How often the answer of a held-out question scores above seven candidates of BM25."""
+        """How often the right passage of a held-out question scores above seven of BM25's candidates."""
         table = {}
         generator = np.random.default_rng(7)
         for name, data in self.corpus.validation.items():
@@ -431,7 +434,7 @@ class Pretrainer:
 
 
 class Reading:
-    """Questions with their statements, each with its context, as numbers of texts.
+    """Questions with their statements and the contexts of these, all as numbers of texts.
 
     Arrays of the file: `tokens` and `lengths` of all texts; `questions`, `folds`, `weights` and `sizes` (questions,);
     `statements`, `contexts`, `right` (rows,), the rows of a question one after the other.
@@ -481,7 +484,7 @@ class Reading:
         return ids, types
 
     def draw(self, questions: Ints, generator: np.random.Generator) -> tuple[Ints, Ints]:
-        """Rows that compete, and how many each question has: the right ones and some of the others."""
+        """The rows that compete, right ones and some of the others, and how many of them each question has."""
         rows = []
         for question in questions:
             own = np.arange(self.starts[question], self.starts[question] + self.sizes[question])
@@ -489,13 +492,13 @@ class Reading:
             wrong = own[~self.right[own]]
             chances = 1.0 / (1.0 + 0.35 * np.arange(len(wrong)))  # rows are sorted: the most misleading first
             count = min(len(wrong), max(2, ROWS_OF_QUESTION - len(right)))
-            drawn = generator.choice(wrong, count, replace=False, p=chances / chances.sum()) if count else wrong
-            rows.append(np.concatenate([right[: ROWS_OF_QUESTION - 2], drawn]))
+            rivals = generator.choice(wrong, count, replace=False, p=chances / chances.sum()) if count else wrong
+            rows.append(np.concatenate([right[: ROWS_OF_QUESTION - 2], rivals]))
         return np.concatenate(rows), np.array([len(part) for part in rows])
 
 
 class Reader:
-    """Fine-tunes an encoder on the documents outside of a fold."""
+    """Fine-tunes an encoder on the documents outside a fold, or on all."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.device = torch.device(arguments.device)
@@ -511,7 +514,7 @@ class Reader:
         self.optimizer = Optimizer(self.model)
 
     def fit(self) -> None:
-        """All questions of the other folds `epochs` times; the rate falls with the clock if that is sooner over."""
+        """`epochs` times through the questions of the other folds, or until the seconds are over if that is sooner."""
         numbers = np.flatnonzero(self.reading.folds != self.fold)
         size = max(2, int(self.tokens // (float(self.reading.lengths.mean()) * ROWS_OF_QUESTION)))
         total = max(1, self.epochs * len(numbers) // size)
@@ -536,7 +539,7 @@ class Reader:
         print(f"[{self.fold}] {step}/{total} steps in {time.monotonic() - begin:.0f} s", flush=True)
 
     def _batches(self, numbers: Ints, size: int, total: int) -> Iterator[tuple[NDArray[Any], ...]]:
-        """The shorter half of the rows, the longer half, and whose they are."""
+        """Ids and types of the shorter rows, then of the longer ones; what is right, whose each row is, the weights."""
         generator = np.random.default_rng((self.seed, self.fold + 1))
         order = np.concatenate([generator.permutation(numbers) for _ in range(self.epochs)])
         for step in range(total):
@@ -545,10 +548,10 @@ class Reader:
             owner = np.repeat(np.arange(len(questions)), counts)
             by_length = np.argsort(self.reading.lengths[rows], kind="stable")
             halves = np.array_split(by_length, 2)
-            written = [self.reading.write_rows(rows[half]) for half in halves]
-            texts = [array for ids, types in written for array in (self._drop_tokens(ids, generator), types)]
+            texts = [self.reading.write_rows(rows[half]) for half in halves]
+            arrays = [array for ids, types in texts for array in (self._drop_tokens(ids, generator), types)]
             right = self.reading.right[rows[by_length]]
-            yield (*texts, right, owner[by_length], self.reading.weights[questions])
+            yield (*arrays, right, owner[by_length], self.reading.weights[questions])
 
     @staticmethod
     def _drop_tokens(ids: NDArray[np.int32], generator: np.random.Generator) -> NDArray[np.int32]:
@@ -568,15 +571,15 @@ class Reader:
         every = np.concatenate(rows)
         by_length = np.argsort(reading.lengths[every], kind="stable")
         chunks = [by_length[start : start + 1_024] for start in range(0, len(every), 1_024)]
-        written = prefetch((reading.write_rows(every[chunk]) for chunk in chunks), self.device)
-        scores = torch.cat([self.model.score_rows(ids, types) for ids, types in written]).cpu().numpy()
+        batches = prefetch((reading.write_rows(every[chunk]) for chunk in chunks), self.device)
+        scores = torch.cat([self.model.score_rows(ids, types) for ids, types in batches]).cpu().numpy()
         out = np.empty(len(every), dtype=np.float32)
         out[by_length] = scores
         return out
 
 
 def competition_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tensor) -> Tensor:
-    """Each question's cross-entropy of its right rows against its other rows and against "nothing answers" (logit 0).
+    """Cross-entropy of each question's right rows against its other rows and "nothing answers", whose logit is 0.
 
     Args:
         scores: (rows,) float32.
@@ -588,40 +591,41 @@ def competition_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tens
     zero = torch.zeros(count, device=scores.device)
     all_sum = sum_of_exponentials(scores, owner, count, zero)
     is_answerable = torch.zeros(count, device=scores.device).index_add(0, owner, right.float()) > 0
-    floor = torch.where(is_answerable, -1e4, 0.0)  # nothing answers counts as right where no row does
+    floor = torch.where(is_answerable, -1e4, 0.0)  # "nothing answers" is right where no row is
     right_sum = sum_of_exponentials(torch.where(right, scores, -1e4), owner, count, floor)
     return ((all_sum - right_sum) * weights).sum() / weights.sum()
 
 
 def sum_of_exponentials(scores: Tensor, owner: Tensor, count: int, null: Tensor) -> Tensor:
-    """log(exp(null) + the sum of a question's exp(scores)), (questions,)."""
+    """(questions,) log(exp(null) + the sum of exp(scores) over the question's rows)."""
     largest = null.clone().scatter_reduce(0, owner, scores.detach(), "amax")
     total = torch.exp(null - largest).index_add(0, owner, torch.exp(scores - largest[owner]))
     return largest + torch.log(total)
 
 
 def report_fold(reading: Reading, questions: Ints, logits: NDArray[np.float32], name: str) -> None:
+    """Prints how often the likeliest row is right, and what would be said at log odds above 0."""
     sizes = reading.sizes[questions]
     ends = np.cumsum(sizes)
-    first, said, wrong, declined, none_said, count, none = 0, 0, 0, 0, 0, 0, 0
+    first = right_said = wrong_said = declined = answerable = 0
+    unanswerable = unanswerable_said = 0
     for question, start, end in zip(questions, ends - sizes, ends, strict=True):
         right = reading.right[reading.starts[question] : reading.starts[question] + reading.sizes[question]]
         best = int(np.argmax(logits[start:end]))
         is_said = logits[start + best] > 0
         if right.any():
-            count += 1
+            answerable += 1
             first += int(right[best])
-            said += int(right[best] and is_said)
-            wrong += int(is_said and not right[best])
+            right_said += int(right[best] and is_said)
+            wrong_said += int(is_said and not right[best])
             declined += int(not is_said)
         else:
-            none += 1
-            none_said += int(is_said)
-    text = (
-        f"first right {first / max(count, 1):.4f}; {said / max(count, 1):.3f} right {wrong / max(count, 1):.3f} wrong"
-    )
-    text += f" {declined / max(count, 1):.3f} declined; {none_said / max(none, 1):.3f} of {none} others said"
-    print(f"{name}: of {count} answerable {text}", flush=True)
+            unanswerable += 1
+            unanswerable_said += int(is_said)
+    shares = [number / max(answerable, 1) for number in (first, right_said, wrong_said, declined)]
+    text = "first right {:.4f}; {:.3f} right {:.3f} wrong {:.3f} declined".format(*shares)
+    text += f"; {unanswerable_said / max(unanswerable, 1):.3f} of {unanswerable} others said"
+    print(f"{name}: of {answerable} answerable {text}", flush=True)
 
 
 def read(arguments: argparse.Namespace) -> None:

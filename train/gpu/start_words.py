@@ -1,7 +1,8 @@
 """Vectors of the reader's vocabulary to begin with, from the bundled model: (12,032, 320) float16.
 
-A network that begins with random vectors spends its first hundred million tokens on how frequent each is; with vectors
-in which like words are alike it tells masked words from the first thousand steps on (`train/LOG.md`).
+A first network, which began with random vectors, had learned no more than how frequent tokens are after a hundred
+million of them. These vectors begin with what `peg-mini` knows of words. Other things were changed with them, so what
+they gain alone was not measured (`train/LOG.md`).
 
     python train/gpu/start_words.py --tokenizer runs/gpu/tokenizer.json --out runs/gpu/words.npy
 """
@@ -18,11 +19,11 @@ from peg_rag import PEGEncoder
 SPECIAL = 5  # tokens that are no words
 VOCABULARY = 12_032
 WIDTH = 320
-SPREAD = 0.02  # of each number, as of random weights
+SPREAD = 0.02  # standard deviation of each number, as of random weights
 
 
 def read_words(tokenizer: Tokenizer) -> list[str]:
-    """What each token says, without the mark of a word's continuation."""
+    """The text of each token, without the mark of a word's continuation."""
     words = [""] * VOCABULARY
     for token, number in tokenizer.get_vocab().items():
         words[number] = token.removeprefix("##")
@@ -30,7 +31,7 @@ def read_words(tokenizer: Tokenizer) -> list[str]:
 
 
 def make_vectors(words: list[str], encoder: PEGEncoder) -> NDArray[np.float16]:
-    """The words' vectors in their `WIDTH` widest directions, none of which counts much more than another."""
+    """The words' vectors in their `WIDTH` principal directions, the widest of which are damped."""
     vectors = encoder.encode_documents([word or "。" for word in words]).astype(np.float32)
     vectors -= vectors[SPECIAL:].mean(axis=0)
     _, spreads, directions = np.linalg.svd(vectors[SPECIAL:], full_matrices=False)

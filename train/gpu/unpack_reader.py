@@ -1,6 +1,8 @@
-"""Make the folder that `peg_rag.answering.reading` loads of what `reader.py` trained.
+"""Make the folder that `peg_rag.answering.reading` loads from the weights that `reader.py` trained.
 
-python train/gpu/unpack_reader.py --weights run/reader.safetensors --tokenizer runs/gpu/tokenizer.json
+It holds what reading needs alone, not the head over the vocabulary.
+
+    python train/gpu/unpack_reader.py --weights run/reader.safetensors --tokenizer runs/gpu/tokenizer.json
 """
 
 import argparse
@@ -25,7 +27,7 @@ RENAMED = {
 
 
 def read_weights(file: Path) -> tuple[dict[str, NDArray[np.float16]], dict[str, int]]:
-    """What reading needs of the weights, by the names it gives them, and the network's shape."""
+    """The weights that reading needs, by the names it knows them by, and the network's shape."""
     with safe_open(file, "numpy") as content:
         shape = json.loads(content.metadata()["shape"])
         names = [name for name in content.keys() if name in RENAMED or name.startswith(KEPT)]  # noqa: SIM118
@@ -34,6 +36,7 @@ def read_weights(file: Path) -> tuple[dict[str, NDArray[np.float16]], dict[str, 
 
 
 def write_folder(weights_file: Path, tokenizer: Path, folder: Path) -> None:
+    """Writes `model.safetensors`, `config.json` and a copy of the tokenizer."""
     weights, shape = read_weights(weights_file)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "np"})
