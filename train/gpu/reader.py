@@ -1,10 +1,10 @@
 """Train the reader: a small cross-encoder that says whether a statement, read in its context, answers a question.
 
-Self-contained: it needs torch, NumPy and safetensors, on one accelerator.
+With `small.py` beside it, it needs torch, NumPy and safetensors, and one accelerator.
 
-    python reader.py pretrain --data train.npz --words words.npy --out run --seconds 200
+    python reader.py pretrain --data train.npz --words words.npy --out run --seconds 132
     python reader.py read --data reading.npz --start run/pretrained.safetensors --out run --fold all
-    python reader.py read … --fold 0                       # for each of the five folds, side by side
+    python reader.py read … --fold 0                       # and so for each of the five folds
 
 * `pretrain`: masked runs of one to three tokens in plain text and in pairs of a question and its passage, then the
   relevance of passages to questions beside hard negatives (`pack.py` makes the data, from permitted sources alone).
@@ -32,10 +32,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
+from small import CLS, MASK, PAD, SEP, VOCABULARY, Optimizer
 from torch import Tensor, nn
 
-PAD, UNKNOWN, CLS, SEP, MASK = range(5)
-VOCABULARY = 12_032  # the 12,000 tokens of `pack.py`, padded to a multiple of 64 for the matrix product
 POSITIONS = 256
 MASKED_SHARE = 0.75  # of the seconds of `pretrain`; the rest goes to the relevance of passages
 MASKED_RATE = 1.2e-3
@@ -128,40 +127,6 @@ class Encoder(nn.Module):
     def token_logits(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary, (tokens, width) → (tokens, vocabulary)."""
         return F.gelu(self.head(hidden), approximate="tanh") @ self.words.weight.T
-
-
-class Optimizer:
-    """AdamW on float32 copies of weights that may be bfloat16."""
-
-    def __init__(self, model: nn.Module, weight_decay: float = 0.01) -> None:
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.masters = [weight.detach().float().clone() for weight in self.weights]
-        self.decay = [weight_decay if weight.ndim > 1 else 0.0 for weight in self.weights]
-        self.means = [torch.zeros_like(master) for master in self.masters]
-        self.squares = [torch.zeros_like(master) for master in self.masters]
-        self.steps = 0
-
-    @torch.no_grad()
-    def step(self, rate: float, max_norm: float = 1.0) -> None:
-        used = [index for index, weight in enumerate(self.weights) if weight.grad is not None]
-        gradients = [self.weights[index].grad.float() for index in used]  # type: ignore[union-attr]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-        masters = [self.masters[index] for index in used]
-        means = [self.means[index] for index in used]
-        squares = [self.squares[index] for index in used]
-        self.steps += 1
-        torch._foreach_lerp_(means, gradients, 0.1)
-        torch._foreach_mul_(squares, 0.98)
-        torch._foreach_addcmul_(squares, gradients, gradients, 0.02)
-        torch._foreach_mul_(masters, [1 - rate * self.decay[index] for index in used])
-        roots = torch._foreach_div(squares, 1 - 0.98**self.steps)
-        torch._foreach_sqrt_(roots)
-        torch._foreach_add_(roots, 1e-8)
-        torch._foreach_addcdiv_(masters, means, roots, -rate / (1 - 0.9**self.steps))
-        torch._foreach_copy_([self.weights[index] for index in used], masters)
-        for weight in self.weights:
-            weight.grad = None
 
 
 def scheduled_rate(peak: float, progress: float, step: int) -> float:
