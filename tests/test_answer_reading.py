@@ -1,7 +1,10 @@
 """The reader: its texts, its arithmetic against torch's, and what its training rests on."""
 
+import importlib
 import json
+import struct
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,54 +14,84 @@ import test_peg_mini
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import BertConfig, BertModel
 
 from peg_rag.answering.passages import passages_of
-from peg_rag.answering.reading import ContextualStatement, StatementReader, describe_statement, load_reader
+from peg_rag.answering.reading import READER, ContextualStatement, StatementReader, describe_statement, load_reader
 from peg_rag.answering.statements import statements_of
 from peg_rag.errors import DamagedModel
 from peg_rag.hits import Hit
+from peg_rag.models import bundled_path
 
-GPU = Path(__file__).resolve().parent.parent / "train" / "gpu"
-SHAPE = {"vocabulary": 40, "width": 128, "layers": 2, "heads": 2, "inner": 256}
+TRAIN = Path(__file__).resolve().parent.parent / "train"
+LETTERS = ["<s>", "<pad>", "</s>", "<unk>", *"一二三四五六七八九十: |…"]
+SHAPE = {
+    "vocab_size": len(LETTERS),
+    "hidden_size": 64,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "max_position_embeddings": 256,
+    "layer_norm_eps": 1e-12,
+    "pad_token_id": 1,
+}
+
+
+def load_script(name: str) -> Any:
+    sys.path.insert(0, str(TRAIN))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(TRAIN))
 
 
 @pytest.fixture(scope="module")
 def recipe() -> Any:
-    sys.path.insert(0, str(GPU))
-    try:
-        import reader
-    finally:
-        sys.path.remove(str(GPU))
-    return reader
+    return load_script("reader")
 
 
 @pytest.fixture(scope="module")
-def network(recipe: Any) -> Any:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network with random weights, as fine-tuning begins with one."""
     torch.manual_seed(4)
-    model = recipe.Encoder(**SHAPE).eval()
+    folder = tmp_path_factory.mktemp("start")
+    model = BertModel(BertConfig(**SHAPE), add_pooling_layer=False)
     with torch.no_grad():
         for weight in model.parameters():
-            weight.copy_(torch.randn(weight.shape).half() * 0.2)
-    return model
+            weight.copy_(torch.randn(weight.shape) * 0.3)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({piece: n for n, piece in enumerate(LETTERS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def reader(recipe: Any, network: Any, tmp_path_factory: pytest.TempPathFactory) -> StatementReader:
-    """A small network with random weights, in the folder that `unpack_reader.py` makes."""
-    folder = tmp_path_factory.mktemp("reader")
-    recipe.save_weights(network, SHAPE, folder / "trained.safetensors")
-    letters = {letter: number for number, letter in enumerate("PUCSM一二三四五六七八九十: |…")}
-    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="U"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
-    tokenizer.save(str(folder / "letters.json"))
-    sys.path.insert(0, str(GPU))
-    try:
-        import unpack_reader
-    finally:
-        sys.path.remove(str(GPU))
-    unpack_reader.write_folder(folder / "trained.safetensors", folder / "letters.json", folder / "made")
-    return StatementReader(folder / "made")
+def trained(recipe: Any, start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `fit` leaves, and the asset that `write` makes of it."""
+    out = tmp_path_factory.mktemp("reader")
+    save_file(recipe.Reader(start).trained_weights(), out / "trained.safetensors")
+    recipe.write(Namespace(start=start, out=out, folder=out / "asset"))
+    return out
+
+
+@pytest.fixture(scope="module")
+def reader(trained: Path) -> StatementReader:
+    return StatementReader(trained / "asset")
+
+
+@pytest.fixture(scope="module")
+def network(recipe: Any, start: Path, trained: Path) -> Any:
+    """The network in torch with the weights that eight bits keep."""
+    model = recipe.load_reader(start, trained)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "position" not in name and "type" not in name:
+                scale = weight.abs().max(dim=1, keepdim=True).values / 127 + 1e-12
+                weight.copy_((weight / scale).round() * scale)
+    return model
 
 
 words = st.text("一二三四五六七八九十: |", max_size=12)
@@ -72,13 +105,68 @@ def test_what_numpy_computes_without_padding_is_what_torch_computes_row_by_row(
     statements = [ContextualStatement(*pair) for pair in texts]
     expected = []
     with torch.no_grad():
-        for ids, types in reader._encode(question, statements):
-            padded = torch.zeros(1, len(ids) + 3, dtype=torch.long)
-            padded[0, : len(ids)] = torch.from_numpy(ids)
-            padded_types = torch.zeros_like(padded)
-            padded_types[0, : len(ids)] = torch.from_numpy(types)
-            expected.append(network.score_rows(padded, padded_types).item())
-    np.testing.assert_allclose(reader.read(question, statements), expected, atol=2e-4)
+        for ids in reader._encode(question, statements):
+            padded = torch.tensor([[*ids.tolist(), 1, 1, 1]])
+            states = network.bert(padded, attention_mask=(padded != 1).long()).last_hidden_state[:, 0]
+            expected.append(network.score(torch.tanh(network.pooler(states))).item())
+    np.testing.assert_allclose(reader.read(question, statements), expected, atol=5e-4)
+
+
+def test_rows_of_a_batch_are_scored_each_for_itself(recipe: Any, start: Path) -> None:
+    torch.manual_seed(1)
+    model = recipe.Reader(start).eval()
+    rows = [[0, *range(4, 4 + length), 2] for length in (9, 2, 14, 5)]
+    with torch.no_grad():
+        together = model(rows)
+        alone = torch.cat([model([row]) for row in rows])
+    torch.testing.assert_close(together, alone, atol=0.02, rtol=0.02)  # bfloat16
+
+
+def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
+    recipe: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_reading(tmp_path / "reading.npz")
+    monkeypatch.setattr(recipe, "QUESTIONS_OF_STEP", 8)
+    monkeypatch.setattr(recipe, "RATE", 2e-3)
+    monkeypatch.setattr(recipe, "SAVED_EVERY", 8)
+    options = Namespace(data=data, start=start, left_out=0, questions=None, seed=0, device="cpu")
+    whole = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "whole"))
+    losses = whole.fit()
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    first = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "parts"))
+    save = first._save_state
+    monkeypatch.setattr(first, "_save_state", lambda: (save(), stop()))
+    with pytest.raises(KeyboardInterrupt):
+        first.fit()
+    second = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "parts"))
+    assert second.step == 8
+    second.fit()
+    for name, weight in whole.model.trained_weights().items():
+        torch.testing.assert_close(weight, second.model.trained_weights()[name])
+
+
+def write_reading(file: Path) -> Path:
+    """160 questions of one piece, which the statement with the same piece answers."""
+    pieces = np.arange(4, 14)
+    questions = np.tile(pieces, 16) - 4
+    statements = np.stack([questions, (questions + 1) % 10, (questions + 3) % 10], axis=1).reshape(-1)
+    np.savez(
+        file,
+        tokens=pieces.astype(np.uint16),
+        lengths=np.ones(10, dtype=np.uint16),
+        questions=questions,
+        folds=np.arange(160) % 5,
+        weights=np.ones(160, dtype=np.float32),
+        sizes=np.full(160, 3),
+        statements=statements,
+        contexts=statements,
+        right=np.tile([True, False, False], 160),
+    )
+    return file
 
 
 def test_nothing_to_read_is_no_error(reader: StatementReader) -> None:
@@ -121,26 +209,13 @@ def test_statements_compete_with_one_another_and_with_nothing(recipe: Any) -> No
     right = torch.tensor([True, False, False, False, False])
     owner = torch.tensor([0, 0, 0, 1, 1])
     weights = torch.tensor([1.0, 0.5])
-    loss = recipe.competition_loss(scores, right, owner, weights)
+    loss = recipe.measure_loss(scores, right, owner, weights)
     first = -np.log(np.exp(1.0) / (np.exp([1.0, -0.5, 2.0]).sum() + 1))
     second = -np.log(1 / (np.exp([0.3, -1.0]).sum() + 1))  # nothing answers
     assert loss.item() == pytest.approx((first + 0.5 * second) / 1.5, rel=1e-5)
     loss.backward()
     assert scores.grad is not None
     assert scores.grad[0] < 0 < scores.grad[2]
-
-
-def test_masked_runs_hide_what_they_ask_for(recipe: Any) -> None:
-    ids = np.random.default_rng(1).integers(5, 40, size=(50, 60))
-    ids[:, 0] = recipe.CLS
-    ids[:, 50:] = recipe.PAD
-    masked, places, labels = recipe.mask_runs(ids, np.random.default_rng(2))
-    assert (ids.reshape(-1)[places] == labels).all()
-    assert (labels >= 5).all()
-    assert 0.15 < len(places) / (50 * 49) < 0.3
-    assert (masked.reshape(-1)[places] == recipe.MASK).mean() > 0.8
-    untouched = np.setdiff1d(np.arange(ids.size), places)
-    assert (masked.reshape(-1)[untouched] == ids.reshape(-1)[untouched]).all()
 
 
 def test_the_bundled_reader_is_whole() -> None:
@@ -150,10 +225,29 @@ def test_the_bundled_reader_is_whole() -> None:
     assert odds[0] > odds[1]
 
 
-def test_only_permitted_sources_are_packed() -> None:
-    sys.path.insert(0, str(GPU))
-    try:
-        import pack
-    finally:
-        sys.path.remove(str(GPU))
-    assert set(pack.EXCLUDED) == test_peg_mini.RESEARCH_ONLY
+def test_the_pieces_are_chosen_on_permitted_sources() -> None:
+    assert load_script("reader_start").EXCLUDED == test_peg_mini.RESEARCH_ONLY
+
+
+def test_four_bit_blocks_are_read() -> None:
+    packed = load_script("reader_start").PackedWeights(pack_matrix())
+    expected = np.concatenate([np.arange(-8, 8), np.arange(7, -9, -1)]) * 0.5
+    np.testing.assert_array_equal(packed.read_matrix("emb.word", 1), expected[None].astype(np.float32))
+
+
+def pack_matrix() -> bytes:
+    """A file of one matrix, one block: its weights -8 … 7 and 7 … -8, halved."""
+    lower = np.arange(16)
+    block = struct.pack("<e", 0.5) + bytes((lower | ((15 - lower) << 4)).astype(np.uint8))
+    header = b"E5S1" + struct.pack("<I7ifi", 1, 32, 0, 1, 64, 1, 8, 2, 1e-12, 32)
+    tokenizer = struct.pack("<5iQ", 1, 0, 2, 1, 3, 1) + struct.pack("<2If", 0, 1, 0.0) + b"a" + struct.pack("<iI", 0, 0)
+    name = b"emb.word"
+    entry = struct.pack("<H", len(name)) + name + b"\x01"
+    offset = len(header) + len(tokenizer) + 4 + len(entry) + 20
+    return header + tokenizer + struct.pack("<i", 1) + entry + struct.pack("<IQQ", 32, offset, len(block)) + block
+
+
+def test_the_licence_of_the_weights_it_begins_with_lies_beside_them() -> None:
+    licence = (bundled_path(READER) / "LICENSE").read_text(encoding="utf-8")
+    assert "MIT License" in licence
+    assert "Microsoft" in licence

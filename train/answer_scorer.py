@@ -1,8 +1,8 @@
 """Train the answer scorer: which statement of the hits answers a question, and whether any does.
 
-    python train/answer_scorer.py --features rows.npz --pack reading.npz        # what train/gpu/reader.py learns from
-    python train/answer_scorer.py --features rows.npz --reading run             # with what its folds made of that
-    python train/answer_scorer.py --features rows.npz --reading run --write     # also writes answer_scorer.json
+    python train/answer_scorer.py --features rows.npz --pack reading.npz      # what train/reader.py learns from
+    python train/answer_scorer.py --features rows.npz --reading run           # with what it says of left-out documents
+    python train/answer_scorer.py --features rows.npz --reading run --write   # also writes answer_scorer.json
 
 `rows.npz` keeps the features from one run to the next. `train/expected_answers.py --write` comes first: it learns from
 the same documents.
@@ -15,10 +15,10 @@ three is also asked with what answers it taken out: the whole passage, or the ce
 * A linear score and boosted trees learn to put the right statement before the others of its question: softmax
   cross-entropy over the candidates, and LambdaRank.
 * Which of the few best statements answers, if any, is decided by trees of their own. They learn from the scores and the
-  reader's log odds of models that have not seen the document: documents are dealt out to five folds, and a model is
-  trained without each.
+  reader's log odds of models that have not seen the document: documents are dealt out to five folds, a scorer is
+  trained without each, and the reader without one, whose questions the trees learn from.
 
-What is printed is measured on the folds that were left out. What is written is fitted on all.
+What is printed is measured on documents that were left out. What is written is fitted on all that it may learn from.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from tokenizers import Tokenizer
 
 from peg_rag import PEGEncoder, PEGIndex, Retriever
 from peg_rag.answering.candidates import Candidate, find_candidates
-from peg_rag.answering.decision import DECISION, choose_best, decision_rows, part_of
+from peg_rag.answering.decision import DECIDED, DECISION, choose_best, decision_rows, part_of
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.expectation import Expectation
 from peg_rag.answering.reading import CONTEXT_TOKENS, READER, ContextualStatement
@@ -79,9 +79,9 @@ DECIDING_ROUNDS = 400
 DECIDING_TREES = {
     "objective": "binary",
     "max_bin": 63,
-    "num_leaves": 15,
+    "num_leaves": 7,
     "learning_rate": 0.04,
-    "min_data_in_leaf": 80,
+    "min_data_in_leaf": 60,
     "lambda_l2": 5.0,
     "feature_fraction": 0.3,
     "bagging_fraction": 0.8,
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--pack", type=Path, help="write what the reader learns from to this file, and stop")
     parser.add_argument("--tokenizer", type=Path, default=bundled_path(READER) / "tokenizer.json")
-    parser.add_argument("--reading", type=Path, help="folder of the readers' log odds, fold-0.npz to fold-4.npz")
+    parser.add_argument("--reading", type=Path, help="folder of the reader's log odds, left-out.npz")
     options = parser.parse_args()
     groups = read_groups(options.features)
     counts = Counter(group.source for group in groups)
@@ -181,7 +181,7 @@ def main() -> None:
         pack_reading(groups, scores, Tokenizer.from_file(str(options.tokenizer)), options.pack)
         return
     if not options.reading:
-        raise SystemExit("--reading: expected the folder that train/gpu/reader.py wrote; see train/gpu/README.md")
+        raise SystemExit("--reading: expected the folder of `train/reader.py score`; see train/README.md")
     decision = fit_decision(groups, scores, load_reading(options.reading, groups))
     if options.write:
         write(train_ranker(groups), decision)
@@ -346,7 +346,7 @@ def load_groups(file: Path) -> list[Group]:
 def pack_reading(
     groups: Sequence[Group], scores: Sequence[NDArray[np.float64]], tokenizer: Tokenizer, file: Path
 ) -> None:
-    """Writes what `train/gpu/reader.py` learns from: of each question the `READ` statements that score best by a model
+    """Writes what `train/reader.py` learns from: of each question the `READ` statements that score best by a model
     which has not seen its document."""
     texts: dict[str, int] = {}
     columns: dict[str, list[Any]] = {name: [] for name in ("questions", "sizes", "statements", "contexts", "right")}
@@ -373,16 +373,16 @@ def pack_reading(
     print(f"{file}: {len(texts):,} texts, {len(columns['statements']):,} rows")
 
 
-def load_reading(folder: Path, groups: Sequence[Group]) -> list[NDArray[np.float64]]:
-    """Log odds of the `READ` best-scored statements of each question, by a reader that has not seen its document."""
-    readings: list[NDArray[np.float64]] = [np.zeros(0)] * len(groups)
-    for fold in range(FOLDS):
-        content = np.load(folder / f"fold-{fold}.npz", allow_pickle=False)
-        questions = content["questions"].tolist()
-        ends = np.cumsum([min(READ, len(groups[number].right)) for number in questions])[:-1]
-        for number, logits in zip(questions, np.split(content["logits"], ends), strict=True):
-            readings[number] = logits.astype(np.float64)
-    return readings
+def load_reading(folder: Path, groups: Sequence[Group]) -> dict[int, NDArray[np.float64]]:
+    """By the question's number, the log odds of its `DECIDED` best-scored statements, by a reader that has not seen its
+    document."""
+    content = np.load(folder / "left-out.npz", allow_pickle=False)
+    logits = np.split(content["logits"].astype(np.float64), np.cumsum(content["sizes"])[:-1])
+    readings = dict(zip(content["questions"].tolist(), logits, strict=True))
+    for number, own in readings.items():
+        if len(own) != min(DECIDED, len(groups[number].right)):
+            raise SystemExit(f"{folder}: {len(own)} log odds of question {number}; score with --most {DECIDED}")
+    return dict(sorted(readings.items()))
 
 
 def _weigh_group(group: Group) -> float:
@@ -458,26 +458,27 @@ def grow_trees(groups: list[Group]) -> lightgbm.Booster:
 
 
 def fit_decision(
-    groups: list[Group], scores: Sequence[NDArray[np.float64]], readings: Sequence[NDArray[np.float64]]
+    groups: list[Group], scores: Sequence[NDArray[np.float64]], readings: dict[int, NDArray[np.float64]]
 ) -> lightgbm.Booster:
-    """Which of the best statements is right, if any? What is printed is measured on the folds that were left out."""
-    best = [choose_best(s) for s in scores]
+    """Which of the best statements is right, if any? What is printed is measured on documents that were left out."""
+    read_groups = [groups[number] for number in readings]
+    best = [choose_best(scores[number]) for number in readings]
     rows = np.concatenate(
         [
-            decision_rows(s, group.features, group.parts, reading[: len(numbers)])
-            for s, group, reading, numbers in zip(scores, groups, readings, best, strict=True)
+            decision_rows(scores[number], group.features, group.parts, reading)
+            for (number, reading), group in zip(readings.items(), read_groups, strict=True)
         ]
     )
-    right = np.concatenate([group.right[numbers] for group, numbers in zip(groups, best, strict=True)])
+    right = np.concatenate([group.right[numbers] for group, numbers in zip(read_groups, best, strict=True)])
     sizes = [len(numbers) for numbers in best]
-    weights = np.repeat([_weigh_group(group) for group in groups], sizes)
-    folds = np.repeat([group.fold for group in groups], sizes)
+    weights = np.repeat([_weigh_group(group) for group in read_groups], sizes)
+    blocks = np.repeat(np.arange(len(sizes)) * FOLDS // len(sizes), sizes)  # a document's questions are neighbours
     odds = np.empty(len(rows))
-    for fold in range(FOLDS):
-        trained = folds != fold
+    for block in range(FOLDS):
+        trained = blocks != block
         booster = _grow_deciding_trees(rows[trained], right[trained], weights[trained])
         odds[~trained] = booster.predict(rows[~trained], raw_score=True)
-    _report_decision(groups, *_choose_likeliest(odds, right, sizes))
+    _report_decision(read_groups, *_choose_likeliest(odds, right, sizes))
     booster = _grow_deciding_trees(rows, right, weights)
     gains = booster.feature_importance("gain")
     print("what decides: " + ", ".join(DECISION[i] for i in np.argsort(-gains)[:20]))

@@ -1,0 +1,398 @@
+"""Fine-tune multilingual-e5-small as the reader: does a statement, read in its context, answer a question?
+
+    python train/answer_scorer.py --features runs/rows.npz --tokenizer runs/start/tokenizer.json --pack runs/reading.npz
+    python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/reader
+    python train/reader.py score --data runs/reading.npz --start runs/start --out runs/reader
+    python train/reader.py write --start runs/start --out runs/reader
+
+`train/reader_start.py` makes `runs/start`. A question's statements compete with one another and with "nothing answers",
+whose logit is 0. One fold of documents is left out, and the trees that decide learn from what the reader says of those
+(`train/answer_scorer.py --reading`). The embeddings and the lower layers stay as they are: they know Chinese, and much
+of the work is saved. `fit` goes on where it was stopped; `write` makes the asset.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_numpy
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+from transformers import logging as transformers_logging
+
+FROZEN_LAYERS = 4
+QUESTIONS_OF_STEP = 24
+ROWS_OF_QUESTION = 3  # that compete in a step
+MOST_RIGHT = 1
+ROWS_OF_CHUNK = 24  # rows of like length that are padded together
+HARDNESS = 0.35  # the n-th most misleading row is drawn with weight 1 / (1 + HARDNESS * n)
+RATE = 1.2e-4
+HEAD_RATE = 6e-4
+WARMUP = 0.06
+DECAY = 0.01
+BETAS = (0.9, 0.98)
+SAVED_EVERY = 200  # steps
+QUESTION_TOKENS = 32
+STATEMENT_TOKENS = 64
+CONTEXT_TOKENS = 64
+POSITIONS = 256  # kept in the asset; a row has at most 165 tokens
+START = 0  # <s>
+PAD = 1
+END = 2  # </s>
+
+ASSET = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "reader-mini"
+
+Ints = NDArray[np.int64]
+
+
+class Reading:
+    """Questions with their statements and the contexts of these, as `train/answer_scorer.py --pack` writes them.
+
+    Arrays of the file: `tokens` and `lengths` of all texts; `questions`, `folds`, `weights` and `sizes` (questions,);
+    `statements`, `contexts`, `right` (rows,), the rows of a question one after the other.
+    """
+
+    def __init__(self, file: Path) -> None:
+        arrays = np.load(file, allow_pickle=False)
+        self._tokens = arrays["tokens"].astype(np.int64)
+        self._text_lengths = arrays["lengths"].astype(np.int64)
+        self._text_starts = np.cumsum(self._text_lengths) - self._text_lengths
+        self.folds = arrays["folds"].astype(np.int64)
+        self.weights = arrays["weights"].astype(np.float32)
+        self.sizes = arrays["sizes"].astype(np.int64)
+        self.starts = np.cumsum(self.sizes) - self.sizes
+        self.right = arrays["right"].astype(bool)
+        self._parts = (
+            (np.repeat(arrays["questions"].astype(np.int64), self.sizes), QUESTION_TOKENS),
+            (arrays["statements"].astype(np.int64), STATEMENT_TOKENS),
+            (arrays["contexts"].astype(np.int64), CONTEXT_TOKENS),
+        )
+
+    def write_row(self, row: int) -> list[int]:
+        """<s> question </s> statement </s> context </s>."""
+        ids = [START]
+        for texts, limit in self._parts:
+            text = texts[row]
+            start = self._text_starts[text]
+            ids.extend(self._tokens[start : start + min(limit, self._text_lengths[text])].tolist())
+            ids.append(END)
+        return ids
+
+    def draw_rows(self, question: int, generator: np.random.Generator) -> Ints:
+        """Rows of a question that compete: right ones, and of the others above all the misleading ones."""
+        own = np.arange(self.starts[question], self.starts[question] + self.sizes[question])
+        right = own[self.right[own]]
+        wrong = own[~self.right[own]]  # sorted: the most misleading first
+        right = generator.choice(right, min(len(right), MOST_RIGHT), replace=False)
+        count = min(len(wrong), ROWS_OF_QUESTION - len(right))
+        chances = 1.0 / (1.0 + HARDNESS * np.arange(len(wrong)))
+        rivals = generator.choice(wrong, count, replace=False, p=chances / chances.sum()) if count else wrong
+        return np.concatenate([right, rivals]).astype(np.int64)
+
+
+class Reader(nn.Module):
+    """BERT, a pooler and a score of the first token's state."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        config = BertConfig.from_pretrained(folder)
+        config.hidden_act = "gelu_pytorch_tanh"
+        config.hidden_dropout_prob = 0.0
+        config.attention_probs_dropout_prob = 0.0
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+        self.bert = BertModel.from_pretrained(
+            folder, config=config, add_pooling_layer=False, attn_implementation="eager"
+        )
+        self.pooler = nn.Linear(config.hidden_size, config.hidden_size)
+        self.score = nn.Linear(config.hidden_size, 1)
+        for layer in (self.pooler, self.score):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        for part in (self.bert.embeddings, *self.bert.encoder.layer[:FROZEN_LAYERS]):
+            part.requires_grad_(False)
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        return {name: weight.detach() for name, weight in self.named_parameters() if weight.requires_grad}
+
+    def forward(self, rows: Sequence[list[int]]) -> Tensor:
+        """(rows,) float32 log odds of each row of token ids."""
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        parts = [order[start : start + ROWS_OF_CHUNK] for start in range(0, len(order), ROWS_OF_CHUNK)]
+        device = self.score.weight.device
+        with torch.autocast(device.type, torch.bfloat16):
+            scores = torch.cat([self._score_chunk([rows[row] for row in part]) for part in parts])
+        return scores[torch.tensor(order, device=device).argsort()]
+
+    def _score_chunk(self, rows: Sequence[list[int]]) -> Tensor:
+        width = max(len(row) for row in rows)
+        ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], device=self.score.weight.device)
+        states = self.bert(ids, attention_mask=(ids != PAD).long()).last_hidden_state[:, 0]
+        scores: Tensor = self.score(torch.tanh(self.pooler(states)))
+        return scores.float().squeeze(1)
+
+
+def measure_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy of each question's right rows against its other rows and "nothing answers", whose logit is 0.
+
+    Args:
+        scores: (rows,) float32.
+        right: (rows,) bool.
+        owner: (rows,) number of the question.
+        weights: (questions,)
+    """
+    losses = []
+    for question in range(len(weights)):
+        own = scores[owner == question]
+        is_right = right[owner == question]
+        nothing = own.new_zeros(1)
+        answer = own[is_right] if is_right.any() else nothing
+        losses.append(torch.cat([own, nothing]).logsumexp(0) - answer.logsumexp(0))
+    return (torch.stack(losses) * weights).sum() / weights.sum()
+
+
+class Trainer:
+    """One pass through the questions of the documents that are not left out."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        torch.manual_seed(arguments.seed)
+        self.out = Path(arguments.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        self.seed = arguments.seed
+        self.reading = Reading(Path(arguments.data))
+        self.device = torch.device(arguments.device)
+        self.model = Reader(Path(arguments.start)).to(self.device)
+        numbers = np.flatnonzero(self.reading.folds != arguments.left_out)
+        self.order = np.random.default_rng(self.seed).permutation(numbers)[: arguments.questions]
+        head = [*self.model.pooler.parameters(), *self.model.score.parameters()]
+        body = [weight for weight in self.model.bert.parameters() if weight.requires_grad]
+        groups = [{"params": body, "peak": RATE}, {"params": head, "peak": HEAD_RATE}]
+        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, weight_decay=DECAY)
+        self.step = 0
+        self._load_state()
+
+    def fit(self) -> list[float]:
+        """The loss of each step."""
+        total = len(self.order) // QUESTIONS_OF_STEP
+        losses: list[float] = []
+        begin = time.monotonic()
+        rows = tokens = 0
+        while self.step < total:
+            batch, right, owner, weights = self._draw_batch(self.step)
+            loss = measure_loss(self.model(batch), right, owner, weights)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule_rate(self.step / total)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            losses.append(loss.item())
+            self.step += 1
+            rows += len(batch)
+            tokens += sum(len(row) for row in batch)
+            if self.step % 10 == 0:
+                seconds = time.monotonic() - begin
+                self.log(
+                    f"{self.step}/{total} loss {np.mean(losses[-100:]):.3f} {tokens / seconds:,.0f} tokens/s "
+                    f"{rows / seconds:.0f} rows/s"
+                )
+            if self.step % SAVED_EVERY == 0 or self.step == total:
+                self._save_state()
+        return losses
+
+    def _draw_batch(self, step: int) -> tuple[list[list[int]], Tensor, Tensor, Tensor]:
+        generator = np.random.default_rng((self.seed, step))
+        questions = self.order[step * QUESTIONS_OF_STEP : (step + 1) * QUESTIONS_OF_STEP]
+        rows = [self.reading.draw_rows(int(question), generator) for question in questions]
+        owner = np.repeat(np.arange(len(questions)), [len(part) for part in rows])
+        every = np.concatenate(rows)
+        texts = [self.reading.write_row(int(row)) for row in every]
+        arrays = (self.reading.right[every], owner, self.reading.weights[questions])
+        right, owners, weights = (torch.from_numpy(array).to(self.device) for array in arrays)
+        return texts, right, owners, weights
+
+    def _save_state(self) -> None:
+        state = {"step": self.step, "model": self.model.trained_weights(), "optimizer": self.optimizer.state_dict()}
+        torch.save(state, self.out / "state.new")
+        (self.out / "state.new").replace(self.out / "state.pt")
+        save_file(self.model.trained_weights(), self.out / "trained.safetensors")
+
+    def _load_state(self) -> None:
+        file = self.out / "state.pt"
+        if not file.is_file():
+            return
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+
+    def log(self, line: str) -> None:
+        print(line, flush=True)
+        with (self.out / "log.txt").open("a") as file:
+            file.write(line + "\n")
+
+
+def fit(arguments: argparse.Namespace) -> None:
+    Trainer(arguments).fit()
+
+
+def schedule_rate(progress: float) -> float:
+    return min(progress / WARMUP, 1.0) * max(0.02, 1.0 - progress)
+
+
+def load_reader(start: Path, out: Path) -> Reader:
+    """The fine-tuned network."""
+    model = Reader(start)
+    model.load_state_dict(load_file(out / "trained.safetensors"), strict=False)
+    return model.eval()
+
+
+@torch.inference_mode()
+def score_questions(
+    model: Reader, reading: Reading, questions: Sequence[int], most: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Log odds of the first `most` rows of each question."""
+    chunk = 64
+    for begin in range(0, len(questions), chunk):
+        part = questions[begin : begin + chunk]
+        sizes = [min(most, int(reading.sizes[question])) for question in part]
+        rows = [
+            reading.write_row(int(reading.starts[question]) + place)
+            for question, size in zip(part, sizes, strict=True)
+            for place in range(size)
+        ]
+        logits = model(rows).cpu().numpy()
+        for question, own in zip(part, np.split(logits, np.cumsum(sizes)[:-1]), strict=True):
+            yield int(question), own
+
+
+def report(reading: Reading, logits: dict[int, NDArray[np.float32]]) -> str:
+    """How often the likeliest row is right, and what would be said at log odds above 0."""
+    counts = dict.fromkeys(("answerable", "first", "right", "wrong", "others", "others_said"), 0)
+    for question, own in logits.items():
+        start = reading.starts[question]
+        right = reading.right[start : start + reading.sizes[question]]
+        best = int(np.argmax(own))
+        is_said = bool(own[best] > 0)
+        if right.any():
+            counts["answerable"] += 1
+            counts["first"] += int(right[best])
+            counts["right"] += int(right[best] and is_said)
+            counts["wrong"] += int(is_said and not right[best])
+        else:
+            counts["others"] += 1
+            counts["others_said"] += int(is_said)
+    answerable = max(counts["answerable"], 1)
+    shares = [counts[name] / answerable for name in ("first", "right", "wrong")]
+    return (
+        f"of {answerable} answerable first right {shares[0]:.4f}; {shares[1]:.3f} right {shares[2]:.3f} wrong; "
+        f"{counts['others_said'] / max(counts['others'], 1):.3f} of {counts['others']} others said"
+    )
+
+
+def score(arguments: argparse.Namespace) -> None:
+    reading = Reading(Path(arguments.data))
+    model = load_reader(Path(arguments.start), Path(arguments.out)).to(arguments.device)
+    questions = np.flatnonzero(reading.folds == arguments.left_out)
+    if arguments.questions:
+        questions = np.random.default_rng(1).permutation(questions)[: arguments.questions]
+    logits: dict[int, NDArray[np.float32]] = {}
+    for question, own in score_questions(model, reading, questions.tolist(), arguments.most):
+        logits[question] = own
+        if len(logits) % 1_000 == 0:
+            print(f"{len(logits):,} of {len(questions):,}: {report(reading, logits)}", flush=True)
+    print(report(reading, logits))
+    values: dict[str, Any] = {
+        "questions": np.array(list(logits)),
+        "sizes": np.array([len(own) for own in logits.values()]),
+        "logits": np.concatenate(list(logits.values())),
+    }
+    np.savez_compressed(Path(arguments.out) / "left-out.npz", **values)
+
+
+# -- asset ------------------------------------------------------------------------------------------------------------
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Writes the folder that `peg_rag.answering.reading` loads, with matrices in eight bits."""
+    start = Path(arguments.start)
+    folder = Path(arguments.folder)
+    model = load_reader(start, Path(arguments.out))
+    config = model.bert.config
+    folder.mkdir(parents=True, exist_ok=True)
+    save_numpy(quantize_weights(name_weights(model)), folder / "model.safetensors", metadata={"format": "np"})
+    shape = {"format": 2, "layers": config.num_hidden_layers, "heads": config.num_attention_heads}
+    (folder / "config.json").write_text(json.dumps(shape, indent=1) + "\n", encoding="utf-8")
+    shutil.copyfile(start / "tokenizer.json", folder / "tokenizer.json")
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    print(f"{folder}: {size / 2**20:.1f} MiB")
+
+
+def name_weights(model: Reader) -> dict[str, NDArray[np.float32]]:
+    """The weights by the names that reading knows them by; all tokens are of one type, which the positions take in."""
+    state = {name: weight.float().numpy() for name, weight in model.state_dict().items()}
+    embeddings = "bert.embeddings"
+    weights = {
+        "words.weight": state[f"{embeddings}.word_embeddings.weight"],
+        "positions.weight": state[f"{embeddings}.position_embeddings.weight"][:POSITIONS]
+        + state[f"{embeddings}.token_type_embeddings.weight"][0],
+    }
+    renamed = {"norm": f"{embeddings}.LayerNorm", "pooler": "pooler", "score": "score"}
+    for number in range(model.bert.config.num_hidden_layers):
+        layer = f"bert.encoder.layer.{number}"
+        renamed |= {
+            f"layers.{number}.attended": f"{layer}.attention.output.dense",
+            f"layers.{number}.attention_norm": f"{layer}.attention.output.LayerNorm",
+            f"layers.{number}.up": f"{layer}.intermediate.dense",
+            f"layers.{number}.down": f"{layer}.output.dense",
+            f"layers.{number}.norm": f"{layer}.output.LayerNorm",
+        }
+        for part in ("weight", "bias"):
+            projections = [state[f"{layer}.attention.self.{name}.{part}"] for name in ("query", "key", "value")]
+            weights[f"layers.{number}.qkv.{part}"] = np.concatenate(projections)
+    for name, source in renamed.items():
+        for part in ("weight", "bias"):
+            weights[f"{name}.{part}"] = state[f"{source}.{part}"]
+    return weights
+
+
+def quantize_weights(weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """Matrices as int8 with a scale for each row, but for the positions, which are few; the rest as it is."""
+    out: dict[str, NDArray[Any]] = {}
+    for name, weight in weights.items():
+        if weight.ndim == 1 or name == "positions.weight":
+            out[name] = weight
+            continue
+        scale = np.abs(weight).max(axis=1) / 127 + np.float32(1e-12)
+        out[name] = np.rint(weight / scale[:, None]).astype(np.int8)
+        out[f"{name.removesuffix('.weight')}.scale"] = scale
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["fit", "score", "write"])
+    parser.add_argument("--data", help="what `train/answer_scorer.py --pack` wrote; for `fit` and `score`")
+    parser.add_argument("--start", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--left-out", type=int, default=0, help="fold of the documents that are left out")
+    parser.add_argument("--questions", type=int, help="at most; default all")
+    parser.add_argument("--most", type=int, default=12, help="rows of a question that are scored")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--folder", default=ASSET, help="where `write` puts the asset")
+    arguments = parser.parse_args()
+    commands = {"fit": fit, "score": score, "write": write}
+    commands[arguments.command](arguments)
+
+
+if __name__ == "__main__":
+    main()
