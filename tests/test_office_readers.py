@@ -879,7 +879,26 @@ def test_a_label_that_stands_in_the_first_row_of_its_group_holds_for_all(tmp_pat
     assert without_total[1] == labelled[0]
     with_missing = [*rows[:-1], ["研发", "钱七", 60]]  # a label that is there twice names no group
     assert texts_of(save_sheet(tmp_path / "b.xlsx", with_missing))[1][1] == "姓名: 李四 | 工资: 90"
-    assert texts_of(save_sheet(tmp_path / "c.xlsx", rows))[-1][1] == labelled[1]
+    with_total = [text for _, text in texts_of(save_sheet(tmp_path / "c.xlsx", rows))]
+    assert [with_total[1], with_total[-1]] == labelled
+
+
+def test_days_and_hours_label_groups_and_figures_do_not() -> None:
+    days = [["日期", "时间", "科目"], ["6月24日", "8:30-10:00", "语文"], ["", "10:30-12:00", "物理"]]
+    days += [["6月25日", "8:30-10:00", "数学"], ["", "14:00-15:30", "英语"]]
+    rows = [dict(row.cells)["日期"] for row in table_rows(days)]
+    assert rows == ["6月24日", "6月24日", "6月25日", "6月25日"]
+    figures = [["数量", "品名", "单价"], ["12", "钢管", "45"], ["", "角铁", "31"], ["8", "螺栓", "2"]]
+    assert "数量" not in dict(table_rows(figures)[1].cells)
+
+
+def test_labels_may_stand_in_two_columns() -> None:
+    grid = [["地区", "级别", "项目", "标准"], ["境内", "经理", "住宿", "500元"], ["", "", "餐补", "120元"]]
+    grid += [["", "员工", "住宿", "350元"], ["", "", "餐补", "100元"], ["境外", "经理", "住宿", "150美元"]]
+    grid += [["", "", "餐补", "60美元"], ["", "小计", "", "210美元"], ["合计", "", "", "1280元"]]
+    rows = [" ".join(value for _, value in row.cells) for row in table_rows(grid)]
+    assert rows[1:4] == ["境内 经理 餐补 120元", "境内 员工 住宿 350元", "境内 员工 餐补 100元"]
+    assert rows[5:] == ["境外 经理 餐补 60美元", "境外 小计 210美元", "合计 1280元"]
 
 
 def test_two_columns_without_a_header_are_names_and_values() -> None:

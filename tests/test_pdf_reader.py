@@ -869,3 +869,27 @@ def test_a_footnote_at_the_pages_edge_is_no_running_line(tmp_path: Path) -> None
     assert "① 一线城市指北京" in text
     assert "二线城市执行。" in text
     assert "内部资料" not in text
+
+
+@pytest.mark.parametrize("has_rules", [True, False])
+def test_a_label_in_the_first_row_of_its_group_holds_for_all_rows(has_rules: bool, tmp_path: Path) -> None:
+    rows = [["部门", "物品", "每月限量"], ["行政部", "复印纸", "20包"], ["", "墨盒", "4个"], ["", "文件夹", "30个"]]
+    rows += [["研发部", "复印纸", "5包"], ["", "白板笔", "12支"]]
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 60, "各部门按下表领用物品，不得超过限量。")
+        if has_rules:
+            draw_table(canvas, 72, 100, rows)
+        else:
+            for number, row in enumerate(rows):
+                for column, text in enumerate(row):
+                    write(canvas, 72 + 100 * column, 100 + 20 * number, text)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))[1:]
+    assert [section.cells["部门"] for section in sections] == ["行政部"] * 3 + ["研发部"] * 2
+
+
+def test_equal_neighbours_in_a_ruled_table_are_two_cells(tmp_path: Path) -> None:
+    rows = [["姓名", "周一", "周二"], ["王芳", "早", "早"], ["休", "休", "休"]]
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", lambda canvas: draw_table(canvas, 72, 100, rows)))
+    assert [s.text for s in sections] == ["姓名: 王芳 | 周一: 早 | 周二: 早", "姓名: 休 | 周一: 休 | 周二: 休"]

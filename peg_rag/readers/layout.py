@@ -90,7 +90,9 @@ class Line:
 class Table:
     """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows.
 
-    `is_open`: the page's end cuts it, so that no rule is below its last row.
+    Attributes:
+        is_open: the page's end cuts it, so that no rule is below its last row.
+        merged: which cells are one with the cell at their left, where rules say it.
     """
 
     grid: Grid
@@ -102,6 +104,7 @@ class Table:
     bottom: float
     rows: list[Box]
     is_open: bool = False
+    merged: list[list[bool]] | None = None
 
     @property
     def middle(self) -> float:

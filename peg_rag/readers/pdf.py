@@ -287,6 +287,7 @@ def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str,
     bottoms = [*tops[1:], max(cell[3] for cell in table.cells)]
     grid = [[""] * len(lefts) for _ in tops]
     bold = [[False] * len(lefts) for _ in tops]
+    merged = [[False] * len(lefts) for _ in tops]
     by_cell = _glyphs_by_cell(glyphs, table.cells)
     for number, cell in enumerate(table.cells):
         text, is_bold = cell_text(by_cell[number], page)
@@ -297,6 +298,7 @@ def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str,
                 if cell[0] - _SNAP <= lefts[column] < cell[2] - _SNAP:
                     grid[row][column] = text
                     bold[row][column] = is_bold
+                    merged[row][column] = lefts[column] > cell[0] + _SNAP
     filled = sum(bool(text) for row in grid for text in row)
     used_columns = sum(any(row[column] for row in grid) for column in range(len(lefts)))
     used_rows = sum(map(any, grid))
@@ -306,7 +308,7 @@ def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str,
         return None  # a frame around a page
     boxes = [rounded_box(lefts[0], top, rights[-1], bottom) for top, bottom in zip(tops, bottoms, strict=True)]
     x0, top, x1, bottom = table.bbox
-    return Table(grid, bold, page, x0, top, x1, bottom, boxes, is_open=ends_at(ends, bottom))
+    return Table(grid, bold, page, x0, top, x1, bottom, boxes, ends_at(ends, bottom), merged)
 
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
@@ -705,12 +707,13 @@ def _append_table(table: Table, following: Table) -> Table:
         following.bottom,
         [*table.rows, *following.rows[skipped:]],
         following.is_open,
+        [*table.merged, *following.merged[skipped:]] if table.merged and following.merged else None,
         (*_pages_of(table), *_pages_of(following)[skipped:]),
     )
 
 
 def _table_blocks(table: Table, captions: tuple[str, ...]) -> Iterator[Row]:
     pages = _pages_of(table)
-    for row in table_rows(table.grid, bold=table.bold):
+    for row in table_rows(table.grid, bold=table.bold, merged=table.merged):
         place = Place(0, pages[row.index], table.rows[row.index])
         yield Row(row.cells, row.index + 1, (*captions, *row.captions), pages[row.index], places=(place,))

@@ -12,7 +12,16 @@ from itertools import pairwise
 
 from peg_rag.readers.blocks import Block, Row
 from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
-from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_name_row, is_note, is_value
+from peg_rag.readers.names import (
+    ends_in_name_word,
+    is_labelled,
+    is_name,
+    is_name_row,
+    is_note,
+    is_point_in_time,
+    is_value,
+    is_whereabouts,
+)
 from peg_rag.readers.normalize import flatten_cell, join_lines
 from peg_rag.readers.numbering import number_level
 
@@ -26,6 +35,7 @@ _UNIT = re.compile(
     r"kg|g|t|km|m|mm|cm|m2|m3|m²|m³|㎡|h|min|s|kWh|kW|V|A|MPa|L|RMB|USD)(/\w{1,3})?[)）]?"
 )
 _TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
+_SUBTOTAL = re.compile(r"小\s*计|subtotal", re.IGNORECASE)
 _HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
 _FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
@@ -77,7 +87,7 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
     form = None if header_rows or header.pairs else find_form(body, spans[first:])
     if form is not None:
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
-    if merged and header.rows:
+    if header.rows:
         _fill_labels(cells, spans, first + header.rows)
     rows = notes
     for part in _split_stacked(cells, spans, header, first, captions):
@@ -183,25 +193,47 @@ def _count_header_rows(grid: Grid, spans: Marks) -> int:
 def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
     """Write the label of a group of rows, which stands in its first row alone, into the others.
 
-    Empty cells of the first column are taken for such a group where the labels are words and none is there twice, and
-    where the second column goes on.
+    Empty cells of the first column are taken for such a group where the labels are words, days or hours, none is there
+    twice, and the second column goes on, or the third one where the second has labels of its own.
     """
     rows = [number for number in range(first, len(cells)) if len(set(filter(None, cells[number]))) > 1]
-    labels = [cells[number][0] for number in rows if cells[number][0]]
-    groups = [number for number in rows if not cells[number][0]]
-    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(is_value, labels)):
+    records = [number for number in rows if not any(map(_TOTAL.match, cells[number][:2]))]
+    labels = [cells[number][0] for number in records if cells[number][0]]
+    groups = [number for number in records if not cells[number][0]]
+    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(_is_figure, labels)):
         return
-    names = [cells[number][1] for number in groups]
-    if rows[0] in groups or not all(names) or any(is_value(name) or _TOTAL.match(name) for name in names):
+    if records[0] in groups or any(_is_note_row(cells[number], spans[number]) for number in rows):
         return
-    if any(_is_note_row(cells[number], spans[number]) for number in rows):
+    levels = 1 if all(cells[number][1] for number in groups) else 2
+    if len(cells[first]) <= levels or not _are_names(cells, records, groups, levels):
         return
-    label = ""
+    above: list[str] = []
     for number in rows:
-        if cells[number][0]:
-            label = "" if _TOTAL.match(cells[number][0]) else cells[number][0]
-        else:
-            cells[number][0] = label
+        row = cells[number]
+        if _TOTAL.match(row[0]) or (not row[0] and _is_total(row[1])):
+            above = []
+        elif row[0]:
+            above = row[:levels]
+        elif above:
+            above = [above[0], *(text or label for text, label in zip(row[1:levels], above[1:], strict=True))]
+            row[:levels] = above
+
+
+def _are_names(cells: Grid, records: Sequence[int], groups: Sequence[int], levels: int) -> bool:
+    """Whether rows without a label of their own are told by the column behind the labels."""
+    if any(not all(cells[number][1:levels]) for number in records if cells[number][0]):
+        return False
+    return all(cells[number][levels] and not _is_figure(cells[number][levels]) for number in groups)
+
+
+def _is_total(text: str) -> bool:
+    """Whether a row of that name sums up more than a group."""
+    return _TOTAL.match(text) is not None and _SUBTOTAL.match(text) is None
+
+
+def _is_figure(text: str) -> bool:
+    """Whether a text is a value that tells no rows apart, as days, hours, floors and classes do."""
+    return is_value(text) and not is_point_in_time(text) and not is_whereabouts(text)
 
 
 @dataclass(frozen=True, slots=True)
