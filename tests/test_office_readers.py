@@ -1288,3 +1288,19 @@ def test_the_sender_and_time_of_a_quoted_message_part_it_from_the_answer(as_html
     assert answer == ("关于验收", "验收改为3月10日。")
     assert quoted[0] == "关于验收 > 发件人: 李四"
     assert quoted[1].endswith("主题: 关于验收\n\n是3月5日吗？")
+
+
+def test_pairs_may_stand_above_and_below_a_table() -> None:
+    grid = [["订单编号：", "PO-0318", "", "下单日期：", "2026-03-18"], ["序号", "品名", "数量", "单价", "金额"]]
+    grid += [["1", "餐盘", "200", "12.50", "2500"], ["2", "消毒柜", "2", "1980", "3960"]]
+    grid += [["付款方式", "月结30天", "", "质保期", "12个月"]]
+    rows = [dict(row.cells) for row in table_rows(grid)]
+    assert rows[0] == {"订单编号": "PO-0318", "下单日期": "2026-03-18"}
+    assert rows[2]["品名"] == "消毒柜"
+    assert rows[3] == {"付款方式": "月结30天", "质保期": "12个月"}
+
+
+def test_a_title_within_a_table_that_no_record_follows_is_kept() -> None:
+    grid = [["收款项目", "金额", "备注"], ["押金", "3000.00", "可退"], ["合计（大写）：叁仟元整"] * 3]
+    grid += [["收款人：孙梅", "会计：何勇", "出纳：孙梅"]]
+    assert [row.cells for row in table_rows(grid)][1] == (("", "合计（大写）：叁仟元整"),)

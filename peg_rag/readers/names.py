@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from peg_rag.readers.normalize import width
+from peg_rag.readers.normalize import join_spaced, width
 
 _VALUE = re.compile(
     r"^[-+±<>≤≥~≈¥￥$€£]?\s*[\d０-９][\d０-９,，.．:/\-–—~～至%％‰ ]*\s*\S{0,6}$|^[√×✓✗✔○●—–\-/]$|^\d+\s*[-~～至]"
@@ -14,9 +14,7 @@ _CLAUSES = re.compile(r"[，。；！？]")
 _BRACKETED = re.compile(r"[（(][^（()）]*[)）]")
 _NOTE = re.compile(r"(注|备注|说明|附注|提示|资料来源|数据来源)\d?[:：]|注\d|[*※]")
 _LABELLED = re.compile(r"[^：:]{0,15}[\u4e00-\u9fff）)]\s*[:：]\s*\S")
-_POINT_IN_TIME = re.compile(
-    r"(19|20)\d{2}\s*([-./]\s*\d{1,2}(?!\d)|年)|\d{1,2}\s*月|\d{1,2}\s*[:：]\s*\d{2}(?!\d)"
-)
+_POINT_IN_TIME = re.compile(r"(19|20)\d{2}\s*([-./]\s*\d{1,2}(?!\d)|年)|\d{1,2}\s*月|\d{1,2}\s*[:：]\s*\d{2}(?!\d)")
 _WHEREABOUTS = re.compile(r"\d{1,4}\s*(号楼|号线|号院|年级|车间|单元|[楼层栋幢区班组室期])$")
 _NAME_WORDS = re.compile(
     r"(项目|名称|内容|说明|要求|标准|金额|数量|备注|描述|参数|单价|价格|费用|类别|类型|字段|编号|序号|级别|等级|职级|岗位|城市|日期|时间|"
@@ -64,7 +62,7 @@ def is_labelled(text: str) -> bool:
 
 def ends_in_name_word(text: str) -> bool:
     """Whether a text ends in one of the words that columns are called by, such as 日期 in 申请日期."""
-    return _NAME_WORDS.search(text) is not None
+    return _NAME_WORDS.search(join_spaced(text)) is not None
 
 
 def is_name_row(row: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from peg_rag.readers.blocks import Block, Row
-from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
+from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs, read_value
 from peg_rag.readers.names import (
     ends_in_name_word,
     is_labelled,
@@ -22,7 +22,7 @@ from peg_rag.readers.names import (
     is_value,
     is_whereabouts,
 )
-from peg_rag.readers.normalize import flatten_cell, join_lines
+from peg_rag.readers.normalize import flatten_cell, join_lines, join_spaced
 from peg_rag.readers.numbering import number_level
 
 Grid = list[list[str]]  # rectangular
@@ -87,6 +87,10 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
     form = None if header_rows or header.pairs else find_form(body, spans[first:])
     if form is not None:
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
+    if notes and not header_rows:  # pairs above a table, which may go on with pairs below it
+        form = find_form(cells, spans)
+        if form is not None and form[-1].kind == "pairs":
+            return list(_form_rows(cells, spans, form, 0, []))
     if header.rows:
         _fill_labels(cells, spans, first + header.rows)
     rows = notes
@@ -178,7 +182,7 @@ def _fill_names(names: Sequence[str], below: Sequence[str]) -> list[str]:
 
 def _flatten_row(row: TableRow) -> TableRow:
     """A row in one line: a break within a name only made it narrow, one within a value parts what stands there."""
-    cells = tuple((join_lines(name.split("\n")), flatten_cell(value)) for name, value in row.cells)
+    cells = tuple((join_spaced(join_lines(name.split("\n"))), flatten_cell(value)) for name, value in row.cells)
     return TableRow(cells, tuple(map(flatten_cell, row.captions)), row.index)
 
 
@@ -280,12 +284,8 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
         if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
-            if is_note(row[0]):
-                rows.append(TableRow((("", row[0]),), tuple(captions), index))
-                group = ()
-                continue
             group = (row[0],)
-            if index + 1 == len(cells) or _is_spanned(cells[index + 1], spans[index + 1]):
+            if is_note(row[0]) or _TOTAL.match(row[0]) or not _has_record_below(cells, spans, notes, index):
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
                 group = ()
             continue
@@ -302,6 +302,12 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         above = [TableRow(_read_nameless_cells(cells[index], spans[index]), tuple(captions), index) for index in named]
         return [row for row in above if row.cells] + rows
     return rows
+
+
+def _has_record_below(cells: Grid, spans: Marks, notes: set[int], number: int) -> bool:
+    """Whether a title within a table is followed by a record, not by another title, a note or the table's end."""
+    below = number + 1
+    return below < len(cells) and below not in notes and not _is_spanned(cells[below], spans[below])
 
 
 def _begins_another(cells: Grid, spans: Marks, header: Header, number: int) -> bool:
@@ -451,14 +457,14 @@ def _names_of_pairs(grid: Grid, spans: Marks) -> Iterator[str]:
 
 def _pair_cells(row: Sequence[str], spans: Sequence[bool]) -> list[tuple[str, str]]:
     """(name, value) of each two columns; a value over several columns stands in all of them and counts once."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for column in range(0, len(row) - 1, 2):
         name = row[column]
         value = "" if spans[column + 1] else row[column + 1]
         if spans[column]:  # the value before reaches into this column
             continue
         if name or value:
-            pairs.append((name.rstrip(":： "), value))
+            pairs += read_value(name.rstrip(":： "), value)
     return pairs
 
 
