@@ -1304,3 +1304,41 @@ def test_a_title_within_a_table_that_no_record_follows_is_kept() -> None:
     grid = [["收款项目", "金额", "备注"], ["押金", "3000.00", "可退"], ["合计（大写）：叁仟元整"] * 3]
     grid += [["收款人：孙梅", "会计：何勇", "出纳：孙梅"]]
     assert [row.cells for row in table_rows(grid)][1] == (("", "合计（大写）：叁仟元整"),)
+
+
+def test_comments_of_word_are_passages_that_name_their_words(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_heading("付款", 1)
+    paragraph = document.add_paragraph("合同价款分四期支付，")
+    words = paragraph.add_run("质保金为百分之五")
+    paragraph.add_run("，质保期满退还。")
+    document.add_comment([words], text="法务要求改为百分之三", author="李敏", initials="LM")
+    document.add_paragraph("付款以验收为前提。")
+    table = document.add_table(2, 2)
+    for number, text in enumerate(["期次", "比例", "第一期", ""]):
+        table.cell(number // 2, number % 2).text = text
+    share = table.cell(1, 1).paragraphs[0].add_run("30%")
+    document.add_comment([share], text="改成20%？", author="赵强", initials="ZQ")
+    document.add_heading("验收", 1)
+    assert shown(read_sections(save_docx(document, tmp_path / "a.docx"))) == [
+        ("text", "付款", "合同价款分四期支付，质保金为百分之五，质保期满退还。\n\n付款以验收为前提。"),
+        ("row", "付款", "期次: 第一期 | 比例: 30%"),
+        ("row", "付款", "批注（李敏）：法务要求改为百分之三（批注的是：“质保金为百分之五”）"),
+        ("row", "付款", "批注（赵强）：改成20%？（批注的是：“30%”）"),
+        ("heading", "", "验收"),
+    ]
+
+
+def test_comments_on_cells_of_excel_are_passages_that_name_their_row(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "库存"
+    for row in (["品名", "库存数量"], ["打印纸", 120], ["墨盒", 36]):
+        sheet.append(row)
+    sheet["B2"].comment = openpyxl.comments.Comment("王芳:\n含破损3包，待退货", "王芳")
+    book.save(tmp_path / "a.xlsx")
+    assert shown(read_sections(tmp_path / "a.xlsx"))[-1] == (
+        "row",
+        "库存",
+        "批注（王芳）：含破损3包，待退货（批注的是：B2 打印纸，库存数量 120）",
+    )

@@ -83,7 +83,7 @@ def read_pairs(row: Sequence[str], merged: Sequence[bool]) -> Pairs:
 
 
 def read_value(name: str, text: str) -> Pairs:
-    """A value under its name, or the several of one cell: lines with names of their own, an amount in words and figures."""
+    """A value under its name, or the several of one cell: lines with own names, an amount in words and in figures."""
     parts = _SMALL_TOTAL.split(text, maxsplit=1)
     if len(parts) == 2 and all(parts):
         return ((name, parts[0]), ("小写", parts[1]))
