@@ -1342,3 +1342,43 @@ def test_comments_on_cells_of_excel_are_passages_that_name_their_row(tmp_path: P
         "库存",
         "批注（王芳）：含破损3包，待退货（批注的是：B2 打印纸，库存数量 120）",
     )
+
+
+def test_a_roster_names_its_days_and_keeps_equal_shifts(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    shifts = [["姓名", "23日", "24日", "25日"], [None, "周一", "周二", "周三"]]
+    for row in [*shifts, ["王芳", "早", "早", "休"], ["李明", "中", "休", "早"]]:
+        sheet.append(row)
+    sheet.merge_cells("A1:A2")
+    book.save(tmp_path / "a.xlsx")
+    assert [section.text for section in read_sections(tmp_path / "a.xlsx")] == [
+        "姓名: 王芳 | 23日 周一: 早 | 24日 周二: 早 | 25日 周三: 休",
+        "姓名: 李明 | 23日 周一: 中 | 24日 周二: 休 | 25日 周三: 早",
+    ]
+
+
+def test_a_sum_over_several_columns_counts_once() -> None:
+    grid = [
+        ["物料", "数量", "单价", "交期"],
+        ["餐盘", "200", "12.50", "12月10日"],
+        ["总计", "6460.00", "6460.00", "6460.00"],
+    ]
+    merged = [[False] * 4, [False] * 4, [False, False, True, True]]
+    assert dict(table_rows(grid, merged=merged)[1].cells) == {"物料": "总计", "数量": "6460.00"}
+
+
+def test_items_within_a_form_of_pairs_have_their_header() -> None:
+    grid = [["产品名称", "消毒柜", "型号", "RTP700"], ["整机保修", "一年", "压缩机", "三年"], ["保修范围"] * 4]
+    grid += [
+        ["部件", "期限", "说明", "说明"],
+        ["门封条", "6个月", "自然老化", "自然老化"],
+        ["控制板", "2年", "进水除外", "进水除外"],
+    ]
+    merged = [[False] * 4, [False] * 4, [False, True, True, True], *([[False, False, False, True]] * 3)]
+    rows = [(row.captions, dict(row.cells)) for row in table_rows(grid, merged=merged)]
+    assert rows[1] == ((), {"整机保修": "一年", "压缩机": "三年"})
+    assert rows[2:] == [
+        (("保修范围",), {"部件": "门封条", "期限": "6个月", "说明": "自然老化"}),
+        (("保修范围",), {"部件": "控制板", "期限": "2年", "说明": "进水除外"}),
+    ]

@@ -20,7 +20,7 @@ _FEWEST_ITEM_COLUMNS = 3
 _FORM_WORDS = re.compile(
     r"(税号|识别号|税率|税额|征收率|开户行|开户银行|户名|账号|帐号|账户|卡号|编码|号码|单号|大写|小写|传真|邮编|手机|邮箱|网址|"
     r"购买方|销售方|购货方|销货方|购方|销方|买方|卖方|甲方|乙方|供方|需方|收货方|发货方|收货人|发货人|联系人|收款人|付款人|开票人|经办人|"
-    r"经手人|负责人|申请人|制单|制表|复核|审核|审批|批准|签收|验收|出纳|会计|信息|质保期|保修期|有效期|交期|交货期|品名|品牌|称谓|年龄|"
+    r"经手人|负责人|申请人|制单|制表|复核|审核|审批|批准|签收|验收|出纳|会计|信息|质保期|保修期|保修|有效期|交期|交货期|品名|品牌|称谓|年龄|"
     r"性别|民族|籍贯|学历|学位|专业|职务|职称|职业|出生年月|身份证号|工号|学号)[）)]?$"
 )
 # The total of an invoice in figures stands behind the one in words, in a cell of its own or not.
@@ -108,7 +108,10 @@ def is_signature(row: Sequence[str], merged: Sequence[bool]) -> bool:
 
 def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormPart]:
     number = 0
+    pairs: Sequence[_Cell] = ()  # the row above, where it holds pairs
     while number < len(rows):
+        pairs_above = pairs
+        pairs = ()
         end = number + 1
         if len(rows[number]) == 1:
             has_more = end < len(rows) and len(rows[end]) > 1
@@ -120,9 +123,21 @@ def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormP
                     break
                 end += 1
             yield FormPart("items", number, end)
+        elif _are_pairs(rows[number]) or _are_alike(rows[number], pairs_above):
+            pairs = rows[number]
+            yield FormPart("pairs", number, end)
         else:
-            yield FormPart("pairs" if _are_pairs(rows[number]) else "text", number, end)
+            yield FormPart("text", number, end)
         number = end
+
+
+def _are_alike(cells: Sequence[_Cell], pairs: Sequence[_Cell]) -> bool:
+    """Whether a row is divided as the pairs above it, and has names where they have theirs."""
+    if not pairs or [cell.columns for cell in cells] != [cell.columns for cell in pairs]:
+        return False
+    if not all(is_name(cell.text) and not is_value(cell.text) for cell in cells[::2]):
+        return False
+    return len(cells) % 2 == 0 and not any(is_form_name(cell.text) for cell in cells[1::2])
 
 
 def _begins_items(rows: Sequence[Sequence[_Cell]], number: int, columns: int) -> bool:

@@ -36,6 +36,9 @@ _UNIT = re.compile(
 )
 _TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
 _SUBTOTAL = re.compile(r"小\s*计|subtotal", re.IGNORECASE)
+_DAY = re.compile(
+    r"(\d{1,2}[月/.])?\d{1,2}[日号]?\s*[（(]?((星期|周|礼拜)[一二三四五六日天])?[)）]?|(星期|周|礼拜)[一二三四五六日天]"
+)
 _HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
 _FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
@@ -84,8 +87,8 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
     header_rows = header_rows - first if header_rows else None
     notes = list(_read_leading_notes(cells[:first], spans, captions))
     header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
-    form = None if header_rows or header.pairs else find_form(body, spans[first:])
-    if form is not None:
+    form = None if header_rows else find_form(body, spans[first:])
+    if form is not None and (not header.pairs or any(part.kind == "items" and part.first > 0 for part in form)):
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
     if notes and not header_rows:  # pairs above a table, which may go on with pairs below it
         form = find_form(cells, spans)
@@ -144,6 +147,9 @@ def guess_header(
         return Header(_merged_names(grid[:header_rows]), header_rows)
     if _are_pairs(grid, bold, spans):
         return Header((), 0, pairs=True)
+    if len(grid) > 2 and _are_days(grid[0]):
+        rows = 2 if _are_days(grid[1]) and grid[1][0] in ("", grid[0][0]) else 1
+        return Header(_merged_names(grid[:rows]), rows)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
     if len(grid) > 2 and _is_unit_row(grid[1]):
@@ -158,6 +164,13 @@ def _is_unit_row(row: Sequence[str]) -> bool:
     """Whether a row says the units of the columns that are named above it."""
     texts = [text for text in row if text]
     return not row[0] and bool(texts) and all(map(_UNIT.fullmatch, texts))
+
+
+def _are_days(row: Sequence[str]) -> bool:
+    """Whether a row has a name and then days, as above the shifts of a roster: `姓名 | 23日 | 24日`."""
+    days = [text for text in row[1:] if text]
+    is_named = not row[0] or is_name(row[0])
+    return is_named and len(days) > 2 and all(map(_DAY.fullmatch, days)) and len(set(days)) == len(days)
 
 
 def _has_open_header(grid: Grid) -> bool:
@@ -463,7 +476,9 @@ def _pair_cells(row: Sequence[str], spans: Sequence[bool]) -> list[tuple[str, st
         value = "" if spans[column + 1] else row[column + 1]
         if spans[column]:  # the value before reaches into this column
             continue
-        if name or value:
+        if name and spans[column + 1]:  # a text where a pair would be
+            pairs.append(("", name))
+        elif name or value:
             pairs += read_value(name.rstrip(":： "), value)
     return pairs
 
@@ -475,7 +490,10 @@ def _name_cells(names: Sequence[str], row: Sequence[str], spans: Sequence[bool])
         label += 1
     pairs: list[tuple[str, str]] = []
     for column, (name, value) in enumerate(zip(names, row, strict=False)):
-        repeated = bool(pairs) and pairs[-1] == (name, value)  # a cell over several columns of one name counts once
+        # A cell over several columns of one name counts once, and so does a sum over columns of several.
+        repeated = bool(pairs) and pairs[-1] == (name, value) and (bool(name) or spans[column])
+        if spans[column] and _TOTAL.match(row[0]):
+            continue
         if value and not repeated and not 0 < column < label:
             pairs.append((name, value))
     return pairs
