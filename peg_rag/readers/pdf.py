@@ -204,9 +204,11 @@ def _turn_box_back(box: Box, turn: int, width: float, height: float) -> Box:
 
 def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | None:
     turned = [char for char in chars if _turn_of(char["matrix"])]
-    if 2 * len(turned) > len(chars):  # the page could not be turned as a whole
+    straight = [char for char in chars if not _turn_of(char["matrix"])]
+    if len(turned) > len(straight):  # the page could not be turned as a whole
         turned = []
-    glyphs = _upright_glyphs(page, [char for char in chars if char not in turned] if turned else chars)
+        straight = list(chars)
+    glyphs = _upright_glyphs(page, straight)
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
@@ -392,8 +394,8 @@ def _box_around(boxes: Sequence[Box]) -> Box:
 
 
 def _is_within(char: Any, box: Box) -> bool:
-    x = (char["x0"] + char["x1"]) / 2
-    y = (char["top"] + char["bottom"]) / 2
+    x = float(char["x0"] + char["x1"]) / 2
+    y = float(char["top"] + char["bottom"]) / 2
     return box[0] <= x <= box[2] and box[1] <= y <= box[3]
 
 
