@@ -999,3 +999,17 @@ def test_a_label_on_its_side_names_its_rows(turn: str, tmp_path: Path) -> None:
     rows += label("Electrical") + "<td>绝缘电阻<td>≥100MΩ<tr><td>漏电流<td>≤0.5mA"
     sections = read_sections(print_page(tmp_path / "a.pdf", f"<table>{rows}</table>"))
     assert [section.cells["类别"] for section in sections] == ["外观检查项"] * 2 + ["Electrical"] * 2
+
+
+def test_a_line_upside_down_on_an_upright_page_is_read(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "桌牌从中间对折，两面都写来宾的姓名。")
+        canvas.saveState()
+        canvas.translate(300, 400)
+        canvas.rotate(180)
+        canvas.drawString(0, 0, "来宾郑海涛")
+        canvas.restoreState()
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text == "桌牌从中间对折，两面都写来宾的姓名。\n\n来宾郑海涛"
+    assert 240 < section.places[1].box[0] < 300

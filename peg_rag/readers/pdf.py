@@ -233,7 +233,17 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
         if three_line is not None:
             tables.append(three_line)
             glyphs = outside
-    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
+    inverted = [char for char in turned if _turn_of(char["matrix"]) == 180]
+    boxes = [(item.x0, item.top, item.x1, item.bottom) for item in tables]
+    inverted = [char for char in inverted if not any(_is_within(char, box) for box in boxes)]
+    lines = [_set_upright(line, page) for line in _read_turned(page, inverted, number)] if inverted else []
+    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *lines, *tables])
+
+
+def _set_upright(line: Line, page: Any) -> Line:
+    """A line that was read upside down, in its place on the page."""
+    x0, top, x1, bottom = _turn_box_back((line.x0, line.top, line.x1, line.bottom), 180, page.width, page.height)
+    return replace(line, x0=x0, top=top, x1=x1, bottom=bottom)
 
 
 def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
