@@ -879,7 +879,26 @@ def test_a_label_that_stands_in_the_first_row_of_its_group_holds_for_all(tmp_pat
     assert without_total[1] == labelled[0]
     with_missing = [*rows[:-1], ["研发", "钱七", 60]]  # a label that is there twice names no group
     assert texts_of(save_sheet(tmp_path / "b.xlsx", with_missing))[1][1] == "姓名: 李四 | 工资: 90"
-    assert texts_of(save_sheet(tmp_path / "c.xlsx", rows))[-1][1] == labelled[1]
+    with_total = [text for _, text in texts_of(save_sheet(tmp_path / "c.xlsx", rows))]
+    assert [with_total[1], with_total[-1]] == labelled
+
+
+def test_days_and_hours_label_groups_and_figures_do_not() -> None:
+    days = [["日期", "时间", "科目"], ["6月24日", "8:30-10:00", "语文"], ["", "10:30-12:00", "物理"]]
+    days += [["6月25日", "8:30-10:00", "数学"], ["", "14:00-15:30", "英语"]]
+    rows = [dict(row.cells)["日期"] for row in table_rows(days)]
+    assert rows == ["6月24日", "6月24日", "6月25日", "6月25日"]
+    figures = [["数量", "品名", "单价"], ["12", "钢管", "45"], ["", "角铁", "31"], ["8", "螺栓", "2"]]
+    assert "数量" not in dict(table_rows(figures)[1].cells)
+
+
+def test_labels_may_stand_in_two_columns() -> None:
+    grid = [["地区", "级别", "项目", "标准"], ["境内", "经理", "住宿", "500元"], ["", "", "餐补", "120元"]]
+    grid += [["", "员工", "住宿", "350元"], ["", "", "餐补", "100元"], ["境外", "经理", "住宿", "150美元"]]
+    grid += [["", "", "餐补", "60美元"], ["", "小计", "", "210美元"], ["合计", "", "", "1280元"]]
+    rows = [" ".join(value for _, value in row.cells) for row in table_rows(grid)]
+    assert rows[1:4] == ["境内 经理 餐补 120元", "境内 员工 住宿 350元", "境内 员工 餐补 100元"]
+    assert rows[5:] == ["境外 经理 餐补 60美元", "境外 小计 210美元", "合计 1280元"]
 
 
 def test_two_columns_without_a_header_are_names_and_values() -> None:
@@ -1269,3 +1288,97 @@ def test_the_sender_and_time_of_a_quoted_message_part_it_from_the_answer(as_html
     assert answer == ("关于验收", "验收改为3月10日。")
     assert quoted[0] == "关于验收 > 发件人: 李四"
     assert quoted[1].endswith("主题: 关于验收\n\n是3月5日吗？")
+
+
+def test_pairs_may_stand_above_and_below_a_table() -> None:
+    grid = [["订单编号：", "PO-0318", "", "下单日期：", "2026-03-18"], ["序号", "品名", "数量", "单价", "金额"]]
+    grid += [["1", "餐盘", "200", "12.50", "2500"], ["2", "消毒柜", "2", "1980", "3960"]]
+    grid += [["付款方式", "月结30天", "", "质保期", "12个月"]]
+    rows = [dict(row.cells) for row in table_rows(grid)]
+    assert rows[0] == {"订单编号": "PO-0318", "下单日期": "2026-03-18"}
+    assert rows[2]["品名"] == "消毒柜"
+    assert rows[3] == {"付款方式": "月结30天", "质保期": "12个月"}
+
+
+def test_a_title_within_a_table_that_no_record_follows_is_kept() -> None:
+    grid = [["收款项目", "金额", "备注"], ["押金", "3000.00", "可退"], ["合计（大写）：叁仟元整"] * 3]
+    grid += [["收款人：孙梅", "会计：何勇", "出纳：孙梅"]]
+    assert [row.cells for row in table_rows(grid)][1] == (("", "合计（大写）：叁仟元整"),)
+
+
+def test_comments_of_word_are_passages_that_name_their_words(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.add_heading("付款", 1)
+    paragraph = document.add_paragraph("合同价款分四期支付，")
+    words = paragraph.add_run("质保金为百分之五")
+    paragraph.add_run("，质保期满退还。")
+    document.add_comment([words], text="法务要求改为百分之三", author="李敏", initials="LM")
+    document.add_paragraph("付款以验收为前提。")
+    table = document.add_table(2, 2)
+    for number, text in enumerate(["期次", "比例", "第一期", ""]):
+        table.cell(number // 2, number % 2).text = text
+    share = table.cell(1, 1).paragraphs[0].add_run("30%")
+    document.add_comment([share], text="改成20%？", author="赵强", initials="ZQ")
+    document.add_heading("验收", 1)
+    assert shown(read_sections(save_docx(document, tmp_path / "a.docx"))) == [
+        ("text", "付款", "合同价款分四期支付，质保金为百分之五，质保期满退还。\n\n付款以验收为前提。"),
+        ("row", "付款", "期次: 第一期 | 比例: 30%"),
+        ("row", "付款", "批注（李敏）：法务要求改为百分之三（批注的是：“质保金为百分之五”）"),
+        ("row", "付款", "批注（赵强）：改成20%？（批注的是：“30%”）"),
+        ("heading", "", "验收"),
+    ]
+
+
+def test_comments_on_cells_of_excel_are_passages_that_name_their_row(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    sheet.title = "库存"
+    for row in (["品名", "库存数量"], ["打印纸", 120], ["墨盒", 36]):
+        sheet.append(row)
+    sheet["B2"].comment = openpyxl.comments.Comment("王芳:\n含破损3包，待退货", "王芳")
+    book.save(tmp_path / "a.xlsx")
+    assert shown(read_sections(tmp_path / "a.xlsx"))[-1] == (
+        "row",
+        "库存",
+        "批注（王芳）：含破损3包，待退货（批注的是：B2 打印纸，库存数量 120）",
+    )
+
+
+def test_a_roster_names_its_days_and_keeps_equal_shifts(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    shifts = [["姓名", "23日", "24日", "25日"], [None, "周一", "周二", "周三"]]
+    for row in [*shifts, ["王芳", "早", "早", "休"], ["李明", "中", "休", "早"]]:
+        sheet.append(row)
+    sheet.merge_cells("A1:A2")
+    book.save(tmp_path / "a.xlsx")
+    assert [section.text for section in read_sections(tmp_path / "a.xlsx")] == [
+        "姓名: 王芳 | 23日 周一: 早 | 24日 周二: 早 | 25日 周三: 休",
+        "姓名: 李明 | 23日 周一: 中 | 24日 周二: 休 | 25日 周三: 早",
+    ]
+
+
+def test_a_sum_over_several_columns_counts_once() -> None:
+    grid = [
+        ["物料", "数量", "单价", "交期"],
+        ["餐盘", "200", "12.50", "12月10日"],
+        ["总计", "6460.00", "6460.00", "6460.00"],
+    ]
+    merged = [[False] * 4, [False] * 4, [False, False, True, True]]
+    assert dict(table_rows(grid, merged=merged)[1].cells) == {"物料": "总计", "数量": "6460.00"}
+
+
+def test_items_within_a_form_of_pairs_have_their_header() -> None:
+    grid = [["产品名称", "消毒柜", "型号", "RTP700"], ["整机保修", "一年", "压缩机", "三年"], ["保修范围"] * 4]
+    grid += [
+        ["部件", "期限", "说明", "说明"],
+        ["门封条", "6个月", "自然老化", "自然老化"],
+        ["控制板", "2年", "进水除外", "进水除外"],
+    ]
+    merged = [[False] * 4, [False] * 4, [False, True, True, True], *([[False, False, False, True]] * 3)]
+    rows = [(row.captions, dict(row.cells)) for row in table_rows(grid, merged=merged)]
+    assert rows[1] == ((), {"整机保修": "一年", "压缩机": "三年"})
+    assert rows[2:] == [
+        (("保修范围",), {"部件": "门封条", "期限": "6个月", "说明": "自然老化"}),
+        (("保修范围",), {"部件": "控制板", "期限": "2年", "说明": "进水除外"}),
+    ]

@@ -2,6 +2,7 @@
 
 import io
 import math
+import shutil
 import sys
 from collections.abc import Callable
 from itertools import pairwise
@@ -22,10 +23,12 @@ from reportlab.platypus import Table, TableStyle
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import PartlyRead, Section, document_text, read_blocks, read_sections
-from peg_rag.readers.layout import Line
+from peg_rag.readers.pieces import Line
 from peg_rag.readers.vertical import are_columns
 
 pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium; on Debian: apt-get install chromium")
 WIDTH, HEIGHT = A4
 Page = Callable[[Canvas], None]
 
@@ -52,6 +55,30 @@ def draw_table(canvas: Canvas, x: float, top: float, rows: list[list[str]], *sty
     table.setStyle(TableStyle([*grid, *style]))
     table.wrapOn(canvas, WIDTH, HEIGHT)
     table.drawOn(canvas, x, HEIGHT - top - 20 * len(rows))
+
+
+def print_page(path: Path, body: str) -> Path:
+    """A web page as Chromium prints it."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    style = (
+        "body{font:12px 'Noto Sans CJK SC'} table{border-collapse:collapse;width:100%} td{border:1px solid;padding:5px}"
+    )
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_content(f"<!DOCTYPE html><style>{style}</style>{body}")
+        page.pdf(path=path, format="A4")
+        browser.close()
+    return path
+
+
+def html_rows(*rows: str) -> str:
+    """Rows of a table of HTML from their cells, which bars part; `3*` before a cell makes it three columns broad."""
+    html = ""
+    for row in rows:
+        cells = [cell.partition("*") if cell[1:2] == "*" else ("1", "", cell) for cell in row.split("|")]
+        html += "<tr>" + "".join(f"<td colspan={span}>{text}</td>" for span, _, text in cells) + "</tr>"
+    return html
 
 
 def texts(sections: list[Section]) -> list[tuple[str, str]]:
@@ -482,9 +509,9 @@ def test_scans_without_the_extra_say_what_to_install(tmp_path: Path, monkeypatch
 
 
 def test_the_places_of_a_tilted_scan_are_those_on_the_page() -> None:
-    from peg_rag.readers.layout import Table as PageTable
     from peg_rag.readers.layout import in_reading_order
     from peg_rag.readers.ocr import _recognize_lines
+    from peg_rag.readers.pieces import Table as PageTable
 
     angle = math.radians(3)
 
@@ -524,7 +551,8 @@ def test_progress_has_a_total_and_an_interrupted_reader_tells_what_it_left_out(t
 
 
 def test_radicals_are_stored_as_they_are_typed(tmp_path: Path) -> None:
-    from peg_rag.readers.layout import Glyph, lines_of
+    from peg_rag.readers.layout import lines_of
+    from peg_rag.readers.pieces import Glyph
 
     glyphs = [Glyph(text, 10 * n, 0, 10 * n + 10, 10, 10, False) for n, text in enumerate("⼯⻓⻔⼾⻅")]
     assert lines_of(glyphs, 1)[0].text == "工长门户见"
@@ -869,3 +897,119 @@ def test_a_footnote_at_the_pages_edge_is_no_running_line(tmp_path: Path) -> None
     assert "① 一线城市指北京" in text
     assert "二线城市执行。" in text
     assert "内部资料" not in text
+
+
+@pytest.mark.parametrize("has_rules", [True, False])
+def test_a_label_in_the_first_row_of_its_group_holds_for_all_rows(has_rules: bool, tmp_path: Path) -> None:
+    rows = [["部门", "物品", "每月限量"], ["行政部", "复印纸", "20包"], ["", "墨盒", "4个"], ["", "文件夹", "30个"]]
+    rows += [["研发部", "复印纸", "5包"], ["", "白板笔", "12支"]]
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 60, "各部门按下表领用物品，不得超过限量。")
+        if has_rules:
+            draw_table(canvas, 72, 100, rows)
+        else:
+            for number, row in enumerate(rows):
+                for column, text in enumerate(row):
+                    write(canvas, 72 + 100 * column, 100 + 20 * number, text)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))[1:]
+    assert [section.cells["部门"] for section in sections] == ["行政部"] * 3 + ["研发部"] * 2
+
+
+def test_equal_neighbours_in_a_ruled_table_are_two_cells(tmp_path: Path) -> None:
+    rows = [["姓名", "周一", "周二"], ["王芳", "早", "早"], ["休", "休", "休"]]
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", lambda canvas: draw_table(canvas, 72, 100, rows)))
+    assert [s.text for s in sections] == ["姓名: 王芳 | 周一: 早 | 周二: 早", "姓名: 休 | 周一: 休 | 周二: 休"]
+
+
+@needs_browser
+def test_a_printed_form_gives_its_fields_and_its_items(tmp_path: Path) -> None:
+    rows = html_rows(
+        "购买方名称|2*苏州澄湖餐饮公司|税号|2*91320506MA1X2Y3Z4Q",
+        "开户行|2*农业银行吴中支行|账号|2*10550101040012345",
+        "货物名称|规格|单位|数量|单 价|金额",
+        "餐盘|五格|个|200|12.50|2500.00",
+        "消毒柜|RTP700|台|2|1980.00|3960.00",
+        "价税合计（大写）|3*陆仟肆佰陆拾元整|2*（小写）¥6460.00",
+        "备注|5*货到后30日内付款",
+    )
+    sections = read_sections(print_page(tmp_path / "a.pdf", f"<table>{rows}</table>"))
+    assert [section.text for section in sections] == [
+        "购买方名称: 苏州澄湖餐饮公司 | 税号: 91320506MA1X2Y3Z4Q",
+        "开户行: 农业银行吴中支行 | 账号: 10550101040012345",
+        "货物名称: 餐盘 | 规格: 五格 | 单位: 个 | 数量: 200 | 单价: 12.50 | 金额: 2500.00",
+        "货物名称: 消毒柜 | 规格: RTP700 | 单位: 台 | 数量: 2 | 单价: 1980.00 | 金额: 3960.00",
+        "价税合计（大写）: 陆仟肆佰陆拾元整 | 小写: ¥6460.00",
+        "备注: 货到后30日内付款",
+    ]
+
+
+@needs_browser
+def test_items_within_one_cell_and_the_lines_of_a_buyer_are_told_apart(tmp_path: Path) -> None:
+    buyer = html_rows("<i>购买方</i>|名称：苏州澄湖餐饮公司<br>纳税人识别号：91320506MA1X2Y3Z4Q")
+    items = html_rows(
+        "货物名称|规格型号|单位|数量|金额",
+        "*金属制品*餐盘<br>*家用电器*消毒柜|五格<br>RTP700|个<br>台|200<br>2|2212.39<br>3504.42",
+        "合 计||||¥5716.81",
+    )
+    body = f"<table>{buyer}</table><table>{items}</table>"
+    sections = read_sections(print_page(tmp_path / "a.pdf", body))
+    assert [section.text for section in sections] == [
+        "购买方 名称: 苏州澄湖餐饮公司 | 购买方 纳税人识别号: 91320506MA1X2Y3Z4Q",
+        "货物名称: *金属制品*餐盘 | 规格型号: 五格 | 单位: 个 | 数量: 200 | 金额: 2212.39",
+        "货物名称: *家用电器*消毒柜 | 规格型号: RTP700 | 单位: 台 | 数量: 2 | 金额: 3504.42",
+        "货物名称: 合 计 | 金额: ¥5716.81",
+    ]
+    boxes = [section.places[0].box for section in sections]
+    assert boxes[1][3] == boxes[2][1]  # the items share a row between rules, half of it each
+
+
+@needs_browser
+def test_items_without_rules_in_a_frame_have_their_header(tmp_path: Path) -> None:
+    right = "style='text-align:right;border:0'"
+    items = ""
+    for row in (
+        ("项目名称", "规格型号", "数量", "金额", "税率"),
+        ("*金属制品*餐盘", "五格", "200", "2212.39", "13%"),
+        ("*家用电器*消毒柜", "RTP700", "2", "3504.42", "13%"),
+    ):
+        cells = "".join(f"<td {right if number in (2, 3) else 'style=border:0'}>{c}" for number, c in enumerate(row))
+        items += f"<tr>{cells}"
+    frame = f"<table style='border:1px solid;border-width:0 1px'>{items}</table>"
+    buyer = html_rows("<i>购买方信息</i>|名称：苏州澄湖餐饮公司|<i>销售方信息</i>|名称：锡山厨具厂")
+    total = html_rows("价税合计（大写）|陆仟肆佰陆拾元整 （小写）¥6460.00")
+    body = f"<table>{buyer}</table>{frame}<table>{total}</table>"
+    sections = read_sections(print_page(tmp_path / "a.pdf", body))
+    assert [section.text for section in sections] == [
+        "购买方信息: 名称：苏州澄湖餐饮公司 | 销售方信息: 名称：锡山厨具厂",
+        "项目名称: *金属制品*餐盘 | 规格型号: 五格 | 数量: 200 | 金额: 2212.39 | 税率: 13%",
+        "项目名称: *家用电器*消毒柜 | 规格型号: RTP700 | 数量: 2 | 金额: 3504.42 | 税率: 13%",
+        "价税合计（大写）: 陆仟肆佰陆拾元整 | 小写: ¥6460.00",
+    ]
+
+
+@needs_browser
+@pytest.mark.parametrize("turn", ["", ";transform:rotate(180deg)"])
+def test_a_label_on_its_side_names_its_rows(turn: str, tmp_path: Path) -> None:
+    def label(text: str) -> str:
+        return f"<tr><td rowspan=2><span style='writing-mode:vertical-rl{turn}'>{text}</span></td>"
+
+    rows = html_rows("类别|项目|标准") + label("外观检查项") + "<td>划痕<td>不超过2处<tr><td>色差<td>≤1.5"
+    rows += label("Electrical") + "<td>绝缘电阻<td>≥100MΩ<tr><td>漏电流<td>≤0.5mA"
+    sections = read_sections(print_page(tmp_path / "a.pdf", f"<table>{rows}</table>"))
+    assert [section.cells["类别"] for section in sections] == ["外观检查项"] * 2 + ["Electrical"] * 2
+
+
+def test_a_line_upside_down_on_an_upright_page_is_read(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "桌牌从中间对折，两面都写来宾的姓名。")
+        canvas.saveState()
+        canvas.translate(300, 400)
+        canvas.rotate(180)
+        canvas.drawString(0, 0, "来宾郑海涛")
+        canvas.restoreState()
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text == "桌牌从中间对折，两面都写来宾的姓名。\n\n来宾郑海涛"
+    assert 240 < section.places[1].box[0] < 300

@@ -271,6 +271,29 @@ def test_a_csvs_first_line_is_its_header_where_nothing_else_can_be(text: str, tm
     assert stream.tell() == 0
 
 
+@pytest.mark.parametrize("blank", ["", ",,"])
+def test_a_second_table_in_a_csv_has_its_own_header(blank: str, tmp_path: Path) -> None:
+    above = "品名,库存数量,库位\n打印纸,120,A-01\n墨盒,36,A-02\n"
+    below = "供应商名称,联系电话\n澄湖纸业,0512-65881234\n锡山耗材,0510-83002211\n"
+    path = tmp_path / "a.csv"
+    path.write_text(f"{above}{blank}\n{below}", "utf-8")
+    assert [(s.row, s.text) for s in read_sections(path)] == [
+        (1, "品名: 打印纸 | 库存数量: 120 | 库位: A-01"),
+        (2, "品名: 墨盒 | 库存数量: 36 | 库位: A-02"),
+        (3, "供应商名称: 澄湖纸业 | 联系电话: 0512-65881234"),
+        (4, "供应商名称: 锡山耗材 | 联系电话: 0510-83002211"),
+    ]
+    path.write_text(f"一月\n{above}{blank}\n二月\n{above.replace('120', '80')}", "utf-8")
+    titled = [(s.title, s.text) for s in read_sections(path) if "打印纸" in s.text]
+    assert titled[-1] == ("二月", "品名: 打印纸 | 库存数量: 80 | 库位: A-01")
+
+
+def test_an_empty_line_between_records_begins_no_table(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("姓名,岗位,城市\n王芳,会计,苏州\n\n李明,司机,无锡\n赵静,厨师,常州\n", "utf-8")
+    assert [section.text for section in read_sections(path)][1] == "姓名: 李明 | 岗位: 司机 | 城市: 无锡"
+
+
 def test_csv_without_a_text_column_gives_all_columns_with_their_names(tmp_path: Path) -> None:
     [section] = read_sections(write(tmp_path, "a.csv", "城市,门票\r\n北京,40\r\n"))
     assert section.text == "城市: 北京 | 门票: 40"

@@ -116,6 +116,12 @@ def row_text(cells: Iterable[tuple[str, str]]) -> str:
     return " | ".join(f"{name}: {value}" if name else value for name, value in cells if value)
 
 
+def describe_comment(author: str, text: str, subject: str) -> str:
+    """A comment in words: who says what, and on what: `批注（李敏）：改为百分之三（批注的是：“百分之五”）`."""
+    writer = f"（{author}）" if author else ""
+    return f"批注{writer}：{text}" + (f"（批注的是：{subject}）" if subject else "")
+
+
 def document_text(blocks: Iterable[Block]) -> str:
     """The clean text of a whole document, in which `start` counts characters."""
     return SEPARATOR.join(block.text for block in blocks)

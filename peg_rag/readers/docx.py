@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from peg_rag.extras import require
-from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Row, describe_comment
 from peg_rag.readers.diagrams import read_diagrams
 from peg_rag.readers.files import check_zip, run_parser
 from peg_rag.readers.normalize import clean, clean_cell, clean_line, width
@@ -49,16 +49,18 @@ class _Text:
     bold: bool
     size: float | None  # points
     notes: tuple[str, ...] = ()  # footnotes and endnotes that it refers to
+    comments: tuple[str, ...] = ()  # that end in it
 
 
 @dataclass(frozen=True, slots=True)
 class _Cell:
-    """A table's cell: its text, whether all of it is bold, the rows of tables within, its notes."""
+    """A table's cell: its text, whether all of it is bold, the rows of tables within, its notes and comments."""
 
     text: str
     bold: bool
     rows: list[Row]
     notes: list[str]
+    comments: list[str]
 
 
 class _Reader:
@@ -66,6 +68,8 @@ class _Reader:
         self._document = document
         self._numbers = _Numbers(document)
         self._notes = _read_notes(document)
+        self._comments = _read_comments(document)
+        self._commented: dict[str | None, list[str]] = {}  # the words that comments are on, by their ids
         self._styles = {style.style_id: style for style in document.styles if style.style_id}
         self._default_style = next((style for style in self._styles.values() if _is_default(style.element)), None)
         self._default_size = _read_default_size(document)
@@ -78,6 +82,7 @@ class _Reader:
             if isinstance(part, _Text):
                 sizes[part.size] += len(part.text)
         body_size = sizes.most_common(1)[0][0] if sizes else None
+        comments: list[str] = []
         for number, part in enumerate(parts):
             if not isinstance(part, _Text):
                 yield part
@@ -87,12 +92,16 @@ class _Reader:
                 level = self._guess_level(part, body_size)
             if level is None and has_own_text(part.text, *(_text_beside(parts, number + step) for step in (-1, 1))):
                 level = _FIRST_NUMBERED_LEVEL + (number_level(part.text) or 0)
-            if level is None:
+            if level is None and part.text:
                 yield Paragraph(part.text)
-            else:
+            elif level is not None:
+                yield from map(_make_comment, comments)  # at the end of their section
+                comments = []
                 yield Heading(clean_line(part.text), level)
             for note in part.notes:
                 yield Paragraph(note)
+            comments += part.comments
+        yield from map(_make_comment, comments)
 
     def _read_children(self, container: Any) -> Iterator[_Text | Block]:
         for element in container:
@@ -118,7 +127,9 @@ class _Reader:
         elif text and not (style is not None and _is_contents_style(style)):
             number = self._numbers.next(element, style)
             size, bold = self._type_of(element, style)
-            yield _Text(f"{number}{text}", self._level_of(element, style), bold, size, self._notes_of(element))
+            notes = self._notes_of(element)
+            comments = tuple(self._comments_of(element))
+            yield _Text(f"{number}{text}", self._level_of(element, style), bold, size, notes, comments)
         yield from map(Paragraph, read_diagrams(element, self._document.part))
         for box in element.iter(f"{_W}txbxContent"):
             if not any(parent.tag == f"{_MC}Fallback" for parent in box.iterancestors()):
@@ -128,6 +139,27 @@ class _Reader:
         references = element.xpath(".//w:footnoteReference | .//w:endnoteReference")
         notes = (self._notes.get((_local_name(reference), reference.get(f"{_W}id"))) for reference in references)
         return tuple(filter(None, notes))
+
+    def _comments_of(self, element: Any) -> Iterator[str]:
+        """The comments that end in a paragraph, each with the words that it is on, here or from a paragraph above."""
+        if not self._comments:
+            return
+        for part in element.iter(f"{_W}commentRangeStart", f"{_W}commentRangeEnd", f"{_W}r"):
+            if part.tag == f"{_W}commentRangeStart":
+                self._commented[part.get(f"{_W}id")] = []
+                continue
+            if part.tag == f"{_W}commentRangeEnd":
+                words = self._commented.pop(part.get(f"{_W}id"), [])
+                comment = self._comments.pop(part.get(f"{_W}id"), None)
+                if comment is not None:
+                    yield _describe_comment(comment, clean_line("".join(words)))
+                continue
+            for words in self._commented.values():
+                words.append(_text_of([part]))
+            for reference in part.iterfind(f"{_W}commentReference"):
+                comment = self._comments.pop(reference.get(f"{_W}id"), None)
+                if comment is not None:  # on no words in particular
+                    yield _describe_comment(comment, "")
 
     def _style_of(self, element: Any) -> Any:
         style_id = element.find(f"{_W}pPr/{_W}pStyle")
@@ -187,7 +219,7 @@ class _Reader:
             return _FIRST_NUMBERED_LEVEL + (level or 0)
         return None
 
-    def _read_table(self, element: Any) -> Iterator[Block]:
+    def _read_table(self, element: Any) -> Iterator[_Text | Block]:
         table = require("docx.table", "ingest").Table(element, self._document)
         grid: Grid = []
         bold: list[list[bool]] = []
@@ -196,6 +228,7 @@ class _Reader:
         cells_read: dict[Any, _Cell] = {}
         inner_rows: dict[int, list[Row]] = {}  # of tables within cells, by the row of the grid
         notes: list[str] = []
+        comments: list[str] = []
         for row in table.rows:
             if row._tr.find(f"{_W}trPr/{_W}del") is not None:
                 continue
@@ -205,6 +238,7 @@ class _Reader:
                     content = cells_read[cell._tc] = self._read_cell(cell._tc)
                     inner_rows.setdefault(len(grid), []).extend(content.rows)
                     notes += content.notes
+                    comments += content.comments
             before = [None] * row.grid_cols_before
             after = [None] * row.grid_cols_after
             elements = [*before, *(cell._tc for cell in cells), *after]
@@ -225,6 +259,8 @@ class _Reader:
             blocks = ((row.index, block) for row, block in zip(body, to_blocks(body), strict=True))
         yield from with_inner_rows(blocks, grid, inner_rows)
         yield from map(Paragraph, notes)
+        if comments:
+            yield _Text("", None, False, None, comments=tuple(comments))
 
     def _read_cell(self, element: Any) -> _Cell:
         parts = list(self._read_children(element))
@@ -232,7 +268,8 @@ class _Reader:
         bold = bool(texts) and all(isinstance(part, _Text) and part.bold for part in texts)
         notes = [note for part in texts if isinstance(part, _Text) for note in part.notes]
         text = clean_cell("\n".join(part.text for part in texts))
-        return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes)
+        comments = [comment for part in texts if isinstance(part, _Text) for comment in part.comments]
+        return _Cell(text, bold, [part for part in parts if isinstance(part, Row)], notes, comments)
 
 
 def _text_beside(parts: Sequence[_Text | Block], number: int) -> str:
@@ -252,6 +289,29 @@ def _read_notes(document: Any) -> dict[tuple[str, str | None], str]:
                 text = clean_line("\n".join(_text_of(paragraph) for paragraph in note.iterfind(f"{_W}p")))
                 notes[(f"{kind.removesuffix('s')}Reference", note.get(f"{_W}id"))] = text
     return notes
+
+
+def _read_comments(document: Any) -> dict[str | None, tuple[str, str]]:
+    """The authors and texts of comments by their ids."""
+    comments: dict[str | None, tuple[str, str]] = {}
+    for relation in document.part.rels.values():
+        if relation.reltype.rsplit("/", 1)[-1] == "comments" and not relation.is_external:
+            root = require("docx.oxml", "ingest").parse_xml(relation.target_part.blob)
+            for comment in root.iterfind(f"{_W}comment"):
+                text = clean_line("\n".join(_text_of(paragraph) for paragraph in comment.iterfind(f"{_W}p")))
+                if text:
+                    comments[comment.get(f"{_W}id")] = ((comment.get(f"{_W}author") or "").strip(), text)
+    return comments
+
+
+def _describe_comment(comment: tuple[str, str], words: str) -> str:
+    author, text = comment
+    return describe_comment(author, text, f"“{words}”" if words else "")
+
+
+def _make_comment(text: str) -> Row:
+    """A comment as a passage of its own."""
+    return Row((("", text),))
 
 
 def _local_name(element: Any) -> str:

@@ -5,16 +5,27 @@ cells that it has: names and values in turn make pairs, a row of names alone beg
 until the next row of pairs.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from peg_rag.readers.names import ends_in_name_word, is_name, is_value
+from peg_rag.readers.normalize import join_spaced
 
 Pairs = tuple[tuple[str, str], ...]
 
 _COLONS = (":", "：")
 _FEWEST_ITEM_COLUMNS = 3
+_FORM_WORDS = re.compile(
+    r"(税号|识别号|税率|税额|征收率|开户行|开户银行|户名|账号|帐号|账户|卡号|编码|号码|单号|大写|小写|传真|邮编|手机|邮箱|网址|"
+    r"购买方|销售方|购货方|销货方|购方|销方|买方|卖方|甲方|乙方|供方|需方|收货方|发货方|收货人|发货人|联系人|收款人|付款人|开票人|经办人|"
+    r"经手人|负责人|申请人|制单|制表|复核|审核|审批|批准|签收|验收|出纳|会计|信息|质保期|保修期|保修|有效期|交期|交货期|品名|品牌|称谓|年龄|"
+    r"性别|民族|籍贯|学历|学位|专业|职务|职称|职业|出生年月|身份证号|工号|学号)[）)]?$"
+)
+# The total of an invoice in figures stands behind the one in words, in a cell of its own or not.
+_SMALL_TOTAL = re.compile(r"\s*[（(]小写[)）]\s*[:：]?\s*")
+_LABELLED = re.compile(r"([^：:]{1,26})[：:]\s*(\S.*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,28 @@ def read_pairs(row: Sequence[str], merged: Sequence[bool]) -> Pairs:
                 pairs.append(("", name))
             name = cell.text.rstrip(":： ")
         else:
-            pairs.append((name, cell.text))
+            pairs += read_value(name, cell.text)
             name = ""
     if name:
         pairs.append(("", name))
     return tuple(pairs)
+
+
+def read_value(name: str, text: str) -> Pairs:
+    """A value under its name, or the several of one cell: lines with own names, an amount in words and in figures."""
+    parts = _SMALL_TOTAL.split(text, maxsplit=1)
+    if len(parts) == 2 and all(parts):
+        return ((name, parts[0]), ("小写", parts[1]))
+    labelled = [_LABELLED.fullmatch(line) for line in text.split("\n")]
+    if not name or len(labelled) < 2 or not all(labelled):
+        return ((name, text),)
+    return tuple((f"{name} {match[1].strip()}", match[2]) for match in labelled if match)
+
+
+def is_form_name(text: str) -> bool:
+    """Whether a text ends in a word that forms call their values by."""
+    text = join_spaced(text)
+    return ends_in_name_word(text) or _FORM_WORDS.search(text) is not None
 
 
 def is_signature(row: Sequence[str], merged: Sequence[bool]) -> bool:
@@ -80,7 +108,10 @@ def is_signature(row: Sequence[str], merged: Sequence[bool]) -> bool:
 
 def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormPart]:
     number = 0
+    pairs: Sequence[_Cell] = ()  # the row above, where it holds pairs
     while number < len(rows):
+        pairs_above = pairs
+        pairs = ()
         end = number + 1
         if len(rows[number]) == 1:
             has_more = end < len(rows) and len(rows[end]) > 1
@@ -92,9 +123,21 @@ def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormP
                     break
                 end += 1
             yield FormPart("items", number, end)
+        elif _are_pairs(rows[number]) or _are_alike(rows[number], pairs_above):
+            pairs = rows[number]
+            yield FormPart("pairs", number, end)
         else:
-            yield FormPart("pairs" if _are_pairs(rows[number]) else "text", number, end)
+            yield FormPart("text", number, end)
         number = end
+
+
+def _are_alike(cells: Sequence[_Cell], pairs: Sequence[_Cell]) -> bool:
+    """Whether a row is divided as the pairs above it, and has names where they have theirs."""
+    if not pairs or [cell.columns for cell in cells] != [cell.columns for cell in pairs]:
+        return False
+    if not all(is_name(cell.text) and not is_value(cell.text) for cell in cells[::2]):
+        return False
+    return len(cells) % 2 == 0 and not any(is_form_name(cell.text) for cell in cells[1::2])
 
 
 def _begins_items(rows: Sequence[Sequence[_Cell]], number: int, columns: int) -> bool:
@@ -104,13 +147,13 @@ def _begins_items(rows: Sequence[Sequence[_Cell]], number: int, columns: int) ->
         return False
     if not all(is_name(cell.text) and not cell.text.endswith(_COLONS) for cell in header) or number + 1 == len(rows):
         return False
-    names = sum(ends_in_name_word(cell.text) for cell in header)
+    names = sum(is_form_name(cell.text) for cell in header)
     below = rows[number + 1]
     return 2 * names >= len(header) and len(below) > 1 and not _are_pairs(below) and not _are_names(below)
 
 
 def _are_names(cells: Sequence[_Cell]) -> bool:
-    return all(is_name(cell.text) for cell in cells) and 2 * sum(ends_in_name_word(c.text) for c in cells) > len(cells)
+    return all(is_name(cell.text) for cell in cells) and 2 * sum(is_form_name(cell.text) for cell in cells) > len(cells)
 
 
 def _are_pairs(cells: Sequence[_Cell]) -> bool:
@@ -130,8 +173,8 @@ def _are_named(cells: Sequence[_Cell]) -> bool:
         return False
     if not all(is_name(cell.text) and not is_value(cell.text) for cell in names):
         return False
-    known = sum(ends_in_name_word(cell.text) for cell in names)
-    return 2 * known >= len(names) and not any(ends_in_name_word(cell.text) for cell in values)
+    known = sum(is_form_name(cell.text) for cell in names)
+    return 2 * known >= len(names) and not any(is_form_name(cell.text) for cell in values)
 
 
 def _cells_of(row: Sequence[str], merged: Sequence[bool]) -> list[_Cell]:
@@ -142,4 +185,16 @@ def _cells_of(row: Sequence[str], merged: Sequence[bool]) -> list[_Cell]:
             cells[-1] = _Cell(text, cells[-1].columns + 1)
         elif text:
             cells.append(_Cell(text, 1))
-    return cells
+    return [part for cell in cells for part in _split_total(cell)]
+
+
+def _split_total(cell: _Cell) -> Iterator[_Cell]:
+    """The amounts in words and in figures that one cell of an invoice holds, with the name of the second."""
+    parts = _SMALL_TOTAL.split(cell.text, maxsplit=1)
+    if len(parts) == 1 or not parts[1]:
+        yield cell
+        return
+    if parts[0]:
+        yield _Cell(parts[0], max(1, cell.columns - 2))
+    yield _Cell("小写", 1)
+    yield _Cell(parts[1], 1)

@@ -7,18 +7,21 @@ lines become the cells of a table without rules. All sizes are measured in the t
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from statistics import median
 
 from peg_rag.readers.blocks import Box
+from peg_rag.readers.names import is_name
 from peg_rag.readers.normalize import is_wide, join_lines, replace_characters
+from peg_rag.readers.pieces import Glyph, Item, Line, Rule, Table, rounded_box
 from peg_rag.readers.tables import Grid
 
 _SAME_LINE = 0.45  # of the type size that the middles of two glyphs on one line may differ
 _WORD_GAP = 0.2  # of the type size, beyond which a gap between Latin letters is a space
 _PIECE_GAP = 1.6  # of the type size, beyond which a line falls into pieces
 _TIGHT_PIECE_GAP = 1.0  # the same where no space stands in the gap
+_FRAMED_GAP = 0.5  # the same where a frame holds nothing but a table
 _FEWEST_COLUMN_LINES = 4
 _MOST_LINES = 3_000  # on a page that is searched for columns, which takes time with their square
 _WIDE_SHEET = 1.2  # times its height, from which a sheet may hold two pages side by side
@@ -38,93 +41,16 @@ _FIGURE = re.compile(r"\d")
 _LEADERS = re.compile(r"(?:[.．·…‥]\s?){4,}\s*[\divxIVX]{1,5}\s*$")  # an entry of a table of contents
 
 
-@dataclass(frozen=True, slots=True)
-class Glyph:
-    """A character and where it stands, in points from the page's top left corner."""
-
-    text: str
-    x0: float
-    top: float
-    x1: float
-    bottom: float
-    size: float
-    bold: bool
-
-    @property
-    def middle(self) -> float:
-        return (self.top + self.bottom) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A piece of a line of text.
-
-    Attributes:
-        left_edge, right_edge: of the column that it stands in.
-        tilted_box: around it on a page that lay at an angle, where the coordinates are those of the page set straight.
-    """
-
-    text: str
-    page: int
-    x0: float
-    top: float
-    x1: float
-    bottom: float
-    size: float
-    bold: bool
-    left_edge: float = 0.0
-    right_edge: float = 0.0
-    tilted_box: Box | None = None
-
-    @property
-    def box(self) -> Box:
-        """Around the line on the page as it is."""
-        return self.tilted_box or rounded_box(self.x0, self.top, self.x1, self.bottom)
-
-    @property
-    def middle(self) -> float:
-        return (self.top + self.bottom) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table on a page: its cells' texts, which of them are bold, and the boxes of its rows.
-
-    `is_open`: the page's end cuts it, so that no rule is below its last row.
-    """
-
-    grid: Grid
-    bold: list[list[bool]]
-    page: int
-    x0: float
-    top: float
-    x1: float
-    bottom: float
-    rows: list[Box]
-    is_open: bool = False
-
-    @property
-    def middle(self) -> float:
-        return (self.top + self.bottom) / 2
-
-
-Item = Line | Table
-Rule = tuple[float, float, float]  # a horizontal line: its height, its left and its right end
-
-
-def rounded_box(x0: float, top: float, x1: float, bottom: float) -> Box:
-    return (round(x0, 1), round(top, 1), round(x1, 1), round(bottom, 1))
-
-
-def lines_of(glyphs: Iterable[Glyph], page: int, *, keep_lines: bool = False) -> list[Line]:
+def lines_of(glyphs: Iterable[Glyph], page: int, *, keep_lines: bool = False, is_tight: bool = False) -> list[Line]:
     """The pieces of lines that glyphs make up, from the top down, each from the left.
 
     Args:
         keep_lines: do not split a line at its gaps.
+        is_tight: split it at narrow gaps, too.
     """
     lines: list[Line] = []
     for row in _group_rows(list(glyphs)):
-        pieces = [row] if keep_lines else _split_row(row)
+        pieces = [row] if keep_lines else _split_row(row, _FRAMED_GAP if is_tight else _TIGHT_PIECE_GAP)
         row_lines = [_make_line(piece, page) for piece in pieces]
         lines += _join_markers([line for line in row_lines if line.text])
     return lines
@@ -261,6 +187,27 @@ def read_three_line_table(
     )
 
 
+def read_framed_table(glyphs: Sequence[Glyph], box: Box, page: int) -> Table | None:
+    """A table within a frame, its columns told by blanks, as of the items on an invoice; None for other text.
+
+    Blanks between its rows are of no matter: the frame says what belongs to it.
+    """
+    rows = _piece_rows(glyphs, box[1], box[3], page, is_tight=True)
+    if len(rows) < 2 or len(rows[0]) < 3 or not all(is_name(piece.text) for piece in rows[0]):
+        return None
+    columns = _find_columns(rows)
+    if columns is None or len(columns) < 3 or len(rows[1]) < 2:
+        return None
+    grid, bold, boxes = _read_rows(rows, columns)
+    for number in range(len(grid) - 1, 1, -1):
+        if any(grid[number][1:]):
+            continue
+        grid[number - 1][0] = join_lines([grid[number - 1][0], grid[number][0]])  # the rest of a name
+        for lines in (grid, bold, boxes):
+            del lines[number]
+    return Table(grid, bold, page, *box, boxes)
+
+
 def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], braces: Sequence[Rule]) -> list[str]:
     """The names in a line of a header, each in all columns that it stands above."""
     names = [""] * len(columns)
@@ -277,9 +224,12 @@ def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], b
     return names
 
 
-def _piece_rows(glyphs: Sequence[Glyph], top: float, bottom: float, page: int) -> list[list[Line]]:
+def _piece_rows(
+    glyphs: Sequence[Glyph], top: float, bottom: float, page: int, *, is_tight: bool = False
+) -> list[list[Line]]:
     """The pieces of lines between two heights, those of one line together."""
-    rows = _visual_rows(lines_of([glyph for glyph in glyphs if top <= glyph.middle < bottom], page))
+    between = [glyph for glyph in glyphs if top <= glyph.middle < bottom]
+    rows = _visual_rows(lines_of(between, page, is_tight=is_tight))
     return [[piece for piece in row if isinstance(piece, Line)] for row in rows]
 
 
@@ -290,12 +240,6 @@ def _read_band(band: Sequence[Sequence[Line]], columns: Sequence[tuple[float, fl
         for piece in row:
             cells[_column_of(piece, columns)].append(piece)
     return cells
-
-
-def cell_text(glyphs: Sequence[Glyph], page: int) -> tuple[str, bool]:
-    """A cell's text in one line, and whether all of it is bold."""
-    lines = lines_of(glyphs, page, keep_lines=True)
-    return join_lines([line.text for line in lines]), bool(lines) and all(line.bold for line in lines)
 
 
 def _group_rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
@@ -315,7 +259,7 @@ def _group_rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
     return [sorted(row, key=lambda glyph: glyph.x0) for row in rows]
 
 
-def _split_row(row: list[Glyph]) -> list[list[Glyph]]:
+def _split_row(row: list[Glyph], tight_gap: float) -> list[list[Glyph]]:
     pieces: list[list[Glyph]] = []
     last: Glyph | None = None
     spaced = False
@@ -325,7 +269,7 @@ def _split_row(row: list[Glyph]) -> list[list[Glyph]]:
             continue
         if last is not None:
             gap = (glyph.x0 - last.x1) / max(last.size, glyph.size, 1.0)
-            max_gap = _PIECE_GAP if spaced else _TIGHT_PIECE_GAP
+            max_gap = _PIECE_GAP if spaced else tight_gap
             if gap > max_gap:
                 pieces.append([])
             elif spaced:

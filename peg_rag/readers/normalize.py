@@ -36,6 +36,7 @@ _OTHERS = {
 _CONTROLS = [*range(0x09), 0x0B, *range(0x0E, 0x20), *range(0x7F, 0x85), *range(0x86, 0xA0), 0xAD, 0x200B, 0x2060]
 _CONTROLS += [0xFEFF, 0xFFFE, 0xFFFF]
 _BLANKS = " \t\u3000"
+_SPACED = re.compile(r"[\u4e00-\u9fff](\s+[\u4e00-\u9fff]){1,3}")
 _MARKS = tuple("，。；：、！？")
 _BRACKETS = ("（", "(")
 
@@ -82,6 +83,11 @@ def flatten_cell(text: str) -> str:
     for line in text.split("\n"):
         flat += line if not flat or flat.endswith(_MARKS) or line.startswith(_BRACKETS) else f" {line}"
     return flat
+
+
+def join_spaced(name: str) -> str:
+    """A name whose few Chinese characters are spread out (`姓 名`) as one word."""
+    return name.replace(" ", "") if _SPACED.fullmatch(name) else name
 
 
 def join_lines(lines: list[str]) -> str:

@@ -15,8 +15,8 @@ from statistics import median
 from typing import Any
 
 from peg_rag.extras import require
-from peg_rag.readers.layout import Item, Line, rounded_box
 from peg_rag.readers.normalize import clean_line
+from peg_rag.readers.pieces import Item, Line, rounded_box
 
 _DOTS_PER_INCH = 200
 _MOST_PIXELS = 25_000_000

@@ -22,22 +22,19 @@ from typing import Any
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.extras import require
 from peg_rag.readers.blocks import Block, Box, Heading, Paragraph, Place, Row
+from peg_rag.readers.cells import RuledCell, build_grid, split_at_frames
 from peg_rag.readers.files import PartlyRead, encrypted, run_parser
 from peg_rag.readers.layout import (
-    Glyph,
-    Item,
-    Line,
-    Table,
-    cell_text,
     in_reading_order,
     lines_of,
     read_banded_table,
+    read_framed_table,
     read_three_line_table,
-    rounded_box,
     split_sheet,
 )
 from peg_rag.readers.normalize import is_wide, join_lines, width
 from peg_rag.readers.numbering import has_own_text, is_plain_heading, number_level
+from peg_rag.readers.pieces import Glyph, Item, Line, Table, rounded_box
 from peg_rag.readers.rules import (
     ends_at,
     find_banded_rules,
@@ -84,6 +81,7 @@ _FEWEST_CHARACTERS = 5  # below which a page with a picture is a scan
 _VERTICAL_TURN = 270  # by which the columns of a page of vertical text are lines from the top down
 _VERTICAL_MARGIN = 0.1  # of a page's height
 _SNAP = 3.0  # points
+_LONGEST_CELL = 2000  # characters
 
 
 def read_pdf(data: bytes, path: Path, _: str | None, on_page: OnPage | None = None) -> Iterator[Block]:
@@ -205,18 +203,23 @@ def _turn_box_back(box: Box, turn: int, width: float, height: float) -> Box:
 
 
 def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | None:
-    glyphs = _upright_glyphs(page, chars)
+    turned = [char for char in chars if _turn_of(char["matrix"])]
+    straight = [char for char in chars if not _turn_of(char["matrix"])]
+    if len(turned) > len(straight):  # the page could not be turned as a whole
+        turned = []
+        straight = list(chars)
+    glyphs = _upright_glyphs(page, straight)
     if sum(not glyph.text.isspace() for glyph in glyphs) < _FEWEST_CHARACTERS and page.images:
         return None
     tables: list[Item] = []
     ends = find_open_ends(page)
     for table in _ruled_tables(page, ends):
         inside, glyphs = _split_by_box(glyphs, table.bbox)
-        item = _read_table(table, inside, number, ends)
-        if item is None:
+        items = _read_ruled_items(table, inside, turned, page, number, ends)
+        if items is None:
             glyphs += inside
         else:
-            tables.append(item)
+            tables += items
     for x0, x1, rules in find_banded_rules(page):
         inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
         banded = read_banded_table(inside, rules, number) if inside else None
@@ -230,7 +233,17 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
         if three_line is not None:
             tables.append(three_line)
             glyphs = outside
-    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *tables])
+    inverted = [char for char in turned if _turn_of(char["matrix"]) == 180]
+    boxes = [(item.x0, item.top, item.x1, item.bottom) for item in tables]
+    inverted = [char for char in inverted if not any(_is_within(char, box) for box in boxes)]
+    lines = [_set_upright(line, page) for line in _read_turned(page, inverted, number)] if inverted else []
+    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *lines, *tables])
+
+
+def _set_upright(line: Line, page: Any) -> Line:
+    """A line that was read upside down, in its place on the page."""
+    x0, top, x1, bottom = _turn_box_back((line.x0, line.top, line.x1, line.bottom), 180, page.width, page.height)
+    return replace(line, x0=x0, top=top, x1=x1, bottom=bottom)
 
 
 def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
@@ -240,15 +253,32 @@ def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
     if len(upright) < len(chars) / 2:
         upright = list(chars)
     for char in upright:
-        text = _CID.sub("", char["text"])
-        if not text or char["x1"] <= 0 or char["x0"] >= page.width or char["bottom"] <= 0 or char["top"] >= page.height:
-            continue
-        key = (text, round(char["x0"]), round(char["top"]))
-        bold = bool(_BOLD.search(char["fontname"]))
-        glyphs.setdefault(
-            key, Glyph(text, char["x0"], char["top"], char["x1"], char["bottom"], round(char["size"], 1), bold)
-        )
+        glyph = _make_glyph(char, (char["x0"], char["top"], char["x1"], char["bottom"]))
+        is_outside = glyph.x1 <= 0 or glyph.x0 >= page.width or glyph.bottom <= 0 or glyph.top >= page.height
+        if glyph.text and not is_outside:
+            glyphs.setdefault((glyph.text, round(glyph.x0), round(glyph.top)), glyph)
     return list(glyphs.values())
+
+
+def _make_glyph(char: Any, box: Box) -> Glyph:
+    return Glyph(_CID.sub("", char["text"]), *box, round(char["size"], 1), bool(_BOLD.search(char["fontname"])))
+
+
+def _read_turned(page: Any, chars: Sequence[Any], number: int) -> list[Line]:
+    """Glyphs on their side or upside down as lines in the order of reading, on the page turned for them."""
+    width = float(page.width)
+    height = float(page.height)
+    turn = Counter(_turn_of(char["matrix"]) for char in chars).most_common(1)[0][0]
+    glyphs = []
+    for char in chars:
+        if turn == 90:
+            box = (height - char["bottom"], char["x0"], height - char["top"], char["x1"])
+        elif turn == 270:
+            box = (char["top"], width - char["x1"], char["bottom"], width - char["x0"])
+        else:
+            box = (width - char["x1"], height - char["bottom"], width - char["x0"], height - char["top"])
+        glyphs.append(_make_glyph(char, box))
+    return lines_of([glyph for glyph in glyphs if glyph.text], number, keep_lines=True)
 
 
 def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:
@@ -272,41 +302,72 @@ def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:
     return separate
 
 
-def _read_table(table: Any, glyphs: list[Glyph], page: int, ends: list[dict[str, Any]]) -> Table | None:
-    """The grid of a ruled table, each cell filled over all that it spans; None where it is no table.
+def _read_ruled_items(
+    table: Any, glyphs: list[Glyph], turned: list[Any], page: Any, number: int, ends: list[dict[str, Any]]
+) -> list[Item] | None:
+    """A ruled table, or the tables above, within and below frames that hold one without rules; None for no table.
+
+    Args:
+        turned: glyphs of the page that lie on their side or upside down.
+        ends: see `find_open_ends`.
+    """
+    cells = _read_cells(table.cells, glyphs, turned, page, number)
+    frames: list[tuple[RuledCell, Table]] = []
+    for cell in sorted(cells, key=lambda cell: cell.box[1]):
+        is_broad = cell.box[0] <= table.bbox[0] + _SNAP and cell.box[2] >= table.bbox[2] - _SNAP
+        inside = _split_by_box(glyphs, cell.box)[0] if is_broad and len(cell.lines) > 1 else []
+        framed = read_framed_table(inside, cell.box, number) if inside else None
+        if framed is not None:
+            frames.append((cell, framed))
+    if not frames:
+        fewest = 1 if ends_at(ends, table.bbox[1]) else 2  # the rest of a row may be one cell
+        whole = _make_table(cells, table.bbox, number, ends, fewest)
+        return None if whole is None else [whole]
+    items: list[Item] = [framed for _, framed in frames]
+    for part in split_at_frames(cells, [cell for cell, _ in frames]):
+        box = _box_around([cell.box for cell in part]) if part else table.bbox
+        whole = _make_table(part, box, number, ends, 1) if part else None
+        items += [whole] if whole is not None else [line for cell in part for line in cell.lines]
+    return items
+
+
+def _read_cells(
+    boxes: Sequence[Box], glyphs: list[Glyph], turned: list[Any], page: Any, number: int
+) -> list[RuledCell]:
+    by_cell = _glyphs_by_cell(glyphs, boxes)
+    cells = []
+    for index, box in enumerate(boxes):
+        lines = lines_of(by_cell[index], number, keep_lines=True)
+        chars = [] if lines else [char for char in turned if _is_within(char, box)]
+        if chars:
+            lines = _read_turned(page, chars, number)
+        cells.append(RuledCell(box, lines, bool(chars)))
+    return cells
+
+
+def _make_table(
+    cells: Sequence[RuledCell], box: Box, page: int, ends: list[dict[str, Any]], fewest: int
+) -> Table | None:
+    """The grid of a ruled table's cells; None where it is no table.
 
     Args:
         ends: see `find_open_ends`.
+        fewest: rows, and columns in use, of a table.
     """
-    lefts = snap_edges(cell[0] for cell in table.cells)
-    tops = snap_edges(cell[1] for cell in table.cells)
-    fewest = 1 if ends_at(ends, table.bbox[1]) else 2  # rows, and columns in use: the rest of a row may be one cell
+    lefts = snap_edges(cell.box[0] for cell in cells)
+    tops = snap_edges(cell.box[1] for cell in cells)
     if len(lefts) < 2 or len(tops) < fewest:
         return None
-    rights = [*lefts[1:], max(cell[2] for cell in table.cells)]
-    bottoms = [*tops[1:], max(cell[3] for cell in table.cells)]
-    grid = [[""] * len(lefts) for _ in tops]
-    bold = [[False] * len(lefts) for _ in tops]
-    by_cell = _glyphs_by_cell(glyphs, table.cells)
-    for number, cell in enumerate(table.cells):
-        text, is_bold = cell_text(by_cell[number], page)
-        for row in range(len(tops)):
-            if not cell[1] - _SNAP <= tops[row] < cell[3] - _SNAP:
-                continue
-            for column in range(len(lefts)):
-                if cell[0] - _SNAP <= lefts[column] < cell[2] - _SNAP:
-                    grid[row][column] = text
-                    bold[row][column] = is_bold
-    filled = sum(bool(text) for row in grid for text in row)
-    used_columns = sum(any(row[column] for row in grid) for column in range(len(lefts)))
-    used_rows = sum(map(any, grid))
+    grid = build_grid(cells, lefts, tops)
+    texts = grid.texts
+    filled = sum(bool(text) for row in texts for text in row)
+    used_columns = sum(any(row[column] for row in texts) for column in range(len(lefts)))
+    used_rows = sum(map(any, texts))
     if used_columns < fewest or used_rows < fewest or filled < 0.3 * used_columns * used_rows:
         return None
-    if sum(len(row) for row in map(set, grid)) and max(len(text) for row in grid for text in row) > 2000:
+    if max(len(text) for row in texts for text in row) > _LONGEST_CELL:
         return None  # a frame around a page
-    boxes = [rounded_box(lefts[0], top, rights[-1], bottom) for top, bottom in zip(tops, bottoms, strict=True)]
-    x0, top, x1, bottom = table.bbox
-    return Table(grid, bold, page, x0, top, x1, bottom, boxes, is_open=ends_at(ends, bottom))
+    return Table(texts, grid.bold, page, *box, grid.rows, ends_at(ends, box[3]), grid.merged)
 
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
@@ -335,6 +396,17 @@ def _split_by_box(glyphs: list[Glyph], box: Box) -> tuple[list[Glyph], list[Glyp
 
 def _box_area(box: Any) -> float:
     return float((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def _box_around(boxes: Sequence[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+    return (min(lefts), min(tops), max(rights), max(bottoms))
+
+
+def _is_within(char: Any, box: Box) -> bool:
+    x = float(char["x0"] + char["x1"]) / 2
+    y = float(char["top"] + char["bottom"]) / 2
+    return box[0] <= x <= box[2] and box[1] <= y <= box[3]
 
 
 def _boxes_overlap(box: Box, other: Box) -> bool:
@@ -705,12 +777,13 @@ def _append_table(table: Table, following: Table) -> Table:
         following.bottom,
         [*table.rows, *following.rows[skipped:]],
         following.is_open,
+        [*table.merged, *following.merged[skipped:]] if table.merged and following.merged else None,
         (*_pages_of(table), *_pages_of(following)[skipped:]),
     )
 
 
 def _table_blocks(table: Table, captions: tuple[str, ...]) -> Iterator[Row]:
     pages = _pages_of(table)
-    for row in table_rows(table.grid, bold=table.bold):
+    for row in table_rows(table.grid, bold=table.bold, merged=table.merged):
         place = Place(0, pages[row.index], table.rows[row.index])
         yield Row(row.cells, row.index + 1, (*captions, *row.captions), pages[row.index], places=(place,))

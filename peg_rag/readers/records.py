@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from peg_rag.errors import DataError
-from peg_rag.readers.blocks import Block, Paragraph, Record, row_text
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Record, row_text
 from peg_rag.readers.files import decode
-from peg_rag.readers.names import is_labelled
+from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_value
 from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell
 from peg_rag.records import parse_csv, parse_json_lines
 
 TEXT_COLUMNS = ("text", "content", "passage", "document", "body", "正文", "内容", "文本")
 TITLE_COLUMNS = ("title", "标题", "name", "名称")
 _MOST_PREAMBLE = 8  # lines above a header
+_MOST_TITLES = 3  # lines between an empty one and the header of another table
+_EMPTY_LINE = re.compile(r"\n[,;|\t \"]*\r?\n")
 _DELIMITERS = (",", ";", "\t", "|")
 _DELIMITER_LINE = re.compile(r"sep=([,;|\t])\r?\n", re.IGNORECASE)  # tells Excel the delimiter
 _FEWEST_COLUMNS = 3  # below which only comments stand above a table
@@ -35,12 +37,21 @@ def read_csv(data: bytes, path: Path, text_column: str | None) -> Iterator[Block
         delimiter = hint[1]
     else:
         delimiter = "\t" if path.suffix.lower() == ".tsv" else _guess_delimiter(text)
-    stream = io.StringIO(text, newline="")
-    for line in _read_preamble(stream, delimiter):
-        yield Paragraph(line)
-    lines = _number_repeated_names(stream, delimiter)
-    for row in parse_csv(lines, path, bad_rows="raise", fields="fewer", delimiter=delimiter):
-        yield record_of(row.value, row.number, path, text_column)
+    tables = _split_tables(text, delimiter)
+    has_titles = len(tables) > 1 and all(titles for titles, _ in tables[1:])
+    count = 0  # records of the tables above
+    for number, (titles, table) in enumerate(tables, start=1):
+        stream = io.StringIO(table, newline="")
+        above = titles if number > 1 else _read_preamble(stream, delimiter)
+        for line in above:
+            yield Heading(line) if has_titles and line == above[-1] else Paragraph(line)
+        lines = _number_repeated_names(stream, delimiter)
+        place = path if number == 1 else f"{path}, table {number}"
+        row_number = 0
+        for row in parse_csv(lines, place, bad_rows="raise", fields="fewer", delimiter=delimiter):
+            row_number = row.number
+            yield record_of(row.value, count + row_number, path, text_column if number == 1 else None)
+        count += row_number
 
 
 def read_jsonl(data: bytes, path: Path, text_column: str | None) -> Iterator[Block]:
@@ -50,6 +61,63 @@ def read_jsonl(data: bytes, path: Path, text_column: str | None) -> Iterator[Blo
         if isinstance(value, str):
             value = {"text": value}
         yield record_of(value, row.number, path, text_column)
+
+
+def _split_tables(text: str, delimiter: str) -> list[tuple[list[str], str]]:
+    """The tables below one another in a CSV file: the titles above each but the first, and its lines from its header.
+
+    Another table begins below an empty line, perhaps with a title, where a row of names is followed by a record.
+    """
+    if not _EMPTY_LINE.search(text):
+        return [([], text)]
+    stream = io.StringIO(text, newline="")
+    rows: list[list[str]] = []
+    starts = [0]
+    try:
+        for row in csv.reader(iter(stream.readline, ""), delimiter=delimiter):
+            rows.append([clean_line(cell) for cell in row])
+            starts.append(stream.tell())
+    except csv.Error:  # which is reported where the records are read
+        return [([], text)]
+    tables: list[tuple[list[str], str]] = []
+    titles: list[str] = []
+    start = 0
+    first = 0  # row of the table at hand
+    end = 0  # behind the last row that is not empty
+    for number, row in enumerate(rows):
+        if not any(row):
+            continue
+        header = number
+        while header < len(rows) and header < number + _MOST_TITLES and sum(map(bool, rows[header])) == 1:
+            header += 1
+        if first < end < number and _begins_table(rows, header) and _holds_table(rows[first:end], rows[header]):
+            tables.append((titles, text[start : starts[end]]))
+            titles = [next(filter(None, row)) for row in rows[number:header]]
+            start = starts[header]
+            first = header
+        end = number + 1
+    return [*tables, (titles, text[start:])]
+
+
+def _holds_table(rows: list[list[str]], names: list[str]) -> bool:
+    """Whether rows are a header with a record, and not only what may stand above the names below them."""
+    texts = [list(filter(None, row)) for row in rows]
+    columns = max(map(len, [*texts, list(filter(None, names))]))
+    return sum(len(row) > 1 and not _stands_above(row, columns) for row in texts) > 1
+
+
+def _begins_table(rows: list[list[str]], number: int) -> bool:
+    """Whether a row of names stands here above a record that has figures, or most names are such as columns have."""
+    if number + 1 >= len(rows):
+        return False
+    names = list(filter(None, rows[number]))
+    record = list(filter(None, rows[number + 1]))
+    if len(names) < 2 or len(set(names)) < len(names) or not 2 <= len(record) <= len(names):
+        return False
+    if not all(is_name(name) and not is_value(name) for name in names):
+        return False
+    known = sum(map(ends_in_name_word, names))
+    return 2 * known >= len(names) or (known > 0 and any(map(is_value, record)))
 
 
 def _guess_delimiter(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from peg_rag.readers.layout import Rule
+from peg_rag.readers.pieces import Rule
 
 _SNAP = 3.0  # points
 _FEWEST_SIDES = 3  # vertical rules that end together at the page's end

@@ -11,9 +11,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from peg_rag.readers.blocks import Block, Row
-from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs
-from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_name_row, is_note, is_value
-from peg_rag.readers.normalize import flatten_cell, join_lines
+from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs, read_value
+from peg_rag.readers.names import (
+    ends_in_name_word,
+    is_labelled,
+    is_name,
+    is_name_row,
+    is_note,
+    is_point_in_time,
+    is_value,
+    is_whereabouts,
+)
+from peg_rag.readers.normalize import flatten_cell, join_lines, join_spaced
 from peg_rag.readers.numbering import number_level
 
 Grid = list[list[str]]  # rectangular
@@ -26,6 +35,10 @@ _UNIT = re.compile(
     r"kg|g|t|km|m|mm|cm|m2|m3|m²|m³|㎡|h|min|s|kWh|kW|V|A|MPa|L|RMB|USD)(/\w{1,3})?[)）]?"
 )
 _TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
+_SUBTOTAL = re.compile(r"小\s*计|subtotal", re.IGNORECASE)
+_DAY = re.compile(
+    r"(\d{1,2}[月/.])?\d{1,2}[日号]?\s*[（(]?((星期|周|礼拜)[一二三四五六日天])?[)）]?|(星期|周|礼拜)[一二三四五六日天]"
+)
 _HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
 _FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
@@ -74,10 +87,14 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
     header_rows = header_rows - first if header_rows else None
     notes = list(_read_leading_notes(cells[:first], spans, captions))
     header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
-    form = None if header_rows or header.pairs else find_form(body, spans[first:])
-    if form is not None:
+    form = None if header_rows else find_form(body, spans[first:])
+    if form is not None and (not header.pairs or any(part.kind == "items" and part.first > 0 for part in form)):
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
-    if merged and header.rows:
+    if notes and not header_rows:  # pairs above a table, which may go on with pairs below it
+        form = find_form(cells, spans)
+        if form is not None and form[-1].kind == "pairs":
+            return list(_form_rows(cells, spans, form, 0, []))
+    if header.rows:
         _fill_labels(cells, spans, first + header.rows)
     rows = notes
     for part in _split_stacked(cells, spans, header, first, captions):
@@ -130,6 +147,9 @@ def guess_header(
         return Header(_merged_names(grid[:header_rows]), header_rows)
     if _are_pairs(grid, bold, spans):
         return Header((), 0, pairs=True)
+    if len(grid) > 2 and _are_days(grid[0]):
+        rows = 2 if _are_days(grid[1]) and grid[1][0] in ("", grid[0][0]) else 1
+        return Header(_merged_names(grid[:rows]), rows)
     if not _is_header(grid, bold):
         return Header(("",) * len(grid[0]), 0)
     if len(grid) > 2 and _is_unit_row(grid[1]):
@@ -144,6 +164,13 @@ def _is_unit_row(row: Sequence[str]) -> bool:
     """Whether a row says the units of the columns that are named above it."""
     texts = [text for text in row if text]
     return not row[0] and bool(texts) and all(map(_UNIT.fullmatch, texts))
+
+
+def _are_days(row: Sequence[str]) -> bool:
+    """Whether a row has a name and then days, as above the shifts of a roster: `姓名 | 23日 | 24日`."""
+    days = [text for text in row[1:] if text]
+    is_named = not row[0] or is_name(row[0])
+    return is_named and len(days) > 2 and all(map(_DAY.fullmatch, days)) and len(set(days)) == len(days)
 
 
 def _has_open_header(grid: Grid) -> bool:
@@ -168,7 +195,7 @@ def _fill_names(names: Sequence[str], below: Sequence[str]) -> list[str]:
 
 def _flatten_row(row: TableRow) -> TableRow:
     """A row in one line: a break within a name only made it narrow, one within a value parts what stands there."""
-    cells = tuple((join_lines(name.split("\n")), flatten_cell(value)) for name, value in row.cells)
+    cells = tuple((join_spaced(join_lines(name.split("\n"))), flatten_cell(value)) for name, value in row.cells)
     return TableRow(cells, tuple(map(flatten_cell, row.captions)), row.index)
 
 
@@ -183,25 +210,47 @@ def _count_header_rows(grid: Grid, spans: Marks) -> int:
 def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
     """Write the label of a group of rows, which stands in its first row alone, into the others.
 
-    Empty cells of the first column are taken for such a group where the labels are words and none is there twice, and
-    where the second column goes on.
+    Empty cells of the first column are taken for such a group where the labels are words, days or hours, none is there
+    twice, and the second column goes on, or the third one where the second has labels of its own.
     """
     rows = [number for number in range(first, len(cells)) if len(set(filter(None, cells[number]))) > 1]
-    labels = [cells[number][0] for number in rows if cells[number][0]]
-    groups = [number for number in rows if not cells[number][0]]
-    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(is_value, labels)):
+    records = [number for number in rows if not any(map(_TOTAL.match, cells[number][:2]))]
+    labels = [cells[number][0] for number in records if cells[number][0]]
+    groups = [number for number in records if not cells[number][0]]
+    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(_is_figure, labels)):
         return
-    names = [cells[number][1] for number in groups]
-    if rows[0] in groups or not all(names) or any(is_value(name) or _TOTAL.match(name) for name in names):
+    if records[0] in groups or any(_is_note_row(cells[number], spans[number]) for number in rows):
         return
-    if any(_is_note_row(cells[number], spans[number]) for number in rows):
+    levels = 1 if all(cells[number][1] for number in groups) else 2
+    if len(cells[first]) <= levels or not _are_names(cells, records, groups, levels):
         return
-    label = ""
+    above: list[str] = []
     for number in rows:
-        if cells[number][0]:
-            label = "" if _TOTAL.match(cells[number][0]) else cells[number][0]
-        else:
-            cells[number][0] = label
+        row = cells[number]
+        if _TOTAL.match(row[0]) or (not row[0] and _is_total(row[1])):
+            above = []
+        elif row[0]:
+            above = row[:levels]
+        elif above:
+            above = [above[0], *(text or label for text, label in zip(row[1:levels], above[1:], strict=True))]
+            row[:levels] = above
+
+
+def _are_names(cells: Grid, records: Sequence[int], groups: Sequence[int], levels: int) -> bool:
+    """Whether rows without a label of their own are told by the column behind the labels."""
+    if any(not all(cells[number][1:levels]) for number in records if cells[number][0]):
+        return False
+    return all(cells[number][levels] and not _is_figure(cells[number][levels]) for number in groups)
+
+
+def _is_total(text: str) -> bool:
+    """Whether a row of that name sums up more than a group."""
+    return _TOTAL.match(text) is not None and _SUBTOTAL.match(text) is None
+
+
+def _is_figure(text: str) -> bool:
+    """Whether a text is a value that tells no rows apart, as days, hours, floors and classes do."""
+    return is_value(text) and not is_point_in_time(text) and not is_whereabouts(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,12 +297,8 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         if not any(row) or row in cells[first : first + header.rows]:  # the header is repeated
             continue
         if len(row) > 2 and _is_spanned(row, spans[index]):  # a title over the whole width within the table
-            if is_note(row[0]):
-                rows.append(TableRow((("", row[0]),), tuple(captions), index))
-                group = ()
-                continue
             group = (row[0],)
-            if index + 1 == len(cells) or _is_spanned(cells[index + 1], spans[index + 1]):
+            if is_note(row[0]) or _TOTAL.match(row[0]) or not _has_record_below(cells, spans, notes, index):
                 rows.append(TableRow((("", row[0]),), tuple(captions), index))
                 group = ()
             continue
@@ -270,6 +315,12 @@ def _body_rows(cells: Grid, spans: Marks, header: Header, first: int, captions: 
         above = [TableRow(_read_nameless_cells(cells[index], spans[index]), tuple(captions), index) for index in named]
         return [row for row in above if row.cells] + rows
     return rows
+
+
+def _has_record_below(cells: Grid, spans: Marks, notes: set[int], number: int) -> bool:
+    """Whether a title within a table is followed by a record, not by another title, a note or the table's end."""
+    below = number + 1
+    return below < len(cells) and below not in notes and not _is_spanned(cells[below], spans[below])
 
 
 def _begins_another(cells: Grid, spans: Marks, header: Header, number: int) -> bool:
@@ -419,14 +470,16 @@ def _names_of_pairs(grid: Grid, spans: Marks) -> Iterator[str]:
 
 def _pair_cells(row: Sequence[str], spans: Sequence[bool]) -> list[tuple[str, str]]:
     """(name, value) of each two columns; a value over several columns stands in all of them and counts once."""
-    pairs = []
+    pairs: list[tuple[str, str]] = []
     for column in range(0, len(row) - 1, 2):
         name = row[column]
         value = "" if spans[column + 1] else row[column + 1]
         if spans[column]:  # the value before reaches into this column
             continue
-        if name or value:
-            pairs.append((name.rstrip(":： "), value))
+        if name and spans[column + 1]:  # a text where a pair would be
+            pairs.append(("", name))
+        elif name or value:
+            pairs += read_value(name.rstrip(":： "), value)
     return pairs
 
 
@@ -437,7 +490,10 @@ def _name_cells(names: Sequence[str], row: Sequence[str], spans: Sequence[bool])
         label += 1
     pairs: list[tuple[str, str]] = []
     for column, (name, value) in enumerate(zip(names, row, strict=False)):
-        repeated = bool(pairs) and pairs[-1] == (name, value)  # a cell over several columns of one name counts once
+        # A cell over several columns of one name counts once, and so does a sum over columns of several.
+        repeated = bool(pairs) and pairs[-1] == (name, value) and (bool(name) or spans[column])
+        if spans[column] and _TOTAL.match(row[0]):
+            continue
         if value and not repeated and not 0 < column < label:
             pairs.append((name, value))
     return pairs

@@ -10,7 +10,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, TypeVar
 
-from peg_rag.readers.layout import Glyph, Item, Line
+from peg_rag.readers.pieces import Glyph, Item, Line
 
 _FEWEST_PAIRS = 10  # of glyphs below one another
 _MOST_ACROSS = 2  # glyphs side by side within a column

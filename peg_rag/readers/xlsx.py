@@ -19,7 +19,7 @@ from typing import Any
 
 from peg_rag.errors import DataError
 from peg_rag.extras import require
-from peg_rag.readers.blocks import Block, Heading, Paragraph, Row
+from peg_rag.readers.blocks import Block, Heading, Paragraph, Row, describe_comment
 from peg_rag.readers.files import PartlyRead, check_zip, run_parser
 from peg_rag.readers.names import is_name_row, is_value
 from peg_rag.readers.normalize import clean_cell, clean_line, flatten_cell, join_lines
@@ -29,6 +29,8 @@ from peg_rag.readers.tables import Grid, Marks, guess_header, table_rows
 _MOST_CELLS = 5_000_000
 _MOST_TITLES = 3  # rows above a header
 _DECIMALS = re.compile(r"0\.(0+)")
+# What Excel writes above the comments of a thread for versions that know none.
+_COMMENT_HEAD = re.compile(r"^\[(Threaded comment|线程批注|批注线程)\].*?(Comment|注释|批注)\s*[:：]\s*", re.DOTALL)
 _QUOTED_ONLY = re.compile(r'"[^"]*"')
 _QUOTED = re.compile(r'"([^"]*)"|\\(.)')
 _CURRENCY = re.compile(r"\[\$([^\]-]*)[^\]]*\]")  # such as `[$€-2]`
@@ -87,7 +89,31 @@ def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block
                 table = [row[start:stop] for row in region]
                 table_spans = [row[start:stop] for row in spans[first:end]]
                 blocks += _region_blocks(table, table_spans, first, sheet.title, path, text_column)
-    return blocks
+    return [*blocks, *_read_comments(sheet, blocks)]
+
+
+def _read_comments(sheet: Any, blocks: Sequence[Block]) -> Iterator[Row]:
+    """The comments and notes on a sheet's cells, each with the first cell of its row and what it is on."""
+    rows = {block.number: block for block in blocks if isinstance(block, Row)}
+    for cell in (cell for row in sheet.iter_rows() for cell in row if cell.comment is not None):
+        author = (cell.comment.author or "").strip()
+        text = (
+            _COMMENT_HEAD.sub("", cell.comment.text or "")
+            .strip()
+            .removeprefix(f"{author}:")
+            .removeprefix(f"{author}：")
+        )
+        value = flatten_cell(format_value(cell.value, cell.number_format))
+        row = rows.get(cell.row)
+        pairs = row.cells if row is not None else ()
+        label = pairs[0][1] if pairs else ""
+        name = next((name for name, other in pairs[1:] if other == value), "")
+        subject = "，".join(filter(None, (label if label != value else "", f"{name} {value}".strip())))
+        place = f"{cell.coordinate} {subject}".strip()
+        if text.strip():
+            author = "" if author.startswith("tc=") else author  # of a thread, an id
+            captions = row.captions if row is not None else ()
+            yield Row((("", describe_comment(author, clean_line(text), place)),), cell.row, captions, sheet=sheet.title)
 
 
 def _region_blocks(
