@@ -26,6 +26,8 @@ import make_documents.documents_5.content  # noqa: E402
 import make_documents.documents_5.files  # noqa: E402
 import make_documents.documents_6.content  # noqa: E402
 import make_documents.documents_6.files  # noqa: E402
+import make_documents.documents_7.content  # noqa: E402
+import make_documents.documents_7.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -107,6 +109,14 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-7",
+        make_documents.documents_7.content.SOURCES,
+        make_documents.documents_7.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 
