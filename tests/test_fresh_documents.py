@@ -28,6 +28,8 @@ import make_documents.documents_6.content  # noqa: E402
 import make_documents.documents_6.files  # noqa: E402
 import make_documents.documents_7.content  # noqa: E402
 import make_documents.documents_7.files  # noqa: E402
+import make_documents.documents_8.content  # noqa: E402
+import make_documents.documents_8.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -114,6 +116,14 @@ SETS = (
         "documents-7",
         make_documents.documents_7.content.SOURCES,
         make_documents.documents_7.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+    ),
+    FreshSet(
+        "documents-8",
+        make_documents.documents_8.content.SOURCES,
+        make_documents.documents_8.files,
         searches=32,
         scans=8,
         unanswerable=12,
