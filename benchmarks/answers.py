@@ -18,6 +18,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-4              # the fifth: 80 questions about 14 files, fresh once
     python benchmarks/answers.py --set documents-5              # the sixth: 80 questions about 14 files, fresh once
     python benchmarks/answers.py --set documents-6              # the seventh: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-7 --split fresh   # the eighth: 80 questions about 16 files
+    python benchmarks/answers.py --set documents-8 --split fresh   # the ninth: 80 questions about 16 files
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -47,6 +49,8 @@ SETS = {
     "documents-4": DOCUMENTS.parent / "documents-4",
     "documents-5": DOCUMENTS.parent / "documents-5",
     "documents-6": DOCUMENTS.parent / "documents-6",
+    "documents-7": DOCUMENTS.parent / "documents-7",
+    "documents-8": DOCUMENTS.parent / "documents-8",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

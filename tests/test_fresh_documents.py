@@ -26,6 +26,10 @@ import make_documents.documents_5.content  # noqa: E402
 import make_documents.documents_5.files  # noqa: E402
 import make_documents.documents_6.content  # noqa: E402
 import make_documents.documents_6.files  # noqa: E402
+import make_documents.documents_7.content  # noqa: E402
+import make_documents.documents_7.files  # noqa: E402
+import make_documents.documents_8.content  # noqa: E402
+import make_documents.documents_8.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -107,6 +111,22 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-7",
+        make_documents.documents_7.content.SOURCES,
+        make_documents.documents_7.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+    ),
+    FreshSet(
+        "documents-8",
+        make_documents.documents_8.content.SOURCES,
+        make_documents.documents_8.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 
