@@ -119,6 +119,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
     FreshSet(
         "documents-8",
@@ -127,6 +128,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
 )
 
