@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import struct
 import sys
 from argparse import Namespace
@@ -147,6 +148,9 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     second.fit()
     for name, weight in whole.model.trained_weights().items():
         torch.testing.assert_close(weight, second.model.trained_weights()[name])
+    options.seed = 1
+    with pytest.raises(SystemExit, match="another --out"):
+        recipe.Trainer(Namespace(**vars(options), out=tmp_path / "parts"))
 
 
 def write_reading(file: Path) -> Path:
@@ -202,6 +206,27 @@ def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"layers": 1}))
     with pytest.raises(DamagedModel, match="install peg-rag again"):
         StatementReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"format": 1}, "format 1"), ({"layers": 6}, r"layers\.5\.attended"), ({"heads": 3}, "3 heads")],
+)
+def test_files_that_do_not_fit_one_another_are_said(
+    trained: Path, tmp_path: Path, change: dict[str, int], says: str
+) -> None:
+    shutil.copytree(trained / "asset", tmp_path / "asset")
+    config = tmp_path / "asset" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    with pytest.raises(DamagedModel, match=says):
+        StatementReader(tmp_path / "asset")
+
+
+def test_another_tokenizer_is_said(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "asset", tmp_path / "asset")
+    shutil.copyfile(bundled_path(READER) / "tokenizer.json", tmp_path / "asset" / "tokenizer.json")
+    with pytest.raises(DamagedModel, match="18 vectors of 64 for 28032 pieces"):
+        StatementReader(tmp_path / "asset")
 
 
 def test_statements_compete_with_one_another_and_with_nothing(recipe: Any) -> None:

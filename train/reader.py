@@ -22,11 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers import logging as transformers_logging
+
+from peg_rag.answering.reading import CONTEXT_TOKENS, END, QUESTION_TOKENS, START, STATEMENT_TOKENS
 
 FROZEN_LAYERS = 4
 QUESTIONS_OF_STEP = 24
@@ -40,13 +43,8 @@ WARMUP = 0.06
 DECAY = 0.01
 BETAS = (0.9, 0.98)
 SAVED_EVERY = 200  # steps
-QUESTION_TOKENS = 32
-STATEMENT_TOKENS = 64
-CONTEXT_TOKENS = 64
-POSITIONS = 256  # kept in the asset; a row has at most 165 tokens
-START = 0  # <s>
+POSITIONS = 256  # kept in the asset; a row has at most 164 tokens
 PAD = 1
-END = 2  # </s>
 
 ASSET = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "reader-mini"
 
@@ -124,7 +122,7 @@ class Reader(nn.Module):
         return {name: weight.detach() for name, weight in self.named_parameters() if weight.requires_grad}
 
     def forward(self, rows: Sequence[list[int]]) -> Tensor:
-        """(rows,) float32 log odds of each row of token ids."""
+        """(rows,) log odds of each row of token ids, computed in bfloat16."""
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         parts = [order[start : start + ROWS_OF_CHUNK] for start in range(0, len(order), ROWS_OF_CHUNK)]
         device = self.score.weight.device
@@ -167,6 +165,7 @@ class Trainer:
         self.out = Path(arguments.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.seed = arguments.seed
+        self.options = describe_run(arguments)
         self.reading = Reading(Path(arguments.data))
         self.device = torch.device(arguments.device)
         self.model = Reader(Path(arguments.start)).to(self.device)
@@ -191,7 +190,7 @@ class Trainer:
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for group in self.optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule_rate(self.step / total)
+                group["lr"] = group["peak"] * schedule_rate((self.step + 1) / total)
             self.optimizer.step()
             self.optimizer.zero_grad()
             losses.append(loss.item())
@@ -220,16 +219,21 @@ class Trainer:
         return texts, right, owners, weights
 
     def _save_state(self) -> None:
-        state = {"step": self.step, "model": self.model.trained_weights(), "optimizer": self.optimizer.state_dict()}
+        """The weights first: a run that is stopped between the two files makes them again."""
+        save_file(self.model.trained_weights(), self.out / "trained.new", metadata=self.options)
+        (self.out / "trained.new").replace(self.out / "trained.safetensors")
+        state = {"step": self.step, "options": self.options}
+        state |= {"model": self.model.trained_weights(), "optimizer": self.optimizer.state_dict()}
         torch.save(state, self.out / "state.new")
         (self.out / "state.new").replace(self.out / "state.pt")
-        save_file(self.model.trained_weights(), self.out / "trained.safetensors")
 
     def _load_state(self) -> None:
         file = self.out / "state.pt"
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
+        if state["options"] != self.options:
+            raise SystemExit(f"{file} is of {state['options']}, not {self.options}; give another --out")
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -238,6 +242,11 @@ class Trainer:
         print(line, flush=True)
         with (self.out / "log.txt").open("a") as file:
             file.write(line + "\n")
+
+
+def describe_run(arguments: argparse.Namespace) -> dict[str, str]:
+    """What a run that goes on must have in common with the one that was stopped."""
+    return {name: str(getattr(arguments, name)) for name in ("data", "start", "left_out", "questions", "seed")}
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -298,10 +307,16 @@ def report(reading: Reading, logits: dict[int, NDArray[np.float32]]) -> str:
     )
 
 
+def read_left_out(out: Path) -> int:
+    """The fold whose documents the network has not seen."""
+    with safe_open(out / "trained.safetensors", "pt") as file:
+        return int(file.metadata()["left_out"])
+
+
 def score(arguments: argparse.Namespace) -> None:
     reading = Reading(Path(arguments.data))
     model = load_reader(Path(arguments.start), Path(arguments.out)).to(arguments.device)
-    questions = np.flatnonzero(reading.folds == arguments.left_out)
+    questions = np.flatnonzero(reading.folds == read_left_out(Path(arguments.out)))
     if arguments.questions:
         questions = np.random.default_rng(1).permutation(questions)[: arguments.questions]
     logits: dict[int, NDArray[np.float32]] = {}
@@ -383,7 +398,7 @@ def main() -> None:
     parser.add_argument("--data", help="what `train/answer_scorer.py --pack` wrote; for `fit` and `score`")
     parser.add_argument("--start", required=True)
     parser.add_argument("--out", required=True)
-    parser.add_argument("--left-out", type=int, default=0, help="fold of the documents that are left out")
+    parser.add_argument("--left-out", type=int, default=0, help="for `fit`: fold of the documents that are left out")
     parser.add_argument("--questions", type=int, help="at most; default all")
     parser.add_argument("--most", type=int, default=12, help="rows of a question that are scored")
     parser.add_argument("--seed", type=int, default=0)

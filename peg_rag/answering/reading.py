@@ -5,8 +5,9 @@ the statement and what stands around it together (Nogueira and Cho, arXiv 1901.0
 statement, so it reads the few that the scorer puts first. `train/reader.py` fine-tunes it; what it gains, and where it
 gains nothing, is in `train/LOG.md`.
 
-It begins with multilingual-e5-small (Wang et al., arXiv 2402.05672), which knows more Chinese than written documents
-can teach. It runs on NumPy, without padding, so that answers with the bundled model need no torch.
+It starts from multilingual-e5-small (Wang et al., arXiv 2402.05672), which knows more Chinese than the documents
+written for training could teach it. It runs on NumPy, without padding, so that answers with the bundled model need no
+torch.
 """
 
 import json
@@ -33,10 +34,12 @@ CONTEXT_TOKENS = 64
 _BEFORE = 60  # characters of the passage before a sentence that are read with it
 _AFTER = 40
 _HEADINGS = 80  # characters of the file's name and headings
-_START = 0  # <s>
-_END = 2  # </s>
+START = 0  # <s>
+END = 2  # </s>
 _EPSILON = 1e-12  # of the layer norms
-_CACHED_ROWS = 64
+_CACHED_ROWS = 64  # whose inner states, 400 KB, stay in a core's cache
+_FORMAT = 2  # of the folder
+_LAYER_PARTS = ("qkv", "attended", "attention_norm", "up", "down", "norm")
 Matrix = NDArray[np.float32]
 
 
@@ -83,15 +86,16 @@ class StatementReader:
             self._heads = int(config["heads"])
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             weights = load_file(folder / "model.safetensors")
-            self._words = weights.pop("words.weight")  # int8; the few rows that a question needs are scaled when read
-            self._word_scales = weights.pop("words.scale")
-            self._weights = {
-                name: np.ascontiguousarray(_restore_weight(name, weights))
-                for name in weights
-                if not name.endswith(".scale")
-            }
+            _check_weights(weights, config, self._tokenizer.get_vocab_size())
         except Exception as error:  # tokenizers raises `Exception` itself
             raise DamagedModel(f"{folder}: {error}; install peg-rag again") from error
+        self._words = weights.pop("words.weight")  # int8; only the rows of a question's tokens are dequantized
+        self._word_scales = weights.pop("words.scale")
+        self._weights = {
+            name: np.ascontiguousarray(_dequantize_weight(name, weights))
+            for name in weights
+            if not name.endswith(".scale")
+        }
         self._tokenizer.no_padding()
 
     def read(self, question: str, statements: Sequence[ContextualStatement]) -> NDArray[np.float64]:
@@ -107,9 +111,9 @@ class StatementReader:
         texts = [question, *(s.statement for s in statements), *(s.context for s in statements)]
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
         count = len(statements)
-        question_ids = [_START, *tokens[0][:QUESTION_TOKENS], _END]
+        question_ids = [START, *tokens[0][:QUESTION_TOKENS], END]
         return [
-            np.array([*question_ids, *statement[:STATEMENT_TOKENS], _END, *context[:CONTEXT_TOKENS], _END])
+            np.array([*question_ids, *statement[:STATEMENT_TOKENS], END, *context[:CONTEXT_TOKENS], END])
             for statement, context in zip(tokens[1 : 1 + count], tokens[1 + count :], strict=True)
         ]
 
@@ -153,14 +157,31 @@ class StatementReader:
         return centred
 
 
-def _restore_weight(name: str, weights: dict[str, NDArray[Any]]) -> Matrix:
+def _check_weights(weights: dict[str, NDArray[Any]], config: dict[str, Any], pieces: int) -> None:
+    """
+    Raises:
+        ValueError: the files do not fit one another.
+    """
+    if config["format"] != _FORMAT:
+        raise ValueError(f"format {config['format']}, expected {_FORMAT}")
+    parts = [f"layers.{number}.{part}" for number in range(config["layers"]) for part in _LAYER_PARTS]
+    expected = {f"{part}.{kind}" for part in ("norm", "pooler", "score", *parts) for kind in ("weight", "bias")}
+    expected |= {"words.weight", "words.scale", "positions.weight"}
+    if missing := sorted(expected - weights.keys()):
+        raise ValueError(f"no weights {missing[0]}")
+    rows, width = weights["words.weight"].shape
+    if rows != pieces or width % config["heads"]:
+        raise ValueError(f"{rows} vectors of {width} for {pieces} pieces and {config['heads']} heads")
+
+
+def _dequantize_weight(name: str, weights: dict[str, NDArray[Any]]) -> Matrix:
     """A weight in float32; a matrix is kept as int8 (out, in) with a scale for each output, and turned to (in, out)."""
     weight = weights[name]
     scale = weights.get(f"{name.removesuffix('.weight')}.scale")
     if scale is None:
         return weight.astype(np.float32)
-    restored: Matrix = (weight.astype(np.float32) * scale.astype(np.float32)[:, None]).T
-    return restored
+    turned: Matrix = (weight.astype(np.float32) * scale.astype(np.float32)[:, None]).T
+    return turned
 
 
 def _attend(projected: Matrix, heads: int, is_last: bool) -> Matrix:
