@@ -901,6 +901,23 @@ def test_labels_may_stand_in_two_columns() -> None:
     assert rows[5:] == ["境外 经理 餐补 60美元", "境外 小计 210美元", "合计 1280元"]
 
 
+@pytest.mark.parametrize("name", ["负责人", "姓名", "经办人", "负责老师"])
+def test_nobody_is_put_where_a_persons_cell_is_blank(name: str) -> None:
+    grid = [[name, "设备", "状态"], ["张三", "空调", "正常"], ["", "打印机", "待修"], ["李四", "投影仪", "正常"]]
+    assert [dict(row.cells).get(name) for row in table_rows(grid)] == ["张三", None, "李四"]
+    grid = [["部门", name, "设备", "状态"], ["研发", "张三", "空调", "正常"], ["", "", "打印机", "待修"]]
+    grid += [["", "李四", "电脑", "正常"], ["销售", "王五", "投影仪", "正常"]]
+    assert dict(table_rows(grid)[1].cells) == {"部门": "研发", "设备": "打印机", "状态": "待修"}
+
+
+def test_a_number_in_the_second_column_labels_no_group() -> None:
+    grid = [["楼层", "房间", "用途", "面积"], ["1楼", "101", "会议室", "30㎡"], ["", "102", "仓库", "50㎡"]]
+    grid += [["", "", "茶水间", "8㎡"], ["2楼", "201", "办公室", "25㎡"], ["", "202", "档案室", "40㎡"]]
+    rows = [dict(row.cells) for row in table_rows(grid)]
+    assert rows[2] == {"楼层": "1楼", "用途": "茶水间", "面积": "8㎡"}
+    assert rows[4] == {"楼层": "2楼", "房间": "202", "用途": "档案室", "面积": "40㎡"}
+
+
 def test_two_columns_without_a_header_are_names_and_values() -> None:
     rows = table_rows([["年假", "满1年5天，满10年10天"], ["病假", "凭医院证明，每年不超过30天"]])
     assert [row.cells for row in rows] == [
@@ -1358,6 +1375,30 @@ def test_a_roster_names_its_days_and_keeps_equal_shifts(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("figures", ["3|12|5", "12|2.5|3", "1/2|1/3|1/5", "30|31|32", "5|4|3"])
+def test_figures_are_no_days_of_a_roster(figures: str) -> None:
+    grid = [["空调", *figures.split("|")], ["打印机", "2", "4", "1"], ["投影仪", "1", "2", "9"]]
+    rows = [[value for _, value in row.cells] for row in table_rows(grid)]
+    assert rows == grid
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        "1|2|3",
+        "12/30|12/31|1/1",
+        "30(周一)|31(周二)|1(周三)",
+        "11月30日|12月1日|12月2日",
+        "周一|周二|周四",
+        "1号|3号|5号",
+    ],
+)
+def test_days_of_a_roster_are_written_in_several_ways(days: str) -> None:
+    grid = [["姓名", *days.split("|")], ["王芳", "8", "9", "6"], ["李明", "7", "8", "8"]]
+    assert [row.cells[0] for row in table_rows(grid)] == [("姓名", "王芳"), ("姓名", "李明")]
+    assert dict(table_rows(grid)[1].cells)[days.split("|")[0]] == "7"
+
+
 def test_a_sum_over_several_columns_counts_once() -> None:
     grid = [
         ["物料", "数量", "单价", "交期"],
@@ -1366,6 +1407,19 @@ def test_a_sum_over_several_columns_counts_once() -> None:
     ]
     merged = [[False] * 4, [False] * 4, [False, False, True, True]]
     assert dict(table_rows(grid, merged=merged)[1].cells) == {"物料": "总计", "数量": "6460.00"}
+
+
+@pytest.mark.parametrize("label", ["合计", "平均气温"])
+def test_equal_sums_count_each_where_no_file_says_that_they_are_one(label: str) -> None:
+    grid = [["项目", "一月", "二月", "三月"], ["水费", "5", "7", "30"], [label, "12", "12", "30"]]
+    sums = {"项目": label, "一月": "12", "二月": "12", "三月": "30"}
+    assert dict(table_rows(grid)[1].cells) == sums
+
+
+def test_a_reading_over_several_columns_holds_for_each() -> None:
+    grid = [["项目", "一月", "二月"], ["最高气温", "9", "12"], ["平均气温", "4", "4"]]
+    merged = [[False] * 3, [False] * 3, [False, False, True]]
+    assert dict(table_rows(grid, merged=merged)[1].cells) == {"项目": "平均气温", "一月": "4", "二月": "4"}
 
 
 def test_items_within_a_form_of_pairs_have_their_header() -> None:
