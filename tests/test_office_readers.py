@@ -14,7 +14,7 @@ import pptx
 import pytest
 from docx.opc.packuri import PackURI
 from docx.opc.part import Part
-from docx.oxml import parse_xml
+from docx.oxml import OxmlElement, parse_xml
 from docx.oxml.ns import nsdecls
 from docx.shared import Pt
 from pptx.chart.data import CategoryChartData
@@ -28,6 +28,7 @@ from pptx.util import Pt as PptPt
 
 from peg_rag.errors import DataError
 from peg_rag.readers import PartlyRead, Section, html, read_sections, xlsx
+from peg_rag.readers.forms import read_pairs
 from peg_rag.readers.numbering import format_number
 from peg_rag.readers.tables import table_rows
 from peg_rag.readers.xlsx import format_value
@@ -901,6 +902,23 @@ def test_labels_may_stand_in_two_columns() -> None:
     assert rows[5:] == ["境外 经理 餐补 60美元", "境外 小计 210美元", "合计 1280元"]
 
 
+@pytest.mark.parametrize("name", ["负责人", "姓名", "经办人", "负责老师"])
+def test_nobody_is_put_where_a_persons_cell_is_blank(name: str) -> None:
+    grid = [[name, "设备", "状态"], ["张三", "空调", "正常"], ["", "打印机", "待修"], ["李四", "投影仪", "正常"]]
+    assert [dict(row.cells).get(name) for row in table_rows(grid)] == ["张三", None, "李四"]
+    grid = [["部门", name, "设备", "状态"], ["研发", "张三", "空调", "正常"], ["", "", "打印机", "待修"]]
+    grid += [["", "李四", "电脑", "正常"], ["销售", "王五", "投影仪", "正常"]]
+    assert dict(table_rows(grid)[1].cells) == {"部门": "研发", "设备": "打印机", "状态": "待修"}
+
+
+def test_a_number_in_the_second_column_labels_no_group() -> None:
+    grid = [["楼层", "房间", "用途", "面积"], ["1楼", "101", "会议室", "30㎡"], ["", "102", "仓库", "50㎡"]]
+    grid += [["", "", "茶水间", "8㎡"], ["2楼", "201", "办公室", "25㎡"], ["", "202", "档案室", "40㎡"]]
+    rows = [dict(row.cells) for row in table_rows(grid)]
+    assert rows[2] == {"楼层": "1楼", "用途": "茶水间", "面积": "8㎡"}
+    assert rows[4] == {"楼层": "2楼", "房间": "202", "用途": "档案室", "面积": "40㎡"}
+
+
 def test_two_columns_without_a_header_are_names_and_values() -> None:
     rows = table_rows([["年假", "满1年5天，满10年10天"], ["病假", "凭医院证明，每年不超过30天"]])
     assert [row.cells for row in rows] == [
@@ -1329,6 +1347,34 @@ def test_comments_of_word_are_passages_that_name_their_words(tmp_path: Path) -> 
     ]
 
 
+def comments_of(document: "docx.document.Document", path: Path) -> list[str]:
+    sections = read_sections(save_docx(document, path))
+    return [section.text for section in sections if section.text.startswith("批注")]
+
+
+def test_comments_of_word_on_no_text_are_kept(tmp_path: Path) -> None:
+    document = docx.Document()
+    for text, comment in (("", "此处缺图"), ("这一段", "段落标记已删")):
+        paragraph = document.add_paragraph()
+        document.add_comment([paragraph.add_run(text)], text=comment, author="李敏", initials="LM")
+    mark = OxmlElement("w:rPr")
+    mark.append(OxmlElement("w:del"))
+    paragraph._p.get_or_add_pPr().append(mark)
+    document.add_paragraph("并入下一段。")
+    assert comments_of(document, tmp_path / "a.docx") == ["批注（李敏）：此处缺图", "批注（李敏）：段落标记已删"]
+
+
+def test_a_comment_of_word_quotes_no_words_that_were_moved_away(tmp_path: Path) -> None:
+    document = docx.Document()
+    paragraph = document.add_paragraph("付款方式为")
+    runs = [paragraph.add_run(text) for text in ("分期", "或一次付清")]
+    document.add_comment(runs, text="请核对", author="李敏", initials="LM")
+    moved = OxmlElement("w:moveFrom")
+    runs[1]._r.addprevious(moved)
+    moved.append(runs[1]._r)
+    assert comments_of(document, tmp_path / "a.docx") == ["批注（李敏）：请核对（批注的是：“分期”）"]
+
+
 def test_comments_on_cells_of_excel_are_passages_that_name_their_row(tmp_path: Path) -> None:
     book = openpyxl.Workbook()
     sheet = book.active
@@ -1342,6 +1388,48 @@ def test_comments_on_cells_of_excel_are_passages_that_name_their_row(tmp_path: P
         "库存",
         "批注（王芳）：含破损3包，待退货（批注的是：B2 打印纸，库存数量 120）",
     )
+
+
+@pytest.mark.parametrize(
+    ("cell", "subject"),
+    [
+        ("B3", "B3 上海，库存 12"),
+        ("F3", "F3 苏州，退货 12"),
+        ("F4", "F4 无锡，退货 5"),
+        ("E4", "E4 无锡，销量 5"),
+        ("D4", "D4 门店 无锡"),
+    ],
+)
+def test_a_comment_names_the_row_and_the_column_that_it_is_on(cell: str, subject: str, tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in (
+        ["仓库", "库存", None, "门店", "销量", "退货"],
+        ["北京", 7, None, "杭州", 3, 4],
+        ["上海", 12, None, "苏州", 12, 12],
+        [None, None, None, "无锡", 5, 5],
+    ):
+        sheet.append(row)
+    sheet[cell].comment = openpyxl.comments.Comment("请核对", "王芳")
+    book.save(tmp_path / "a.xlsx")
+    comments = [section.text for section in read_sections(tmp_path / "a.xlsx") if "批注" in section.text]
+    assert comments == [f"批注（王芳）：请核对（批注的是：{subject}）"]
+
+
+def test_a_comment_beside_hidden_and_merged_cells_names_its_column(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in (["地区", "代码", "一月", "二月", "三月"], ["华东", 1, 100, None, 100], [None, 2, 90, 90, 90]):
+        sheet.append(row)
+    sheet.merge_cells("A2:A3")
+    sheet.merge_cells("C2:D2")
+    sheet.column_dimensions["B"].hidden = True
+    for cell in ("E2", "D3", "A2"):
+        sheet[cell].comment = openpyxl.comments.Comment("请核对", "王芳")
+    book.save(tmp_path / "a.xlsx")
+    comments = [section.text for section in read_sections(tmp_path / "a.xlsx") if "批注" in section.text]
+    places = ["A2 地区 华东", "E2 华东，三月 100", "D3 华东，二月 90"]
+    assert comments == [f"批注（王芳）：请核对（批注的是：{place}）" for place in places]
 
 
 def test_a_roster_names_its_days_and_keeps_equal_shifts(tmp_path: Path) -> None:
@@ -1358,6 +1446,30 @@ def test_a_roster_names_its_days_and_keeps_equal_shifts(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("figures", ["3|12|5", "12|2.5|3", "1/2|1/3|1/5", "30|31|32", "5|4|3"])
+def test_figures_are_no_days_of_a_roster(figures: str) -> None:
+    grid = [["空调", *figures.split("|")], ["打印机", "2", "4", "1"], ["投影仪", "1", "2", "9"]]
+    rows = [[value for _, value in row.cells] for row in table_rows(grid)]
+    assert rows == grid
+
+
+@pytest.mark.parametrize(
+    "days",
+    [
+        "1|2|3",
+        "12/30|12/31|1/1",
+        "30(周一)|31(周二)|1(周三)",
+        "11月30日|12月1日|12月2日",
+        "周一|周二|周四",
+        "1号|3号|5号",
+    ],
+)
+def test_days_of_a_roster_are_written_in_several_ways(days: str) -> None:
+    grid = [["姓名", *days.split("|")], ["王芳", "8", "9", "6"], ["李明", "7", "8", "8"]]
+    assert [row.cells[0] for row in table_rows(grid)] == [("姓名", "王芳"), ("姓名", "李明")]
+    assert dict(table_rows(grid)[1].cells)[days.split("|")[0]] == "7"
+
+
 def test_a_sum_over_several_columns_counts_once() -> None:
     grid = [
         ["物料", "数量", "单价", "交期"],
@@ -1366,6 +1478,28 @@ def test_a_sum_over_several_columns_counts_once() -> None:
     ]
     merged = [[False] * 4, [False] * 4, [False, False, True, True]]
     assert dict(table_rows(grid, merged=merged)[1].cells) == {"物料": "总计", "数量": "6460.00"}
+
+
+@pytest.mark.parametrize("label", ["合计", "平均气温"])
+def test_equal_sums_count_each_where_no_file_says_that_they_are_one(label: str) -> None:
+    grid = [["项目", "一月", "二月", "三月"], ["水费", "5", "7", "30"], [label, "12", "12", "30"]]
+    sums = {"项目": label, "一月": "12", "二月": "12", "三月": "30"}
+    assert dict(table_rows(grid)[1].cells) == sums
+
+
+def test_a_reading_over_several_columns_holds_for_each() -> None:
+    grid = [["项目", "一月", "二月"], ["最高气温", "9", "12"], ["平均气温", "4", "4"]]
+    merged = [[False] * 3, [False] * 3, [False, False, True]]
+    assert dict(table_rows(grid, merged=merged)[1].cells) == {"项目": "平均气温", "一月": "4", "二月": "4"}
+
+
+def test_small_amounts_stand_apart_only_behind_amounts_in_words() -> None:
+    grid = [["申请人", "王芳", "申请日期", "3月1日"], ["付款金额", "金额（小写）：100元", "付款方式", "转账"]]
+    merged = [[False] * 4] * 2
+    assert dict(read_pairs(grid[1], merged[1])) == {"付款金额": "金额（小写）：100元", "付款方式": "转账"}
+    assert read_pairs(["金额（小写）：100元", ""], [False] * 2) == (("", "金额（小写）：100元"),)
+    assert read_pairs(["合计", "壹佰元整（小写）：100元"], [False] * 2) == (("合计", "壹佰元整"), ("小写", "100元"))
+    assert read_pairs(["合计", "壹佰元整", "（小写）¥100"], [False] * 3) == (("合计", "壹佰元整"), ("小写", "¥100"))
 
 
 def test_items_within_a_form_of_pairs_have_their_header() -> None:

@@ -23,7 +23,8 @@ from reportlab.platypus import Table, TableStyle
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.reader_process import ReaderProcess
 from peg_rag.readers import PartlyRead, Section, document_text, read_blocks, read_sections
-from peg_rag.readers.pieces import Line
+from peg_rag.readers.layout import read_framed_table
+from peg_rag.readers.pieces import Glyph, Line
 from peg_rag.readers.vertical import are_columns
 
 pdfmetrics.registerFont(UnicodeCIDFont("STSong-Light"))
@@ -1013,3 +1014,67 @@ def test_a_line_upside_down_on_an_upright_page_is_read(tmp_path: Path) -> None:
     [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
     assert section.text == "桌牌从中间对折，两面都写来宾的姓名。\n\n来宾郑海涛"
     assert 240 < section.places[1].box[0] < 300
+
+
+def test_turned_text_that_is_printed_twice_is_read_once(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "桌牌从中间对折，两面都写来宾的姓名。")
+        canvas.saveState()
+        canvas.translate(300, 400)
+        canvas.rotate(180)
+        canvas.drawString(0, 0, "来宾郑海涛")
+        canvas.drawString(0.2, 0, "来宾郑海涛")
+        canvas.restoreState()
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text.endswith("\n\n来宾郑海涛")
+
+
+def test_a_cell_between_the_heights_of_two_lines_belongs_to_both(tmp_path: Path) -> None:
+    rows = [["项目", "期间", "负责人"], ["云平台\n二期工程", "2026-01-01\n2026-12-31", "张三"]]
+
+    def page(canvas: Canvas) -> None:
+        table = Table(rows, colWidths=[120, 160, 80], rowHeights=[20, 40])
+        grid = [("GRID", (0, 0), (-1, -1), 0.5, colors.black), ("FONT", (0, 0), (-1, -1), "STSong-Light", 10)]
+        table.setStyle(TableStyle([*grid, ("VALIGN", (0, 0), (-1, -1), "MIDDLE")]))
+        table.wrapOn(canvas, WIDTH, HEIGHT)
+        table.drawOn(canvas, 72, 600)
+
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert section.text == "项目: 云平台二期工程 | 期间: 2026-01-01 2026-12-31 | 负责人: 张三"
+
+
+def test_a_line_of_its_own_in_a_frame_is_no_part_of_the_name_above() -> None:
+    heights = [0, 20, 40, 52, 72, 92]
+    rows = ["货物名称 数量 金额", "餐盘 200 2500", "商用双门 2 3960", "消毒柜", "运费", "以下空白"]
+    glyphs = [
+        Glyph(text, 100.0 * column + 10 * number, top, 100.0 * column + 10 * number + 10, top + 10.0, 10.0, False)
+        for top, row in zip(heights, rows, strict=True)
+        for column, cell in enumerate(row.split())
+        for number, text in enumerate(cell)
+    ]
+    table = read_framed_table(glyphs, (0.0, 0.0, 300.0, 110.0), 1)
+    assert table is not None
+    assert [row[0] for row in table.grid] == ["货物名称", "餐盘", "商用双门消毒柜", "运费", "以下空白"]
+    assert table.rows[2][3] == 62.0  # both lines of the name
+
+
+def test_a_name_that_fills_its_column_goes_on_in_the_next_line() -> None:
+    rows = ["货物名称 数量 金额", "商用双门高温热风循 2 3960", "消毒柜", "餐盘 200 2500"]
+    glyphs = [
+        Glyph(
+            text,
+            100.0 * column + 10 * number,
+            16.0 * line,
+            100.0 * column + 10 * number + 10,
+            16.0 * line + 10,
+            10,
+            False,
+        )
+        for line, row in enumerate(rows)
+        for column, cell in enumerate(row.split())
+        for number, text in enumerate(cell)
+    ]
+    table = read_framed_table(glyphs, (0.0, 0.0, 300.0, 110.0), 1)
+    assert table is not None
+    assert [row[0] for row in table.grid] == ["货物名称", "商用双门高温热风循消毒柜", "餐盘"]

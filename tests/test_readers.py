@@ -294,6 +294,26 @@ def test_an_empty_line_between_records_begins_no_table(tmp_path: Path) -> None:
     assert [section.text for section in read_sections(path)][1] == "姓名: 李明 | 岗位: 司机 | 城市: 无锡"
 
 
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        ("品名,类别,数量\n白纸,办公用品,12\n", "胶水,手工材料,若干\n剪刀,手工工具,5\n"),
+        ("品名,类别,数量\n白纸,办公用品,12\n", "审批人,王芳\n审批日期,2026-03-02\n"),
+        ("品名,数量\n白纸,12\n", "审批人,王芳\n审批日期,2026-03-02\n"),
+        ("品名,类别,数量,库位\n白纸,办公用品,12,A-1\n", "审批人,王芳,申请人,李明\n审批日期,3月2日,申请日期,3月1日\n"),
+    ],
+)
+def test_records_and_pairs_below_an_empty_line_are_no_table(above: str, below: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", f"{above}\n{below}")
+    first = below.split(",")[0]
+    assert any(f"品名: {first}" in section.text for section in read_sections(path))
+
+
+def test_a_second_table_may_begin_with_the_name_of_costs(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "品名,类别,数量\n白纸,办公用品,12\n\n项目,一月,二月,三月\n办公费用,3,4,5\n")
+    assert read_sections(path)[-1].text == "项目: 办公费用 | 一月: 3 | 二月: 4 | 三月: 5"
+
+
 def test_csv_without_a_text_column_gives_all_columns_with_their_names(tmp_path: Path) -> None:
     [section] = read_sections(write(tmp_path, "a.csv", "城市,门票\r\n北京,40\r\n"))
     assert section.text == "城市: 北京 | 门票: 40"

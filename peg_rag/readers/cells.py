@@ -78,7 +78,7 @@ def build_grid(cells: Sequence[RuledCell], lefts: Sequence[float], tops: Sequenc
     for top, bottom in zip(tops, bottoms, strict=True):
         row = [cell for cell in cells if cell.box[1] - _SNAP <= top < cell.box[3] - _SNAP]
         inside = [cell for cell in row if cell.box[1] >= top - _SNAP and cell.box[3] <= bottom + _SNAP]
-        heights = _find_inner_rows(inside)
+        heights = _find_inner_rows(inside, left)
         ends = [*((upper + lower) / 2 for upper, lower in pairwise(heights)), bottom]
         for number, end in enumerate(ends):
             texts = [""] * len(lefts)
@@ -112,11 +112,14 @@ def _are_labelled(line: Line, following: Line) -> bool:
     return _LABELLED.match(line.text) is not None and _LABELLED.match(following.text) is not None
 
 
-def _find_inner_rows(cells: Sequence[RuledCell]) -> list[float]:
+def _find_inner_rows(cells: Sequence[RuledCell], left: float) -> list[float]:
     """The heights of the rows that stand in the cells of one ruled row; none where it is one row.
 
     Rows are told by two cells that have as many lines, at the same heights. One of them holds nothing but figures that
-    would have had room beside each other, and no text is broken at these heights.
+    would have had room beside each other, and no text is broken at these heights or stands between two of them.
+
+    Args:
+        left: where the table begins; a line between two rows is their label there.
     """
     stacks = [cell for cell in cells if len(cell.lines) > 1 and not _is_upright_label(cell)]
     figures = [cell for cell in stacks if _holds_figures(cell) and not cell.is_broken()]
@@ -131,7 +134,15 @@ def _find_inner_rows(cells: Sequence[RuledCell]) -> list[float]:
         return []
     if any(cell.is_broken() and len(cell.lines) == len(heights) for cell in names if cell is not stacks[0]):
         return []
-    return heights
+    single = [
+        cell.lines[0] for cell in cells if len(cell.lines) == 1 and not cell.is_turned and cell.box[0] > left + _SNAP
+    ]
+    return [] if any(_stands_between(line, heights, slack) for line in single) else heights
+
+
+def _stands_between(line: Line, heights: Sequence[float], slack: float) -> bool:
+    """Whether a line is at the height of no row, but between two of them."""
+    return any(upper + slack < line.middle < lower - slack for upper, lower in pairwise(heights))
 
 
 def _is_upright_label(cell: RuledCell) -> bool:

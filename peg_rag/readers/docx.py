@@ -101,6 +101,7 @@ class _Reader:
             for note in part.notes:
                 yield Paragraph(note)
             comments += part.comments
+        comments += [_describe_comment(comment, "") for comment in self._comments.values()]  # on no text
         yield from map(_make_comment, comments)
 
     def _read_children(self, container: Any) -> Iterator[_Text | Block]:
@@ -154,8 +155,9 @@ class _Reader:
                 if comment is not None:
                     yield _describe_comment(comment, clean_line("".join(words)))
                 continue
-            for words in self._commented.values():
-                words.append(_text_of([part]))
+            if not any(parent.tag in _LEFT_OUT for parent in part.iterancestors()):
+                for words in self._commented.values():
+                    words.append(_text_of([part]))
             for reference in part.iterfind(f"{_W}commentReference"):
                 comment = self._comments.pop(reference.get(f"{_W}id"), None)
                 if comment is not None:  # on no words in particular

@@ -25,6 +25,9 @@ _FORM_WORDS = re.compile(
 )
 # The total of an invoice in figures stands behind the one in words, in a cell of its own or not.
 _SMALL_TOTAL = re.compile(r"\s*[（(]小写[)）]\s*[:：]?\s*")
+_AMOUNT_IN_WORDS = re.compile(
+    r"[零〇一二三四五六七八九十壹贰叁肆伍陆柒捌玖拾][零〇一二三四五六七八九十百千万亿壹贰叁肆伍陆柒捌玖拾佰仟萬圆元角分整正\s]*[圆元角分整正]\s*$"
+)
 _LABELLED = re.compile(r"([^：:]{1,26})[：:]\s*(\S.*)")
 
 
@@ -84,9 +87,9 @@ def read_pairs(row: Sequence[str], merged: Sequence[bool]) -> Pairs:
 
 def read_value(name: str, text: str) -> Pairs:
     """A value under its name, or the several of one cell: lines with own names, an amount in words and in figures."""
-    parts = _SMALL_TOTAL.split(text, maxsplit=1)
-    if len(parts) == 2 and all(parts):
-        return ((name, parts[0]), ("小写", parts[1]))
+    in_words, in_figures = _split_amounts(text)
+    if in_words and in_figures:
+        return ((name, in_words), ("小写", in_figures))
     labelled = [_LABELLED.fullmatch(line) for line in text.split("\n")]
     if not name or len(labelled) < 2 or not all(labelled):
         return ((name, text),)
@@ -190,11 +193,19 @@ def _cells_of(row: Sequence[str], merged: Sequence[bool]) -> list[_Cell]:
 
 def _split_total(cell: _Cell) -> Iterator[_Cell]:
     """The amounts in words and in figures that one cell of an invoice holds, with the name of the second."""
-    parts = _SMALL_TOTAL.split(cell.text, maxsplit=1)
-    if len(parts) == 1 or not parts[1]:
+    in_words, in_figures = _split_amounts(cell.text)
+    if not in_figures:
         yield cell
         return
-    if parts[0]:
-        yield _Cell(parts[0], max(1, cell.columns - 2))
+    if in_words:
+        yield _Cell(in_words, max(1, cell.columns - 2))
     yield _Cell("小写", 1)
-    yield _Cell(parts[1], 1)
+    yield _Cell(in_figures, 1)
+
+
+def _split_amounts(text: str) -> tuple[str, str]:
+    """The amount in words and the one in figures, which stands behind `（小写）`; else the text and nothing."""
+    match = _SMALL_TOTAL.search(text)
+    if match is None or (match.start() and not _AMOUNT_IN_WORDS.search(text, 0, match.start())):
+        return text, ""
+    return text[: match.start()], text[match.end() :]

@@ -198,13 +198,7 @@ def read_framed_table(glyphs: Sequence[Glyph], box: Box, page: int) -> Table | N
     columns = _find_columns(rows)
     if columns is None or len(columns) < 3 or len(rows[1]) < 2:
         return None
-    grid, bold, boxes = _read_rows(rows, columns)
-    for number in range(len(grid) - 1, 1, -1):
-        if any(grid[number][1:]):
-            continue
-        grid[number - 1][0] = join_lines([grid[number - 1][0], grid[number][0]])  # the rest of a name
-        for lines in (grid, bold, boxes):
-            del lines[number]
+    grid, bold, boxes = _read_rows(rows, columns, names_wrap=True)
     return Table(grid, bold, page, *box, boxes)
 
 
@@ -617,10 +611,23 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
     )
 
 
+def _continues_name(
+    above: Sequence[Line], row: Sequence[Line], columns: Sequence[tuple[float, float]], is_close: bool
+) -> bool:
+    """Whether a line is the rest of the name above it: alone, and close below or where the name had no more room."""
+    name = above[0]
+    has_no_room = _column_of(name, columns) == 0 and columns[1][0] - name.x1 < 2 * name.size
+    return len(row) == 1 and (is_close or has_no_room)
+
+
 def _read_rows(
-    run: Sequence[Sequence[Line]], columns: Sequence[tuple[float, float]]
+    run: Sequence[Sequence[Line]], columns: Sequence[tuple[float, float]], *, names_wrap: bool = False
 ) -> tuple[Grid, list[list[bool]], list[Box]]:
-    """Lines of pieces as the rows of a table, what is wrapped put together: texts, which are bold, and their boxes."""
+    """Lines of pieces as the rows of a table, what is wrapped put together: texts, which are bold, and their boxes.
+
+    Args:
+        names_wrap: a text in the first column alone may be the rest of the one above it, which the header is not.
+    """
     grid: Grid = []
     bold: list[list[bool]] = []
     boxes: list[Box] = []
@@ -635,8 +642,12 @@ def _read_rows(
             marks[place] = piece.bold
         lefts, tops, rights, bottoms = zip(*(piece.box for piece in row), strict=True)
         box = (min(lefts), min(tops), max(rights), max(bottoms))
-        wrapped = number > 0 and not cells[0] and (len(row) == 1 or pitches[number - 1] < 0.8 * pitch)
-        if wrapped and grid:
+        is_close = number > 0 and pitches[number - 1] < 0.8 * pitch
+        if cells[0]:
+            is_wrapped = names_wrap and number > 1 and _continues_name(run[number - 1], row, columns, is_close)
+        else:
+            is_wrapped = is_close or len(row) == 1
+        if is_wrapped and grid:
             grid[-1] = [join_lines([above, below]) for above, below in zip(grid[-1], cells, strict=True)]
             above = boxes[-1]
             boxes[-1] = (min(above[0], box[0]), above[1], max(above[2], box[2]), box[3])

@@ -248,16 +248,25 @@ def _set_upright(line: Line, page: Any) -> Line:
 
 def _upright_glyphs(page: Any, chars: Sequence[Any]) -> list[Glyph]:
     """The upright glyphs of a page, each once: bold type is sometimes made by printing twice."""
-    glyphs: dict[tuple[str, int, int], Glyph] = {}
+    glyphs: list[Glyph] = []
     upright = [char for char in chars if char["upright"]]
     if len(upright) < len(chars) / 2:
         upright = list(chars)
     for char in upright:
         glyph = _make_glyph(char, (char["x0"], char["top"], char["x1"], char["bottom"]))
         is_outside = glyph.x1 <= 0 or glyph.x0 >= page.width or glyph.bottom <= 0 or glyph.top >= page.height
-        if glyph.text and not is_outside:
-            glyphs.setdefault((glyph.text, round(glyph.x0), round(glyph.top)), glyph)
-    return list(glyphs.values())
+        if not is_outside:
+            glyphs.append(glyph)
+    return _take_once(glyphs)
+
+
+def _take_once(glyphs: Sequence[Glyph]) -> list[Glyph]:
+    """Glyphs with text, each of those once that are printed over one another."""
+    distinct: dict[tuple[str, int, int], Glyph] = {}
+    for glyph in glyphs:
+        if glyph.text:
+            distinct.setdefault((glyph.text, round(glyph.x0), round(glyph.top)), glyph)
+    return list(distinct.values())
 
 
 def _make_glyph(char: Any, box: Box) -> Glyph:
@@ -278,7 +287,7 @@ def _read_turned(page: Any, chars: Sequence[Any], number: int) -> list[Line]:
         else:
             box = (width - char["x1"], height - char["bottom"], width - char["x0"], height - char["top"])
         glyphs.append(_make_glyph(char, box))
-    return lines_of([glyph for glyph in glyphs if glyph.text], number, keep_lines=True)
+    return lines_of(_take_once(glyphs), number, keep_lines=True)
 
 
 def _ruled_tables(page: Any, ends: list[dict[str, Any]]) -> list[Any]:

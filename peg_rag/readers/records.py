@@ -11,6 +11,7 @@ from typing import Any
 from peg_rag.errors import DataError
 from peg_rag.readers.blocks import Block, Heading, Paragraph, Record, row_text
 from peg_rag.readers.files import decode
+from peg_rag.readers.forms import is_form_name
 from peg_rag.readers.names import ends_in_name_word, is_labelled, is_name, is_value
 from peg_rag.readers.normalize import clean, clean_cell, clean_line, flatten_cell
 from peg_rag.records import parse_csv, parse_json_lines
@@ -70,13 +71,8 @@ def _split_tables(text: str, delimiter: str) -> list[tuple[list[str], str]]:
     """
     if not _EMPTY_LINE.search(text):
         return [([], text)]
-    stream = io.StringIO(text, newline="")
-    rows: list[list[str]] = []
-    starts = [0]
     try:
-        for row in csv.reader(iter(stream.readline, ""), delimiter=delimiter):
-            rows.append([clean_line(cell) for cell in row])
-            starts.append(stream.tell())
+        rows, starts = _read_rows(text, delimiter)
     except csv.Error:  # which is reported where the records are read
         return [([], text)]
     tables: list[tuple[list[str], str]] = []
@@ -87,10 +83,9 @@ def _split_tables(text: str, delimiter: str) -> list[tuple[list[str], str]]:
     for number, row in enumerate(rows):
         if not any(row):
             continue
-        header = number
-        while header < len(rows) and header < number + _MOST_TITLES and sum(map(bool, rows[header])) == 1:
-            header += 1
-        if first < end < number and _begins_table(rows, header) and _holds_table(rows[first:end], rows[header]):
+        header = _skip_titles(rows, number)
+        above = rows[first : min(end, first + _MOST_PREAMBLE + 2)]
+        if end < number and header + 1 < len(rows) and _begins_table(above, rows[header], rows[header + 1]):
             tables.append((titles, text[start : starts[end]]))
             titles = [next(filter(None, row)) for row in rows[number:header]]
             start = starts[header]
@@ -99,25 +94,61 @@ def _split_tables(text: str, delimiter: str) -> list[tuple[list[str], str]]:
     return [*tables, (titles, text[start:])]
 
 
-def _holds_table(rows: list[list[str]], names: list[str]) -> bool:
-    """Whether rows are a header with a record, and not only what may stand above the names below them."""
-    texts = [list(filter(None, row)) for row in rows]
-    columns = max(map(len, [*texts, list(filter(None, names))]))
-    return sum(len(row) > 1 and not _stands_above(row, columns) for row in texts) > 1
+def _read_rows(text: str, delimiter: str) -> tuple[list[list[str]], list[int]]:
+    """The cells of all lines, and where in the text each line begins, the end of the text included.
+
+    Raises:
+        csv.Error: the text is no CSV.
+    """
+    stream = io.StringIO(text, newline="")
+    rows: list[list[str]] = []
+    starts = [0]
+    for row in csv.reader(iter(stream.readline, ""), delimiter=delimiter):
+        rows.append([clean_line(cell) for cell in row])
+        starts.append(stream.tell())
+    return rows, starts
 
 
-def _begins_table(rows: list[list[str]], number: int) -> bool:
-    """Whether a row of names stands here above a record that has figures, or most names are such as columns have."""
-    if number + 1 >= len(rows):
-        return False
-    names = list(filter(None, rows[number]))
-    record = list(filter(None, rows[number + 1]))
+def _skip_titles(rows: list[list[str]], number: int) -> int:
+    """The first row from here on that is no title of a table."""
+    end = min(len(rows), number + _MOST_TITLES)
+    while number < end and sum(map(bool, rows[number])) == 1:
+        number += 1
+    return number
+
+
+def _begins_table(above: list[list[str]], header: list[str], below: list[str]) -> bool:
+    """Whether a row holds names and the row below it a record, and those above both are a table of their own.
+
+    Most names are such as columns have; or some are, the record has figures, and the columns are not as many as above.
+
+    Args:
+        above: the first rows of the table above.
+    """
+    names = list(filter(None, header))
+    record = list(filter(None, below))
     if len(names) < 2 or len(set(names)) < len(names) or not 2 <= len(record) <= len(names):
         return False
-    if not all(is_name(name) and not is_value(name) for name in names):
+    if not all(is_name(name) and not is_value(name) for name in names) or _are_pairs(names, record):
+        return False
+    texts = [list(filter(None, row)) for row in above]
+    columns = max(map(len, [*texts, names]))
+    table = [row for row in texts if len(row) > 1 and not _stands_above(row, columns)]
+    if len(table) < 2:  # it is what may stand above the names below it
         return False
     known = sum(map(ends_in_name_word, names))
-    return 2 * known >= len(names) or (known > 0 and any(map(is_value, record)))
+    is_other = table[0] == names or len(table[0]) != len(names)
+    return 2 * known >= len(names) or (known > 0 and is_other and any(map(is_value, record)))
+
+
+def _are_pairs(cells: list[str], below: list[str]) -> bool:
+    """Whether two rows hold names and values in turn, as `审批人 | 王芳` above `审批日期 | 3月2日`."""
+    names = [*cells[::2], below[0]]
+    return len(cells) % 2 == 0 and all(map(_is_pair_name, names)) and not any(map(_is_pair_name, cells[1::2]))
+
+
+def _is_pair_name(text: str) -> bool:
+    return is_form_name(text.rstrip(":："))
 
 
 def _guess_delimiter(text: str) -> str:

@@ -34,11 +34,16 @@ _UNIT = re.compile(
     r"[（(]?[万千百亿]?(元|人|台|个|件|套|吨|公斤|千克|克|千米|公里|米|平方米|立方米|亩|小时|分钟|天|次|户|辆|千瓦时|度|升|%|‰|℃|"
     r"kg|g|t|km|m|mm|cm|m2|m3|m²|m³|㎡|h|min|s|kWh|kW|V|A|MPa|L|RMB|USD)(/\w{1,3})?[)）]?"
 )
-_TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均|total", re.IGNORECASE)
+_TOTAL = re.compile(r"(合|小|总|共)\s*计|总额|平均(值|数|分)?$|total", re.IGNORECASE)
 _SUBTOTAL = re.compile(r"小\s*计|subtotal", re.IGNORECASE)
+_WEEKDAY = r"[（(]?(?:星期|周|礼拜)[一二三四五六日天][)）]?"
 _DAY = re.compile(
-    r"(\d{1,2}[月/.])?\d{1,2}[日号]?\s*[（(]?((星期|周|礼拜)[一二三四五六日天])?[)）]?|(星期|周|礼拜)[一二三四五六日天]"
+    rf"(?:\d{{1,2}}月\d{{1,2}}[日号]?|(?:\d{{1,2}}[/.])?\d{{1,2}}[日号])\s*(?:{_WEEKDAY})?"
+    rf"|(?:(?:\d{{1,2}}[/.])?\d{{1,2}}\s*)?{_WEEKDAY}"
 )
+_PLAIN_DAY = re.compile(r"(?:(\d{1,2})/)?(\d{1,2})")
+_DAYS_OF_MONTH = (28, 31)  # of the shortest and the longest month
+_PERSON = re.compile(r"(人|人员|姓名|名字|员工|老师|教师|讲师|主讲|司机|owner|assignee|contact)$|负责", re.IGNORECASE)
 _HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
 _FEWEST_HEADER_CELLS = 3  # under notes beside one another
 
@@ -88,6 +93,8 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
     notes = list(_read_leading_notes(cells[:first], spans, captions))
     header = guess_header(body, header_rows, marks[first:] if marks else None, spans[first:])
     form = None if header_rows else find_form(body, spans[first:])
+    if merged:
+        _clear_repeated_sums(cells, spans)
     if form is not None and (not header.pairs or any(part.kind == "items" and part.first > 0 for part in form)):
         return [*notes, *_form_rows(cells, spans, form, first, captions)]
     if notes and not header_rows:  # pairs above a table, which may go on with pairs below it
@@ -95,7 +102,7 @@ def _find_rows(grid: Grid, header_rows: int | None, bold: Marks | None, merged: 
         if form is not None and form[-1].kind == "pairs":
             return list(_form_rows(cells, spans, form, 0, []))
     if header.rows:
-        _fill_labels(cells, spans, first + header.rows)
+        _fill_labels(cells, spans, header.names, first + header.rows)
     rows = notes
     for part in _split_stacked(cells, spans, header, first, captions):
         rows += _body_rows(cells[: part.end], spans[: part.end], part.header, part.first, part.captions)
@@ -169,8 +176,23 @@ def _is_unit_row(row: Sequence[str]) -> bool:
 def _are_days(row: Sequence[str]) -> bool:
     """Whether a row has a name and then days, as above the shifts of a roster: `姓名 | 23日 | 24日`."""
     days = [text for text in row[1:] if text]
-    is_named = not row[0] or is_name(row[0])
-    return is_named and len(days) > 2 and all(map(_DAY.fullmatch, days)) and len(set(days)) == len(days)
+    if (row[0] and not is_name(row[0])) or len(days) < 3 or len(set(days)) < len(days):
+        return False
+    return all(map(_DAY.fullmatch, days)) or _are_consecutive_days(days)
+
+
+def _are_consecutive_days(texts: Sequence[str]) -> bool:
+    """Whether texts such as `30 | 31 | 1` or `12/30 | 12/31 | 1/1` count the days of a month, or of two."""
+    matches = [_PLAIN_DAY.fullmatch(text) for text in texts]
+    days = [(match[1], int(match[2])) for match in matches if match]
+    shortest, longest = _DAYS_OF_MONTH
+    if len(days) < len(texts) or not all(1 <= day <= longest for _, day in days):
+        return False
+    for (month, day), (next_month, next_day) in pairwise(days):
+        begins_month = next_day == 1 and day >= shortest and (not month or next_month != month)
+        if not begins_month and (next_month, next_day) != (month, day + 1):
+            return False
+    return True
 
 
 def _has_open_header(grid: Grid) -> bool:
@@ -207,33 +229,50 @@ def _count_header_rows(grid: Grid, spans: Marks) -> int:
     return rows
 
 
-def _fill_labels(cells: Grid, spans: Marks, first: int) -> None:
+def _fill_labels(cells: Grid, spans: Marks, names: Sequence[str], first: int) -> None:
     """Write the label of a group of rows, which stands in its first row alone, into the others.
 
-    Empty cells of the first column are taken for such a group where the labels are words, days or hours, none is there
-    twice, and the second column goes on, or the third one where the second has labels of its own.
+    Args:
+        names: of the columns.
+        first: row of the body.
     """
     rows = [number for number in range(first, len(cells)) if len(set(filter(None, cells[number]))) > 1]
-    records = [number for number in rows if not any(map(_TOTAL.match, cells[number][:2]))]
-    labels = [cells[number][0] for number in records if cells[number][0]]
-    groups = [number for number in records if not cells[number][0]]
-    if not groups or len(labels) < 2 or len(set(labels)) < len(labels) or any(map(_is_figure, labels)):
-        return
-    if records[0] in groups or any(_is_note_row(cells[number], spans[number]) for number in rows):
-        return
-    levels = 1 if all(cells[number][1] for number in groups) else 2
-    if len(cells[first]) <= levels or not _are_names(cells, records, groups, levels):
-        return
+    columns = _count_label_columns(cells, spans, names, rows)
     above: list[str] = []
     for number in rows:
         row = cells[number]
         if _TOTAL.match(row[0]) or (not row[0] and _is_total(row[1])):
             above = []
         elif row[0]:
-            above = row[:levels]
+            above = row[:columns]
         elif above:
-            above = [above[0], *(text or label for text, label in zip(row[1:levels], above[1:], strict=True))]
-            row[:levels] = above
+            above = [above[0], *(text or label for text, label in zip(row[1:columns], above[1:], strict=True))]
+            row[:columns] = above
+
+
+def _count_label_columns(cells: Grid, spans: Marks, names: Sequence[str], rows: Sequence[int]) -> int:
+    """How many of the first columns hold labels of groups of rows: none, one or two.
+
+    Empty cells of the first column are taken for such a group where the labels are words, days or hours, none is there
+    twice, and the second column goes on, or the third one where the second has labels of its own. Nobody is put where
+    a person's name is missing, nor a number where one is.
+    """
+    records = [number for number in rows if not any(map(_TOTAL.match, cells[number][:2]))]
+    labels = [cells[number][0] for number in records if cells[number][0]]
+    groups = [number for number in records if not cells[number][0]]
+    if not groups or len(labels) < 2 or len(set(labels)) < len(labels):
+        return 0
+    if any(map(_is_figure, labels)) or _PERSON.search(names[0]):
+        return 0
+    if records[0] in groups or any(_is_note_row(cells[number], spans[number]) for number in rows):
+        return 0
+    columns = 1 if all(cells[number][1] for number in groups) else 2
+    if len(names) <= columns or not _are_names(cells, records, groups, columns):
+        return 0
+    inner_labels = [cells[number][1] for number in records if cells[number][1]]
+    if any(map(_is_figure, inner_labels)) or _PERSON.search(names[1]):
+        return 1
+    return columns
 
 
 def _are_names(cells: Grid, records: Sequence[int], groups: Sequence[int], levels: int) -> bool:
@@ -241,6 +280,13 @@ def _are_names(cells: Grid, records: Sequence[int], groups: Sequence[int], level
     if any(not all(cells[number][1:levels]) for number in records if cells[number][0]):
         return False
     return all(cells[number][levels] and not _is_figure(cells[number][levels]) for number in groups)
+
+
+def _clear_repeated_sums(cells: Grid, spans: Marks) -> None:
+    """Empty all but the first cell of each sum over several columns: it is a sum of none of them."""
+    for row, merged in zip(cells, spans, strict=True):
+        if _TOTAL.match(row[0]):
+            row[:] = ["" if is_merged else text for text, is_merged in zip(row, merged, strict=True)]
 
 
 def _is_total(text: str) -> bool:
@@ -490,10 +536,8 @@ def _name_cells(names: Sequence[str], row: Sequence[str], spans: Sequence[bool])
         label += 1
     pairs: list[tuple[str, str]] = []
     for column, (name, value) in enumerate(zip(names, row, strict=False)):
-        # A cell over several columns of one name counts once, and so does a sum over columns of several.
+        # A cell over several columns of one name counts once.
         repeated = bool(pairs) and pairs[-1] == (name, value) and (bool(name) or spans[column])
-        if spans[column] and _TOTAL.match(row[0]):
-            continue
         if value and not repeated and not 0 < column < label:
             pairs.append((name, value))
     return pairs

@@ -80,6 +80,7 @@ def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block
     if not any(map(any, grid)):
         return []
     blocks: list[Block] = [Heading(clean_line(sheet.title), 1)]
+    tables: list[_Table] = []
     for left, right in _find_tables_side_by_side(grid, merged):
         part = [row[left:right] for row in grid]
         spans = [row[left:right] for row in merged]
@@ -88,32 +89,77 @@ def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block
             for start, stop in _find_repeated_tables(region, spans[first:end]):
                 table = [row[start:stop] for row in region]
                 table_spans = [row[start:stop] for row in spans[first:end]]
-                blocks += _region_blocks(table, table_spans, first, sheet.title, path, text_column)
-    return [*blocks, *_read_comments(sheet, blocks)]
+                rows = list(_region_blocks(table, table_spans, first, sheet.title, path, text_column))
+                by_number = {block.number: block for block in rows if isinstance(block, Row)}
+                tables.append(_Table(left + start, first, table, by_number))
+                blocks += rows
+    return [*blocks, *_read_comments(sheet, tables)]
 
 
-def _read_comments(sheet: Any, blocks: Sequence[Block]) -> Iterator[Row]:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A table of a sheet: where it begins among the columns and rows shown, its cells, its rows by their numbers."""
+
+    left: int
+    top: int
+    grid: Grid
+    rows: dict[int, Row]
+
+    def find_row(self, number: int, column: int) -> Row | None:
+        """The row of that number, where the table has the column; columns count from 0 within the sheet."""
+        return self.rows.get(number) if self.left <= column < self.left + len(self.grid[0]) else None
+
+    def find_cell(self, row: Row, column: int) -> int | None:
+        """The place among a row's cells of the one in a column of the sheet: a row leaves empty cells out."""
+        place = 0
+        for number, text in enumerate(self.grid[row.number - self.top - 1], start=self.left):
+            match = (index for index in range(place, len(row.cells)) if row.cells[index][1] == flatten_cell(text))
+            cell = next(match, None) if text else None
+            if number == column:
+                return cell
+            if cell is not None:
+                place = cell + 1
+        return None
+
+
+def _read_comments(sheet: Any, tables: Sequence[_Table]) -> Iterator[Row]:
     """The comments and notes on a sheet's cells, each with the first cell of its row and what it is on."""
-    rows = {block.number: block for block in blocks if isinstance(block, Row)}
+    hidden = _hidden_columns(sheet)
     for cell in (cell for row in sheet.iter_rows() for cell in row if cell.comment is not None):
-        author = (cell.comment.author or "").strip()
-        text = (
-            _COMMENT_HEAD.sub("", cell.comment.text or "")
-            .strip()
-            .removeprefix(f"{author}:")
-            .removeprefix(f"{author}：")
-        )
-        value = flatten_cell(format_value(cell.value, cell.number_format))
-        row = rows.get(cell.row)
-        pairs = row.cells if row is not None else ()
-        label = pairs[0][1] if pairs else ""
-        name = next((name for name, other in pairs[1:] if other == value), "")
-        subject = "，".join(filter(None, (label if label != value else "", f"{name} {value}".strip())))
-        place = f"{cell.coordinate} {subject}".strip()
-        if text.strip():
-            author = "" if author.startswith("tc=") else author  # of a thread, an id
-            captions = row.captions if row is not None else ()
-            yield Row((("", describe_comment(author, clean_line(text), place)),), cell.row, captions, sheet=sheet.title)
+        author, text = _read_comment(cell.comment)
+        if not text:
+            continue
+        column = cell.column - 1
+        position = column - sum(other < column for other in hidden)
+        place = f"{cell.coordinate} {flatten_cell(format_value(cell.value, cell.number_format))}".strip()
+        captions: tuple[str, ...] = ()
+        for table in tables:
+            row = table.find_row(cell.row, position)
+            if row is not None:
+                number = None if column in hidden else table.find_cell(row, position)
+                place = _describe_place(cell, row, number)
+                captions = row.captions
+        yield Row((("", describe_comment(author, text, place)),), cell.row, captions, sheet=sheet.title)
+
+
+def _read_comment(comment: Any) -> tuple[str, str]:
+    """A comment's author and text, without what Excel writes before the text."""
+    author = (comment.author or "").strip()
+    text = _COMMENT_HEAD.sub("", comment.text or "").strip()
+    text = text.removeprefix(f"{author}:").removeprefix(f"{author}：")
+    return "" if author.startswith("tc=") else author, clean_line(text)  # of a thread, the author is an id
+
+
+def _describe_place(cell: Any, row: Row, number: int | None) -> str:
+    """What a comment is on, as `B2 打印纸，库存数量 120`: the label of its row, and its cell's name and value.
+
+    Args:
+        number: of the cell among those of the row; None where it has none.
+    """
+    name = row.cells[number][0] if number is not None else ""
+    value = flatten_cell(format_value(cell.value, cell.number_format))
+    label = row.cells[0][1] if row.cells and number != 0 else ""
+    return f"{cell.coordinate} {'，'.join(filter(None, (label, f'{name} {value}'.strip())))}"
 
 
 def _region_blocks(
