@@ -81,23 +81,36 @@ def build_grid(cells: Sequence[RuledCell], lefts: Sequence[float], tops: Sequenc
         heights = _find_inner_rows(inside, left)
         ends = [*((upper + lower) / 2 for upper, lower in pairwise(heights)), bottom]
         for number, end in enumerate(ends):
-            texts = [""] * len(lefts)
-            bold = [False] * len(lefts)
-            merged = [False] * len(lefts)
-            for cell in row:
-                lines = cell.lines
-                if cell in inside:
-                    lines = _lines_at(cell, heights, number, is_first=cell.box[0] <= left + _SNAP)
-                for column, x in enumerate(lefts):
-                    if cell.box[0] - _SNAP <= x < cell.box[2] - _SNAP:
-                        texts[column] = cell.join(lines)
-                        bold[column] = bool(lines) and all(line.bold for line in lines)
-                        merged[column] = x > cell.box[0] + _SNAP
-            grid.texts.append(texts)
-            grid.bold.append(bold)
-            grid.merged.append(merged)
+            lines_by_cell = [
+                _lines_at(cell, heights, number, is_first=cell.box[0] <= left + _SNAP) if cell in inside else cell.lines
+                for cell in row
+            ]
+            _append_row(grid, row, lines_by_cell, lefts)
             grid.rows.append(rounded_box(left, ends[number - 1] if number else top, right, end))
     return grid
+
+
+def _append_row(
+    grid: RuledGrid, cells: Sequence[RuledCell], lines_by_cell: Sequence[Sequence[Line]], lefts: Sequence[float]
+) -> None:
+    """Add a row to a grid, but for its box: each cell, with its lines there, in all columns that it covers."""
+    texts = [""] * len(lefts)
+    bold = [False] * len(lefts)
+    merged = [False] * len(lefts)
+    for cell, lines in zip(cells, lines_by_cell, strict=True):
+        text = cell.join(lines)
+        for column in _find_columns(cell, lefts):
+            texts[column] = text
+            bold[column] = bool(lines) and all(line.bold for line in lines)
+            merged[column] = lefts[column] > cell.box[0] + _SNAP
+    grid.texts.append(texts)
+    grid.bold.append(bold)
+    grid.merged.append(merged)
+
+
+def _find_columns(cell: RuledCell, lefts: Sequence[float]) -> list[int]:
+    """The numbers of the columns that a cell covers."""
+    return [column for column, x in enumerate(lefts) if cell.box[0] - _SNAP <= x < cell.box[2] - _SNAP]
 
 
 def split_at_frames(cells: Sequence[RuledCell], frames: Sequence[RuledCell]) -> Iterator[list[RuledCell]]:

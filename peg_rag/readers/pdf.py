@@ -220,6 +220,15 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
             glyphs += inside
         else:
             tables += items
+    open_tables, glyphs = _read_open_tables(page, glyphs, number)
+    tables += open_tables
+    lines = _read_inverted(page, turned, tables, number)
+    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *lines, *tables])
+
+
+def _read_open_tables(page: Any, glyphs: list[Glyph], number: int) -> tuple[list[Item], list[Glyph]]:
+    """The tables that have rules between rows but none between columns, and the glyphs outside them."""
+    tables: list[Item] = []
     for x0, x1, rules in find_banded_rules(page):
         inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
         banded = read_banded_table(inside, rules, number) if inside else None
@@ -233,11 +242,15 @@ def _read_upright_page(page: Any, chars: Sequence[Any], number: int) -> _Page | 
         if three_line is not None:
             tables.append(three_line)
             glyphs = outside
+    return tables, glyphs
+
+
+def _read_inverted(page: Any, turned: Sequence[Any], tables: Sequence[Item], number: int) -> list[Line]:
+    """The lines that stand upside down outside a page's tables, each in its place."""
     inverted = [char for char in turned if _turn_of(char["matrix"]) == 180]
     boxes = [(item.x0, item.top, item.x1, item.bottom) for item in tables]
     inverted = [char for char in inverted if not any(_is_within(char, box) for box in boxes)]
-    lines = [_set_upright(line, page) for line in _read_turned(page, inverted, number)] if inverted else []
-    return _Page(number, float(page.width), float(page.height), [*lines_of(glyphs, number), *lines, *tables])
+    return [_set_upright(line, page) for line in _read_turned(page, inverted, number)] if inverted else []
 
 
 def _set_upright(line: Line, page: Any) -> Line:

@@ -90,7 +90,7 @@ def _sheet_blocks(sheet: Any, path: Path, text_column: str | None) -> list[Block
                 table = [row[start:stop] for row in region]
                 table_spans = [row[start:stop] for row in spans[first:end]]
                 rows = list(_region_blocks(table, table_spans, first, sheet.title, path, text_column))
-                by_number = {block.number: block for block in rows if isinstance(block, Row)}
+                by_number = {block.number: block for block in rows if isinstance(block, Row) and block.number}
                 tables.append(_Table(left + start, first, table, by_number))
                 blocks += rows
     return [*blocks, *_read_comments(sheet, tables)]
@@ -109,17 +109,17 @@ class _Table:
         """The row of that number, where the table has the column; columns count from 0 within the sheet."""
         return self.rows.get(number) if self.left <= column < self.left + len(self.grid[0]) else None
 
-    def find_cell(self, row: Row, column: int) -> int | None:
-        """The place among a row's cells of the one in a column of the sheet: a row leaves empty cells out."""
+    def find_cell(self, number: int, column: int) -> int | None:
+        """The place of a column's cell among those of the row of that number, which leaves empty cells out."""
+        cells = self.rows[number].cells
+        cell: int | None = None
         place = 0
-        for number, text in enumerate(self.grid[row.number - self.top - 1], start=self.left):
-            match = (index for index in range(place, len(row.cells)) if row.cells[index][1] == flatten_cell(text))
+        for text in self.grid[number - self.top - 1][: column - self.left + 1]:
+            match = (index for index in range(place, len(cells)) if cells[index][1] == flatten_cell(text))
             cell = next(match, None) if text else None
-            if number == column:
-                return cell
             if cell is not None:
                 place = cell + 1
-        return None
+        return cell
 
 
 def _read_comments(sheet: Any, tables: Sequence[_Table]) -> Iterator[Row]:
@@ -136,7 +136,7 @@ def _read_comments(sheet: Any, tables: Sequence[_Table]) -> Iterator[Row]:
         for table in tables:
             row = table.find_row(cell.row, position)
             if row is not None:
-                number = None if column in hidden else table.find_cell(row, position)
+                number = None if column in hidden else table.find_cell(cell.row, position)
                 place = _describe_place(cell, row, number)
                 captions = row.captions
         yield Row((("", describe_comment(author, text, place)),), cell.row, captions, sheet=sheet.title)
