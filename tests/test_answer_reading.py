@@ -28,7 +28,7 @@ from peg_rag.models import bundled_path
 
 TRAIN = Path(__file__).resolve().parent.parent / "train"
 LETTERS = ["<s>", "<pad>", "</s>", "<unk>", *"一二三四五六七八九十: |…"]
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": len(LETTERS),
     "hidden_size": 64,
     "num_hidden_layers": 5,
@@ -135,12 +135,14 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     losses = whole.fit()
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
 
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
     first = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "parts"))
     save = first._save_state
-    monkeypatch.setattr(first, "_save_state", lambda: (save(), stop()))
+
+    def save_and_stop() -> None:
+        save()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first, "_save_state", save_and_stop)
     with pytest.raises(KeyboardInterrupt):
         first.fit()
     second = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "parts"))

@@ -123,8 +123,8 @@ class StatementReader:
         ends = np.cumsum(lengths)
         starts = ends - lengths
         positions = np.arange(len(ids)) - np.repeat(starts, lengths)
-        hidden = self._words[ids] * self._word_scales[ids][:, None] + weights["positions.weight"][positions]
-        hidden = self._normalize(hidden, "norm")  # (tokens, width)
+        words = self._words[ids].astype(np.float32) * self._word_scales[ids][:, None]
+        hidden = self._normalize(words + weights["positions.weight"][positions], "norm")  # (tokens, width)
         for layer in range(self._layers):
             hidden = self._apply_layer(hidden, starts, ends, f"layers.{layer}", is_last=layer == self._layers - 1)
         pooled = np.tanh(hidden @ weights["pooler.weight"] + weights["pooler.bias"])  # (rows, width)
@@ -141,15 +141,15 @@ class StatementReader:
         attended = np.concatenate(rows) @ weights[f"{name}.attended.weight"] + weights[f"{name}.attended.bias"]
         attended += hidden[starts] if is_last else hidden
         hidden = self._normalize(attended, f"{name}.attention_norm")
-        inner = hidden @ weights[f"{name}.up.weight"]
+        inner: Matrix = hidden @ weights[f"{name}.up.weight"]
         inner += weights[f"{name}.up.bias"]
         _apply_gelu(inner)
-        out = inner @ weights[f"{name}.down.weight"] + weights[f"{name}.down.bias"]
+        out: Matrix = inner @ weights[f"{name}.down.weight"] + weights[f"{name}.down.bias"]
         out += hidden
         return self._normalize(out, f"{name}.norm")
 
     def _normalize(self, rows: Matrix, name: str) -> Matrix:
-        centred = rows - rows.mean(axis=1, keepdims=True)
+        centred: Matrix = rows - rows.mean(axis=1, keepdims=True)
         scale: Matrix = np.sqrt(np.mean(centred**2, axis=1, keepdims=True) + np.float32(_EPSILON))
         centred /= scale
         centred *= self._weights[f"{name}.weight"]
