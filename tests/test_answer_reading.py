@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel
 
-from peg_rag.answering.passages import passages_of
+from peg_rag.answering.passages import passages_of, start_of_body
+from peg_rag.answering.question import parse_question
 from peg_rag.answering.reading import READER, ContextualStatement, StatementReader, describe_statement, load_reader
 from peg_rag.answering.statements import statements_of
 from peg_rag.errors import DamagedModel
@@ -185,23 +186,42 @@ def test_long_texts_are_cut_before_the_places_run_out() -> None:
     assert np.isfinite(odds).all()
 
 
+def describe(question: str, hit: Hit, number: int) -> ContextualStatement:
+    [passage] = passages_of([hit])
+    return describe_statement(parse_question(question), passage, list(statements_of(hit.text, start_of_body(hit)))[number])
+
+
 def test_a_cell_is_read_with_its_column_in_its_row() -> None:
     hit = Hit("1", "编号: 3号机 | 状态: 待配件 | 负责人: 王五", 1.0, metadata={"source": "设备台账.csv", "title": ""})
-    [passage] = passages_of([hit])
-    state = list(statements_of(hit.text))[1]
-    described = describe_statement(passage, state)
+    described = describe("3号机修好没", hit, 1)
     assert described.statement == "状态: 待配件"
     assert described.context == "设备台账 | 编号: 3号机 | 负责人: 王五"
 
 
 def test_a_sentence_is_read_between_its_neighbours() -> None:
-    hit = Hit("1", "晚上关门。钥匙交给门卫。周末不开。", 1.0, metadata={"source": "规定.txt", "title": "钥匙"})
-    [passage] = passages_of([hit])
-    described = describe_statement(passage, list(statements_of(hit.text))[1])
+    text = "规定 > 钥匙\n晚上关门。钥匙交给门卫。周末不开。"
+    hit = Hit("1", text, 1.0, metadata={"source": "规定.txt", "title": "规定 > 钥匙"})
+    described = describe("钥匙给谁", hit, 1)
     assert described.statement == "钥匙交给门卫。"
-    assert "晚上关门。 … 周末不开。" in described.context
-    assert "规定" in described.context
-    assert "钥匙" in described.context
+    assert described.context == "规定 > 钥匙 | 晚上关门。 … 周末不开。"
+
+
+def test_of_a_long_row_the_cells_that_the_question_names_are_read() -> None:
+    cells = [f"第{number}栏: {'电气安装' * 5}" for number in range(12)]
+    text = " | ".join([*cells, "用途: 夜间备份", "管理地址: 10.30.3.21"])
+    hit = Hit("1", text, 1.0, metadata={"source": "台账.csv", "title": ""})
+    described = describe("做备份的那台，管理地址是多少", hit, 13)
+    assert described.statement == "管理地址: 10.30.3.21"
+    assert described.context.startswith("台账 | 第0栏: ")
+    assert described.context.endswith(" | 用途: 夜间备份")
+    assert len(described.context) < 140
+
+
+def test_headings_that_repeat_the_name_of_the_file_are_read_once() -> None:
+    text = "绿洲花艺养护与订单 > 鲜切花\n花: 玫瑰 | 保鲜: 漂白片"
+    metadata = {"source": "绿洲花艺养护与订单.md", "title": "绿洲花艺养护与订单 > 鲜切花"}
+    described = describe("玫瑰放什么", Hit("1", text, 1.0, metadata=metadata), 1)
+    assert described.context == "绿洲花艺养护与订单 > 鲜切花 | 花: 玫瑰"
 
 
 def test_a_damaged_folder_is_said(tmp_path: Path) -> None:

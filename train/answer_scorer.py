@@ -45,6 +45,7 @@ from peg_rag.answering.candidates import Candidate, find_candidates
 from peg_rag.answering.decision import DECIDED, DECISION, choose_best, decision_rows, part_of
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.expectation import Expectation
+from peg_rag.answering.passages import start_of_body
 from peg_rag.answering.reading import CONTEXT_TOKENS, READER, ContextualStatement
 from peg_rag.answering.statements import statements_of
 from peg_rag.hits import Hit
@@ -235,9 +236,7 @@ def _without_statement(hit: Hit, case: WrittenCase) -> Hit | None:
     what a document nearly says."""
     if _without_hit(hit, case):
         return hit
-    title = str(hit.metadata.get("title") or "")
-    start = hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
-    spans = [s.span for s in statements_of(hit.text, start) if s.kind != "list" and _says(s.text, case.must)]
+    spans = [s.span for s in statements_of(hit.text, start_of_body(hit)) if s.kind != "list" and _says(s.text, case.must)]
     text = hit.text
     for first, last in sorted(set(spans), reverse=True):
         text = text[:first].removesuffix(" | ") + text[last:]

@@ -16,7 +16,7 @@ from peg_rag.answering.coverage import lacks_code, measure_rarities
 from peg_rag.answering.evidence import FEATURES, PLAIN_FEATURES, add_gaps, features_of
 from peg_rag.answering.expectation import Expectation, load_expectation
 from peg_rag.answering.matches import match_texts
-from peg_rag.answering.passages import Passage, passages_of
+from peg_rag.answering.passages import Passage, passages_of, start_of_body
 from peg_rag.answering.question import Question, parse_question
 from peg_rag.answering.reading import ContextualStatement, describe_statement
 from peg_rag.answering.statements import Statement, announces_more, start_of, statements_of
@@ -88,7 +88,7 @@ def find_candidates(
         features = np.array(
             [*(row[name] for name in PLAIN_FEATURES), *expected[number], *matches[number]], dtype=np.float32
         )
-        described = describe_statement(passage, statement)
+        described = describe_statement(parsed, passage, statement)
         candidates.append(Candidate(passage.rank, statement, spans[number], features, described))
     return candidates
 
@@ -138,10 +138,7 @@ def quoted_spans(question: Question, statement: Statement) -> tuple[tuple[int, i
 
 def _body_statements(passage: Passage, question: Question) -> Iterator[Statement]:
     """A hit's statements, without the title that ingestion puts in its first line and without questions."""
-    text = passage.hit.text
-    title = str(passage.hit.metadata.get("title") or "")
-    body = text.find("\n") + 1 if title and text.startswith(title[:20]) else 0
-    for statement in statements_of(text, body):
+    for statement in statements_of(passage.hit.text, start_of_body(passage.hit)):
         if statement.kind == "list" and question.kinds and not _LIST_KINDS & set(question.kinds):
             continue  # one of its items may answer
         said = statement.cell.value if statement.cell else statement.text

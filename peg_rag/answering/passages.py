@@ -40,6 +40,7 @@ class Passage:
     Attributes:
         rank: its place in the list of hits, from 0.
         context: its file, sheet and headings, folded.
+        names: the file's name, the sheet and the headings, as they are written.
         file_text: all hits of its file, folded.
         last_heading: the nearest heading.
         definitions: names that the file gives to several things, with these: 一线城市 for 北京、上海.
@@ -59,6 +60,7 @@ class Passage:
     text: str = ""
     file_share: float = 0.0
     score_gap: float = 0.0
+    names: tuple[str, ...] = ()
 
 
 def passages_of(hits: Sequence[Hit]) -> list[Passage]:
@@ -85,6 +87,7 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
             fold_text(hit.text),
             shares[_source_of_hit(hit)],
             (best - hit.score) / spread,
+            tuple(names_of(hit)),
         )
         for rank, hit in enumerate(hits)
     ]
@@ -93,9 +96,25 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
 def context_of(hit: Hit) -> str:
     """The file's name without its suffix, the sheet and the headings."""
     metadata = hit.metadata
-    name = PurePosixPath(_source_of_hit(hit)).stem if metadata.get("source") else ""
-    parts = [name, metadata.get("sheet"), metadata.get("title")]
+    parts = [_name_of_file(hit), metadata.get("sheet"), metadata.get("title")]
     return "\n".join(str(part) for part in parts if part)
+
+
+def names_of(hit: Hit) -> list[str]:
+    """The file's name without its suffix, the sheet, and each of the headings."""
+    metadata = hit.metadata
+    parts = [_name_of_file(hit), metadata.get("sheet"), *str(metadata.get("title") or "").split(" > ")]
+    return [str(part) for part in parts if part]
+
+
+def start_of_body(hit: Hit) -> int:
+    """Where a hit's text begins, after the title that ingestion puts in its first line."""
+    title = str(hit.metadata.get("title") or "")
+    return hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
+
+
+def _name_of_file(hit: Hit) -> str:
+    return PurePosixPath(_source_of_hit(hit)).stem if hit.metadata.get("source") else ""
 
 
 def defined_words(question: Question, passage: Passage) -> dict[str, str]:
@@ -125,8 +144,7 @@ def _list_months(first: int, last: int) -> str:
 
 def _lone_fields(hit: Hit) -> tuple[Cell, ...]:
     """The field of a hit that is nothing but one field."""
-    title = str(hit.metadata.get("title") or "")
-    start = hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
+    start = start_of_body(hit)
     if "\n" in hit.text[start:].strip():
         return ()
     cells = row_cells(hit.text, (start, len(hit.text)))

@@ -22,20 +22,26 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
-from peg_rag.answering.passages import Passage
-from peg_rag.answering.statements import Statement
+from peg_rag.answering.cells import longest_run
+from peg_rag.answering.passages import Passage, start_of_body
+from peg_rag.answering.question import Question
+from peg_rag.answering.statements import Cell, Statement
+from peg_rag.answering.words import fold_text
 from peg_rag.errors import DamagedModel
 from peg_rag.models import bundled_path
 
 READER = "reader-mini"
 QUESTION_TOKENS = 32
 STATEMENT_TOKENS = 64
-CONTEXT_TOKENS = 64
+CONTEXT_TOKENS = 96
 START = 0  # <s>
 END = 2  # </s>
 _BEFORE = 60  # characters of the passage before a sentence that are read with it
 _AFTER = 40
-_HEADINGS = 80  # characters of the file's name and headings
+_HEADINGS = 60  # characters of the file's name and headings
+_ROW = 120  # characters of a cell's row that are read with it
+_VALUE = 60  # characters of a value that are compared with the question
+_SHORTEST_RUN = 2  # characters that a value shares with the question, for its cell to be read before others
 _EPSILON = 1e-12  # of the layer norms
 _CACHED_ROWS = 64  # whose inner states, 400 KB, stay in a core's cache
 _FORMAT = 2  # of the folder
@@ -51,22 +57,49 @@ class ContextualStatement:
     context: str
 
 
-def describe_statement(passage: Passage, statement: Statement) -> ContextualStatement:
+def describe_statement(question: Question, passage: Passage, statement: Statement) -> ContextualStatement:
     """A cell with its column, in its row; a sentence or list between its neighbours; both under their headings."""
-    headings = " ".join([passage.context.replace("\n", " ")[-_HEADINGS:], statement.heading]).strip()
+    headings = _write_headings(passage, statement.heading)
     if statement.cell is not None:
         others = [cell for cell in (*statement.row, *passage.form) if cell != statement.cell]
-        row = " | ".join(_write_cell(cell.name, cell.value) for cell in others)
-        return ContextualStatement(_write_cell(statement.cell.name, statement.cell.value), f"{headings} | {row}")
+        row = " | ".join(_write_cell(cell) for cell in _choose_cells(question, others))
+        return ContextualStatement(_write_cell(statement.cell), f"{headings} | {row}")
     text = passage.hit.text
     start, end = statement.span
-    before = text[max(0, start - _BEFORE) : start]
-    after = text[end : end + _AFTER]
+    before = text[max(start_of_body(passage.hit), start - _BEFORE) : start].strip()
+    after = text[end : end + _AFTER].strip()
     return ContextualStatement(statement.text, f"{headings} | {before} … {after}")
 
 
-def _write_cell(name: str, value: str) -> str:
-    return f"{name}: {value}" if name else value
+def _write_headings(passage: Passage, heading: str) -> str:
+    """The file's name, sheet and headings, each once: the last `_HEADINGS` characters."""
+    names = [*passage.names, heading.strip()]
+    folded = [fold_text(name) for name in names]
+    kept = [
+        name
+        for number, name in enumerate(names)
+        if folded[number] and not any(folded[number] in other for other in folded[number + 1 :])
+    ]
+    return " > ".join(kept)[-_HEADINGS:]
+
+
+def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
+    """The cells of a row in their order, as far as they go into `_ROW` characters; those first whose values have most in
+    common with the question, then those that stand first."""
+    runs = [longest_run(fold_text(cell.value)[:_VALUE], question.text) for cell in cells]
+    shared = [run if run >= _SHORTEST_RUN else 0 for run in runs]
+    numbers = []
+    rest = _ROW
+    for number in sorted(range(len(cells)), key=lambda number: -shared[number]):
+        length = len(_write_cell(cells[number]))
+        if length <= rest or not numbers:
+            numbers.append(number)
+            rest -= length
+    return [cells[number] for number in sorted(numbers)]
+
+
+def _write_cell(cell: Cell) -> str:
+    return f"{cell.name}: {cell.value}" if cell.name else cell.value
 
 
 class StatementReader:
