@@ -188,7 +188,8 @@ def test_long_texts_are_cut_before_the_places_run_out() -> None:
 
 def describe(question: str, hit: Hit, number: int) -> ContextualStatement:
     [passage] = passages_of([hit])
-    return describe_statement(parse_question(question), passage, list(statements_of(hit.text, start_of_body(hit)))[number])
+    statements = list(statements_of(hit.text, start_of_body(hit)))
+    return describe_statement(parse_question(question), passage, statements[number])
 
 
 def test_a_cell_is_read_with_its_column_in_its_row() -> None:

@@ -236,7 +236,8 @@ def _without_statement(hit: Hit, case: WrittenCase) -> Hit | None:
     what a document nearly says."""
     if _without_hit(hit, case):
         return hit
-    spans = [s.span for s in statements_of(hit.text, start_of_body(hit)) if s.kind != "list" and _says(s.text, case.must)]
+    statements = statements_of(hit.text, start_of_body(hit))
+    spans = [s.span for s in statements if s.kind != "list" and _says(s.text, case.must)]
     text = hit.text
     for first, last in sorted(set(spans), reverse=True):
         text = text[:first].removesuffix(" | ") + text[last:]
