@@ -84,7 +84,7 @@ def _write_headings(passage: Passage, heading: str) -> str:
 
 
 def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
-    """The cells of a row that go into `_ROW` characters, in their order; those with most in common with the question are
+    """The cells of a row that go into `_ROW` characters, in their order; those that share most with the question are
     taken first, then those that stand first."""
     runs = [longest_run(fold_text(cell.value)[:_VALUE], question.text) for cell in cells]
     shared = [run if run >= _SHORTEST_RUN else 0 for run in runs]
