@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.answering.candidates import Candidate, find_candidates
-from peg_rag.answering.cells import named_together, rate_cell
+from peg_rag.answering.cells import find_telling_cell, named_together, rate_cell
 from peg_rag.answering.decision import choose_best, decision_rows, part_of
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.reading import load_reader
@@ -205,6 +205,7 @@ def _choose_statements(
     """The surest statement, and sentences nearly as sure that say something else. A cell answers alone."""
     best = _whole_list(question, _newer_text_first(ranked))
     best = _join_asked_cells(question, best, ranked)
+    best = _tell_rows_apart(best, ranked, hits)
     statements = [best]
     for sureness, candidate in ranked[1:] if best[1].statement.kind == "sentence" else ():
         if len(statements) == count or sureness < max(_NEARLY_AS_SURE * best[0], THRESHOLD):
@@ -257,6 +258,28 @@ def _join_asked_cells(
     if joined := named_together(parse_question(question), best[1].statement):
         spans |= {*best[1].spans, *(cell.span for cell in joined)}
     return (best[0], replace(best[1], spans=tuple(sorted(spans)))) if spans else best
+
+
+def _tell_rows_apart(
+    best: tuple[float, Candidate], ranked: list[tuple[float, Candidate]], hits: Sequence[Hit]
+) -> tuple[float, Candidate]:
+    """The surest cell, with one that tells its row from others of its table of which the same would be quoted."""
+    sureness, candidate = best
+    if candidate.statement.kind != "cell":
+        return best
+    table = _table_of(hits[candidate.place])
+    rivals = [other.statement for _, other in ranked if _table_of(hits[other.place]) == table]
+    quoted = [cell for cell in candidate.statement.row if cell.span in candidate.spans]
+    telling = find_telling_cell(quoted, candidate.statement, rivals)
+    if telling is None:
+        return best
+    return sureness, replace(candidate, spans=tuple(sorted({*candidate.spans, telling.span})))
+
+
+def _table_of(hit: Hit) -> tuple[str, str, str]:
+    """The file, sheet and headings that a hit is of."""
+    source, sheet, title = (str(hit.metadata.get(name) or "") for name in ("source", "sheet", "title"))
+    return source, sheet, title
 
 
 def _contains_item(outer: Candidate, inner: Candidate) -> bool:

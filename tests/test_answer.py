@@ -400,6 +400,23 @@ def test_a_column_that_excludes_what_is_asked_gives_way_to_the_one_that_says_it(
     assert best("会员租观澜多少钱", rooms, letters) == "名称: 观澜 | 会员价: 160"
 
 
+def test_a_cell_that_tells_the_row_from_another_of_the_same_name_is_quoted_too(letters: Any) -> None:
+    parts = [
+        hit(f"件: 冲煮头密封圈 | 适用: {model} | 多久换: {months}个月", source="保养.docx")
+        for model, months in (("单锅炉", 12), ("多锅炉", 9))
+    ]
+    said = best("冲煮头密封圈多久换", parts, letters)
+    assert said in {
+        "件: 冲煮头密封圈 | 适用: 单锅炉 | 多久换: 12个月",
+        "件: 冲煮头密封圈 | 适用: 多锅炉 | 多久换: 9个月",
+    }
+    alike = [
+        hit(text, source=name)
+        for name, text in (("甲", "件: 泵 | 年: 1 | 价: 5元"), ("乙", "件: 泵 | 年: 2 | 价: 9元"))
+    ]
+    assert "年" not in best("泵的价", alike, letters)
+
+
 def test_columns_that_a_question_joins_are_both_quoted(letters: Any) -> None:
     said = best("张玮的分机和入职日期", PEOPLE, letters)
     assert said.endswith("姓名: 张玮 | 分机: 8507 | 入职日期: 2018年11月5日")

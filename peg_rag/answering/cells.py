@@ -5,7 +5,7 @@ Why this exists: 10天 answers a question about twelve years of service because 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -175,6 +175,25 @@ def key_cells(question: Question, statement: Statement) -> list[Cell]:
     if first and first not in keys and (not keys or (len(keys) < 2 and first.span < statement.cell.span)):
         keys.append(first)
     return sorted(keys, key=lambda cell: cell.span)
+
+
+def find_telling_cell(quoted: Sequence[Cell], statement: Statement, rivals: Iterable[Statement]) -> Cell | None:
+    """The first cell of a cell's row that tells it from other rows of which the same is quoted with another value.
+
+    Args:
+        quoted: the cells of the row that are quoted.
+        rivals: cells of other rows of the same table.
+    """
+    assert statement.cell is not None
+    keys = {cell.name: cell.value for cell in quoted if cell != statement.cell and not _is_serial(cell)}
+    for rival in rivals:
+        if rival.cell is None or rival.cell.name != statement.cell.name or rival.cell.value == statement.cell.value:
+            continue
+        others = {cell.name: cell.value for cell in rival.row}
+        if keys and all(others.get(name) == value for name, value in keys.items()):
+            rest = [cell for cell in statement.row if cell not in (*quoted, statement.cell) and not _is_serial(cell)]
+            return next((cell for cell in rest if cell.value != others.get(cell.name, cell.value)), None)
+    return None
 
 
 def _is_serial(cell: Cell) -> bool:
