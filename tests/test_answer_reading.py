@@ -129,9 +129,8 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
 ) -> None:
     data = write_reading(tmp_path / "reading.npz")
     monkeypatch.setattr(recipe, "QUESTIONS_OF_STEP", 8)
-    monkeypatch.setattr(recipe, "RATE", 2e-3)
     monkeypatch.setattr(recipe, "SAVED_EVERY", 8)
-    options = Namespace(data=data, start=start, left_out=0, questions=None, seed=0, device="cpu")
+    options = Namespace(data=data, start=start, begin=None, rate=2e-3, left_out=0, questions=None, seed=0, device="cpu")
     whole = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "whole"))
     losses = whole.fit()
     assert np.mean(losses[-4:]) < np.mean(losses[:4])
@@ -154,6 +153,11 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     options.seed = 1
     with pytest.raises(SystemExit, match="another --out"):
         recipe.Trainer(Namespace(**vars(options), out=tmp_path / "parts"))
+
+    options.begin = tmp_path / "whole"
+    options.rate = 1e-4
+    again = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "again"))
+    assert np.mean(again.fit()) < np.mean(losses[:4])
 
 
 def write_reading(file: Path) -> Path:

@@ -1,14 +1,16 @@
 """Fine-tune multilingual-e5-small as the reader: does a statement, read in its context, answer a question?
 
     python train/answer_scorer.py --features runs/rows.npz --tokenizer runs/start/tokenizer.json --pack runs/reading.npz
-    python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/reader
+    python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/first
+    python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/reader --begin runs/first --seed 1
     python train/reader.py score --data runs/reading.npz --start runs/start --out runs/reader
     python train/reader.py write --start runs/start --out runs/reader
 
-`train/reader_start.py` makes `runs/start`. A question's statements compete with one another and with "nothing answers",
-whose logit is 0. One fold of documents is left out, and the trees that decide learn from what the reader says of those
-(`train/answer_scorer.py --reading`). The embeddings and the lower layers stay as they are: they know Chinese, and much
-of the work is saved. `fit` goes on where it was stopped; `write` makes the asset.
+`train/reader_start.py` makes `runs/start`; a second pass begins with the weights of the first. A question's statements
+compete with one another and with "nothing answers", whose logit is 0. One fold of documents is left out, and the trees
+that decide learn from what the reader says of those (`train/answer_scorer.py --reading`). The embeddings and the lower
+layers stay as they are: they know Chinese, and much of the work is saved. `fit` goes on where it was stopped; `write`
+makes the asset.
 """
 
 import argparse
@@ -38,7 +40,7 @@ MOST_RIGHT = 1
 ROWS_OF_CHUNK = 24  # rows of like length that are padded together
 HARDNESS = 0.35  # the n-th most misleading row is drawn with weight 1 / (1 + HARDNESS * n)
 RATE = 1.2e-4
-HEAD_RATE = 6e-4
+RATE_OF_HEAD = 5.0  # times that of the body in the first pass, whose pooler and score are new
 WARMUP = 0.06
 DECAY = 0.01
 BETAS = (0.9, 0.98)
@@ -173,8 +175,12 @@ class Trainer:
         self.order = np.random.default_rng(self.seed).permutation(numbers)[: arguments.questions]
         head = [*self.model.pooler.parameters(), *self.model.score.parameters()]
         body = [weight for weight in self.model.bert.parameters() if weight.requires_grad]
-        groups = [{"params": body, "peak": RATE}, {"params": head, "peak": HEAD_RATE}]
-        self.optimizer = torch.optim.AdamW(groups, lr=RATE, betas=BETAS, weight_decay=DECAY)
+        rate = float(arguments.rate)
+        rate_of_head = rate if arguments.begin else rate * RATE_OF_HEAD
+        groups = [{"params": body, "peak": rate}, {"params": head, "peak": rate_of_head}]
+        self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=BETAS, weight_decay=DECAY)
+        if arguments.begin:
+            self.model.load_state_dict(load_file(Path(arguments.begin) / "trained.safetensors"), strict=False)
         self.step = 0
         self._load_state()
 
@@ -246,7 +252,8 @@ class Trainer:
 
 def describe_run(arguments: argparse.Namespace) -> dict[str, str]:
     """What a run that goes on must have in common with the one that was stopped."""
-    return {name: str(getattr(arguments, name)) for name in ("data", "start", "left_out", "questions", "seed")}
+    names = ("data", "start", "begin", "rate", "left_out", "questions", "seed")
+    return {name: str(getattr(arguments, name)) for name in names}
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -398,6 +405,8 @@ def main() -> None:
     parser.add_argument("--data", help="what `train/answer_scorer.py --pack` wrote; for `fit` and `score`")
     parser.add_argument("--start", required=True)
     parser.add_argument("--out", required=True)
+    parser.add_argument("--begin", help="for `fit`: the folder of an earlier pass, whose weights this one begins with")
+    parser.add_argument("--rate", type=float, default=RATE, help="for `fit`: the highest learning rate")
     parser.add_argument("--left-out", type=int, default=0, help="for `fit`: fold of the documents that are left out")
     parser.add_argument("--questions", type=int, help="at most; default all")
     parser.add_argument("--most", type=int, default=12, help="rows of a question that are scored")
