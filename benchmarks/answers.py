@@ -20,6 +20,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-6              # the seventh: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-7              # the eighth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-8              # the ninth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-9 --split fresh   # the tenth: 80 questions about 16 files
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -51,6 +52,7 @@ SETS = {
     "documents-6": DOCUMENTS.parent / "documents-6",
     "documents-7": DOCUMENTS.parent / "documents-7",
     "documents-8": DOCUMENTS.parent / "documents-8",
+    "documents-9": DOCUMENTS.parent / "documents-9",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters
