@@ -30,6 +30,10 @@ import make_documents.documents_7.content  # noqa: E402
 import make_documents.documents_7.files  # noqa: E402
 import make_documents.documents_8.content  # noqa: E402
 import make_documents.documents_8.files  # noqa: E402
+import make_documents.documents_9.content  # noqa: E402
+import make_documents.documents_9.files  # noqa: E402
+import make_documents.documents_10.content  # noqa: E402
+import make_documents.documents_10.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -129,6 +133,22 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-9",
+        make_documents.documents_9.content.SOURCES,
+        make_documents.documents_9.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+    ),
+    FreshSet(
+        "documents-10",
+        make_documents.documents_10.content.SOURCES,
+        make_documents.documents_10.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 
