@@ -278,7 +278,7 @@ def test_the_bundled_reader_is_whole() -> None:
 
 
 def test_the_pieces_are_chosen_on_permitted_sources() -> None:
-    assert load_script("reader_start").EXCLUDED == test_peg_mini.RESEARCH_ONLY
+    assert load_script("reader_start").RESEARCH_ONLY == test_peg_mini.RESEARCH_ONLY
 
 
 def test_four_bit_blocks_are_read() -> None:

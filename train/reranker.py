@@ -29,6 +29,7 @@ import lightgbm
 import numpy as np
 import yaml
 from experiments import NOT_CHINESE, RESULTS, Runs, data_folder
+from sources import RESEARCH_ONLY
 from tqdm import tqdm
 
 from peg_rag import PEGEncoder, PEGIndex
@@ -56,14 +57,6 @@ HALVES = {
     "a": ["law", "medicine", "psychology", "tourism", "film", "music"],
     "b": ["news", "finance", "insurance", "realestate", "web", "general", "encyclopedia", "science"],
 }
-RESEARCH_ONLY = (
-    "reading-c3",
-    "encyclopedia-squad_zh",
-    "finance-afqmc",
-    "general-cinlid",
-    "law-lawyer_llama_qa",
-    "law-lawyer_llama_article",
-)
 EVALUATION_DOMAINS = {
     "law": "law-lawyer_llama",
     "medicine": "medical-kuake_qtr",

@@ -19,24 +19,17 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from make_text_pairs import PERMITTED, RESEARCH_ONLY, known_runs, permitted_domain
+from make_text_pairs import NOT_PERMITTED, PERMITTED, known_runs, permitted_domain
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
+from sources import RESEARCH_ONLY
 
 from peg_rag.answering.words import fold_text, tokens_of
 from peg_rag.training.data.files import read_lines
 
 REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "word_vectors.npz"
-EXCLUDED = {  # research-only
-    "reading-c3",
-    "encyclopedia-squad_zh",
-    "finance-afqmc",
-    "general-cinlid",
-    "law-lawyer_llama_qa",
-    "law-lawyer_llama_article",
-}
 DIMENSION = 128
 VOCABULARY = 24_000
 LEAST = 12  # occurrences of a word that is counted
@@ -92,7 +85,7 @@ def read_corpus(data: Path) -> tuple[NDArray[np.uint16], NDArray[np.str_]]:
 def texts(data: Path) -> Iterator[str]:
     for path in sorted((data / "pairs").glob("*.jsonl.zst")):
         name = path.name.removesuffix(".jsonl.zst")
-        if name not in EXCLUDED:
+        if name not in RESEARCH_ONLY:
             for number, line in enumerate(read_lines(path)):
                 if number == MOST_PAIRS:
                     break
@@ -100,7 +93,7 @@ def texts(data: Path) -> Iterator[str]:
                 yield f"{row['query']}\n{row['positive']}"
     for name in ("queries-ecom", "queries-video"):
         yield from read_lines(data / "text" / f"{name}.txt.zst")
-    runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in (*PERMITTED, RESEARCH_ONLY)}
+    runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in (*PERMITTED, NOT_PERMITTED)}
     for text in read_lines(data / "text" / "zh.txt.zst"):
         if permitted_domain(text, runs_by_source):
             yield text

@@ -28,21 +28,14 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments import NOT_CHINESE, data_folder
-from make_text_pairs import PERMITTED, RESEARCH_ONLY, known_runs, permitted_domain
+from make_text_pairs import NOT_PERMITTED, PERMITTED, known_runs, permitted_domain
+from sources import RESEARCH_ONLY
 
 from peg_rag.evaluation import load_beir
 from peg_rag.extras import require
 from peg_rag.index.tokenizers import BigramTokenizer
 from peg_rag.training.data.texts import TextDocument
 
-EXCLUDED = (
-    "reading-c3",
-    "encyclopedia-squad_zh",
-    "finance-afqmc",
-    "general-cinlid",
-    "law-lawyer_llama_qa",
-    "law-lawyer_llama_article",
-)
 SAME_AS_TEXT = ("news-crud_lead",)  # the plain text holds these articles: a sentence and its passage teach the same
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCABULARY = 12_000
@@ -87,7 +80,7 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def pair_files(data: Path) -> list[Path]:
     files = sorted((data / "pairs").glob("*.jsonl.zst"))
-    return [file for file in files if file.name.split(".")[0] not in (*EXCLUDED, *SAME_AS_TEXT)]
+    return [file for file in files if file.name.split(".")[0] not in (*RESEARCH_ONLY, *SAME_AS_TEXT)]
 
 
 def read_source(file: Path, texts: Texts) -> Source:
@@ -104,7 +97,7 @@ def read_source(file: Path, texts: Texts) -> Source:
 
 def permitted_texts(data: Path) -> Iterator[tuple[str, str]]:
     """Plain text that is known to come from a permitted source, with its domain."""
-    names = [*PERMITTED, RESEARCH_ONLY]
+    names = [*PERMITTED, NOT_PERMITTED]
     runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
     zstd = require("backports.zstd", "train")
     with zstd.open(data / "text" / "zh.txt.zst", "rt", encoding="utf-8") as lines:

@@ -26,7 +26,8 @@ from tokenizers import Tokenizer
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments import chinese_sets, data_folder
-from pack import EXCLUDED, Texts, encode, read_rows, write_xz
+from pack import Texts, encode, read_rows, write_xz
+from sources import RESEARCH_ONLY
 
 from peg_rag.training.data.sampler import in_validation, smallest_hashes
 from peg_rag.training.data.texts import text_key
@@ -60,7 +61,7 @@ Arrays = dict[str, NDArray[Any]]
 
 def pair_files(data: Path) -> list[Path]:
     files = sorted((data / "pairs").glob("*.jsonl.zst"))
-    return [file for file in files if file.name.split(".")[0] not in EXCLUDED]
+    return [file for file in files if file.name.split(".")[0] not in RESEARCH_ONLY]
 
 
 def half_of(file: Path) -> str:
