@@ -13,7 +13,7 @@ torch.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ def describe_statement(question: Question, passage: Passage, statement: Statemen
 def _write_headings(passage: Passage, heading: str) -> str:
     """The file's name, sheet and headings, each once: the last `_HEADINGS` characters."""
     names = [*passage.names, heading.strip()]
-    folded = [fold_text(name) for name in names]
+    folded = [_fold_short(name) for name in names]
     kept = [
         name
         for number, name in enumerate(names)
@@ -86,7 +86,7 @@ def _write_headings(passage: Passage, heading: str) -> str:
 def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
     """The cells of a row that go into `_ROW` characters, in their order; those that share most with the question are
     taken first, then those that stand first."""
-    runs = [longest_run(fold_text(cell.value)[:_VALUE], question.text) for cell in cells]
+    runs = [longest_run(_fold_short(cell.value), question.text) for cell in cells]
     shared = [run if run >= _SHORTEST_RUN else 0 for run in runs]
     numbers = []
     rest = _ROW
@@ -96,6 +96,12 @@ def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
             numbers.append(number)
             rest -= length
     return [cells[number] for number in sorted(numbers)]
+
+
+@lru_cache(maxsize=4096)
+def _fold_short(text: str) -> str:
+    """A name or value as it is compared; the statements of a passage have these in common."""
+    return fold_text(text[: 2 * _VALUE])[:_VALUE]
 
 
 def _write_cell(cell: Cell) -> str:
