@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from peg_rag.answering.candidates import Candidate, find_candidates
 from peg_rag.answering.cells import find_telling_cell, named_together, rate_cell
 from peg_rag.answering.decision import choose_best, decision_rows, part_of
+from peg_rag.answering.passages import table_of
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.reading import load_reader
 from peg_rag.answering.scorer import calibration_of, load_scorer
@@ -263,23 +264,17 @@ def _join_asked_cells(
 def _tell_rows_apart(
     best: tuple[float, Candidate], ranked: list[tuple[float, Candidate]], hits: Sequence[Hit]
 ) -> tuple[float, Candidate]:
-    """The surest cell, with one that tells its row from others of its table of which the same would be quoted."""
+    """Adds a cell where another row of the table would be quoted with the same words and another value."""
     sureness, candidate = best
     if candidate.statement.kind != "cell":
         return best
-    table = _table_of(hits[candidate.place])
-    rivals = [other.statement for _, other in ranked if _table_of(hits[other.place]) == table]
+    table = table_of(hits[candidate.place])
+    others = [other.statement for _, other in ranked if table_of(hits[other.place]) == table]
     quoted = [cell for cell in candidate.statement.row if cell.span in candidate.spans]
-    telling = find_telling_cell(quoted, candidate.statement, rivals)
+    telling = find_telling_cell(quoted, candidate.statement, others)
     if telling is None:
         return best
     return sureness, replace(candidate, spans=tuple(sorted({*candidate.spans, telling.span})))
-
-
-def _table_of(hit: Hit) -> tuple[str, str, str]:
-    """The file, sheet and headings that a hit is of."""
-    source, sheet, title = (str(hit.metadata.get(name) or "") for name in ("source", "sheet", "title"))
-    return source, sheet, title
 
 
 def _contains_item(outer: Candidate, inner: Candidate) -> bool:

@@ -237,7 +237,7 @@ def _without_statement(hit: Hit, case: WrittenCase) -> Hit | None:
     if _without_hit(hit, case):
         return hit
     statements = statements_of(hit.text, start_of_body(hit))
-    spans = [s.span for s in statements if s.kind != "list" and _says(s.text, case.must)]
+    spans = [s.span for s in statements if s.kind != "list" and answers_question(s, case.must)]
     text = hit.text
     for first, last in sorted(set(spans), reverse=True):
         text = text[:first].removesuffix(" | ") + text[last:]

@@ -21,7 +21,7 @@ from peg_rag.training.data.files import read_lines
 from peg_rag.training.data.texts import TextDocument, TextPair, pairs_from
 
 PERMITTED = {"news-crud_lead": "news", "news-xwlb": "news", "law-statutes": "law"}
-NOT_PERMITTED = "reading-c3"  # of the three sources whose passages the text holds, the one for research only
+RESEARCH_PASSAGES = "reading-c3"  # for research only; the text holds its passages
 RUN = 16  # letters
 _ARTICLE = re.compile(r"第[一二三四五六七八九十百千零〇]+条")
 _NOT_LETTER = re.compile(r"[\W_]+")
@@ -40,7 +40,7 @@ def known_runs(file: Path) -> set[int]:
 def permitted_domain(text: str, runs_by_source: dict[str, set[int]]) -> str | None:
     """The domain of a passage that is known to come from a permitted source; None for all others."""
     shared_runs = Counter(name for run in runs(text, 1) for name, hashes in runs_by_source.items() if run in hashes)
-    if shared_runs[NOT_PERMITTED]:
+    if shared_runs[RESEARCH_PASSAGES]:
         return None
     source, hits = max(((name, shared_runs[name]) for name in PERMITTED), key=lambda item: item[1])
     if hits >= 2:
@@ -49,7 +49,7 @@ def permitted_domain(text: str, runs_by_source: dict[str, set[int]]) -> str | No
 
 
 def text_documents(data: Path) -> Iterator[tuple[str, TextDocument]]:
-    names = [*PERMITTED, NOT_PERMITTED]
+    names = [*PERMITTED, RESEARCH_PASSAGES]
     runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
     for text in tqdm(read_lines(data / "text" / "zh.txt.zst"), desc="passages", mininterval=5):
         if domain := permitted_domain(text, runs_by_source):

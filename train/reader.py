@@ -40,7 +40,7 @@ MOST_RIGHT = 1
 ROWS_OF_CHUNK = 24  # rows of like length that are padded together
 HARDNESS = 0.35  # the n-th most misleading row is drawn with weight 1 / (1 + HARDNESS * n)
 RATE = 1.2e-4
-RATE_OF_HEAD = 5.0  # times that of the body in the first pass, whose pooler and score are new
+HEAD_RATE_FACTOR = 5.0  # of the first pass, whose pooler and score are new
 WARMUP = 0.06
 DECAY = 0.01
 BETAS = (0.9, 0.98)
@@ -176,11 +176,11 @@ class Trainer:
         head = [*self.model.pooler.parameters(), *self.model.score.parameters()]
         body = [weight for weight in self.model.bert.parameters() if weight.requires_grad]
         rate = float(arguments.rate)
-        rate_of_head = rate if arguments.begin else rate * RATE_OF_HEAD
+        rate_of_head = rate if arguments.begin else rate * HEAD_RATE_FACTOR
         groups = [{"params": body, "peak": rate}, {"params": head, "peak": rate_of_head}]
         self.optimizer = torch.optim.AdamW(groups, lr=rate, betas=BETAS, weight_decay=DECAY)
         if arguments.begin:
-            self.model.load_state_dict(load_file(Path(arguments.begin) / "trained.safetensors"), strict=False)
+            load_trained(self.model, Path(arguments.begin))
         self.step = 0
         self._load_state()
 
@@ -238,8 +238,9 @@ class Trainer:
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
-        if state["options"] != self.options:
-            raise SystemExit(f"{file} is of {state['options']}, not {self.options}; give another --out")
+        options = {"begin": "None", "rate": str(RATE)} | state["options"]
+        if options != self.options:
+            raise SystemExit(f"{file} is of {options}, not {self.options}; give another --out")
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]
@@ -267,8 +268,19 @@ def schedule_rate(progress: float) -> float:
 def load_reader(start: Path, out: Path) -> Reader:
     """The fine-tuned network."""
     model = Reader(start)
-    model.load_state_dict(load_file(out / "trained.safetensors"), strict=False)
+    load_trained(model, out)
     return model.eval()
+
+
+def load_trained(model: Reader, out: Path) -> None:
+    """The weights that a run trained."""
+    file = out / "trained.safetensors"
+    if not file.is_file():
+        raise SystemExit(f"{file} is not there; expected the folder that an earlier `fit` wrote")
+    weights = load_file(file)
+    if differing := sorted(weights.keys() ^ model.trained_weights().keys()):
+        raise SystemExit(f"{file} is of another network: {differing[0]} is in only one of the two")
+    model.load_state_dict(weights, strict=False)
 
 
 @torch.inference_mode()

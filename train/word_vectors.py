@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from make_text_pairs import NOT_PERMITTED, PERMITTED, known_runs, permitted_domain
+from make_text_pairs import PERMITTED, RESEARCH_PASSAGES, known_runs, permitted_domain
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.utils.extmath import randomized_svd
@@ -93,7 +93,9 @@ def texts(data: Path) -> Iterator[str]:
                 yield f"{row['query']}\n{row['positive']}"
     for name in ("queries-ecom", "queries-video"):
         yield from read_lines(data / "text" / f"{name}.txt.zst")
-    runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in (*PERMITTED, NOT_PERMITTED)}
+    runs_by_source = {
+        name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in (*PERMITTED, RESEARCH_PASSAGES)
+    }
     for text in read_lines(data / "text" / "zh.txt.zst"):
         if permitted_domain(text, runs_by_source):
             yield text

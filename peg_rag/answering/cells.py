@@ -177,23 +177,32 @@ def key_cells(question: Question, statement: Statement) -> list[Cell]:
     return sorted(keys, key=lambda cell: cell.span)
 
 
-def find_telling_cell(quoted: Sequence[Cell], statement: Statement, rivals: Iterable[Statement]) -> Cell | None:
-    """The first cell of a cell's row that tells it from other rows of which the same is quoted with another value.
+def find_telling_cell(quoted: Sequence[Cell], statement: Statement, others: Iterable[Statement]) -> Cell | None:
+    """The cell that tells a row from the rows of which the same would be quoted with another value; None if there are
+    no such rows, or no cell tells them apart.
 
     Args:
         quoted: the cells of the row that are quoted.
-        rivals: cells of other rows of the same table.
+        statement: a cell.
+        others: statements of the same table, those of this row among them.
     """
-    assert statement.cell is not None
-    keys = {cell.name: cell.value for cell in quoted if cell != statement.cell and not _is_serial(cell)}
-    for rival in rivals:
-        if rival.cell is None or rival.cell.name != statement.cell.name or rival.cell.value == statement.cell.value:
-            continue
-        others = {cell.name: cell.value for cell in rival.row}
-        if keys and all(others.get(name) == value for name, value in keys.items()):
-            rest = [cell for cell in statement.row if cell not in (*quoted, statement.cell) and not _is_serial(cell)]
-            return next((cell for cell in rest if cell.value != others.get(cell.name, cell.value)), None)
-    return None
+    own = statement.cell
+    assert own is not None
+    keys = {_name_and_value(cell) for cell in quoted if cell != own and not _is_serial(cell)}
+    rows = [
+        {_name_and_value(cell) for cell in other.row}
+        for other in others
+        if other.cell is not None and other.cell.name == own.name and other.cell.value != own.value
+    ]
+    rivals = [row for row in rows if keys and keys <= row and _name_and_value(own) not in row]
+    rest = [cell for cell in statement.row if cell not in (*quoted, own) and not _is_serial(cell)]
+    differences = [sum(_name_and_value(cell) not in rival for rival in rivals) for cell in rest]
+    most = max(differences, default=0)
+    return rest[differences.index(most)] if most else None
+
+
+def _name_and_value(cell: Cell) -> tuple[str, str]:
+    return cell.name, cell.value
 
 
 def _is_serial(cell: Cell) -> bool:

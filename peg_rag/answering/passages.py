@@ -15,6 +15,8 @@ from peg_rag.answering.statements import Cell, row_cells
 from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
 
+_TITLE_SEPARATOR = " > "
+_TELLING_TITLE = 20  # characters from which a line is known as a part of the title, which is cut where it is too long
 _DEFINITION = re.compile(
     r"([\u3400-\u9fffA-Za-z0-9]{2,10}?)(?:是指|指的是|指|包括|包含)[：:]?([^。；;：:\n指]{1,30}(?:、[^。；;：:\n、]{1,20})+)"
 )
@@ -40,7 +42,6 @@ class Passage:
     Attributes:
         rank: its place in the list of hits, from 0.
         context: its file, sheet and headings, folded.
-        names: the file's name, the sheet and the headings, as they are written.
         file_text: all hits of its file, folded.
         last_heading: the nearest heading.
         definitions: names that the file gives to several things, with these: 一线城市 for 北京、上海.
@@ -48,6 +49,7 @@ class Passage:
         text: the hit's text, folded.
         file_share: of the hits, each weighed by its rank, those of its file: 0 to 1.
         score_gap: how much better the best hit scores, of the difference between the best and the worst: 0 to 1.
+        names: the file's name, the sheet and the headings, as they are written.
     """
 
     hit: Hit
@@ -81,7 +83,7 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
             rank,
             fold_text(context_of(hit)),
             fold_text("\n".join(texts[_source_of_hit(hit)])),
-            str(hit.metadata.get("title") or "").rsplit(" > ", 1)[-1],
+            str(hit.metadata.get("title") or "").rsplit(_TITLE_SEPARATOR, 1)[-1],
             _find_definitions("\n".join(texts[_source_of_hit(hit)])),
             tuple(forms[_source_of_hit(hit)]) if _lone_fields(hit) else (),
             fold_text(hit.text),
@@ -103,14 +105,22 @@ def context_of(hit: Hit) -> str:
 def names_of(hit: Hit) -> list[str]:
     """The file's name without its suffix, the sheet, and each of the headings."""
     metadata = hit.metadata
-    parts = [_name_of_file(hit), metadata.get("sheet"), *str(metadata.get("title") or "").split(" > ")]
+    parts = [_name_of_file(hit), metadata.get("sheet"), *str(metadata.get("title") or "").split(_TITLE_SEPARATOR)]
     return [str(part) for part in parts if part]
+
+
+def table_of(hit: Hit) -> tuple[str, str, str]:
+    """The file, sheet and headings that a hit is of; the rows of a table have them in common."""
+    return _source_of_hit(hit), str(hit.metadata.get("sheet") or ""), str(hit.metadata.get("title") or "")
 
 
 def start_of_body(hit: Hit) -> int:
     """Where a hit's text begins, after the title that ingestion puts in its first line."""
     title = str(hit.metadata.get("title") or "")
-    return hit.text.find("\n") + 1 if title and hit.text.startswith(title[:20]) else 0
+    first, newline, _ = hit.text.partition("\n")
+    is_cut = len(first) >= _TELLING_TITLE and first in title
+    is_title = first == title or first.startswith(f"{title}{_TITLE_SEPARATOR}") or is_cut
+    return len(first) + 1 if title and newline and is_title else 0
 
 
 def _name_of_file(hit: Hit) -> str:

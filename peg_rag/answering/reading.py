@@ -40,8 +40,10 @@ _BEFORE = 60  # characters of the passage before a sentence that are read with i
 _AFTER = 40
 _HEADINGS = 60  # characters of the file's name and headings
 _ROW = 120  # characters of a cell's row that are read with it
+_SEPARATOR = " | "
 _VALUE = 60  # characters of a value that are compared with the question
 _SHORTEST_RUN = 2  # characters that a value shares with the question, for its cell to be read before others
+_SHORTEST_REPEATED = 3  # characters of a heading that is left out where a later one contains it
 _EPSILON = 1e-12  # of the layer norms
 _CACHED_ROWS = 64  # whose inner states, 400 KB, stay in a core's cache
 _FORMAT = 2  # of the folder
@@ -62,7 +64,7 @@ def describe_statement(question: Question, passage: Passage, statement: Statemen
     headings = _write_headings(passage, statement.heading)
     if statement.cell is not None:
         others = [cell for cell in (*statement.row, *passage.form) if cell != statement.cell]
-        row = " | ".join(_write_cell(cell) for cell in _choose_cells(question, others))
+        row = _SEPARATOR.join(_write_cell(cell)[:_ROW] for cell in _choose_cells(question, others))
         return ContextualStatement(_write_cell(statement.cell), f"{headings} | {row}")
     text = passage.hit.text
     start, end = statement.span
@@ -72,15 +74,19 @@ def describe_statement(question: Question, passage: Passage, statement: Statemen
 
 
 def _write_headings(passage: Passage, heading: str) -> str:
-    """The file's name, sheet and headings, each once: the last `_HEADINGS` characters."""
+    """The file's name, sheet and headings, without those that a later one contains: the last `_HEADINGS` characters."""
     names = [*passage.names, heading.strip()]
     folded = [_fold_short(name) for name in names]
     kept = [
         name
         for number, name in enumerate(names)
-        if folded[number] and not any(folded[number] in other for other in folded[number + 1 :])
+        if folded[number] and not any(_is_repeated(folded[number], other) for other in folded[number + 1 :])
     ]
     return " > ".join(kept)[-_HEADINGS:]
+
+
+def _is_repeated(name: str, other: str) -> bool:
+    return name == other or (len(name) >= _SHORTEST_REPEATED and name in other)
 
 
 def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
@@ -91,10 +97,10 @@ def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
     numbers = []
     rest = _ROW
     for number in sorted(range(len(cells)), key=lambda number: -shared[number]):
-        length = len(_write_cell(cells[number]))
-        if length <= rest or not numbers:
+        length = min(len(_write_cell(cells[number])), _ROW)
+        if length <= rest:
             numbers.append(number)
-            rest -= length
+            rest -= length + len(_SEPARATOR)
     return [cells[number] for number in sorted(numbers)]
 
 

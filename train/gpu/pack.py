@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments import NOT_CHINESE, data_folder
-from make_text_pairs import NOT_PERMITTED, PERMITTED, known_runs, permitted_domain
+from make_text_pairs import PERMITTED, RESEARCH_PASSAGES, known_runs, permitted_domain
 from sources import RESEARCH_ONLY
 
 from peg_rag.evaluation import load_beir
@@ -97,7 +97,7 @@ def read_source(file: Path, texts: Texts) -> Source:
 
 def permitted_texts(data: Path) -> Iterator[tuple[str, str]]:
     """Plain text that is known to come from a permitted source, with its domain."""
-    names = [*PERMITTED, NOT_PERMITTED]
+    names = [*PERMITTED, RESEARCH_PASSAGES]
     runs_by_source = {name: known_runs(data / "pairs" / f"{name}.jsonl.zst") for name in names}
     zstd = require("backports.zstd", "train")
     with zstd.open(data / "text" / "zh.txt.zst", "rt", encoding="utf-8") as lines:
