@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 
 from peg_rag.answer import NOT_FOUND, Answer, _join_rival_cell, extract_answer, sentences_of, subject_of
 from peg_rag.answering.candidates import MAX_ENCODED, Candidate, find_candidates
-from peg_rag.answering.cells import longest_run
+from peg_rag.answering.cells import find_telling_cell, longest_run
 from peg_rag.answering.decision import DECISION, choose_best, decision_rows
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.kinds import rate_value
 from peg_rag.answering.likeness import measure_likeness
 from peg_rag.answering.opposites import compare_opposites
-from peg_rag.answering.passages import defined_words, passages_of
+from peg_rag.answering.passages import defined_words, passages_of, start_of_body
 from peg_rag.answering.question import parse_question, quantities_of
 from peg_rag.answering.ranges import range_fit, sentence_fit
 from peg_rag.answering.scorer import calibration_of, load_scorer
-from peg_rag.answering.statements import Cell, row_cells, statements_of
+from peg_rag.answering.statements import Cell, Statement, row_cells, statements_of
 from peg_rag.answering.thesaurus import find_phrases
 from peg_rag.answering.words import fold_text
 from peg_rag.errors import DamagedModel, InvalidInput
@@ -410,11 +410,56 @@ def test_a_cell_that_tells_the_row_from_another_of_the_same_name_is_quoted_too(l
         "件: 冲煮头密封圈 | 适用: 单锅炉 | 多久换: 12个月",
         "件: 冲煮头密封圈 | 适用: 多锅炉 | 多久换: 9个月",
     }
+
+
+@pytest.mark.parametrize("sources", [("甲.csv", "乙.csv"), ("", "")])
+def test_rows_of_two_files_need_no_telling_apart(sources: tuple[str, str], letters: Any) -> None:
+    rows = ("件: 泵 | 年: 去年 | 价: 5元", "件: 泵 | 年: 今年 | 价: 9元")
     alike = [
-        hit(text, source=name)
-        for name, text in (("甲", "件: 泵 | 年: 1 | 价: 5元"), ("乙", "件: 泵 | 年: 2 | 价: 9元"))
+        replace(hit(text, **({"source": name} if name else {})), id=text)
+        for text, name in zip(rows, sources, strict=True)
     ]
     assert "年" not in best("泵的价", alike, letters)
+
+
+def test_the_telling_cell_is_the_one_that_most_rivals_lack() -> None:
+    def statement(row: str) -> Statement:
+        return next(s for s in statements_of(row) if s.cell and s.cell.name == "价")
+
+    own = statement("件: 泵 | 年: 去年 | 店: 东 | 价: 5元 | 备注: 新")
+    quoted = [cell for cell in own.row if cell.name in ("件", "价")]
+    same_year = statement("件: 泵 | 年: 去年 | 店: 西 | 价: 9元 | 备注: 新")
+    same_shop = statement("件: 泵 | 年: 今年 | 店: 东 | 价: 7元 | 备注: 新")
+    other_shop = statement("件: 泵 | 年: 今年 | 店: 北 | 价: 8元 | 备注: 新")
+    twice = statement("件: 阀 | 件: 泵 | 年: 去年 | 店: 南 | 价: 6元 | 备注: 新")
+    for rivals, telling in (
+        ((own,), None),
+        ((own, same_shop), "年"),
+        ((same_year, same_shop, other_shop), "年"),
+        ((same_year, same_shop, other_shop, twice), "店"),
+        ((statement("件: 阀 | 年: 今年 | 价: 9元"),), None),
+    ):
+        cell = find_telling_cell(quoted, own, rivals)
+        assert (cell.name if cell else None) == telling
+
+
+@pytest.mark.parametrize(
+    ("title", "text", "body"),
+    [
+        ("价", "价\n五元", "五元"),
+        ("价", "价格: 5元\n数量: 3", "价格: 5元\n数量: 3"),
+        ("手册 > 年休假", "手册 > 年休假 > 工龄: 满1年\n五天", "五天"),
+        (
+            "一份名字长得放不下的员工手册 > 第三章 休息与休假 > 年休假的天数与折算",
+            "第三章 休息与休假 > 年休假的天数与折算\n五天",
+            "五天",
+        ),
+        ("", "五天\n十天", "五天\n十天"),
+        ("标题", "标题", "标题"),
+    ],
+)
+def test_the_body_begins_after_the_line_of_the_title(title: str, text: str, body: str) -> None:
+    assert text[start_of_body(hit(text, title=title)) :] == body
 
 
 def test_columns_that_a_question_joins_are_both_quoted(letters: Any) -> None:

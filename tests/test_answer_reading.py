@@ -229,6 +229,22 @@ def test_headings_that_repeat_the_name_of_the_file_are_read_once() -> None:
     assert described.context == "绿洲花艺养护与订单 > 鲜切花 | 花: 玫瑰"
 
 
+def test_a_long_cell_leaves_room_for_the_others() -> None:
+    text = f"名: 甲 | 说明: {'甲说了很多话。' * 60} | 价: 5元"
+    described = describe("甲的价", Hit("1", text, 1.0), 2)
+    assert described.context.startswith(" | 名: 甲")
+    long = describe("说了很多话", Hit("1", text, 1.0), 2)
+    assert len(long.context) < 140
+
+
+def test_the_fields_of_a_form_are_read_together() -> None:
+    fields = ("送粮人: 乜长根", "水分: 14.3%")
+    hits = [Hit(text, text, 1.0, metadata={"source": "检验单.pdf"}) for text in fields]
+    [statement] = statements_of(fields[1])
+    described = describe_statement(parse_question("水分多高"), passages_of(hits)[1], statement)
+    assert described.context == "检验单 | 送粮人: 乜长根"
+
+
 def test_a_damaged_folder_is_said(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"layers": 1}))
     with pytest.raises(DamagedModel, match="install peg-rag again"):
