@@ -20,8 +20,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-6              # the seventh: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-7              # the eighth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-8              # the ninth: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-9 --split fresh   # the tenth: 80 questions about 16 files
-    python benchmarks/answers.py --set documents-10 --split fresh  # the eleventh: 80 questions about 16 files
+    python benchmarks/answers.py --set documents-9              # the tenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-10             # the eleventh: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

@@ -141,6 +141,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
     FreshSet(
         "documents-10",
@@ -149,6 +150,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
 )
 
