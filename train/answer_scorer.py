@@ -46,7 +46,7 @@ from peg_rag.answering.decision import DECIDED, DECISION, choose_best, decision_
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.expectation import Expectation
 from peg_rag.answering.passages import start_of_body
-from peg_rag.answering.reading import CONTEXT_TOKENS, READER, ContextualStatement
+from peg_rag.answering.reading import CONTEXT_TOKENS, READER, STATEMENT_TOKENS, ContextualStatement
 from peg_rag.answering.statements import statements_of
 from peg_rag.hits import Hit
 from peg_rag.models import bundled_path
@@ -359,7 +359,7 @@ def pack_reading(
             columns["statements"].append(texts.setdefault(described.statement, len(texts)))
             columns["contexts"].append(texts.setdefault(described.context, len(texts)))
             columns["right"].append(group.right[number] > 0)
-    tokenizer.enable_truncation(CONTEXT_TOKENS)
+    tokenizer.enable_truncation(max(STATEMENT_TOKENS, CONTEXT_TOKENS))
     tokens = [encoding.ids for encoding in tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
     np.savez_compressed(
         file,

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 from transformers import logging as transformers_logging
 
-from peg_rag.answering.reading import CONTEXT_TOKENS, END, QUESTION_TOKENS, START, STATEMENT_TOKENS
+from peg_rag.answering.reading import END, QUESTION_TOKENS, START, STATEMENT_TOKENS, context_tokens
 
 FROZEN_LAYERS = 4
 QUESTIONS_OF_STEP = 24
@@ -45,7 +45,7 @@ WARMUP = 0.06
 DECAY = 0.01
 BETAS = (0.9, 0.98)
 SAVED_EVERY = 200  # steps
-POSITIONS = 256  # kept in the asset; a row has at most 164 tokens
+POSITIONS = 256  # kept in the asset; a row has at most 196 tokens
 PAD = 1
 
 ASSET = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "reader-mini"
@@ -70,21 +70,21 @@ class Reading:
         self.sizes = arrays["sizes"].astype(np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.right = arrays["right"].astype(bool)
-        self._parts = (
-            (np.repeat(arrays["questions"].astype(np.int64), self.sizes), QUESTION_TOKENS),
-            (arrays["statements"].astype(np.int64), STATEMENT_TOKENS),
-            (arrays["contexts"].astype(np.int64), CONTEXT_TOKENS),
-        )
+        self._questions = np.repeat(arrays["questions"].astype(np.int64), self.sizes)
+        self._statements = arrays["statements"].astype(np.int64)
+        self._contexts = arrays["contexts"].astype(np.int64)
 
     def write_row(self, row: int) -> list[int]:
         """<s> question </s> statement </s> context </s>."""
-        ids = [START]
-        for texts, limit in self._parts:
-            text = texts[row]
-            start = self._text_starts[text]
-            ids.extend(self._tokens[start : start + min(limit, self._text_lengths[text])].tolist())
-            ids.append(END)
-        return ids
+        question = self._read_text(self._questions[row], QUESTION_TOKENS)
+        statement = self._read_text(self._statements[row], STATEMENT_TOKENS)
+        context = self._read_text(self._contexts[row], context_tokens(len(statement)))
+        return [START, *question, END, *statement, END, *context, END]
+
+    def _read_text(self, text: int, most: int) -> list[int]:
+        start = self._text_starts[text]
+        tokens: list[int] = self._tokens[start : start + min(most, self._text_lengths[text])].tolist()
+        return tokens
 
     def draw_rows(self, question: int, generator: np.random.Generator) -> Ints:
         """Rows of a question that compete: right ones, and of the others above all the misleading ones."""

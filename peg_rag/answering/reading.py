@@ -32,8 +32,9 @@ from peg_rag.models import bundled_path
 
 READER = "reader-mini"
 QUESTION_TOKENS = 32
-STATEMENT_TOKENS = 64
+STATEMENT_TOKENS = 112
 CONTEXT_TOKENS = 96
+BOTH_TOKENS = 160  # of a statement and its context; a long statement leaves less for the context
 START = 0  # <s>
 END = 2  # </s>
 _BEFORE = 60  # characters of the passage before a sentence that are read with it
@@ -57,6 +58,11 @@ class ContextualStatement:
 
     statement: str
     context: str
+
+
+def context_tokens(statement_tokens: int) -> int:
+    """How much is read of the context of a statement of so many tokens."""
+    return min(CONTEXT_TOKENS, BOTH_TOKENS - statement_tokens)
 
 
 def describe_statement(question: Question, passage: Passage, statement: Statement) -> ContextualStatement:
@@ -158,8 +164,10 @@ class StatementReader:
         count = len(statements)
         question_ids = [START, *tokens[0][:QUESTION_TOKENS], END]
         return [
-            np.array([*question_ids, *statement[:STATEMENT_TOKENS], END, *context[:CONTEXT_TOKENS], END])
-            for statement, context in zip(tokens[1 : 1 + count], tokens[1 + count :], strict=True)
+            np.array([*question_ids, *statement, END, *context[: context_tokens(len(statement))], END])
+            for statement, context in zip(
+                (ids[:STATEMENT_TOKENS] for ids in tokens[1 : 1 + count]), tokens[1 + count :], strict=True
+            )
         ]
 
     def _score(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Matrix:
