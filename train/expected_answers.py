@@ -33,6 +33,7 @@ from peg_rag.answering.expectation import (
     shapes_of,
 )
 from peg_rag.answering.likeness import mean_vector
+from peg_rag.answering.passages import find_body
 from peg_rag.answering.statements import Statement, start_of, statements_of
 from peg_rag.answering.words import fold_text
 from peg_rag.files import write_atomically
@@ -90,11 +91,6 @@ def answers_question(statement: Statement, must: Sequence[str]) -> bool:
     row = "\n".join(f"{cell.name}: {cell.value}" for cell in statement.row)
     is_part = bool(statement.row) and any(occurs(literal, statement.text) for literal in must)
     return is_part and all(occurs(literal, row) for literal in must)
-
-
-def find_body(text: str, title: str) -> int:
-    """Where a chunk's text begins, after the title that ingestion puts in its first line."""
-    return text.find("\n") + 1 if title and text.startswith(title[:20]) else 0
 
 
 def fit_expectation(answers: Sequence[AnsweredQuestion]) -> Expectation:

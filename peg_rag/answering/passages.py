@@ -116,8 +116,12 @@ def table_of(hit: Hit) -> tuple[str, str, str]:
 
 def start_of_body(hit: Hit) -> int:
     """Where a hit's text begins, after the title that ingestion puts in its first line."""
-    title = str(hit.metadata.get("title") or "")
-    first, newline, _ = hit.text.partition("\n")
+    return find_body(hit.text, str(hit.metadata.get("title") or ""))
+
+
+def find_body(text: str, title: str) -> int:
+    """Where a chunk's text begins, after the line of its title."""
+    first, newline, _ = text.partition("\n")
     is_cut = len(first) >= _TELLING_TITLE and first in title
     is_title = first == title or first.startswith(f"{title}{_TITLE_SEPARATOR}") or is_cut
     return len(first) + 1 if title and newline and is_title else 0

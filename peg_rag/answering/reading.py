@@ -34,7 +34,7 @@ READER = "reader-mini"
 QUESTION_TOKENS = 32
 STATEMENT_TOKENS = 112
 CONTEXT_TOKENS = 96
-BOTH_TOKENS = 160  # of a statement and its context; a long statement leaves less for the context
+PAIR_TOKENS = 160  # of a statement with its context, which a long statement leaves less for
 START = 0  # <s>
 END = 2  # </s>
 _BEFORE = 60  # characters of the passage before a sentence that are read with it
@@ -62,7 +62,7 @@ class ContextualStatement:
 
 def context_tokens(statement_tokens: int) -> int:
     """How much is read of the context of a statement of so many tokens."""
-    return min(CONTEXT_TOKENS, BOTH_TOKENS - statement_tokens)
+    return min(CONTEXT_TOKENS, PAIR_TOKENS - statement_tokens)
 
 
 def describe_statement(question: Question, passage: Passage, statement: Statement) -> ContextualStatement:
@@ -112,7 +112,7 @@ def _choose_cells(question: Question, cells: Sequence[Cell]) -> list[Cell]:
 
 @lru_cache(maxsize=4096)
 def _fold_short(text: str) -> str:
-    """A name or value as it is compared; the statements of a passage have these in common."""
+    """A name or value as it is compared, kept since the statements of a passage share them."""
     return fold_text(text[: 2 * _VALUE])[:_VALUE]
 
 

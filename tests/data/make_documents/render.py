@@ -70,6 +70,14 @@ def mail_text(headers: Mapping[str, str], text: str) -> str:
     return "\n".join([*(f"{name}: {value}" for name, value in headers.items()), "", text])
 
 
+def quoted_mail_text(newest: Sequence[Any], second: Sequence[Any], first: Sequence[Any]) -> str:
+    """The plain version of a mail: a row a line, the older mails below it with one and two marks."""
+    lines = "\n\n".join("\n".join(lines_of_source([part])) for part in newest).splitlines()
+    lines += ["", second[0], *(f"> {line}" for line in lines_of_source(second[1:]))]
+    lines += [f"> {first[0]}", *(f"> > {line}" for line in lines_of_source(first[1:]))]
+    return "\n".join(lines) + "\n"
+
+
 @dataclass(frozen=True)
 class MailPart:
     """A body of a mail: `kind` is plain or html, `encoding` quoted-printable or base64."""
@@ -285,6 +293,25 @@ class PdfStyle:
     cell_padding: float = 6  # points, left and right
     fit_columns: bool = False  # columns grow with the square root of their longest cell; otherwise all are alike
     space_before_table: float = 4  # points
+
+
+def mirrored_header(left: str, right: str, edge: float = 50) -> Callable[[Any, Any, tuple[float, float]], None]:
+    """For `PdfStyle.decorate`: a header of two ends above a line, which change places on even pages; the page's number in
+    the middle below.
+
+    Args:
+        edge: points from the sides of the page.
+    """
+
+    def decorate(canvas: Any, document: Any, size: tuple[float, float]) -> None:
+        first, last = (left, right) if document.page % 2 else (right, left)
+        canvas.setFont("Sans", 8.5)
+        canvas.drawString(edge, size[1] - 40, first)
+        canvas.drawRightString(size[0] - edge, size[1] - 40, last)
+        canvas.line(edge, size[1] - 46, size[0] - edge, size[1] - 46)
+        canvas.drawCentredString(size[0] / 2, 32, f"第 {document.page} 页")
+
+    return decorate
 
 
 def set_pdf(path: Path, story: Iterable[Any], style: PdfStyle) -> None:

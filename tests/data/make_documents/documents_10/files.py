@@ -1,9 +1,7 @@
 """The look of the files of `documents-10`."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ..render import (
     MailPart,
@@ -12,11 +10,12 @@ from ..render import (
     csv_text,
     encode_mail,
     html_of_part,
-    lines_of_source,
     make_book,
     make_slides,
     make_word,
+    mirrored_header,
     print_page,
+    quoted_mail_text,
     scan_page,
     set_pdf,
 )
@@ -66,17 +65,9 @@ def make_texts(folder: Path) -> None:
     (folder / "枫桥小学过渡校区搬迁通知.txt").write_bytes(SCHOOL.replace("\n", "\r\n").encode("gb18030"))
     (folder / "双河柑橘合作社理事会纪要-20261124.md").write_text(COOP, encoding="utf-8", newline="\n")
     (folder / "法律援助受理登记-202611.csv").write_bytes(csv_text(LEGAL).encode("gb18030"))
-    plain = MailPart("plain", _mail_text(), encoding="quoted-printable")
+    plain = MailPart("plain", quoted_mail_text(GIFTS, GIFTS_SECOND, GIFTS_FIRST), encoding="quoted-printable")
     mail = encode_mail(GIFTS_HEADERS, [plain, MailPart("html", _mail_page())], boundary="----=_Part_10_20261126")
     (folder / "答复-年货礼盒发货安排.eml").write_bytes(mail)
-
-
-def _mail_text() -> str:
-    """The plain version: a row a line, the older mails below it with one and two marks."""
-    lines = "\n\n".join("\n".join(lines_of_source([part])) for part in GIFTS).splitlines()
-    lines += ["", GIFTS_SECOND[0], *(f"> {line}" for line in lines_of_source(GIFTS_SECOND[1:]))]
-    lines += [f"> {GIFTS_FIRST[0]}", *(f"> > {line}" for line in lines_of_source(GIFTS_FIRST[1:]))]
-    return "\n".join(lines) + "\n"
 
 
 def _mail_page() -> str:
@@ -107,7 +98,7 @@ def make_pdfs(folder: Path) -> None:
     """Three set documents and two pictures of pages; needs the fonts."""
     styles = {
         "稳当搬家客户服务手册-2027版.pdf": PdfStyle(
-            _running_lines("稳当搬家", "客户服务手册　2027年版"),
+            mirrored_header("稳当搬家", "客户服务手册　2027年版"),
             margin=22,
             text_size=11,
             cell_size=9.5,
@@ -117,7 +108,7 @@ def make_pdfs(folder: Path) -> None:
             header_fill="honeydew",
         ),
         "第五届星砂杯机器人挑战赛参赛手册.pdf": PdfStyle(
-            _running_lines("第五届星砂杯机器人挑战赛", "参赛手册"),
+            mirrored_header("第五届星砂杯机器人挑战赛", "参赛手册"),
             columns=2,
             margin=16,
             gap=8,
@@ -129,7 +120,7 @@ def make_pdfs(folder: Path) -> None:
             header_fill="mistyrose",
         ),
         "迈途EW系列电动轮椅用户手册.pdf": PdfStyle(
-            _running_lines("迈途EW系列电动轮椅", "EW-UM-06"),
+            mirrored_header("迈途EW系列电动轮椅", "EW-UM-06"),
             margin=20,
             text_size=11,
             cell_size=9,
@@ -149,17 +140,3 @@ def make_pdfs(folder: Path) -> None:
 def make_print(folder: Path) -> None:
     """The page that Chromium prints."""
     print_page(folder / PRINTED, SOURCES[PRINTED], _MADE, style=_PAGE_STYLE, header="碧螺谷温泉　来宾须知")
-
-
-def _running_lines(left: str, right: str) -> Callable[[Any, Any, tuple[float, float]], None]:
-    """A header of two ends above a line, which change places on even pages; the page's number in the middle below."""
-
-    def decorate(canvas: Any, document: Any, size: tuple[float, float]) -> None:
-        first, last = (left, right) if document.page % 2 else (right, left)
-        canvas.setFont("Sans", 8.5)
-        canvas.drawString(50, size[1] - 40, first)
-        canvas.drawRightString(size[0] - 50, size[1] - 40, last)
-        canvas.line(50, size[1] - 46, size[0] - 50, size[1] - 46)
-        canvas.drawCentredString(size[0] / 2, 32, f"第 {document.page} 页")
-
-    return decorate

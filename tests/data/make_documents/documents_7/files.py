@@ -1,9 +1,7 @@
 """The look of the files of `documents-7`."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ..render import (
     MailPart,
@@ -16,6 +14,7 @@ from ..render import (
     make_book,
     make_slides,
     make_word,
+    mirrored_header,
     print_page,
     scan_page,
     set_pdf,
@@ -103,7 +102,7 @@ def make_pdfs(folder: Path) -> None:
     """Three set documents and two pictures of pages; needs the fonts."""
     styles = {
         "青禾实验幼儿园家长手册-2026学年.pdf": PdfStyle(
-            _running_lines("青禾实验幼儿园", "家长手册　2026学年"),
+            mirrored_header("青禾实验幼儿园", "家长手册　2026学年", edge=48),
             margin=22,
             text_size=11.5,
             cell_size=9.5,
@@ -113,7 +112,7 @@ def make_pdfs(folder: Path) -> None:
             header_fill="lightyellow",
         ),
         "澜海户外用品展参展商手册-2027.pdf": PdfStyle(
-            _running_lines("第九届澜海户外用品展", "参展商手册"),
+            mirrored_header("第九届澜海户外用品展", "参展商手册", edge=48),
             columns=2,
             margin=14,
             gap=7,
@@ -125,7 +124,7 @@ def make_pdfs(folder: Path) -> None:
             header_fill="lavender",
         ),
         "天鹞T系列植保无人机用户手册.pdf": PdfStyle(
-            _running_lines("天鹞T系列植保无人机", "用户手册 V3.2"),
+            mirrored_header("天鹞T系列植保无人机", "用户手册 V3.2", edge=48),
             margin=20,
             text_size=11.5,
             cell_size=9.5,
@@ -145,17 +144,3 @@ def make_pdfs(folder: Path) -> None:
 def make_print(folder: Path) -> None:
     """The page that Chromium prints."""
     print_page(folder / PRINTED, SOURCES[PRINTED], _MADE, style=_PAGE_STYLE, header="岩与铁　清河店　南站店")
-
-
-def _running_lines(left: str, right: str) -> Callable[[Any, Any, tuple[float, float]], None]:
-    """A header of two ends that change places on even pages, above a line; the page's number in the middle below."""
-
-    def decorate(canvas: Any, document: Any, size: tuple[float, float]) -> None:
-        outer, inner = (left, right) if document.page % 2 else (right, left)
-        canvas.setFont("Sans", 8.5)
-        canvas.drawString(48, size[1] - 40, outer)
-        canvas.drawRightString(size[0] - 48, size[1] - 40, inner)
-        canvas.line(48, size[1] - 46, size[0] - 48, size[1] - 46)
-        canvas.drawCentredString(size[0] / 2, 32, f"第 {document.page} 页")
-
-    return decorate

@@ -12,11 +12,11 @@ from ..render import (
     csv_text,
     encode_mail,
     html_of_part,
-    lines_of_source,
     make_book,
     make_slides,
     make_word,
     print_page,
+    quoted_mail_text,
     scan_page,
     set_pdf,
 )
@@ -63,17 +63,9 @@ def make_texts(folder: Path) -> None:
     (folder / "柳溪路雨污分流施工通知.txt").write_bytes(ROADWORK.replace("\n", "\r\n").encode("gb18030"))
     (folder / "百年校庆筹备会纪要-20261123.md").write_text(JUBILEE, encoding="utf-8", newline="\n")
     (folder / "曹湾港船舶进出登记-202611.csv").write_bytes(csv_text(SHIPS).encode("gb18030"))
-    plain = MailPart("plain", _mail_text(), encoding="quoted-printable")
+    plain = MailPart("plain", quoted_mail_text(RESTOCK, RESTOCK_SECOND, RESTOCK_FIRST), encoding="quoted-printable")
     mail = encode_mail(RESTOCK_HEADERS, [plain, MailPart("html", _mail_page())], boundary="----=_Part_8_20261126")
     (folder / "回复-一季度海外仓补货批次.eml").write_bytes(mail)
-
-
-def _mail_text() -> str:
-    """The plain version: a row a line, the older mails below it with one and two marks."""
-    lines = "\n\n".join("\n".join(lines_of_source([part])) for part in RESTOCK).splitlines()
-    lines += ["", RESTOCK_SECOND[0], *(f"> {line}" for line in lines_of_source(RESTOCK_SECOND[1:]))]
-    lines += [f"> {RESTOCK_FIRST[0]}", *(f"> > {line}" for line in lines_of_source(RESTOCK_FIRST[1:]))]
-    return "\n".join(lines) + "\n"
 
 
 def _mail_page() -> str:

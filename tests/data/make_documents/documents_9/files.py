@@ -1,9 +1,7 @@
 """The look of the files of `documents-9`."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ..render import (
     MailPart,
@@ -12,11 +10,12 @@ from ..render import (
     csv_text,
     encode_mail,
     html_of_part,
-    lines_of_source,
     make_book,
     make_slides,
     make_word,
+    mirrored_header,
     print_page,
+    quoted_mail_text,
     scan_page,
     set_pdf,
 )
@@ -64,17 +63,9 @@ def make_texts(folder: Path) -> None:
     (folder / "松屿渡口码头改造通知.txt").write_bytes(FERRY.replace("\n", "\r\n").encode("gb18030"))
     (folder / "锦帆家园业委会纪要-20261122.md").write_text(COMMITTEE, encoding="utf-8", newline="\n")
     (folder / "秋拍成交登记-202611.csv").write_bytes(csv_text(AUCTION).encode("gb18030"))
-    plain = MailPart("plain", _mail_text(), encoding="quoted-printable")
+    plain = MailPart("plain", quoted_mail_text(KNIT, KNIT_SECOND, KNIT_FIRST), encoding="quoted-printable")
     mail = encode_mail(KNIT_HEADERS, [plain, MailPart("html", _mail_page())], boundary="----=_Part_9_20261125")
     (folder / "答复-27春夏羊绒排产.eml").write_bytes(mail)
-
-
-def _mail_text() -> str:
-    """The plain version: a row a line, the older mails below it with one and two marks."""
-    lines = "\n\n".join("\n".join(lines_of_source([part])) for part in KNIT).splitlines()
-    lines += ["", KNIT_SECOND[0], *(f"> {line}" for line in lines_of_source(KNIT_SECOND[1:]))]
-    lines += [f"> {KNIT_FIRST[0]}", *(f"> > {line}" for line in lines_of_source(KNIT_FIRST[1:]))]
-    return "\n".join(lines) + "\n"
 
 
 def _mail_page() -> str:
@@ -103,7 +94,7 @@ def make_pdfs(folder: Path) -> None:
     """Three set documents and two pictures of pages; needs the fonts."""
     styles = {
         "驿行租车客户服务手册-2027版.pdf": PdfStyle(
-            _running_lines("驿行租车", "客户服务手册　2027年版"),
+            mirrored_header("驿行租车", "客户服务手册　2027年版"),
             margin=22,
             text_size=11,
             cell_size=9.5,
@@ -113,7 +104,7 @@ def make_pdfs(folder: Path) -> None:
             header_fill="aliceblue",
         ),
         "第三届云河合唱节参演手册.pdf": PdfStyle(
-            _running_lines("第三届云河合唱节", "参演手册"),
+            mirrored_header("第三届云河合唱节", "参演手册"),
             columns=2,
             margin=16,
             gap=8,
@@ -125,7 +116,7 @@ def make_pdfs(folder: Path) -> None:
             header_fill="lavender",
         ),
         "叠纪DJ系列3D打印机用户手册.pdf": PdfStyle(
-            _running_lines("叠纪DJ系列3D打印机", "DJ-UM-11"),
+            mirrored_header("叠纪DJ系列3D打印机", "DJ-UM-11"),
             margin=20,
             text_size=11,
             cell_size=9,
@@ -145,17 +136,3 @@ def make_pdfs(folder: Path) -> None:
 def make_print(folder: Path) -> None:
     """The page that Chromium prints."""
     print_page(folder / PRINTED, SOURCES[PRINTED], _MADE, style=_PAGE_STYLE, header="鹭汀房车露营地　入营须知")
-
-
-def _running_lines(left: str, right: str) -> Callable[[Any, Any, tuple[float, float]], None]:
-    """A header of two ends above a line, which change places on even pages; the page's number in the middle below."""
-
-    def decorate(canvas: Any, document: Any, size: tuple[float, float]) -> None:
-        first, last = (left, right) if document.page % 2 else (right, left)
-        canvas.setFont("Sans", 8.5)
-        canvas.drawString(50, size[1] - 40, first)
-        canvas.drawRightString(size[0] - 50, size[1] - 40, last)
-        canvas.line(50, size[1] - 46, size[0] - 50, size[1] - 46)
-        canvas.drawCentredString(size[0] / 2, 32, f"第 {document.page} 页")
-
-    return decorate
