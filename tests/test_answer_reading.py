@@ -79,6 +79,15 @@ def trained(recipe: Any, start: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
+def test_the_asset_is_unpacked_to_go_on_from(recipe: Any, trained: Path, tmp_path: Path) -> None:
+    """What `unpack` makes of the asset is the asset again when `write` has made it one."""
+    options = Namespace(start=tmp_path / "start", out=tmp_path / "out", folder=trained / "asset")
+    recipe.unpack(options)
+    recipe.write(Namespace(**(vars(options) | {"folder": tmp_path / "asset"})))
+    for file in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "asset" / file).read_bytes() == (trained / "asset" / file).read_bytes()
+
+
 @pytest.fixture(scope="module")
 def reader(trained: Path) -> StatementReader:
     return StatementReader(trained / "asset")
@@ -220,6 +229,22 @@ def test_of_a_long_row_the_cells_that_the_question_names_are_read() -> None:
     assert described.context.startswith("台账 | 第0栏: ")
     assert described.context.endswith(" | 用途: 夜间备份")
     assert len(described.context) < 140
+
+
+def test_a_price_is_read_with_what_the_file_calls_by_the_name_of_its_column() -> None:
+    price = Hit("1", "车型: 厢货 | 平常日: 780元 | 好日子: 960元", 1.0, metadata={"source": "价目.pdf"})
+    rule = "“好日子”指逢六、逢八的日子以及每个月的最后三天。好日子只能改一次。"
+    hits = [price, Hit("2", rule, 0.5, metadata={"source": "价目.pdf"}), Hit("3", "厢货（旧车）", 0.4)]
+    statement = list(statements_of(price.text))[2]
+    described = describe_statement(parse_question("月底最后一天搬多少钱"), passages_of(hits)[0], statement)
+    assert described.statement == "好日子: 960元"
+    assert described.context == ("价目 | 好日子: 逢六、逢八的日子以及每个月的最后三天 | 车型: 厢货 | 平常日: 780元")
+
+
+def test_what_is_read_anyway_is_not_explained_again() -> None:
+    text = "套餐: 家庭票（两大一小） | 价: 398元\n家庭票（两大一小）要一起进。"
+    described = describe("家庭票多少钱", Hit("1", text, 1.0), 1)
+    assert described.context.count("两大一小") == 1
 
 
 def test_headings_that_repeat_the_name_of_the_file_are_read_once() -> None:

@@ -5,6 +5,7 @@
     python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/reader --begin runs/first --seed 1
     python train/reader.py score --data runs/reading.npz --start runs/start --out runs/reader
     python train/reader.py write --start runs/start --out runs/reader
+    python train/reader.py unpack --start runs/start --out runs/shipped   # the asset, to go on from with --begin
 
 `train/reader_start.py` makes `runs/start`; a second pass begins with the weights of the first. A question's statements
 compete with one another and with "nothing answers", whose logit is 0. One fold of documents is left out, and the trees
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
+from safetensors.numpy import load_file as load_numpy
 from safetensors.numpy import save_file as save_numpy
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -379,23 +381,93 @@ def name_weights(model: Reader) -> dict[str, NDArray[np.float32]]:
         "positions.weight": state[f"{embeddings}.position_embeddings.weight"][:POSITIONS]
         + state[f"{embeddings}.token_type_embeddings.weight"][0],
     }
-    renamed = {"norm": f"{embeddings}.LayerNorm", "pooler": "pooler", "score": "score"}
-    for number in range(model.bert.config.num_hidden_layers):
+    layers = model.bert.config.num_hidden_layers
+    for number in range(layers):
+        for part in ("weight", "bias"):
+            layer = f"bert.encoder.layer.{number}.attention.self"
+            projections = [state[f"{layer}.{name}.{part}"] for name in ("query", "key", "value")]
+            weights[f"layers.{number}.qkv.{part}"] = np.concatenate(projections)
+    for name, source in _name_parts(layers).items():
+        for part in ("weight", "bias"):
+            weights[f"{name}.{part}"] = state[f"{source}.{part}"]
+    return weights
+
+
+def _name_parts(layers: int) -> dict[str, str]:
+    """The network's name of each part that is stored as it is, by the name that reading knows it by."""
+    names = {"norm": "bert.embeddings.LayerNorm", "pooler": "pooler", "score": "score"}
+    for number in range(layers):
         layer = f"bert.encoder.layer.{number}"
-        renamed |= {
+        names |= {
             f"layers.{number}.attended": f"{layer}.attention.output.dense",
             f"layers.{number}.attention_norm": f"{layer}.attention.output.LayerNorm",
             f"layers.{number}.up": f"{layer}.intermediate.dense",
             f"layers.{number}.down": f"{layer}.output.dense",
             f"layers.{number}.norm": f"{layer}.output.LayerNorm",
         }
-        for part in ("weight", "bias"):
-            projections = [state[f"{layer}.attention.self.{name}.{part}"] for name in ("query", "key", "value")]
-            weights[f"layers.{number}.qkv.{part}"] = np.concatenate(projections)
-    for name, source in renamed.items():
-        for part in ("weight", "bias"):
-            weights[f"{name}.{part}"] = state[f"{source}.{part}"]
+    return names
+
+
+def unpack(arguments: argparse.Namespace) -> None:
+    """Makes of the asset what `fit` starts from: the network's folder, and the weights of a pass that was trained."""
+    folder = Path(arguments.folder)
+    start = Path(arguments.start)
+    out = Path(arguments.out)
+    for path in (start, out):
+        path.mkdir(parents=True, exist_ok=True)
+    packed = load_numpy(folder / "model.safetensors")
+    shape = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    pieces, width = packed["words.weight"].shape
+    config = BertConfig(
+        vocab_size=pieces,
+        hidden_size=width,
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        intermediate_size=packed["layers.0.up.weight"].shape[0],
+        max_position_embeddings=POSITIONS,
+        type_vocab_size=1,
+        layer_norm_eps=1e-12,
+        pad_token_id=PAD,
+    )
+    config.save_pretrained(start)
+    weights = rename_weights(dequantize_weights(packed), shape["layers"])
+    body = {name.removeprefix("bert."): weight for name, weight in weights.items() if name.startswith("bert.")}
+    save_numpy(body, start / "model.safetensors", metadata={"format": "pt"})
+    shutil.copyfile(folder / "tokenizer.json", start / "tokenizer.json")
+    trained = Reader(start).trained_weights()
+    save_numpy({name: weights[name] for name in trained}, out / "trained.safetensors", metadata={"left_out": "0"})
+
+
+def dequantize_weights(packed: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+    """The inverse of `quantize_weights`, but for what rounding took."""
+    weights = {}
+    for name, weight in packed.items():
+        if name.endswith(".scale"):
+            continue
+        scale = packed.get(f"{name.removesuffix('.weight')}.scale")
+        weights[name] = weight.astype(np.float32) if scale is None else weight.astype(np.float32) * scale[:, None]
     return weights
+
+
+def rename_weights(weights: dict[str, NDArray[np.float32]], layers: int) -> dict[str, NDArray[np.float32]]:
+    """The inverse of `name_weights`."""
+    embeddings = "bert.embeddings"
+    positions = weights["positions.weight"]
+    state = {
+        f"{embeddings}.word_embeddings.weight": weights["words.weight"],
+        f"{embeddings}.position_embeddings.weight": positions,
+        f"{embeddings}.token_type_embeddings.weight": np.zeros((1, positions.shape[1]), dtype=np.float32),
+    }
+    for number in range(layers):
+        for part in ("weight", "bias"):
+            projections = np.split(weights[f"layers.{number}.qkv.{part}"], 3)
+            for name, projection in zip(("query", "key", "value"), projections, strict=True):
+                projection = np.ascontiguousarray(projection)
+                state[f"bert.encoder.layer.{number}.attention.self.{name}.{part}"] = projection
+    for name, source in _name_parts(layers).items():
+        for part in ("weight", "bias"):
+            state[f"{source}.{part}"] = weights[f"{name}.{part}"]
+    return state
 
 
 def quantize_weights(weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
@@ -413,7 +485,7 @@ def quantize_weights(weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["fit", "score", "write"])
+    parser.add_argument("command", choices=["fit", "score", "write", "unpack"])
     parser.add_argument("--data", help="what `train/answer_scorer.py --pack` wrote; for `fit` and `score`")
     parser.add_argument("--start", required=True)
     parser.add_argument("--out", required=True)
@@ -424,9 +496,9 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=12, help="rows of a question that are scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--folder", default=ASSET, help="where `write` puts the asset")
+    parser.add_argument("--folder", default=ASSET, help="the asset, which `write` makes and `unpack` takes")
     arguments = parser.parse_args()
-    commands = {"fit": fit, "score": score, "write": write}
+    commands = {"fit": fit, "score": score, "write": write, "unpack": unpack}
     commands[arguments.command](arguments)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
 
+from peg_rag.answering.definitions import find_definitions
 from peg_rag.answering.question import Question
 from peg_rag.answering.statements import Cell, row_cells
 from peg_rag.answering.words import fold_text
@@ -17,7 +18,7 @@ from peg_rag.hits import Hit
 
 _TITLE_SEPARATOR = " > "
 _TELLING_TITLE = 20  # characters from which a line is known as a part of the title, which is cut where it is too long
-_DEFINITION = re.compile(
+_MEMBERS = re.compile(
     r"([\u3400-\u9fffA-Za-z0-9]{2,10}?)(?:是指|指的是|指|包括|包含)[：:]?([^。；;：:\n指]{1,30}(?:、[^。；;：:\n、]{1,20})+)"
 )
 
@@ -50,6 +51,7 @@ class Passage:
         file_share: of the hits, each weighed by its rank, those of its file: 0 to 1.
         score_gap: how much better the best hit scores, of the difference between the best and the worst: 0 to 1.
         names: the file's name, the sheet and the headings, as they are written.
+        meanings: (name, meaning) of what hits of its file define, as it is written.
     """
 
     hit: Hit
@@ -63,6 +65,7 @@ class Passage:
     file_share: float = 0.0
     score_gap: float = 0.0
     names: tuple[str, ...] = ()
+    meanings: tuple[tuple[str, str], ...] = ()
 
 
 def passages_of(hits: Sequence[Hit]) -> list[Passage]:
@@ -84,12 +87,13 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
             fold_text(context_of(hit)),
             fold_text("\n".join(texts[_source_of_hit(hit)])),
             str(hit.metadata.get("title") or "").rsplit(_TITLE_SEPARATOR, 1)[-1],
-            _find_definitions("\n".join(texts[_source_of_hit(hit)])),
+            _find_members("\n".join(texts[_source_of_hit(hit)])),
             tuple(forms[_source_of_hit(hit)]) if _lone_fields(hit) else (),
             fold_text(hit.text),
             shares[_source_of_hit(hit)],
             (best - hit.score) / spread,
             tuple(names_of(hit)),
+            find_definitions("\n".join(texts[_source_of_hit(hit)])),
         )
         for rank, hit in enumerate(hits)
     ]
@@ -142,9 +146,9 @@ def defined_words(question: Question, passage: Passage) -> dict[str, str]:
 
 
 @lru_cache(maxsize=256)
-def _find_definitions(text: str) -> tuple[tuple[str, str], ...]:
+def _find_members(text: str) -> tuple[tuple[str, str], ...]:
     """(name, folded list) of sentences such as 一线城市指北京、上海、广州, and of names that need no definition."""
-    definitions = {fold_text(match[1]): fold_text(match[2]) for match in _DEFINITION.finditer(text)}
+    definitions = {fold_text(match[1]): fold_text(match[2]) for match in _MEMBERS.finditer(text)}
     common = {name: members for name, members in COMMON_NAMES.items() if name in text}
     seasons = {match[1]: _list_months(int(match[2]), int(match[3])) for match in _SEASON.finditer(text)}
     return tuple((common | seasons | definitions).items())

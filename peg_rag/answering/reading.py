@@ -41,6 +41,7 @@ _BEFORE = 60  # characters of the passage before a sentence that are read with i
 _AFTER = 40
 _HEADINGS = 60  # characters of the file's name and headings
 _ROW = 120  # characters of a cell's row that are read with it
+_DEFINED = 60  # characters of definitions that are read with a statement
 _SEPARATOR = " | "
 _VALUE = 60  # characters of a value that are compared with the question
 _SHORTEST_RUN = 2  # characters that a value shares with the question, for its cell to be read before others
@@ -66,17 +67,37 @@ def context_tokens(statement_tokens: int) -> int:
 
 
 def describe_statement(question: Question, passage: Passage, statement: Statement) -> ContextualStatement:
-    """A cell with its column, in its row; a sentence or list between its neighbours; both under their headings."""
+    """A cell with its column, in its row; a sentence or list between its neighbours; both under their headings, with
+    what the file defines of the names in it."""
     headings = _write_headings(passage, statement.heading)
     if statement.cell is not None:
         others = [cell for cell in (*statement.row, *passage.form) if cell != statement.cell]
         row = _SEPARATOR.join(_write_cell(cell)[:_ROW] for cell in _choose_cells(question, others))
-        return ContextualStatement(_write_cell(statement.cell), f"{headings} | {row}")
+        cell = _write_cell(statement.cell)
+        meanings = _write_meanings(question, passage, [cell, row], f"{cell}{row}")
+        return ContextualStatement(cell, f"{headings}{meanings} | {row}")
     text = passage.hit.text
     start, end = statement.span
     before = text[max(start_of_body(passage.hit), start - _BEFORE) : start].strip()
     after = text[end : end + _AFTER].strip()
-    return ContextualStatement(statement.text, f"{headings} | {before} … {after}")
+    meanings = _write_meanings(question, passage, [statement.text], f"{before}{statement.text}{after}")
+    return ContextualStatement(statement.text, f"{headings}{meanings} | {before} … {after}")
+
+
+def _write_meanings(question: Question, passage: Passage, texts: Sequence[str], known: str) -> str:
+    """What the file defines of the names in some texts, but for what is read anyway: at most `_DEFINED` characters,
+    first what shares words with the question, then what is said of the first text."""
+    found = [
+        (name, meaning) for text in texts for name, meaning in passage.meanings if name in text and meaning not in known
+    ]
+    runs = {pair: longest_run(_fold_short(pair[1]), question.text) for pair in found}
+    written = []
+    rest = _DEFINED
+    for name, meaning in sorted(runs, key=lambda pair: -(runs[pair] if runs[pair] >= _SHORTEST_RUN else 0)):
+        if len(name) + len(meaning) <= rest:
+            written.append(f"{_SEPARATOR}{name}: {meaning}")
+            rest -= len(name) + len(meaning)
+    return "".join(written)
 
 
 def _write_headings(passage: Passage, heading: str) -> str:

@@ -1,0 +1,41 @@
+"""What a file says of the names that it uses: 好日子 are the last days of a month, DJ-30C has a heated chamber.
+
+Why this exists: a price list has a column 好日子, and says on another page which days these are. Who asks for the price
+on the last day of a month is answered only by a reader who sees both. So a statement is read with the definitions of
+the names in it.
+"""
+
+import re
+from functools import lru_cache
+
+_CHARACTER = r"[\u3400-\u9fffA-Za-z0-9-]"
+_OPEN = '“"「『'
+_CLOSE = '”"」』'
+_BEFORE = r"(?:^|[。；;，,、：:\s|“])"
+_NAME = rf"(?P<name>(?!\d+[^A-Za-z\u3400-\u9fff]){_CHARACTER}{{2,10}}?)"
+_QUOTED = rf"[{_OPEN}](?P<name>[^{_OPEN}{_CLOSE}\s，。；]{{2,10}})[{_CLOSE}]"
+_MEANING = rf"(?P<meaning>[^{_OPEN}{_CLOSE}。；;\n]{{3,60}})"
+# In the order in which they are believed.
+_DEFINITIONS = tuple(
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        rf"{_QUOTED}(?:一词)?(?:是指|指的是|指|即|是|为|包括|包含|[:：]){_MEANING}",
+        rf"{_BEFORE}{_NAME}(?:是指|指的是|指(?![挥定导标示着出])|包括|包含){_MEANING}",
+        rf"(?:^|[，。；;\n]){_MEANING}[，,]?(?:统称|称为|称作|简称|叫做|称|叫|都是|都算){_QUOTED}",
+        rf"{_QUOTED}(?![的只不都要可按应须在和与或及、，]){_MEANING}",
+        rf"{_BEFORE}{_NAME}[（(](?!单位|元)(?P<meaning>[^（）()\n]{{2,40}})[）)]",
+    )
+)
+_NEXT_NAME = re.compile(r"[，,][^，,]*(?:统称|称为|称作|简称|叫做|称|叫|是|算)$")  # 周六、周日，初一到初六叫“大假”
+_LONGEST = 45  # characters of a meaning
+
+
+@lru_cache(maxsize=256)
+def find_definitions(text: str) -> tuple[tuple[str, str], ...]:
+    """(name, meaning) of what a text defines, each name once, those that are surely definitions first."""
+    definitions: dict[str, str] = {}
+    for pattern in _DEFINITIONS:
+        for match in pattern.finditer(text):
+            meaning = _NEXT_NAME.sub("", match["meaning"]).strip()
+            definitions.setdefault(match["name"], meaning[:_LONGEST])
+    return tuple(definitions.items())
