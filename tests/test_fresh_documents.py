@@ -34,6 +34,8 @@ import make_documents.documents_9.content  # noqa: E402
 import make_documents.documents_9.files  # noqa: E402
 import make_documents.documents_10.content  # noqa: E402
 import make_documents.documents_10.files  # noqa: E402
+import make_documents.documents_12.content  # noqa: E402
+import make_documents.documents_12.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -151,6 +153,15 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-12",
+        make_documents.documents_12.content.SOURCES,
+        make_documents.documents_12.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
     ),
 )
 
