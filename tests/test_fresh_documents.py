@@ -36,6 +36,8 @@ import make_documents.documents_10.content  # noqa: E402
 import make_documents.documents_10.files  # noqa: E402
 import make_documents.documents_11.content  # noqa: E402
 import make_documents.documents_11.files  # noqa: E402
+import make_documents.documents_12.content  # noqa: E402
+import make_documents.documents_12.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -158,6 +160,15 @@ SETS = (
         "documents-11",
         make_documents.documents_11.content.SOURCES,
         make_documents.documents_11.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
+    ),
+    FreshSet(
+        "documents-12",
+        make_documents.documents_12.content.SOURCES,
+        make_documents.documents_12.files,
         searches=32,
         scans=8,
         unanswerable=12,
