@@ -172,7 +172,7 @@ def score_candidates(question: str, candidates: Sequence[Candidate]) -> NDArray[
     features = np.stack([candidate.features for candidate in candidates])
     scores = scorer.score(features)  # (candidates,)
     best = choose_best(scores)
-    reading = load_reader().read(question, [candidates[number].described for number in best])
+    reading = load_reader().read(question, [candidates[number].describe() for number in best])
     odds = scorer.decide(decision_rows(scores, features, [part_of(candidate) for candidate in candidates], reading))
     scores += odds.min() - scores[best].min()
     scores[best] = odds

@@ -2,8 +2,10 @@
 
 import importlib
 import json
+import os
 import shutil
 import struct
+import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -15,7 +17,7 @@ import test_peg_mini
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertModel
 
@@ -167,6 +169,23 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     options.rate = 1e-4
     again = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "again"))
     assert np.mean(again.fit()) < np.mean(losses[:4])
+
+
+def test_two_ranks_learn_what_one_process_learns(recipe: Any, start: Path, tmp_path: Path) -> None:
+    data = write_reading(tmp_path / "reading.npz")
+    weights = []
+    for ranks in (1, 2):
+        out = tmp_path / str(ranks)
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+        fit = ["fit", f"--data={data}", f"--start={start}", f"--out={out}", "--rate=1e-3", "--device=cpu"]
+        command = [*launch, "--", str(TRAIN / "reader.py"), *fit]
+        subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
+        weights.append(load_file(out / "trained.safetensors"))
+    before = recipe.Reader(start).trained_weights()
+    for name, weight in weights[0].items():
+        if name.startswith("bert"):
+            moved = (weight - before[name]).abs().max()
+            assert (weight - weights[1][name]).abs().max() < 0.25 * moved  # bfloat16 rounds each part by itself
 
 
 def write_reading(file: Path) -> Path:

@@ -282,7 +282,7 @@ def _group_in_worker(task: Task) -> Group:
     right = np.array([float(_answers(candidate, task)) for candidate in candidates])
     features = np.array([c.features for c in candidates], dtype=np.float32).reshape(-1, len(FEATURES))
     parts = [part_of(candidate) for candidate in candidates]
-    described = [candidate.described for candidate in candidates]
+    described = [candidate.describe() for candidate in candidates]
     return Group(task.source, task.question, features, right, parts, described, task.fold)
 
 

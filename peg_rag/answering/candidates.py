@@ -42,14 +42,20 @@ class Candidate:
         place: of its hit in the list of hits.
         spans: what is quoted of the hit: one stretch, or the cells that say of whom and what.
         features: (len(FEATURES),)
-        described: what the reader (`reading.py`) reads of it.
+        question: that it may answer.
+        passage: that it stands in.
     """
 
     place: int
     statement: Statement
     spans: tuple[tuple[int, int], ...]
     features: NDArray[np.float32]
-    described: ContextualStatement
+    question: Question
+    passage: Passage
+
+    def describe(self) -> ContextualStatement:
+        """What the reader (`reading.py`) reads of it."""
+        return describe_statement(self.question, self.passage, self.statement)
 
     @property
     def is_of_older_mail(self) -> bool:
@@ -88,8 +94,7 @@ def find_candidates(
         features = np.array(
             [*(row[name] for name in PLAIN_FEATURES), *expected[number], *matches[number]], dtype=np.float32
         )
-        described = describe_statement(parsed, passage, statement)
-        candidates.append(Candidate(passage.rank, statement, spans[number], features, described))
+        candidates.append(Candidate(passage.rank, statement, spans[number], features, parsed, passage))
     return candidates
 
 
