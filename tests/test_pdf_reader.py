@@ -1205,3 +1205,62 @@ def test_rows_above_the_first_shaded_one_are_of_its_table(has_rules: bool, tmp_p
     names = rows[0].split("|")
     expected = [" | ".join(map(": ".join, zip(names, row.split("|"), strict=True))) for row in rows[1:]]
     assert [section.text for section in sections if section.kind == "row"] == expected
+
+
+def test_a_header_between_two_rules_keeps_the_rows_below(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        for top in (90, 290):  # two tables, whose headers alone have rules
+            draw_rules(canvas, top, top + 20)
+            draw_lines(canvas, top + 4, *PRICES)
+            write(canvas, 72, top + 120, "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。")
+
+    rows = [section.text for section in read_sections(make_pdf(tmp_path / "a.pdf", page)) if section.kind == "row"]
+    assert rows == [*PRICE_ROWS, *PRICE_ROWS]
+
+
+def test_narrow_columns_are_told_by_the_blank_that_goes_through_all_rows(tmp_path: Path) -> None:
+    rows = (
+        "课|星期|几点|学费",
+        "瑜伽|周二|19:00-20:00|980元",
+        "羽毛球|周三|18:30-20:00|1,200元",
+        "太极|周一|7:00-8:00|免费",
+    )
+
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, *rows, columns=(72, 107, 132, 196))
+        draw_rules(canvas, *(100 + 20 * number for number in range(5)), right=240)
+
+    names = rows[0].split("|")
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.cells for section in sections] == [
+        dict(zip(names, row.split("|"), strict=True)) for row in rows[1:]
+    ]
+
+
+def test_a_boxed_title_between_two_tables_parts_them(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, *PRICES)
+        draw_rules(canvas, *(100 + 20 * number for number in range(5)))
+        write(canvas, 72, 195, "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。")
+        draw_rules(canvas, 220, 250)
+        write(canvas, 76, 226, "二、赔多少", size=14)
+        draw_lines(canvas, 264, "物件|轻的|重的", "手牌|20元|50元", "玻璃|80元|照价赔", columns=(72, 192, 312))
+        draw_rules(canvas, 280, 300, 320)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [(section.title, section.text) for section in sections] == [
+        *(("", row) for row in PRICE_ROWS),
+        ("", "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。"),
+        ("二、赔多少", "物件: 手牌 | 轻的: 20元 | 重的: 50元"),
+        ("二、赔多少", "物件: 玻璃 | 轻的: 80元 | 重的: 照价赔"),
+    ]
+
+
+def test_a_title_within_a_table_parts_nothing(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, PRICES[0], "大件", *PRICES[1:3], "小件", PRICES[3])
+        draw_rules(canvas, *(100 + 20 * number for number in range(7)))
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    titles = ["大件", "大件", "小件"]
+    assert [(section.title, section.text) for section in sections] == list(zip(titles, PRICE_ROWS, strict=True))

@@ -195,16 +195,22 @@ def read_lone_rows(rows: Sequence[Sequence[Line]], table: Table) -> Table | None
     Args:
         rows: of several pieces each, from the top down.
     """
+    grid: Grid = []
+    bold: list[list[bool]] = []
     for row in rows:
         places = match_columns([(piece.x0, piece.x1) for piece in row], table.columns)
         is_signature = all(piece.text.endswith((":", "：")) or is_labelled(piece.text) for piece in row)
         if places is None or places[0] > 0 or 2 * len(row) <= len(table.columns) or is_signature:
             return None
-    grid, bold, boxes = _read_rows(rows, table.columns)
-    merged = all_apart(grid)
+        pieces = dict(zip(places, row, strict=True))
+        grid.append([pieces[place].text if place in pieces else "" for place in range(len(table.columns))])
+        bold.append([place in pieces and pieces[place].bold for place in range(len(table.columns))])
+    top = rows[0][0].top
     bottom = rows[-1][0].bottom
-    columns = table.columns
-    return Table(grid, bold, rows[0][0].page, table.x0, rows[0][0].top, table.x1, bottom, boxes, False, merged, columns)
+    boxes = [rounded_box(row[0].x0, row[0].top, row[-1].x1, row[0].bottom) for row in rows]
+    page = rows[0][0].page
+    merged = all_apart(grid)
+    return Table(grid, bold, page, table.x0, top, table.x1, bottom, boxes, merged=merged, columns=table.columns)
 
 
 def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], braces: Sequence[Rule]) -> list[str]:
