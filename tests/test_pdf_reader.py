@@ -1256,6 +1256,17 @@ def test_a_boxed_title_between_two_tables_parts_them(tmp_path: Path) -> None:
     ]
 
 
+def test_a_long_note_within_a_table_is_whole(tmp_path: Path) -> None:
+    note = "注：以下各项在旺季要提前三天打电话，租的时候押身份证，用完擦干净还到服务台去。"
+
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, *PRICES[:3], note, PRICES[3])
+        draw_rules(canvas, *(100 + 20 * number for number in range(6)))
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections] == [*PRICE_ROWS[:2], note, PRICE_ROWS[2]]
+
+
 def test_a_title_within_a_table_parts_nothing(tmp_path: Path) -> None:
     def page(canvas: Canvas) -> None:
         draw_lines(canvas, 104, PRICES[0], "大件", *PRICES[1:3], "小件", PRICES[3])

@@ -257,17 +257,22 @@ def _is_title(band: _Band, left: float) -> bool:
 
 def _read_cells(band: _Band, columns: Sequence[tuple[float, float]], page: int) -> list[list[Line]]:
     """The lines of each cell of a row."""
-    starts = [start for start, _ in columns[1:]]
-    is_crossed = any(
-        glyph.x0 < end and start < glyph.x1 for glyph in band.glyphs for (_, end), (start, _) in pairwise(columns)
-    )
     cells: list[list[Line]] = [[] for _ in columns]
-    if is_crossed:
+    gutters = [(end, start) for (_, end), (start, _) in pairwise(columns)]
+    if not all(_is_blank(gutter, band) for gutter in gutters):  # a text over several columns
         for row in band.rows:
             for piece in row:
                 cells[column_of(piece, columns)].append(piece)
         return cells
+    starts = [start for start, _ in columns[1:]]
     by_column: list[list[Glyph]] = [[] for _ in columns]
     for glyph in band.glyphs:
         by_column[bisect_right(starts, glyph.x0 + 0.1)].append(glyph)
     return [lines_of(glyphs, page, keep_lines=True) for glyphs in by_column]
+
+
+def _is_blank(gutter: tuple[float, float], band: _Band) -> bool:
+    """Whether there is a blank between two columns, and nothing stands in it."""
+    end, start = gutter
+    letters = (glyph for glyph in band.glyphs if not glyph.text.isspace())
+    return start > end and not any(glyph.x0 < start - 0.1 and glyph.x1 > end + 0.1 for glyph in letters)
