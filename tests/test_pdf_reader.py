@@ -1078,3 +1078,200 @@ def test_a_name_that_fills_its_column_goes_on_in_the_next_line() -> None:
     table = read_framed_table(glyphs, (0.0, 0.0, 300.0, 110.0), 1)
     assert table is not None
     assert [row[0] for row in table.grid] == ["货物名称", "商用双门高温热风循消毒柜", "餐盘"]
+
+
+def draw_lines(canvas: Canvas, top: float, *rows: str, columns: tuple[float, ...] = (72, 192, 312, 412)) -> None:
+    """Rows of a table without rules, 20 points high, their cells parted by bars."""
+    for number, row in enumerate(rows):
+        for x, cell in zip(columns, row.split("|"), strict=False):
+            write(canvas, x, top + 20 * number, cell)
+
+
+def draw_rules(canvas: Canvas, *tops: float, left: float = 72, right: float = 472) -> None:
+    for top in tops:
+        canvas.line(left, HEIGHT - top, right, HEIGHT - top)
+
+
+PRICES = ("东西|一天|押金|坏了赔", "帐篷|120元|300元|帐杆每根40元", "天幕|80元|200元|60元", "睡袋|30元|100元|150元")
+PRICE_ROWS = [
+    "东西: 帐篷 | 一天: 120元 | 押金: 300元 | 坏了赔: 帐杆每根40元",
+    "东西: 天幕 | 一天: 80元 | 押金: 200元 | 坏了赔: 60元",
+    "东西: 睡袋 | 一天: 30元 | 押金: 100元 | 坏了赔: 150元",
+]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_table_without_sides_goes_on_over_the_end_of_a_page(count: int, tmp_path: Path) -> None:
+    def first(canvas: Canvas) -> None:
+        write(canvas, 72, 100, "租的东西用完擦干净，第二天中午以前还到服务台，晚了加一天。", size=12)
+        draw_lines(canvas, 700, *PRICES[:count])
+        draw_rules(canvas, *(715 + 20 * number for number in range(count)))
+
+    def second(canvas: Canvas) -> None:
+        draw_lines(canvas, 100, *PRICES[count:])
+        draw_rules(canvas, 95, *(115 + 20 * number for number in range(len(PRICES) - count)))
+        write(canvas, 72, 240, "押金当场退，坏了的按上面的价钱赔。", size=12)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", first, second))
+    assert [section.text for section in sections if section.kind == "row"] == PRICE_ROWS
+    assert [section.page for section in sections if section.kind == "row"] == [1] * (count - 1) + [2] * (4 - count)
+    assert sections[-1].text == "押金当场退，坏了的按上面的价钱赔。"
+
+
+def test_a_column_that_is_empty_on_the_next_page_is_left_out(tmp_path: Path) -> None:
+    def first(canvas: Canvas) -> None:
+        draw_lines(canvas, 700, *PRICES[:3])
+
+    def second(canvas: Canvas) -> None:
+        draw_lines(canvas, 100, "水桶|20元||漏了不赔", "板凳|5元||15元", "灯|10元||35元")
+
+    rows = [section.text for section in read_sections(make_pdf(tmp_path / "a.pdf", first, second))]
+    assert rows == [
+        *PRICE_ROWS[:2],
+        "东西: 水桶 | 一天: 20元 | 坏了赔: 漏了不赔",
+        "东西: 板凳 | 一天: 5元 | 坏了赔: 15元",
+        "东西: 灯 | 一天: 10元 | 坏了赔: 35元",
+    ]
+
+
+def test_a_table_with_its_own_header_on_the_next_page_is_another(tmp_path: Path) -> None:
+    def first(canvas: Canvas) -> None:
+        draw_lines(canvas, 700, *PRICES)
+
+    def second(canvas: Canvas) -> None:
+        draw_lines(canvas, 100, "部门名称|联系电话|值班时间|备注", "前台|8001|全天|—", "码头|8002|白天|—")
+
+    rows = [section.text for section in read_sections(make_pdf(tmp_path / "a.pdf", first, second))]
+    assert rows[-1] == "部门名称: 码头 | 联系电话: 8002 | 值班时间: 白天 | 备注: —"
+
+
+def test_signatures_on_the_next_page_are_no_row(tmp_path: Path) -> None:
+    def first(canvas: Canvas) -> None:
+        draw_lines(canvas, 700, "东西|一天|押金", "帐篷|120元|300元", "天幕|80元|200元")
+
+    def second(canvas: Canvas) -> None:
+        draw_lines(canvas, 100, "甲方：|乙方：|日期：")
+        write(canvas, 72, 140, "本单一式两份。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", first, second))
+    assert [section.kind for section in sections] == ["row", "row", "text"]
+
+
+def test_text_between_the_rules_of_two_tables_is_in_none(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 60, "营地价目", size=20)
+        draw_rules(canvas, 90)
+        write(canvas, 72, 110, "本单从三月一日起用，旧的作废；住营指在营地过夜，日营指当天来当天走的客人。")
+        write(canvas, 72, 150, "一、租东西", size=14)
+        draw_lines(canvas, 185, *PRICES)
+        draw_rules(canvas, 202, 222, 242, 262)
+        write(canvas, 72, 280, "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。")
+        write(canvas, 72, 320, "二、退多少", size=14)
+        draw_lines(canvas, 355, "什么时候|营位|木屋|改期", "七天以前|全退|全退|免费", "当天|不退|不退|不能改")
+        draw_rules(canvas, 372, 392, 412)
+        write(canvas, 72, 430, "天气不好的时候按气象台的预警办，已经付的钱可以留到下一年用。")
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [(section.kind, section.title, section.text) for section in sections] == [
+        ("text", "营地价目", "本单从三月一日起用，旧的作废；住营指在营地过夜，日营指当天来当天走的客人。"),
+        *(("row", "营地价目 > 一、租东西", row) for row in PRICE_ROWS),
+        ("text", "营地价目 > 一、租东西", "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。"),
+        ("row", "营地价目 > 二、退多少", "什么时候: 七天以前 | 营位: 全退 | 木屋: 全退 | 改期: 免费"),
+        ("row", "营地价目 > 二、退多少", "什么时候: 当天 | 营位: 不退 | 木屋: 不退 | 改期: 不能改"),
+        ("text", "营地价目 > 二、退多少", "天气不好的时候按气象台的预警办，已经付的钱可以留到下一年用。"),
+    ]
+
+
+@pytest.mark.parametrize("has_rules", [True, False])
+def test_rows_above_the_first_shaded_one_are_of_its_table(has_rules: bool, tmp_path: Path) -> None:
+    sides = (72, 192, 292, 472)
+    rows = ("种类|价格|能不能带人", "单次票|88元|—", "月卡|499元|不能", "年卡|3,980元|每月一次", "半年卡|1,580元|不能")
+
+    def page(canvas: Canvas) -> None:
+        write(canvas, 72, 60, "票和卡在前台买，也可以在小程序里买，买的时候看证件。")
+        for number, row in enumerate(rows):
+            top = 90 + 24 * number
+            if number % 2 == 0 and number:
+                canvas.setFillGray(0.9)
+                for left, right in pairwise(sides):
+                    canvas.rect(left, HEIGHT - top - 24, right - left, 24, stroke=0, fill=1)
+                canvas.setFillGray(0)
+            for x, cell in zip(sides, row.split("|"), strict=False):
+                write(canvas, x + 4, top + 7, cell)
+            if has_rules and number:
+                canvas.line(sides[0], HEIGHT - top, sides[-1], HEIGHT - top)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    names = rows[0].split("|")
+    expected = [" | ".join(map(": ".join, zip(names, row.split("|"), strict=True))) for row in rows[1:]]
+    assert [section.text for section in sections if section.kind == "row"] == expected
+
+
+def test_a_header_between_two_rules_keeps_the_rows_below(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        for top in (90, 290):  # two tables, whose headers alone have rules
+            draw_rules(canvas, top, top + 20)
+            draw_lines(canvas, top + 4, *PRICES)
+            write(canvas, 72, top + 120, "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。")
+
+    rows = [section.text for section in read_sections(make_pdf(tmp_path / "a.pdf", page)) if section.kind == "row"]
+    assert rows == [*PRICE_ROWS, *PRICE_ROWS]
+
+
+def test_narrow_columns_are_told_by_the_blank_that_goes_through_all_rows(tmp_path: Path) -> None:
+    rows = (
+        "课|星期|几点|学费",
+        "瑜伽|周二|19:00-20:00|980元",
+        "羽毛球|周三|18:30-20:00|1,200元",
+        "太极|周一|7:00-8:00|免费",
+    )
+
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, *rows, columns=(72, 107, 132, 196))
+        draw_rules(canvas, *(100 + 20 * number for number in range(5)), right=240)
+
+    names = rows[0].split("|")
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.cells for section in sections] == [
+        dict(zip(names, row.split("|"), strict=True)) for row in rows[1:]
+    ]
+
+
+def test_a_boxed_title_between_two_tables_parts_them(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, *PRICES)
+        draw_rules(canvas, *(100 + 20 * number for number in range(5)))
+        write(canvas, 72, 195, "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。")
+        draw_rules(canvas, 220, 250)
+        write(canvas, 76, 226, "二、赔多少", size=14)
+        draw_lines(canvas, 264, "物件|轻的|重的", "手牌|20元|50元", "玻璃|80元|照价赔", columns=(72, 192, 312))
+        draw_rules(canvas, 280, 300, 320)
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [(section.title, section.text) for section in sections] == [
+        *(("", row) for row in PRICE_ROWS),
+        ("", "租的东西用完擦干净，第二天中午以前还到服务台，晚了的按一天另外收钱。"),
+        ("二、赔多少", "物件: 手牌 | 轻的: 20元 | 重的: 50元"),
+        ("二、赔多少", "物件: 玻璃 | 轻的: 80元 | 重的: 照价赔"),
+    ]
+
+
+def test_a_long_note_within_a_table_is_whole(tmp_path: Path) -> None:
+    note = "注：以下各项在旺季要提前三天打电话，租的时候押身份证，用完擦干净还到服务台去。"
+
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, *PRICES[:3], note, PRICES[3])
+        draw_rules(canvas, *(100 + 20 * number for number in range(6)))
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    assert [section.text for section in sections] == [*PRICE_ROWS[:2], note, PRICE_ROWS[2]]
+
+
+def test_a_title_within_a_table_parts_nothing(tmp_path: Path) -> None:
+    def page(canvas: Canvas) -> None:
+        draw_lines(canvas, 104, PRICES[0], "大件", *PRICES[1:3], "小件", PRICES[3])
+        draw_rules(canvas, *(100 + 20 * number for number in range(7)))
+
+    sections = read_sections(make_pdf(tmp_path / "a.pdf", page))
+    titles = ["大件", "大件", "小件"]
+    assert [(section.title, section.text) for section in sections] == list(zip(titles, PRICE_ROWS, strict=True))

@@ -12,10 +12,10 @@ from itertools import pairwise
 from statistics import median
 
 from peg_rag.readers.blocks import Box
-from peg_rag.readers.names import is_name
+from peg_rag.readers.names import is_labelled, is_name
 from peg_rag.readers.normalize import is_wide, join_lines, replace_characters
 from peg_rag.readers.pieces import Glyph, Item, Line, Rule, Table, rounded_box
-from peg_rag.readers.tables import Grid
+from peg_rag.readers.tables import Grid, guess_merged
 
 _SAME_LINE = 0.45  # of the type size that the middles of two glyphs on one line may differ
 _WORD_GAP = 0.2  # of the type size, beyond which a gap between Latin letters is a space
@@ -35,6 +35,7 @@ _COLUMN_FILL = 0.7  # of a column's width that its long lines take up, or it is 
 _LONG_LINES = 0.3  # of a column's lines that are long ones
 _MOST_LINES_LONG = 0.6  # the same where there are more than two columns
 _MARKER = re.compile(r"([(（]?[\dA-Za-z一二三四五六七八九十]{1,3}[.、．)）]|[\d.]{1,8}|[•●○◦▪■◆➢✓·–—-])$")
+_TOUCHING = 1.0  # points that a text reaches into a column at least to be in it
 _CLAUSE = re.compile(r"[，。；、]")
 _PROSE_WIDTH = 14  # type sizes
 _FIGURE = re.compile(r"\d")
@@ -108,45 +109,6 @@ def _are_page_lines(items: Sequence[Item], sheet_width: float) -> bool:
     return is_broad and _fills_column(lines, left_edge, right_edge)
 
 
-def read_banded_table(glyphs: Sequence[Glyph], rules: Sequence[float], page: int) -> Table | None:
-    """A table with rules between its rows and blanks between its columns: what stands between two rules is one row.
-
-    None where there are no columns, and where each row is one line: then the lines tell the rows as well. A band whose
-    cells all have several lines may hold several rows, and is not read as one.
-
-    Args:
-        glyphs: between the first rule and the last one.
-        rules: their heights, from the top down; text above and below the table may stand between them too.
-    """
-    bands = [_piece_rows(glyphs, top, bottom, page) for top, bottom in pairwise(rules)]
-    in_columns = [any(len(row) > 1 for row in band) for band in bands]
-    if sum(in_columns) < 2 or max(map(len, bands)) < 2:
-        return None
-    first = in_columns.index(True)
-    end = len(bands) - in_columns[::-1].index(True)
-    bands = bands[first:end]
-    rules = rules[first : end + 1]
-    columns = _find_columns([row for band in bands for row in band])
-    if columns is None or len(columns) < 2 or max(map(len, bands)) < 2:
-        return None
-    rows = [_read_band(band, columns) for band in bands]
-    heights = [[len(cell) for cell in row if cell] for row in rows]
-    if any(len(counts) < 2 or min(counts) > 1 for counts in heights):
-        return None
-    left = columns[0][0]
-    right = columns[-1][1]
-    return Table(
-        [[join_lines([piece.text for piece in cell]) for cell in row] for row in rows],
-        [[bool(cell) and all(piece.bold for piece in cell) for cell in row] for row in rows],
-        page,
-        left,
-        rules[0],
-        right,
-        rules[-1],
-        [rounded_box(left, top, right, bottom) for top, bottom in pairwise(rules)],
-    )
-
-
 def read_three_line_table(
     glyphs: Sequence[Glyph], rules: Sequence[float], braces: Sequence[Rule], page: int
 ) -> Table | None:
@@ -159,9 +121,9 @@ def read_three_line_table(
         rules: the heights of the three.
         braces: short rules within the header, under a name over several columns.
     """
-    names = _piece_rows(glyphs, rules[0], rules[1], page)
-    body = _piece_rows(glyphs, rules[1], rules[2], page)
-    columns = _find_columns(body) if body else None
+    names = piece_rows(glyphs, rules[0], rules[1], page)
+    body = piece_rows(glyphs, rules[1], rules[2], page)
+    columns = find_columns(body) if body else None
     if columns is None or len(columns) < 3 or sum(len(row) > 1 for row in names) < 2:
         return None
     header = [_spread_names(row, columns, braces) for row in names]
@@ -184,6 +146,8 @@ def read_three_line_table(
         right,
         rules[2],
         [*(top for _ in header), *boxes],
+        merged=[*guess_merged(header), *all_apart(grid)],
+        columns=tuple(columns),
     )
 
 
@@ -192,14 +156,61 @@ def read_framed_table(glyphs: Sequence[Glyph], box: Box, page: int) -> Table | N
 
     Blanks between its rows are of no matter: the frame says what belongs to it.
     """
-    rows = _piece_rows(glyphs, box[1], box[3], page, is_tight=True)
+    rows = piece_rows(glyphs, box[1], box[3], page, is_tight=True)
     if len(rows) < 2 or len(rows[0]) < 3 or not all(is_name(piece.text) for piece in rows[0]):
         return None
-    columns = _find_columns(rows)
+    columns = find_columns(rows)
     if columns is None or len(columns) < 3 or len(rows[1]) < 2:
         return None
     grid, bold, boxes = _read_rows(rows, columns, names_wrap=True)
-    return Table(grid, bold, page, *box, boxes)
+    return Table(grid, bold, page, *box, boxes, merged=all_apart(grid), columns=tuple(columns))
+
+
+def all_apart(rows: Sequence[Sequence[object]]) -> list[list[bool]]:
+    """No cell is one with its neighbour: a blank parts them."""
+    return [[False] * len(row) for row in rows]
+
+
+def match_columns(columns: Sequence[tuple[float, float]], others: Sequence[tuple[float, float]]) -> list[int] | None:
+    """For each column of a table the number of the other table's column that it stands under; None where they differ.
+
+    A column of as many may be so narrow that it stands under none, but it may not reach into another one.
+    """
+    if not columns or len(columns) > len(others):
+        return None
+    places: list[int] = []
+    for number, (start, end) in enumerate(columns):
+        touched = [place for place, (x0, x1) in enumerate(others) if min(end, x1) - max(start, x0) > _TOUCHING]
+        if not touched and len(columns) == len(others):
+            touched = [number]
+        if len(touched) != 1 or (places and touched[0] <= places[-1]):
+            return None
+        places += touched
+    return places
+
+
+def read_lone_rows(rows: Sequence[Sequence[Line]], table: Table) -> Table | None:
+    """Lines of pieces as rows of a table on another page; None where they do not stand under its columns.
+
+    Args:
+        rows: of several pieces each, from the top down.
+    """
+    grid: Grid = []
+    bold: list[list[bool]] = []
+    for row in rows:
+        places = match_columns([(piece.x0, piece.x1) for piece in row], table.columns)
+        is_signature = all(piece.text.endswith((":", "：")) or is_labelled(piece.text) for piece in row)
+        if places is None or places[0] > 0 or 2 * len(row) <= len(table.columns) or is_signature:
+            return None
+        pieces = dict(zip(places, row, strict=True))
+        grid.append([pieces[place].text if place in pieces else "" for place in range(len(table.columns))])
+        bold.append([place in pieces and pieces[place].bold for place in range(len(table.columns))])
+    top = rows[0][0].top
+    bottom = rows[-1][0].bottom
+    boxes = [rounded_box(row[0].x0, row[0].top, row[-1].x1, row[0].bottom) for row in rows]
+    page = rows[0][0].page
+    merged = all_apart(grid)
+    return Table(grid, bold, page, table.x0, top, table.x1, bottom, boxes, merged=merged, columns=table.columns)
 
 
 def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], braces: Sequence[Rule]) -> list[str]:
@@ -218,22 +229,13 @@ def _spread_names(row: Sequence[Line], columns: Sequence[tuple[float, float]], b
     return names
 
 
-def _piece_rows(
+def piece_rows(
     glyphs: Sequence[Glyph], top: float, bottom: float, page: int, *, is_tight: bool = False
 ) -> list[list[Line]]:
     """The pieces of lines between two heights, those of one line together."""
     between = [glyph for glyph in glyphs if top <= glyph.middle < bottom]
     rows = _visual_rows(lines_of(between, page, is_tight=is_tight))
     return [[piece for piece in row if isinstance(piece, Line)] for row in rows]
-
-
-def _read_band(band: Sequence[Sequence[Line]], columns: Sequence[tuple[float, float]]) -> list[list[Line]]:
-    """The lines of each cell of a row."""
-    cells: list[list[Line]] = [[] for _ in columns]
-    for row in band:
-        for piece in row:
-            cells[_column_of(piece, columns)].append(piece)
-    return cells
 
 
 def _group_rows(glyphs: list[Glyph]) -> list[list[Glyph]]:
@@ -491,7 +493,7 @@ def _continues_table(run: list[list[Line]], pieces: list[Line]) -> bool:
     height = pieces[0].bottom - pieces[0].top
     if pieces[0].top - max(piece.bottom for piece in run[-1]) > 2.5 * height:
         return False
-    columns = _find_columns([*run, pieces])
+    columns = find_columns([*run, pieces])
     if columns is None or len(columns) < max(map(len, run)):
         return False
     if len(pieces) > 1:
@@ -500,13 +502,13 @@ def _continues_table(run: list[list[Line]], pieces: list[Line]) -> bool:
     return pieces[0].x0 > columns[0][1] and pieces[0].x1 <= max(piece.x1 for row in run for piece in row) + 1
 
 
-def _has_table_lines(run: Sequence[Sequence[Line]]) -> bool:
+def has_table_lines(run: Sequence[Sequence[Line]]) -> bool:
     """Whether there are enough lines of several pieces; two are, where both have the same three or more."""
     counts = [len(row) for row in run if len(row) > 1]
     return len(counts) >= _FEWEST_TABLE_LINES or (len(counts) == 2 and counts[0] == counts[1] >= 3)
 
 
-def _find_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None:
+def find_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] | None:
     """The horizontal extents of a table's columns; None where two pieces of a line would share one."""
     extents: list[tuple[float, float]] = []
     for x0, x1 in sorted((piece.x0, piece.x1) for row in rows for piece in row):
@@ -515,7 +517,7 @@ def _find_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]] |
         else:
             extents.append((x0, x1))
     for row in rows:
-        places = [_column_of(piece, extents) for piece in row]
+        places = [column_of(piece, extents) for piece in row]
         if len(set(places)) < len(places):
             return _aligned_columns(rows)
     return extents
@@ -540,13 +542,13 @@ def _aligned_columns(rows: Sequence[Sequence[Line]]) -> list[tuple[float, float]
         starts.append(min(piece.x0 for piece in pieces))
     columns = list(zip(starts, [*starts[1:], max(row[-1].x1 for row in full) + 1], strict=True))
     for row in rows:
-        places = [_column_of(piece, columns) for piece in row]
+        places = [column_of(piece, columns) for piece in row]
         if len(set(places)) < len(places):
             return None
     return columns
 
 
-def _are_prose(run: Sequence[Sequence[Line]]) -> bool:
+def are_prose(run: Sequence[Sequence[Line]]) -> bool:
     """Whether two columns of a few lines are text: long lines, most with a comma or a full stop."""
     lines = [piece for row in run for piece in row]
     clauses = sum(_CLAUSE.search(line.text) is not None for line in lines)
@@ -574,7 +576,7 @@ def _ends_cell(run: Sequence[Sequence[Line]]) -> bool:
     return bool(rows) and last.middle - run[-2][0].middle < 0.9 * min(rows)
 
 
-def _column_of(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
+def column_of(piece: Line, extents: Sequence[tuple[float, float]]) -> int:
     return next((number for number, (_, x1) in enumerate(extents) if piece.x0 < x1), len(extents) - 1)
 
 
@@ -589,13 +591,13 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         yield from _table_or_lines(run)
         yield from tail
         return
-    columns = _find_columns(run) if _has_table_lines(run) else None
+    columns = find_columns(run) if has_table_lines(run) else None
     if columns is None:
         yield from (piece for row in run for piece in row)
         return
-    if len(columns) == 2 and _are_prose(run):
+    if len(columns) == 2 and are_prose(run):
         for column in range(2):
-            yield from (piece for row in run for piece in row if _column_of(piece, columns) == column)
+            yield from (piece for row in run for piece in row if column_of(piece, columns) == column)
         return
     grid, bold, boxes = _read_rows(run, columns)
     first = run[0][0]
@@ -608,6 +610,8 @@ def _table_or_lines(run: list[list[Line]]) -> Iterator[Item]:
         max(box[2] for box in boxes),
         boxes[-1][3],
         boxes,
+        merged=all_apart(grid),
+        columns=tuple(columns),
     )
 
 
@@ -616,7 +620,7 @@ def _continues_name(
 ) -> bool:
     """Whether a line is the rest of the name above it: alone, and close below or where the name had no more room."""
     name = above[0]
-    has_no_room = _column_of(name, columns) == 0 and columns[1][0] - name.x1 < 2 * name.size
+    has_no_room = column_of(name, columns) == 0 and columns[1][0] - name.x1 < 2 * name.size
     return len(row) == 1 and (is_close or has_no_room)
 
 
@@ -637,7 +641,7 @@ def _read_rows(
         cells = [""] * len(columns)
         marks = [False] * len(columns)
         for piece in row:
-            place = _column_of(piece, columns)
+            place = column_of(piece, columns)
             cells[place] = piece.text
             marks[place] = piece.bold
         lefts, tops, rights, bottoms = zip(*(piece.box for piece in row), strict=True)

@@ -21,18 +21,19 @@ from typing import Any
 
 from peg_rag.errors import DataError, MissingExtra
 from peg_rag.extras import require
+from peg_rag.readers.bands import read_banded_tables
 from peg_rag.readers.blocks import Block, Box, Heading, Paragraph, Place, Row
 from peg_rag.readers.cells import RuledCell, build_grid, split_at_frames
+from peg_rag.readers.continued import append_table, is_continued, pages_of, with_lone_rows
 from peg_rag.readers.files import PartlyRead, encrypted, run_parser
 from peg_rag.readers.layout import (
     in_reading_order,
     lines_of,
-    read_banded_table,
     read_framed_table,
     read_three_line_table,
     split_sheet,
 )
-from peg_rag.readers.normalize import is_wide, join_lines, width
+from peg_rag.readers.normalize import is_wide, width
 from peg_rag.readers.numbering import has_own_text, is_plain_heading, number_level
 from peg_rag.readers.pieces import Glyph, Item, Line, Table, rounded_box
 from peg_rag.readers.rules import (
@@ -230,12 +231,10 @@ def _read_open_tables(page: Any, glyphs: list[Glyph], number: int) -> tuple[list
     """The tables that have rules between rows but none between columns, and the glyphs outside them."""
     tables: list[Item] = []
     for x0, x1, rules in find_banded_rules(page):
-        inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
-        banded = read_banded_table(inside, rules, number) if inside else None
-        if banded is not None:
-            above_and_below = [glyph for glyph in inside if not banded.top <= glyph.middle < banded.bottom]
+        inside, _ = _split_by_box(glyphs, (x0, 0.0, x1, float(page.height)))
+        for banded in read_banded_tables(inside, (x0, x1), rules, number):
             tables.append(banded)
-            glyphs = outside + above_and_below
+            glyphs = _split_by_box(glyphs, (x0, banded.top, x1, banded.bottom))[1]
     for x0, x1, rules, braces in find_three_line_rules(page):
         inside, outside = _split_by_box(glyphs, (x0, rules[0], x1, rules[-1]))
         three_line = read_three_line_table(inside, rules, braces, number) if inside else None
@@ -389,7 +388,8 @@ def _make_table(
         return None
     if max(len(text) for row in texts for text in row) > _LONGEST_CELL:
         return None  # a frame around a page
-    return Table(texts, grid.bold, page, *box, grid.rows, ends_at(ends, box[3]), grid.merged)
+    columns = tuple(pairwise([*lefts, box[2]]))
+    return Table(texts, grid.bold, page, *box, grid.rows, ends_at(ends, box[3]), grid.merged, columns)
 
 
 def _glyphs_by_cell(glyphs: list[Glyph], cells: Sequence[Box]) -> dict[int, list[Glyph]]:
@@ -598,10 +598,10 @@ class _Document:
     def _with_continued_tables(self) -> Iterator[Item]:
         """The items, with tables that go on on the next page put together under one header."""
         table: Table | None = None
-        for item in self._items:
+        for item in with_lone_rows(self._items):
             if isinstance(item, Table):
-                if table is not None and _is_continued(table, item):
-                    table = _append_table(table, item)
+                if table is not None and is_continued(table, item):
+                    table = append_table(table, item)
                     continue
                 if table is not None:
                     yield table
@@ -744,68 +744,8 @@ def _make_paragraph(lines: Sequence[Line]) -> Paragraph:
     return Paragraph(text, lines[0].page, places)
 
 
-@dataclass(frozen=True, slots=True)
-class _Continued(Table):
-    """A table over several pages: the page of each row."""
-
-    pages: tuple[int, ...] = ()
-
-
-def _pages_of(table: Table) -> tuple[int, ...]:
-    if isinstance(table, _Continued):
-        return table.pages
-    return (table.page,) * len(table.grid)
-
-
-def _is_continued(table: Table, following: Table) -> bool:
-    """Whether the first table on a page goes on with the last one of the page before."""
-    if following.page != _pages_of(table)[-1] + 1 or len(table.grid[0]) != len(following.grid[0]):
-        return False
-    return abs((table.x1 - table.x0) - (following.x1 - following.x0)) < 12  # it may go on in another column
-
-
-def _is_cut(table: Table, row: Sequence[str]) -> bool:
-    """Whether the first row on a page is the rest of the last one on the page before, which has no rule below."""
-    last = table.grid[-1]
-    return table.is_open and not row[0] and bool(last[0]) and any(row)
-
-
-def _append_table(table: Table, following: Table) -> Table:
-    """The rows of both, without the header that the second repeats; a cell cut by the page's end is whole again."""
-    skipped = 0
-    while (
-        skipped < len(following.grid) and skipped < len(table.grid) and following.grid[skipped] == table.grid[skipped]
-    ):
-        skipped += 1
-    grid = [list(row) for row in following.grid[skipped:]]
-    if grid and _is_cut(table, grid[0]):
-        whole = [join_lines([above, below]) for above, below in zip(table.grid[-1], grid[0], strict=True)]
-        table = replace(table, grid=[*table.grid[:-1], whole])
-        skipped += 1
-        grid = grid[1:]
-    if grid and not skipped and not grid[0][0] and any(grid[0]):
-        above = table.grid[-1][0]
-        for row in grid:  # the rest of a cell over several rows
-            if row[0]:
-                break
-            row[0] = above
-    return _Continued(
-        [*table.grid, *grid],
-        [*table.bold, *following.bold[skipped:]],
-        table.page,
-        table.x0,
-        table.top,
-        table.x1,
-        following.bottom,
-        [*table.rows, *following.rows[skipped:]],
-        following.is_open,
-        [*table.merged, *following.merged[skipped:]] if table.merged and following.merged else None,
-        (*_pages_of(table), *_pages_of(following)[skipped:]),
-    )
-
-
 def _table_blocks(table: Table, captions: tuple[str, ...]) -> Iterator[Row]:
-    pages = _pages_of(table)
+    pages = pages_of(table)
     for row in table_rows(table.grid, bold=table.bold, merged=table.merged):
         place = Place(0, pages[row.index], table.rows[row.index])
         yield Row(row.cells, row.index + 1, (*captions, *row.captions), pages[row.index], places=(place,))

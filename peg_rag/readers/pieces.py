@@ -60,7 +60,8 @@ class Table:
 
     Attributes:
         is_open: the page's end cuts it, so that no rule is below its last row.
-        merged: which cells are one with the cell at their left, where rules say it.
+        merged: which cells are one with the cell at their left, where rules or blanks say it.
+        columns: where each begins and ends; those of a table without rules are as broad as their texts.
     """
 
     grid: Grid
@@ -73,6 +74,7 @@ class Table:
     rows: list[Box]
     is_open: bool = False
     merged: list[list[bool]] | None = None
+    columns: tuple[tuple[float, float], ...] = ()
 
     @property
     def middle(self) -> float:

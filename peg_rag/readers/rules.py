@@ -16,6 +16,8 @@ _FEWEST_SIDES = 3  # vertical rules that end together at the page's end
 _THREE_LINES = 3  # above, below and under the header of a table
 _FEWEST_RULES = 4  # between and around the rows of a table without vertical ones
 _LARGEST_LEADING = 1.2  # of a glyph's height, between the lines of a row
+_LARGEST_INNER_GAP = 0.75  # of a glyph's height, between the lines of a cell
+_MOST_PLAIN_ROWS = 2  # above the first shaded one
 _MOST_EDGES = 5_000  # beyond which a page is a drawing
 _WIDEST_STRIPE = 150.0  # points from one shaded row to the next
 
@@ -127,7 +129,7 @@ def find_stripes(page: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
     """The sides of cells in tables whose rows are told by shading every other one: they go on through the others.
 
     Returns:
-        The vertical edges, and the horizontal ones below a last row that is not shaded.
+        The vertical edges, and the horizontal ones around rows above and below that are not shaded.
     """
     rows: dict[tuple[int, int], list[tuple[float, float]]] = defaultdict(list)
     for rect in page.rects:
@@ -149,14 +151,18 @@ def find_stripes(page: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]
         if last is not None:
             gaps.append((extents[-1][1], last))
             horizontals.append(_horizontal_edge(last, sides[0], sides[-1]))
+        lower = float(extents[0][0])
+        for top in _find_rows_above(page, sides, lower) if gaps else []:
+            gaps.append((top, lower))
+            horizontals.append(_horizontal_edge(top, sides[0], sides[-1]))
+            lower = top
         verticals += [_vertical_edge(side, upper, lower) for upper, lower in gaps for side in sides]
     return verticals, horizontals
 
 
 def _find_last_row(page: Any, sides: list[float], top: float) -> float | None:
     """Where a row ends that stands right below the last shaded one; None where there is other text."""
-    chars = [char for char in page.chars if not char["text"].isspace() and char["top"] > top - 1]
-    chars = [char for char in chars if sides[0] < char["x1"] and char["x0"] < sides[-1]]
+    chars = [char for char in _chars_between(page, sides) if char["top"] > top - 1]
     bottom = top
     row = []
     for char in sorted(chars, key=lambda char: char["top"]):
@@ -164,9 +170,55 @@ def _find_last_row(page: Any, sides: list[float], top: float) -> float | None:
             break
         bottom = max(bottom, char["bottom"])
         row.append(char)
+    return bottom + 1 if _are_cells(row, sides) else None
+
+
+def _find_rows_above(page: Any, sides: list[float], bottom: float) -> Iterator[float]:
+    """Where rows begin that stand right above the first shaded one, from below: a header, and a row under it."""
+    rules = [top for top, x0, x1 in _horizontal_rules(page) if abs(x0 - sides[0]) < _SNAP > abs(x1 - sides[-1])]
+    chars = sorted(_chars_between(page, sides), key=lambda char: -char["bottom"])
+    distance = _LARGEST_LEADING
+    for _ in range(_MOST_PLAIN_ROWS):
+        rule = max((height for height in rules if height < bottom - _SNAP), default=0.0)
+        row = _take_row_above([char for char in chars if char["top"] > rule - 1], bottom, distance)
+        if not _are_cells(row, sides):
+            return
+        top = float(min(char["top"] for char in row))
+        has_rule = top - rule < _LARGEST_LEADING * row[0]["height"]
+        bottom = rule if has_rule else top - 1
+        distance = 2 * _LARGEST_LEADING  # now there is padding on both sides
+        yield bottom
+
+
+def _take_row_above(chars: list[Any], bottom: float, distance: float) -> list[Any]:
+    """The glyphs of the lines right above a height that stand close to each other.
+
+    Args:
+        chars: from the page's bottom up.
+        distance: of a glyph's height, that the last line may stand above.
+    """
+    row: list[Any] = []
+    top = bottom
+    for char in chars:
+        if (char["top"] + char["bottom"]) / 2 > bottom:
+            continue
+        if top - char["bottom"] > (_LARGEST_INNER_GAP if row else distance) * char["height"]:
+            break
+        row.append(char)
+        top = min(top, char["top"])
+    return row
+
+
+def _chars_between(page: Any, sides: list[float]) -> list[Any]:
+    chars = [char for char in page.chars if not char["text"].isspace()]
+    return [char for char in chars if sides[0] < char["x1"] and char["x0"] < sides[-1]]
+
+
+def _are_cells(row: list[Any], sides: list[float]) -> bool:
+    """Whether glyphs stand in several columns and on no side."""
     columns = {sum(side < (char["x0"] + char["x1"]) / 2 for side in sides) for char in row}
     is_crossed = any(char["x0"] < side - 1 and side + 1 < char["x1"] for char in row for side in sides)
-    return bottom + 1 if len(columns) > 1 and not is_crossed else None
+    return len(columns) > 1 and not is_crossed
 
 
 def _horizontal_edge(top: float, x0: float, x1: float) -> dict[str, Any]:
