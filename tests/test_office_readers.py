@@ -1248,6 +1248,36 @@ def test_the_articles_of_a_contract_with_titles_are_headings(tmp_path: Path) -> 
     ]
 
 
+@pytest.mark.parametrize(
+    ("header", "row", "other"),
+    [
+        ("项目|5公斤以下|5至15公斤|要多久", "洗澡|60|90|1小时", "药浴|120|170|1.5小时"),
+        ("什么时候|12节的课|24节的课|小组课", "开课前|全退|全退|全退", "过半|退三成|退五成|不退"),
+        ("教室|8:00-9:40|10:00-11:40", "东101|语文|数学", "东102|英语|历史"),
+        ("轮次|日期|1号台|2号台", "第1轮|12月5日|雀鸣队|青山队", "第2轮|12月12日|晨光队|飞羽队"),
+        ("塘|鱼种|4小时|限几竿", "鲫塘|鲫鱼|60元|2竿", "混塘|鲤鱼|80元|3竿"),
+        ("东西|有电梯|没有电梯，每层|几人抬", "冰箱|20元|25元|2人", "钢琴|120元|80元|4人"),
+    ],
+)
+def test_figures_and_clauses_may_stand_in_a_header(header: str, row: str, other: str) -> None:
+    names = header.split("|")
+    rows = table_rows([names, row.split("|"), other.split("|")])
+    assert [row.cells for row in rows] == [tuple(zip(names, text.split("|"), strict=True)) for text in (row, other)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ("面积|120平方米|含公摊", "租金|80元|按月", "押金|200元|可退"),
+        ("人数|10人以内|免费", "押金|200元|可退", "茶水|30元|每人"),
+        ("足球|3号场|10人", "篮球|5号场|12人", "网球|8号场|4人"),
+        ("张三|13|92", "李四|14|88", "王五|13|95"),
+    ],
+)
+def test_a_first_row_of_figures_is_no_header(rows: tuple[str, ...]) -> None:
+    assert [[name for name, _ in row.cells] for row in table_rows([row.split("|") for row in rows])] == [[""] * 3] * 3
+
+
 def test_a_table_of_names_with_values_alone_keeps_its_header() -> None:
     rows = table_rows([["总部", "工厂"], ["电话：8001", "电话：8002"], ["地址：上海", "地址：苏州"]])
     assert [dict(row.cells) for row in rows] == [

@@ -22,7 +22,7 @@ from peg_rag.readers.names import (
     is_value,
     is_whereabouts,
 )
-from peg_rag.readers.normalize import flatten_cell, join_lines, join_spaced
+from peg_rag.readers.normalize import flatten_cell, join_lines, join_spaced, width
 from peg_rag.readers.numbering import number_level
 
 Grid = list[list[str]]  # rectangular
@@ -45,7 +45,13 @@ _PLAIN_DAY = re.compile(r"(?:(\d{1,2})/)?(\d{1,2})")
 _DAYS_OF_MONTH = (28, 31)  # of the shortest and the longest month
 _PERSON = re.compile(r"(人|人员|姓名|名字|员工|老师|教师|讲师|主讲|司机|owner|assignee|contact)$|负责", re.IGNORECASE)
 _HEADER_SAMPLE = 20  # rows that the header of a table below another is guessed from
-_FEWEST_HEADER_CELLS = 3  # under notes beside one another
+_FEWEST_HEADER_CELLS = 3  # under notes beside one another, or with figures among the names
+_LONGEST_CLAUSE = 28  # half-widths of a name with a comma
+_DIGITS = re.compile(r"\d+")
+_NUMBER = re.compile(r"\d+([.,，:：]\d+)*")
+_RANGE = re.compile(
+    r"(以[上下内外]|之内|不满|不到|未满|超过|起)$|[\dA-Za-z\u4e00-\u9fff]\s*[-–—~～至到]\s*\d|\d\S{0,3}[内外]$"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -475,7 +481,51 @@ def _is_header(grid: Grid, bold: Marks | None) -> bool:
         return False
     if bold and all(bold[0]) and not all(map(all, bold)):
         return True
-    return is_name_row(grid[0]) and len({text for text in grid[0] if text}) > 1
+    if is_name_row(grid[0]) and len({text for text in grid[0] if text}) > 1:
+        return True
+    return _names_columns(grid[0], [row for row in grid[1:] if sum(map(bool, row)) > 1])
+
+
+def _names_columns(names: Sequence[str], body: Grid) -> bool:
+    """Whether a row with figures or clauses in it names the columns all the same: `项目 | 5公斤以下 | 5至15公斤`.
+
+    No figure of it has the form of one below it. Besides, a name stands above figures, or figures of the row are
+    ranges, or count on in one unit, as in `票种 | 1小时 | 2小时`.
+    """
+    if len(names) < _FEWEST_HEADER_CELLS or len(body) < 2 or not is_name(names[0]) or len(set(names)) < len(names):
+        return False
+    if not all(0 < width(name) <= _LONGEST_CLAUSE and not is_note(name) for name in names):
+        return False
+    columns = [[row[column] for row in body if row[column]] for column in range(len(names))]
+    figures = [name for name in names if is_value(name)]
+    for name, texts in zip(names, columns, strict=True):
+        if is_value(name) and _shape_of(name) in map(_shape_of, texts):
+            return False
+    if any(not is_value(name) and _are_mostly_values(texts) for name, texts in zip(names, columns, strict=True)):
+        return True
+    if not all(is_value(name) or is_name(name) for name in names):
+        return False
+    return sum(_RANGE.search(figure) is not None for figure in figures) > 1 or _count_on(figures)
+
+
+def _are_mostly_values(texts: Sequence[str]) -> bool:
+    values = sum(map(is_value, texts))
+    return values > 1 and 3 * values >= 2 * len(texts)
+
+
+def _count_on(figures: Sequence[str]) -> bool:
+    """Whether two or more figures have one unit or are times, each larger than the one before."""
+    if len(figures) < 2 or len(set(map(_shape_of, figures))) > 1:
+        return False
+    if not any(map(str.isalpha, figures[0])) and not is_point_in_time(figures[0]):
+        return False
+    numbers = [tuple(map(int, _DIGITS.findall(figure))) for figure in figures]
+    return all(before < after for before, after in pairwise(numbers))
+
+
+def _shape_of(text: str) -> str:
+    """A text with its numbers left out, which cells of one kind have in common: `#公斤以下`."""
+    return _NUMBER.sub("#", text)
 
 
 def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
