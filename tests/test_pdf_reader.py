@@ -602,6 +602,25 @@ def test_a_form_and_the_table_below_it_are_two_though_a_measure_names_a_column()
     assert [item.grid[0] for item in items if isinstance(item, PageTable)] == [form[0], table[0]]
 
 
+def test_the_title_of_a_scan_is_told_by_the_breadth_of_its_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peg_rag.readers.ocr import _measure_type
+
+    def line(text: str, top: float, letter: float) -> Line:
+        x1 = 72 + letter * len(text)
+        return Line(text, 1, 72, top, x1, top + 20, size=15, bold=False)
+
+    title = line("老郑钟表维修价目", 60, 22)
+    texts = ["换电池等着就好", "进过水的先看，晾干另收。", "老座钟上门修，上发条的另加。"]
+    lines = _measure_type([title, *(line(text, 120 + 27 * number, 14) for number, text in enumerate(texts))])
+    assert [line.size for line in lines] == [pytest.approx(15 * 22 / 14), 15, 15, 15]
+    monkeypatch.setattr("peg_rag.readers.ocr.recognise_pages", lambda data, numbers: [(1, lines)])
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
+    assert section.title == "老郑钟表维修价目"
+    assert _measure_type([]) == []
+
+
 def test_scans_are_read_where_the_extra_is_there(tmp_path: Path) -> None:
     pytest.importorskip("rapidocr")
     [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))

@@ -19,13 +19,15 @@ from statistics import median
 from typing import Any
 
 from peg_rag.extras import require
-from peg_rag.readers.normalize import clean_line
+from peg_rag.readers.normalize import clean_line, is_wide, width
 from peg_rag.readers.pieces import Item, Line, rounded_box
 
 _DOTS_PER_INCH = 200
 _MOST_PIXELS = 25_000_000
 _LEAST_SCORE = 0.5
 _SAME_TYPE = 0.25  # of the usual size that a box of the same type may differ
+_BROAD_LETTERS = 1.25  # times the usual breadth, from which letters are of a larger type
+_FEWEST_LETTERS = 4  # that tell how broad letters are
 _TYPE_SHARE = 0.75  # of a line's box that its type is high
 _CORNER_SLACK = 4.0  # pixels by which one end of a box may be too high or too low
 _ANGLE_STEP = 0.0005  # radians
@@ -85,10 +87,7 @@ def _recognize_lines(result: Any, page: int, scale: float) -> list[Item]:
             lines.append(
                 _straighten_line(line_text, [(float(x) / scale, float(y) / scale) for x, y in box], page, angle)
             )
-    usual = median(line.size for line in lines) if lines else 0.0
-    # Boxes of one type differ by a fifth: the letters decide how high they are.
-    lines = [replace(line, size=usual) if abs(line.size - usual) <= _SAME_TYPE * usual else line for line in lines]
-    return list(_join_broken_lines(_restore_dashes(lines)))
+    return list(_join_broken_lines(_restore_dashes(_measure_type(lines))))
 
 
 def find_skew(boxes: Any) -> float:
@@ -130,6 +129,34 @@ def _count_level_ends(ends: Sequence[tuple[float, float]], angle: float, slack: 
     sine = math.sin(angle)
     heights = sorted(y * cosine - x * sine for x, y in ends)
     return sum(max(0.0, 1 - (lower - upper) / slack) for upper, lower in pairwise(heights))
+
+
+def _measure_type(lines: Sequence[Line]) -> list[Line]:
+    """The lines with the sizes of their type: the usual one, unless their letters are broader or their boxes differ.
+
+    Boxes of one type differ by a fifth, as the letters decide how high they are, and those of a title may be no higher
+    than others. How broad letters are is told by a text of several Chinese characters.
+    """
+    if not lines:
+        return []
+    usual = median(line.size for line in lines)
+    breadths = [_letter_breadth(line) for line in lines]
+    usual_breadth = median(filter(None, breadths)) if any(breadths) else 0.0
+    measured: list[Line] = []
+    for line, breadth in zip(lines, breadths, strict=True):
+        size = usual if abs(line.size - usual) <= _SAME_TYPE * usual else line.size
+        if breadth >= _BROAD_LETTERS * usual_breadth > 0:
+            size = max(size, usual * breadth / usual_breadth)
+        measured.append(replace(line, size=size))
+    return measured
+
+
+def _letter_breadth(line: Line) -> float:
+    """How broad a Chinese character of a line is; 0 where there are few of them."""
+    letters = sum(map(is_wide, line.text))
+    if letters < _FEWEST_LETTERS or 4 * letters < width(line.text) or _is_high(line):
+        return 0.0
+    return 2 * (line.x1 - line.x0) / width(line.text)
 
 
 def _restore_dashes(lines: Sequence[Line]) -> list[Line]:
