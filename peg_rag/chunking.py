@@ -17,7 +17,7 @@ CHUNK_CHARACTERS = 400
 OVERLAP_CHARACTERS = 80
 RESERVED = ("source", "version", "chunk", "start", "title", "page", "row", "sheet", "kind", "cells", "boxes")
 
-_FORMAT = "5"  # raised when reading or chunking changes, so that every file is read again
+_FORMAT = "6"  # raised when reading or chunking changes, so that every file is read again
 _TITLE_CHARACTERS = 100
 _TITLE_SEPARATOR = " > "
 _WHOLE_ROW = 2  # times a chunk's length, up to which a row or record stays in one piece
