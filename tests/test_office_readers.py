@@ -710,6 +710,53 @@ def test_a_form_keeps_each_name_with_its_value() -> None:
     assert dict(table_rows(staff)[0].cells) == {"姓名": "李明", "部门": "财务部", "小组": "会计组", "电话": "8806"}
 
 
+def test_a_form_is_told_by_a_code_or_a_date_beside_its_names() -> None:
+    form = [["单号", "ML-26-1108", "下单日期", "2026年11月17日"], ["客户", "白鹭湾民宿", "房东", "公冶先生"]]
+    assert [dict(row.cells) for row in table_rows(form)] == [
+        {"单号": "ML-26-1108", "下单日期": "2026年11月17日"},
+        {"客户": "白鹭湾民宿", "房东": "公冶先生"},
+    ]
+    models = [["参数", "XR-200", "XR-300", "XR-400"], ["外壳", "铝", "钢", "钛"], ["底色", "黑", "白", "银"]]
+    assert dict(table_rows(models)[0].cells) == {"参数": "外壳", "XR-200": "铝", "XR-300": "钢", "XR-400": "钛"}
+
+
+def test_a_form_of_words_goes_on_where_its_names_are_known() -> None:
+    form = [
+        ["甲方", "青禾物业", "乙方", "大圣保洁"],
+        ["范围", "三栋楼道", "人数", "四人"],
+        ["起止", "一年", "付款", "按季"],
+    ]
+    assert [dict(row.cells) for row in table_rows(form)] == [
+        {"甲方": "青禾物业", "乙方": "大圣保洁"},
+        {"范围": "三栋楼道", "人数": "四人"},
+        {"起止": "一年", "付款": "按季"},
+    ]
+
+
+@pytest.mark.parametrize("names", [["4小时", "全天"], ["4小时", "10小时"], ["一次", "30次"]])
+def test_measures_may_name_the_columns_of_prices(names: list[str]) -> None:
+    rows = table_rows([["鱼塘", *names], ["东塘", "60元", "100元"], ["西塘", "80元", "不开"], ["南塘", "50元", "85元"]])
+    assert [dict(row.cells) for row in rows][1] == {"鱼塘": "西塘", names[0]: "80元", names[1]: "不开"}
+
+
+def test_the_first_of_rows_without_a_header_names_nothing() -> None:
+    rows = table_rows([["鸡蛋", "30枚", "18元"], ["牛奶", "12盒", "60元"], ["面粉", "2袋", "45元"]])
+    assert [name for row in rows for name, _ in row.cells] == [""] * 9
+    rows = table_rows([["肩颈", "40分钟", "都可以"], ["腰部", "45分钟", "饶师傅"], ["全身", "60分钟", "都可以"]])
+    assert len(rows) == 3
+
+
+def test_a_code_that_is_missing_is_not_that_of_the_row_above() -> None:
+    grid = [
+        ["样号", "品名", "总分"],
+        ["A1", "肉桂", "92"],
+        ["", "大红袍", "87"],
+        ["D1", "奇兰", "84"],
+        ["E1", "黄观音", "83"],
+    ]
+    assert [dict(row.cells).get("样号") for row in table_rows(grid)] == ["A1", None, "D1", "E1"]
+
+
 def save_sheet(path: Path, rows: list[list[object]], merged: list[str] | None = None) -> Path:
     book = openpyxl.Workbook()
     sheet = book.active

@@ -534,6 +534,93 @@ def test_the_places_of_a_tilted_scan_are_those_on_the_page() -> None:
     assert table.rows[1] == pytest.approx(expected, abs=0.1)
 
 
+def recognise_tilted(rows: list[list[str]], degrees: float, *, step: int = 4) -> list[Line]:
+    """The lines of a tilted page's rows, 200 pixels to a column; the ends of boxes stand at multiples of a step."""
+    from peg_rag.readers.ocr import _recognize_lines
+
+    sine = math.sin(math.radians(degrees))
+    boxes = []
+    for number, row in enumerate(rows):
+        for column, text in enumerate(row):
+            x0 = 100 + 200 * column
+            x1 = x0 + 36 * len(text)
+            top, end = (step * round((1000 + 50 * number + x * sine) / step) for x in (x0, x1))
+            boxes.append([[x0, top], [x1, end], [x1, end + 40], [x0, top + 40]])
+    texts = [text for row in rows for text in row]
+    result = SimpleNamespace(boxes=np.array(boxes, dtype=float), txts=texts, scores=[0.9] * len(texts))
+    lines = _recognize_lines(result, 1, scale=2.0)
+    assert all(isinstance(line, Line) for line in lines)
+    return [line for line in lines if isinstance(line, Line)]
+
+
+@pytest.mark.parametrize("degrees", [-3, -1.7, 0, 1.1, 2.8])
+@pytest.mark.parametrize("notes", [[], [["称样五克，沸水冲泡三次。"], ["评语当场宣读，送样人没有异议，每样八十元。"]]])
+def test_the_rows_of_a_tilted_table_stay_whole_though_short_boxes_are_upright(
+    degrees: float, notes: list[list[str]]
+) -> None:
+    from peg_rag.readers.layout import in_reading_order
+    from peg_rag.readers.pieces import Table as PageTable
+
+    rows = [["样号", "汤色", "香气", "滋味", "总分"], ["A1", "88", "90", "94", "92"], ["B1", "90", "91", "89", "90"]]
+    rows += [["B2", "84", "86", "82", "80"], ["D1", "85", "83", "90", "79"]]
+    items = in_reading_order(recognise_tilted([*rows, *notes], degrees), 800.0)
+    assert [item.grid for item in items if isinstance(item, PageTable)] == [rows]
+
+
+def test_a_line_that_was_cut_at_a_comma_is_no_row_of_the_table_below() -> None:
+    from peg_rag.readers.ocr import _join_broken_lines
+
+    def line(text: str, x0: float, x1: float) -> Line:
+        return Line(text, 1, x0, 80, x1, 100, 15, bold=False)
+
+    lines = [
+        line("旧牌子不算）", 165, 238),
+        line("(2026年11月起", 69, 160),
+        line("项目", 300, 333),
+        line("价格", 347, 380),
+    ]
+    joined = _join_broken_lines(lines)
+    assert [line.text for line in joined] == ["(2026年11月起 旧牌子不算）", "项目", "价格"]
+    assert joined[0].box == (69, 80, 238, 100)
+
+
+def test_a_dash_alone_in_a_cell_is_no_number() -> None:
+    rows = [["项目", "机械表"], ["换电池", "一"], ["换机芯", "不做"]]
+    assert "—" in [line.text for line in recognise_tilted(rows, 0)]
+    rows = [["节次", "课程"], ["一", "语文"], ["二", "数学"]]
+    assert "一" in [line.text for line in recognise_tilted(rows, 0)]
+
+
+def test_a_form_and_the_table_below_it_are_two_though_a_measure_names_a_column() -> None:
+    from peg_rag.readers.layout import in_reading_order
+    from peg_rag.readers.pieces import Table as PageTable
+
+    form = [["编号", "YC-27"], ["地点", "东门外"], ["业主", "汝先生"]]
+    table = [["塘名", "4小时", "全天"], ["莲塘", "60元", "90元"], ["苇塘", "80元", "99元"], ["柳塘", "50元", "70元"]]
+    lines = recognise_tilted([*form, [], *table], 0)
+    items = in_reading_order(lines, 800.0)
+    assert [item.grid[0] for item in items if isinstance(item, PageTable)] == [form[0], table[0]]
+
+
+def test_the_title_of_a_scan_is_told_by_the_breadth_of_its_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from peg_rag.readers.ocr import _measure_type
+
+    def line(text: str, top: float, letter: float) -> Line:
+        x1 = 72 + letter * len(text)
+        return Line(text, 1, 72, top, x1, top + 20, size=15, bold=False)
+
+    title = line("老郑钟表维修价目", 60, 22)
+    texts = ["换电池等着就好", "进过水的先看，晾干另收。", "老座钟上门修，上发条的另加。"]
+    lines = _measure_type([title, *(line(text, 120 + 27 * number, 14) for number, text in enumerate(texts))])
+    assert [line.size for line in lines] == [pytest.approx(15 * 22 / 14), 15, 15, 15]
+    monkeypatch.setattr("peg_rag.readers.ocr.recognise_pages", lambda data, numbers: [(1, lines)])
+    [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))
+    assert section.title == "老郑钟表维修价目"
+    assert _measure_type([]) == []
+
+
 def test_scans_are_read_where_the_extra_is_there(tmp_path: Path) -> None:
     pytest.importorskip("rapidocr")
     [section] = read_sections(make_pdf(tmp_path / "a.pdf", picture_page))

@@ -120,7 +120,7 @@ def _split_rows(rows: Sequence[Sequence[_Cell]], columns: int) -> Iterator[FormP
             has_more = end < len(rows) and len(rows[end]) > 1
             is_title = has_more and rows[number][0].columns == columns and is_name(rows[number][0].text)
             yield FormPart("title" if is_title else "text", number, end)
-        elif _begins_items(rows, number, columns):
+        elif _begins_items(rows, number, columns) and not _continue_pairs(rows[number], pairs_above):
             while end < len(rows) and len(rows[end]) > 1 and not _are_pairs(rows[end]):
                 if _begins_items(rows, end, columns):
                     break
@@ -141,6 +141,13 @@ def _are_alike(cells: Sequence[_Cell], pairs: Sequence[_Cell]) -> bool:
     if not all(is_name(cell.text) and not is_value(cell.text) for cell in cells[::2]):
         return False
     return len(cells) % 2 == 0 and not any(is_form_name(cell.text) for cell in cells[1::2])
+
+
+def _continue_pairs(cells: Sequence[_Cell], pairs: Sequence[_Cell]) -> bool:
+    """Whether a row is divided as the pairs above it, and known names stand where they have theirs and nowhere else."""
+    if [cell.columns for cell in cells] != [cell.columns for cell in pairs]:
+        return False
+    return [is_form_name(cell.text) for cell in cells] == [number % 2 == 0 for number in range(len(cells))]
 
 
 def _begins_items(rows: Sequence[Sequence[_Cell]], number: int, columns: int) -> bool:

@@ -15,7 +15,7 @@ from peg_rag.readers.blocks import Box
 from peg_rag.readers.names import is_labelled, is_name
 from peg_rag.readers.normalize import is_wide, join_lines, replace_characters
 from peg_rag.readers.pieces import Glyph, Item, Line, Rule, Table, rounded_box
-from peg_rag.readers.tables import Grid, guess_merged
+from peg_rag.readers.tables import Grid, guess_header, guess_merged
 
 _SAME_LINE = 0.45  # of the type size that the middles of two glyphs on one line may differ
 _WORD_GAP = 0.2  # of the type size, beyond which a gap between Latin letters is a space
@@ -560,9 +560,20 @@ def _find_second_table(run: Sequence[Sequence[Line]]) -> int:
     pitches = [lower[0].middle - upper[0].middle for upper, lower in pairwise(run)]
     for number in range(2, len(run) - 2):
         is_apart = pitches[number - 1] >= _TABLES_APART * median(pitches)
-        if is_apart and len(run[number]) > 1 and not any(_FIGURE.search(piece.text) for piece in run[number]):
+        if is_apart and len(run[number]) > 1 and _are_column_names(run[number], run[number + 1 :]):
             return number
     return 0
+
+
+def _are_column_names(row: Sequence[Line], rows: Sequence[Sequence[Line]]) -> bool:
+    """Whether a line has no figures, or those of a header such as `4小时` that the lines below tell."""
+    if not any(_FIGURE.search(piece.text) for piece in row):
+        return True
+    columns = find_columns([row, *rows])
+    if columns is None or _FIGURE.search(row[0].text):
+        return False
+    grid, _, _ = _read_rows([row, *rows], columns)
+    return guess_header(grid).rows > 0
 
 
 def _ends_cell(run: Sequence[Sequence[Line]]) -> bool:

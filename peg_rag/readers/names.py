@@ -15,6 +15,7 @@ _BRACKETED = re.compile(r"[（(][^（()）]*[)）]")
 _NOTE = re.compile(r"(注|备注|说明|附注|提示|资料来源|数据来源)\d?[:：]|注\d|[*※]")
 _LABELLED = re.compile(r"[^：:]{0,15}[\u4e00-\u9fff）)]\s*[:：]\s*\S")
 _POINT_IN_TIME = re.compile(r"(19|20)\d{2}\s*([-./]\s*\d{1,2}(?!\d)|年)|\d{1,2}\s*月|\d{1,2}\s*[:：]\s*\d{2}(?!\d)")
+_CODE = re.compile(r"(?=[^\d]*\d)[A-Za-z\d][A-Za-z\d./_-]*")
 _WHEREABOUTS = re.compile(r"\d{1,4}\s*(号楼|号线|号院|年级|车间|单元|[楼层栋幢区班组室期])$")
 _NAME_WORDS = re.compile(
     r"(项目|名称|内容|说明|要求|标准|金额|数量|备注|描述|参数|单价|价格|费用|类别|类型|字段|编号|序号|级别|等级|职级|岗位|城市|日期|时间|"
@@ -38,6 +39,11 @@ def is_point_in_time(text: str) -> bool:
 def is_whereabouts(text: str) -> bool:
     """Whether a text is a numbered place or group, such as `3号楼` or `2班`."""
     return _WHEREABOUTS.match(text) is not None
+
+
+def is_code(text: str) -> bool:
+    """Whether a text is a number or a code of letters and figures, such as `A1` or `ZT-2611-052`."""
+    return _CODE.fullmatch(text) is not None
 
 
 def is_name(text: str) -> bool:

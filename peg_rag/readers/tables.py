@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from peg_rag.readers.blocks import Block, Row
-from peg_rag.readers.forms import FormPart, find_form, is_signature, read_pairs, read_value
+from peg_rag.readers.forms import FormPart, find_form, is_form_name, is_signature, read_pairs, read_value
 from peg_rag.readers.names import (
     ends_in_name_word,
+    is_code,
     is_labelled,
     is_name,
     is_name_row,
@@ -269,6 +270,8 @@ def _count_label_columns(cells: Grid, spans: Marks, names: Sequence[str], rows: 
     if not groups or len(labels) < 2 or len(set(labels)) < len(labels):
         return 0
     if any(map(_is_figure, labels)) or _PERSON.search(names[0]):
+        return 0
+    if all(map(is_code, labels)) and 2 * len(groups) < len(labels):
         return 0
     if records[0] in groups or any(_is_note_row(cells[number], spans[number]) for number in rows):
         return 0
@@ -549,11 +552,19 @@ def _are_pairs(grid: Grid, bold: Marks | None, spans: Marks) -> bool:
         return False
     if len(names) > 2 and sum(ends_in_name_word(text) for text in names) >= len(names) / 2:
         return True
+    if len(names) > 2 and not any(map(is_form_name, grid[0][1::2])) and 2 * sum(map(is_form_name, names)) >= len(names):
+        return True
     if columns > 2:
-        return any(is_value(text) for text in grid[0][1::2]) or len(grid) == 1
+        return len(grid) == 1 or any(map(is_value, grid[0][1::2])) or _are_marked_pairs(grid[0], names)
     values = [row[column] for row in grid for column in range(1, columns, 2)]
     kinds = [is_value(text) for text in values if text]
     return bool(kinds) and (kinds[0] or not is_name(grid[0][1]) or len(grid) < 2)
+
+
+def _are_marked_pairs(row: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a row has a code or a date beside its names, such as `ZT-2611-052`, which no name of the form is."""
+    has_mark = any(is_code(text) or is_point_in_time(text) for text in row[1::2])
+    return has_mark and not any(is_code(text) or is_point_in_time(text) for text in names)
 
 
 def _names_of_pairs(grid: Grid, spans: Marks) -> Iterator[str]:
