@@ -45,7 +45,7 @@ __all__ = [
 
 NOT_FOUND = "在文档中没有找到答案。 / Not found in the documents."
 THRESHOLD = 0.5  # of the confidence, which is calibrated so that this serves every model
-MAX_HITS = 20
+MAX_HITS = 40
 _CELL_SEPARATOR = " | "
 _NEARLY_AS_SURE = 0.75  # of the best statement's confidence, for a further one to be shown
 _SAME_TERMS = 0.6  # share of common terms from which two sentences say the same

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from peg_rag.serving.settings import LanguageModelSettings
     from peg_rag.stores import Store
 
-_QUOTED_PASSAGES = 20  # read for an answer in the documents' own words
 _WRITTEN_PASSAGES = 5  # sent to a language model
 _OPTION_NAMES = {
     "base_url": "--llm-url",
@@ -38,7 +37,7 @@ def ask(
     store: Annotated[str, typer.Argument(help="A folder made by `peg-rag index`, or the URL of a store.")],
     question: Annotated[str | None, typer.Argument(help="The question; may be left out with --chat.")] = None,
     k: Annotated[
-        int | None, typer.Option("-k", min=1, help="Passages to read. Default: 20, or 5 for a language model.")
+        int | None, typer.Option("-k", min=1, help="Passages to read. Default: 40, or 5 for a language model.")
     ] = None,
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
     rerank: Annotated[
@@ -73,7 +72,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a question in the documents' own words: a sentence, a list, a table's cell. Exit code 3: not found."""
-    from peg_rag.answer import THRESHOLD
+    from peg_rag.answer import MAX_HITS, THRESHOLD
     from peg_rag.cli.knowledge import open_store
     from peg_rag.errors import InvalidInput
 
@@ -84,7 +83,7 @@ def ask(
     if as_json and chat:
         raise InvalidInput(translate("--json prints one answer and --chat holds a conversation; leave one of them out"))
     settings = _read_settings(llm_url, llm_model, llm_key_env, llm_timeout)
-    default_passages = _QUOTED_PASSAGES if settings is None else _WRITTEN_PASSAGES
+    default_passages = MAX_HITS if settings is None else _WRITTEN_PASSAGES
     limit = THRESHOLD if threshold is None else threshold
     with open_store(store, model) as (index, encoder), _open_writer(settings) as writer:
         desk = _Desk(index, encoder, writer, k or default_passages, mode, rerank, limit, sentences)

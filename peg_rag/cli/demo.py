@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from peg_rag.index import PEGIndex
 
 _SLICE_TEXTS = 256
-_PASSAGES = 20  # read for an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ def demo(
     from rich.rule import Rule
     from rich.text import Text
 
-    from peg_rag.answer import extract_answer
+    from peg_rag.answer import MAX_HITS, extract_answer
     from peg_rag.cli.console import progress, show
     from peg_rag.cli.knowledge import find_hits
     from peg_rag.encoder import PEGEncoder
@@ -73,7 +72,7 @@ def demo(
         with progress() as bars:
             embed_s, index_s = _fill_index(index, encoder, passages, bars)
         start = time.perf_counter()
-        results = find_hits(index, encoder, [question.text for question in questions], max(k, _PASSAGES), mode)
+        results = find_hits(index, encoder, [question.text for question in questions], max(k, MAX_HITS), mode)
         search_s = time.perf_counter() - start
         answers = []
         answer_s = 0.0

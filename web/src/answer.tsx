@@ -198,22 +198,26 @@ function hitOf(asked: Asked, passageId: string): Hit | undefined {
   return asked.opening?.hits.find((hit) => hit.id === passageId);
 }
 
+/** Passages that are listed under an answer; those cited are listed beside them, wherever they stand. */
+const SHOWN_HITS = 10;
+
 export function Hits({ asked, onOpen }: Pick<Props, "asked" | "onOpen">) {
   const strings = useStrings();
   const hits = asked.opening?.hits ?? [];
   if (hits.length === 0) return null;
   const numbers = new Map(asked.end?.citations.map((citation) => [citation.passage_id, citation.number]));
+  const shown = hits.map((hit, place) => ({ hit, rank: place + 1 })).filter(({ hit, rank }) => rank <= SHOWN_HITS || numbers.has(hit.id));
   return (
     <section class="hits" aria-labelledby="hits-title">
       <h2 id="hits-title">
-        {strings.hits} <span class="muted">{strings.hitsNote(hits.length)}</span>
+        {strings.hits} <span class="muted">{strings.hitsNote(shown.length)}</span>
       </h2>
       <ol>
-        {hits.map((hit, rank) => (
+        {shown.map(({ hit, rank }) => (
           <li key={hit.id}>
             <HitCard
               hit={hit}
-              rank={rank + 1}
+              rank={rank}
               cited={numbers.get(hit.id)}
               quote={asked.sentences.find((sentence) => sentence.passage_id === hit.id)?.start}
               best={bestOf(hits)}

@@ -16,7 +16,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from peg_rag.answer import NOT_FOUND, CitedSentence
+from peg_rag.answer import MAX_HITS, NOT_FOUND, CitedSentence
 from peg_rag.hits import Hit
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.errors import ApiError, convert_exception, report_unexpected
@@ -38,6 +38,7 @@ from peg_rag.serving.state import ServerState, search_knowledge
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 MAX_HISTORY = 100
+WRITTEN_PASSAGES = 5  # sent to a language model
 router = APIRouter(tags=["search"], dependencies=[Depends(require_read_access)])
 
 
@@ -60,7 +61,12 @@ class AskRequest(RequestBody):
         f"the question by the last {MAX_TURNS} turns, so that a follow-up question finds its passages; elsewhere it "
         "is not used.",
     )
-    k: int = Field(5, ge=1, le=20, description="Passages to read.")
+    k: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_HITS,
+        description=f"Passages to read. None: {MAX_HITS} for an extractive answer, {WRITTEN_PASSAGES} for a generated.",
+    )
     mode: SearchMode = "hybrid"
     where: Filter | None = None
     threshold: float | None = Field(
@@ -185,9 +191,8 @@ async def ask(request: AskRequest, state: StateDep, knowledge: KnowledgeDep, htt
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
     kind = choose_kind(request.answers, state.language_model)
     request = await run_while_connected(http_request, condense_history(request, state))
-    hits = await search_knowledge(
-        state, knowledge, request.question, k=request.k, mode=request.mode, where=request.where
-    )
+    k = request.k or default_passages(kind)
+    hits = await search_knowledge(state, knowledge, request.question, k=k, mode=request.mode, where=request.where)
     opening = AnswerOpening.from_hits(request, hits, kind, state.language_model)
     events = answer_question(request, hits, kind, state, knowledge)
     if request.stream:
@@ -202,6 +207,11 @@ def choose_kind(requested: AnswerKind | None, language_model: LanguageModel | No
     if requested == "generated" and language_model is None:
         raise ApiError(400, "this server has no language model; ask for extractive answers", param="answers")
     return requested or ("generated" if language_model else "extractive")
+
+
+def default_passages(kind: AnswerKind) -> int:
+    """How many passages are read for an answer where the request does not say."""
+    return WRITTEN_PASSAGES if kind == "generated" else MAX_HITS
 
 
 async def condense_history(request: AskRequest, state: ServerState) -> AskRequest:

@@ -18,6 +18,7 @@ from fastapi.sse import format_sse_event
 from pydantic import BaseModel, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
+from peg_rag.answer import MAX_HITS
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.errors import ApiError, convert_exception, report_unexpected
 from peg_rag.serving.language_model import MAX_ANSWER_CHARACTERS, MAX_TURNS
@@ -30,6 +31,7 @@ from peg_rag.serving.routes.ask import (
     answer_question,
     choose_kind,
     condense_history,
+    default_passages,
     run_while_connected,
 )
 from peg_rag.serving.routes.schemas import (
@@ -99,7 +101,7 @@ class ChatRequest(RequestBody):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     n: Literal[1] | None = None
-    k: int = Field(5, ge=1, le=20, description="Passages to read.")
+    k: int | None = Field(None, ge=1, le=MAX_HITS, description="Passages to read; None as in `/ask`.")
     mode: SearchMode = "hybrid"
     where: Filter | None = None
     temperature: _Unused = None
@@ -188,9 +190,8 @@ async def create_chat_completion(
     """Answer the last user message from the documents, with citations."""
     kind = _choose_kind(request.model, state)
     question = await run_while_connected(http_request, condense_history(request.to_ask_request(), state))
-    hits = await search_knowledge(
-        state, knowledge, question.question, k=request.k, mode=request.mode, where=request.where
-    )
+    k = request.k or default_passages(kind)
+    hits = await search_knowledge(state, knowledge, question.question, k=k, mode=request.mode, where=request.where)
     events = answer_question(question, hits, kind, state, knowledge)
     request_id = http_request.state.request_id
     header = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": request.model}
