@@ -22,8 +22,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-8              # the ninth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-9              # the tenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-10             # the eleventh: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-11 --split fresh   # the twelfth: 80 questions about 16 files
-    python benchmarks/answers.py --set documents-12 --split fresh   # the thirteenth: 80 questions about 16 files, fresh
+    python benchmarks/answers.py --set documents-11             # the twelfth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-12            # the thirteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

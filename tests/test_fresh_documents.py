@@ -163,7 +163,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
-        split="fresh",
+        split="open",
     ),
     FreshSet(
         "documents-12",
@@ -172,7 +172,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
-        split="fresh",
+        split="open",
     ),
 )
 
