@@ -21,9 +21,7 @@ def test_names_are_defined(text: str, name: str, meaning: str) -> None:
     assert dict(find_definitions(text))[name] == meaning
 
 
-@pytest.mark.parametrize(
-    "text", ["向应急指挥部报告火情", "面积（平方米）", "场地（元/天）：300", "“好日子”只能改一次。"]
-)
+@pytest.mark.parametrize("text", ["向应急指挥部报告火情", "场地（元/天）：300", "“好日子”只能改一次。"])
 def test_what_defines_nothing(text: str) -> None:
     assert not dict(find_definitions(text)).keys() & {"向应急", "场地", "好日子"}
 
