@@ -135,6 +135,17 @@ def test_rows_of_a_batch_are_scored_each_for_itself(recipe: Any, start: Path) ->
     torch.testing.assert_close(together, alone, atol=0.02, rtol=0.02)  # bfloat16
 
 
+def test_what_is_trained_computes_what_the_transformers_library_does(recipe: Any, start: Path) -> None:
+    torch.manual_seed(1)
+    model = recipe.Reader(start).eval()
+    rows = [[0, *range(4, 4 + length), 2] for length in (9, 2, 14, 5)]
+    ids = torch.tensor([row + [1] * (16 - len(row)) for row in rows])
+    with torch.no_grad():
+        states = model.bert(ids, attention_mask=(ids != 1).long()).last_hidden_state[:, 0]
+        expected = model.score(torch.tanh(model.pooler(states))).squeeze(1)
+        torch.testing.assert_close(model(rows), expected, atol=0.02, rtol=0.02)  # bfloat16
+
+
 def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     recipe: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
