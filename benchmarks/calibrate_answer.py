@@ -3,8 +3,8 @@
 The log odds of an answer depend a little on the model's cosines, so every model has two numbers of its own, a slope and
 an intercept, that turn them into a confidence. They are fitted here on questions that nothing was trained on:
 
-* about office files, the open questions of `tests/data/documents/office` and `documents-2` to `documents-12`, with which
-  answering was developed; each counts six times. An answer is right if `answers.py` judges it so;
+* about office files, the open questions of `tests/data/documents/office` and `documents-2` to `documents-12`, with
+  which answering was developed; each counts six times. An answer is right if `answers.py` judges it so;
 * about made-up tables, records and rules (`train/answer_questions.py`), some of them. The right cell or sentence is
   known;
 * about encyclopedia passages, with and without the one that answers, among all passages and among 50. The right passage

@@ -152,7 +152,9 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     data = write_reading(tmp_path / "reading.npz")
     monkeypatch.setattr(recipe, "QUESTIONS_OF_STEP", 8)
     monkeypatch.setattr(recipe, "SAVED_EVERY", 8)
-    options = Namespace(data=data, start=start, begin=None, rate=2e-3, left_out=0, questions=None, seed=0, device="cpu")
+    options = Namespace(
+        data=data, start=start, begin=None, rate=2e-3, left_out=0, questions=None, passes=1, seed=0, device="cpu"
+    )
     whole = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "whole"))
     losses = whole.fit()
     assert np.mean(losses[-4:]) < np.mean(losses[:4])

@@ -40,7 +40,7 @@ from peg_rag.answering.reading import END, QUESTION_TOKENS, START, STATEMENT_TOK
 
 FROZEN_LAYERS = 4
 QUESTIONS_OF_STEP = 48
-ROWS_OF_QUESTION = 4  # that compete in a step
+ROWS_OF_QUESTION = 3  # that compete in a step
 MOST_RIGHT = 1
 ROWS_OF_CHUNK = 8  # rows of like length that are padded together; few, so that what they compute stays in the cache
 HARDNESS = 0.35  # the n-th most misleading row is drawn with weight 1 / (1 + HARDNESS * n)
@@ -222,7 +222,7 @@ def measure_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tensor) 
 
 
 class Trainer:
-    """One pass through the questions of the documents that are not left out."""
+    """Passes through the questions of the documents that are not left out."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         torch.manual_seed(arguments.seed)
@@ -234,7 +234,9 @@ class Trainer:
         self.device = torch.device(arguments.device)
         self.model = Reader(Path(arguments.start)).to(self.device)
         numbers = np.flatnonzero(self.reading.folds != arguments.left_out)
-        self.order = np.random.default_rng(self.seed).permutation(numbers)[: arguments.questions]
+        generator = np.random.default_rng(self.seed)
+        passes = [generator.permutation(numbers)[: arguments.questions] for _ in range(arguments.passes)]
+        self.order = np.concatenate(passes)
         head = [*self.model.pooler.parameters(), *self.model.score.parameters()]
         body = [weight for weight in self.model.bert.parameters() if weight.requires_grad]
         rate = float(arguments.rate)
@@ -319,7 +321,7 @@ class Trainer:
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
-        options = {"begin": "None", "rate": str(RATE)} | state["options"]
+        options = {"begin": "None", "rate": str(RATE), "passes": "1"} | state["options"]
         if options != self.options:
             raise SystemExit(f"{file} is of {options}, not {self.options}; give another --out")
         self.model.load_state_dict(state["model"], strict=False)
@@ -336,7 +338,7 @@ class Trainer:
 
 def describe_run(arguments: argparse.Namespace) -> dict[str, str]:
     """What a run that goes on must have in common with the one that was stopped."""
-    names = ("data", "start", "begin", "rate", "left_out", "questions", "seed")
+    names = ("data", "start", "begin", "rate", "left_out", "questions", "passes", "seed")
     return {name: str(getattr(arguments, name)) for name in names}
 
 
@@ -581,7 +583,8 @@ def main() -> None:
     parser.add_argument("--begin", help="for `fit`: the folder of an earlier pass, whose weights this one begins with")
     parser.add_argument("--rate", type=float, default=RATE, help="for `fit`: the highest learning rate")
     parser.add_argument("--left-out", type=int, default=0, help="for `fit`: fold of the documents that are left out")
-    parser.add_argument("--questions", type=int, help="at most; default all")
+    parser.add_argument("--questions", type=int, help="at most, of a pass; default all")
+    parser.add_argument("--passes", type=int, default=1, help="for `fit`: through the questions")
     parser.add_argument("--most", type=int, default=12, help="rows of a question that are scored")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
