@@ -38,6 +38,8 @@ import make_documents.documents_11.content  # noqa: E402
 import make_documents.documents_11.files  # noqa: E402
 import make_documents.documents_12.content  # noqa: E402
 import make_documents.documents_12.files  # noqa: E402
+import make_documents.documents_14.content  # noqa: E402
+import make_documents.documents_14.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -173,6 +175,14 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-14",
+        make_documents.documents_14.content.SOURCES,
+        make_documents.documents_14.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 
