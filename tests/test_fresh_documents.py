@@ -40,6 +40,8 @@ import make_documents.documents_12.content  # noqa: E402
 import make_documents.documents_12.files  # noqa: E402
 import make_documents.documents_13.content  # noqa: E402
 import make_documents.documents_13.files  # noqa: E402
+import make_documents.documents_14.content  # noqa: E402
+import make_documents.documents_14.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -180,6 +182,14 @@ SETS = (
         "documents-13",
         make_documents.documents_13.content.SOURCES,
         make_documents.documents_13.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+    ),
+    FreshSet(
+        "documents-14",
+        make_documents.documents_14.content.SOURCES,
+        make_documents.documents_14.files,
         searches=32,
         scans=8,
         unanswerable=12,
