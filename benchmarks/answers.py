@@ -24,8 +24,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-10             # the eleventh: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-11             # the twelfth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-12            # the thirteenth: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-13 --split fresh   # the fourteenth: 80 questions about 16 files, fresh
-    python benchmarks/answers.py --set documents-14 --split fresh   # the fifteenth: 80 questions, not asked yet
+    python benchmarks/answers.py --set documents-13            # the fourteenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-14            # the fifteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

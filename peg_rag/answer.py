@@ -220,12 +220,14 @@ def _choose_statements(
 
 
 def _newer_text_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float, Candidate]]:
-    """A line of an older mail gives way to the newer mail's statement about the same, where there is one."""
+    """A line of an older mail gives way to the newer mail's statement about the same, where there is one: 展位定了 says
+    no date."""
     sureness, best = ranked[0]
     if not best.is_of_older_mail:
         return ranked
     for i, (other_sureness, other) in enumerate(ranked):
-        if not other.is_of_older_mail and other_sureness >= _NEARLY_AS_NEW * sureness:
+        is_of_kind = other.fit_of_kind >= best.fit_of_kind
+        if not other.is_of_older_mail and is_of_kind and other_sureness >= _NEARLY_AS_NEW * sureness:
             return [(sureness, other), *ranked[:i], *ranked[i + 1 :]]
     return ranked
 

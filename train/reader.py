@@ -1,7 +1,7 @@
 """Fine-tune multilingual-e5-small as the reader: does a statement, read in its context, answer a question?
 
     python train/answer_scorer.py --features runs/rows.npz --tokenizer runs/start/tokenizer.json --pack runs/reading.npz
-    python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/first
+    python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/first --passes 2
     python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/reader --begin runs/first --seed 1
     python train/reader.py score --data runs/reading.npz --start runs/start --out runs/reader
     python train/reader.py write --start runs/start --out runs/reader

@@ -32,6 +32,7 @@ _QUESTION_END = re.compile(r"[?？][”’」』）)\"]*$")
 
 
 _OLDER_MAIL = FEATURES.index("older_mail")
+_RIGHT_KIND = FEATURES.index("right_kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class Candidate:
     @property
     def is_of_older_mail(self) -> bool:
         return bool(self.features[_OLDER_MAIL])
+
+    @property
+    def fit_of_kind(self) -> float:
+        """How well it is of the kind that is asked for: a date, a figure, a name."""
+        return float(self.features[_RIGHT_KIND])
 
 
 def find_candidates(
