@@ -141,19 +141,21 @@ class Reader(nn.Module):
         """A layer's matrices in bfloat16, made once for all chunks of a step."""
         if number < FROZEN_LAYERS and number in self._cast:
             return self._cast[number]
-        own = self.bert.encoder.layer[number]
+        own: Any = self.bert.encoder.layer[number]
         attention = own.attention.self
         projections = (attention.query, attention.key, attention.value)
+        attended = own.attention.output.dense
         layer = Layer(
-            torch.cat([part.weight for part in projections]).bfloat16(),
-            torch.cat([part.bias for part in projections]).bfloat16(),
-            *(
-                weight.bfloat16()
-                for part in (own.attention.output.dense, own.intermediate.dense, own.output.dense)
-                for weight in (part.weight, part.bias)
-            ),
-            own.attention.output.LayerNorm,
-            own.output.LayerNorm,
+            qkv=torch.cat([part.weight for part in projections]).bfloat16(),
+            qkv_bias=torch.cat([part.bias for part in projections]).bfloat16(),
+            attended=attended.weight.bfloat16(),
+            attended_bias=attended.bias.bfloat16(),
+            up=own.intermediate.dense.weight.bfloat16(),
+            up_bias=own.intermediate.dense.bias.bfloat16(),
+            down=own.output.dense.weight.bfloat16(),
+            down_bias=own.output.dense.bias.bfloat16(),
+            attention_norm=own.attention.output.LayerNorm,
+            norm=own.output.LayerNorm,
         )
         if number < FROZEN_LAYERS:
             self._cast[number] = layer
@@ -184,7 +186,8 @@ class Reader(nn.Module):
         attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(rows, -1, width)
         hidden = layer.attention_norm(hidden + functional.linear(attended, layer.attended, layer.attended_bias))
         inner = functional.gelu(functional.linear(hidden.bfloat16(), layer.up, layer.up_bias))
-        return layer.norm(hidden + functional.linear(inner, layer.down, layer.down_bias))
+        out: Tensor = layer.norm(hidden + functional.linear(inner, layer.down, layer.down_bias))
+        return out
 
 
 class Layer(NamedTuple):
