@@ -162,8 +162,8 @@ class Reader(nn.Module):
         return layer
 
     def _score_chunk(self, rows: Sequence[list[int]], layers: Sequence["Layer"]) -> Tensor:
-        """Scores (rows,). Sums and norms are in float32, products in bfloat16, as with autocast, which takes about half as
-        long again on a processor."""
+        """Scores (rows,). Sums and norms are in float32, products in bfloat16, as with autocast, which takes about half
+        as long again on a processor."""
         width = max(len(row) for row in rows)
         ids = torch.tensor([row + [PAD] * (width - len(row)) for row in rows], device=self.score.weight.device)
         mask = torch.zeros(ids.shape, dtype=torch.bfloat16, device=ids.device).masked_fill(ids == PAD, -1e4)
