@@ -26,7 +26,7 @@ from peg_rag.answering.passages import table_of
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.reading import load_reader
 from peg_rag.answering.scorer import calibration_of, load_scorer
-from peg_rag.answering.statements import sentences_of
+from peg_rag.answering.statements import names_cases, sentences_of
 from peg_rag.errors import InvalidInput
 from peg_rag.hits import Hit
 from peg_rag.index.tokenizers import get_tokenizer
@@ -233,14 +233,16 @@ def _newer_text_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float
 
 
 def _whole_list(question: str, ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
-    """The surest statement; where the question asks for a list or how to do something, a list nearly as sure."""
+    """The surest statement; where the question asks for a list or how to do something, a list nearly as sure, or the
+    one that has it as an item, but for a list of cases."""
     sureness, best = ranked[0]
     if best.statement.kind == "list" or not _LIST_KINDS & set(parse_question(question).kinds):
         return ranked[0]
     for other_sureness, other in ranked[1:]:
-        if other.statement.kind == "list" and (
-            _contains_item(other, best) or other_sureness >= _NEARLY_AS_SURE * sureness
-        ):
+        if other.statement.kind != "list":
+            continue
+        has_as_step = _contains_item(other, best) and not names_cases(other.statement.text)
+        if has_as_step or other_sureness >= _NEARLY_AS_SURE * sureness:
             return sureness, other
     return ranked[0]
 

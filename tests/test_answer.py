@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peg_rag.answer import NOT_FOUND, Answer, _join_rival_cell, extract_answer, sentences_of, subject_of
+from peg_rag.answer import NOT_FOUND, Answer, _join_rival_cell, _whole_list, extract_answer, sentences_of, subject_of
 from peg_rag.answering.candidates import MAX_ENCODED, Candidate, find_candidates
 from peg_rag.answering.cells import find_telling_cell, longest_run
 from peg_rag.answering.decision import DECISION, choose_best, decision_rows
@@ -21,7 +21,7 @@ from peg_rag.answering.passages import defined_words, passages_of, start_of_body
 from peg_rag.answering.question import parse_question, quantities_of
 from peg_rag.answering.ranges import range_fit, sentence_fit
 from peg_rag.answering.scorer import calibration_of, load_scorer
-from peg_rag.answering.statements import Cell, Statement, row_cells, statements_of
+from peg_rag.answering.statements import Cell, Statement, names_cases, row_cells, statements_of
 from peg_rag.answering.thesaurus import find_phrases
 from peg_rag.answering.words import fold_text
 from peg_rag.errors import DamagedModel, InvalidInput
@@ -520,6 +520,19 @@ def test_what_is_quoted_stands_in_the_hit(letters: Any) -> None:
 def test_a_list_answers_whole(letters: Any) -> None:
     text = "报销须提交下列材料：\n1. 审批单\n2. 发票\n3. 行程单"
     assert best("报销需要哪些材料", [MONEY, hit(text)], letters) == text
+
+
+def test_of_a_list_of_cases_one_answers(letters: Any) -> None:
+    question = "展品碰倒了该怎么做"
+    cases = "1. 听到长铃：走楼梯。\n2. 孩子走散：找服务台。\n3. 碰倒展品：站在原地，不要去扶。"
+    steps = "1. 不要碰展品。\n2. 站在原地。\n3. 展品碰倒了要等典藏部的人。"
+    for text, is_of_cases in ((cases, True), (steps, False)):
+        candidates = find_candidates(question, [hit(text)], letters)
+        whole = next(c for c in candidates if c.statement.kind == "list")
+        item = next(c for c in candidates if c.statement.text == text.splitlines()[-1])
+        assert names_cases(text) is is_of_cases
+        assert _whole_list(question, [(0.8, item), (0.4, whole)])[1] is (item if is_of_cases else whole)
+        assert _whole_list(question, [(0.8, item), (0.7, whole)])[1] is whole
 
 
 def test_an_announcement_is_no_answer(letters: Any) -> None:

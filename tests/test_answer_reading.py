@@ -201,6 +201,36 @@ def test_two_ranks_learn_what_one_process_learns(recipe: Any, start: Path, tmp_p
             assert (weight - weights[1][name]).abs().max() < 0.25 * moved  # bfloat16 rounds each part by itself
 
 
+def test_of_the_drawn_rows_the_right_one_and_the_likeliest_others_compete(recipe: Any) -> None:
+    scores = torch.tensor([0.5, -3.0, 2.0, 1.0, -1.0])
+    places, loss = recipe.choose_rows(scores, torch.tensor([False, True, False, False, False]))
+    assert places.tolist() == [1, 2, 3]
+    assert loss == pytest.approx(float(torch.cat([scores, torch.zeros(1)]).logsumexp(0)) + 3.0)
+    places, loss = recipe.choose_rows(scores, torch.zeros(5, dtype=torch.bool))
+    assert places.tolist() == [0, 2, 3]
+    assert loss == pytest.approx(float(torch.cat([scores, torch.zeros(1)]).logsumexp(0)))
+
+
+def test_questions_that_are_known_give_no_gradient(
+    recipe: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = Namespace(
+        data=write_reading(tmp_path / "reading.npz"), start=start, begin=None, rate=1e-3, left_out=0, questions=None
+    )
+    trainer = recipe.Trainer(Namespace(**vars(options), passes=1, seed=0, device="cpu", out=tmp_path / "out"))
+    drawn = trainer._draw_questions(0)
+    gradients = []
+    for known_loss in (0.0, 100.0):
+        monkeypatch.setattr(recipe, "KNOWN_LOSS", known_loss)
+        trainer.optimizer.zero_grad()
+        loss, rows = trainer._measure_gradients(drawn)
+        gradients.append((loss.item(), rows, trainer.model.score.weight.grad))
+    assert gradients[0][0] == gradients[1][0] > 0
+    assert gradients[0][1] > 0
+    assert gradients[0][2].abs().sum() > 0
+    assert gradients[1][1:] == (0, None)
+
+
 def write_reading(file: Path) -> Path:
     """160 questions of one piece, which the statement with the same piece answers."""
     pieces = np.arange(4, 14)

@@ -10,9 +10,12 @@
 `train/reader_start.py` makes `runs/start`; a second pass begins with the weights of the first. A question's statements
 compete with one another and with "nothing answers", whose logit is 0. One fold of documents is left out, and the trees
 that decide learn from what the reader says of those (`train/answer_scorer.py --reading`). The embeddings and the lower
-layers stay as they are: they know Chinese, and much of the work is saved. `fit` goes on where it was stopped; `write`
-makes the asset. `torchrun --nproc-per-node 2 -- train/reader.py fit …` shares each step out to two processes of one
-thread each, which on two cores take less time than two threads of one process.
+layers stay as they are: they know Chinese, and much of the work is saved. A step scores more rows than it learns from:
+it does without the questions that are known by now, and of the others takes the rows that mislead the network most.
+
+`fit` goes on where it was stopped; `write` makes the asset. `torchrun --nproc-per-node 2 -- train/reader.py fit …`
+shares each step out to two processes of one thread each, which on two cores take less time than two threads of one
+process.
 """
 
 import argparse
@@ -39,8 +42,10 @@ from transformers import logging as transformers_logging
 from peg_rag.answering.reading import END, QUESTION_TOKENS, START, STATEMENT_TOKENS, context_tokens
 
 FROZEN_LAYERS = 4
-QUESTIONS_OF_STEP = 48
-ROWS_OF_QUESTION = 3  # that compete in a step
+QUESTIONS_OF_STEP = 96
+ROWS_DRAWN = 6  # of a question, which are scored without gradients first
+ROWS_OF_QUESTION = 3  # of these, that compete in the step: the right one and the likeliest others
+KNOWN_LOSS = 0.05  # of a question over all its drawn rows, below which the step does without it
 MOST_RIGHT = 1
 ROWS_OF_CHUNK = 8  # rows of like length that are padded together; few, so that what they compute stays in the cache
 HARDNESS = 0.35  # the n-th most misleading row is drawn with weight 1 / (1 + HARDNESS * n)
@@ -49,7 +54,7 @@ HEAD_RATE_FACTOR = 5.0  # of the first pass, whose pooler and score are new
 WARMUP = 0.06
 DECAY = 0.01
 BETAS = (0.9, 0.98)
-SAVED_EVERY = 200  # steps
+SAVED_EVERY = 50  # steps
 POSITIONS = 256  # kept in the asset; a row has at most 196 tokens
 PAD = 1
 
@@ -97,7 +102,7 @@ class Reading:
         right = own[self.right[own]]
         wrong = own[~self.right[own]]  # sorted: the most misleading first
         right = generator.choice(right, min(len(right), MOST_RIGHT), replace=False)
-        count = min(len(wrong), ROWS_OF_QUESTION - len(right))
+        count = min(len(wrong), ROWS_DRAWN - len(right))
         chances = 1.0 / (1.0 + HARDNESS * np.arange(len(wrong)))
         rivals = generator.choice(wrong, count, replace=False, p=chances / chances.sum()) if count else wrong
         return np.concatenate([right, rivals]).astype(np.int64)
@@ -205,6 +210,22 @@ class Layer(NamedTuple):
     norm: nn.Module
 
 
+def choose_rows(scores: Tensor, right: Tensor) -> tuple[Tensor, float]:
+    """Of a question's drawn rows those that compete, its right ones and the likeliest others, and the question's loss.
+
+    Args:
+        scores: (rows,) float32.
+        right: (rows,) bool.
+
+    Returns:
+        Positions of the rows, (at most `ROWS_OF_QUESTION`,), in their order, and the loss over all rows.
+    """
+    owner = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    loss = measure_loss(scores, right, owner, scores.new_ones(1))
+    order = torch.where(right, torch.inf, scores).argsort(descending=True)
+    return order[:ROWS_OF_QUESTION].sort().values, loss.item()
+
+
 def measure_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tensor) -> Tensor:
     """Cross-entropy of each question's right rows against its other rows and "nothing answers", whose logit is 0.
 
@@ -222,6 +243,14 @@ def measure_loss(scores: Tensor, right: Tensor, owner: Tensor, weights: Tensor) 
         answer = own[is_right] if is_right.any() else nothing
         losses.append(torch.cat([own, nothing]).logsumexp(0) - answer.logsumexp(0))
     return (torch.stack(losses) * weights).sum() / weights.sum()
+
+
+class Drawn(NamedTuple):
+    """A question's rows of token ids, which of them answer, (rows,), and its share of the step's weights."""
+
+    rows: list[list[int]]
+    right: Tensor
+    share: float
 
 
 class Trainer:
@@ -257,12 +286,11 @@ class Trainer:
         total = len(self.order) // QUESTIONS_OF_STEP
         losses: list[float] = []
         begin = time.monotonic()
-        rows = tokens = 0
+        first = self.step
+        learnt = 0
         while self.step < total:
-            batch, right, owner, weights, share = self._draw_batch(self.step)
-            loss = share * measure_loss(self.model(batch), right, owner, weights)
-            loss.backward()
-            loss = self._sum_over_ranks(loss.detach())
+            loss, rows = self._measure_gradients(self._draw_questions(self.step))
+            loss = self._sum_over_ranks(loss)
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for group in self.optimizer.param_groups:
                 group["lr"] = group["peak"] * schedule_rate((self.step + 1) / total)
@@ -270,13 +298,12 @@ class Trainer:
             self.optimizer.zero_grad()
             losses.append(loss.item())
             self.step += 1
-            rows += len(batch)
-            tokens += sum(len(row) for row in batch)
+            learnt += rows
             if self.step % 10 == 0:
-                seconds = time.monotonic() - begin
+                steps = self.step - first
                 self.log(
-                    f"{self.step}/{total} loss {np.mean(losses[-100:]):.3f} {tokens / seconds:,.0f} tokens/s "
-                    f"{rows / seconds:.0f} rows/s"
+                    f"{self.step}/{total} loss {np.mean(losses[-100:]):.3f} {learnt / steps:.0f} rows a step "
+                    f"{(time.monotonic() - begin) / steps:.1f} s a step"
                 )
             if self.step % SAVED_EVERY == 0 or self.step == total:
                 self._save_state()
@@ -285,7 +312,7 @@ class Trainer:
     def _sum_over_ranks(self, loss: Tensor) -> Tensor:
         """Add up the gradients of all ranks; returns the step's loss."""
         if self.ranks > 1:
-            gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+            gradients = self._own_gradients()
             joined = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
             dist.all_reduce(joined)
             loss, *parts = joined.split([1, *(gradient.numel() for gradient in gradients)])
@@ -293,20 +320,52 @@ class Trainer:
                 gradient.copy_(part.view_as(gradient))
         return loss
 
-    def _draw_batch(self, step: int) -> tuple[list[list[int]], Tensor, Tensor, Tensor, float]:
-        """This rank's part of a step, and its share of the step's weights."""
+    def _own_gradients(self) -> list[Tensor]:
+        """Zeros where this rank knew all its questions."""
+        for weight in self.model.parameters():
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        return [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+
+    def _draw_questions(self, step: int) -> list["Drawn"]:
+        """This rank's part of a step."""
         generator = np.random.default_rng((self.seed, step))
         questions = self.order[step * QUESTIONS_OF_STEP : (step + 1) * QUESTIONS_OF_STEP]
-        drawn = [self.reading.draw_rows(int(question), generator) for question in questions]
-        total = self.reading.weights[questions].sum()
-        questions = questions[self.rank :: self.ranks]
-        rows = drawn[self.rank :: self.ranks]
-        owner = np.repeat(np.arange(len(questions)), [len(part) for part in rows])
-        every = np.concatenate(rows)
-        texts = [self.reading.write_row(int(row)) for row in every]
-        arrays = (self.reading.right[every], owner, self.reading.weights[questions])
-        right, owners, weights = (torch.from_numpy(array).to(self.device) for array in arrays)
-        return texts, right, owners, weights, float(self.reading.weights[questions].sum() / total)
+        shares = self.reading.weights[questions] / self.reading.weights[questions].sum()
+        drawn = []
+        for question, share in zip(questions, shares, strict=True):
+            rows = self.reading.draw_rows(int(question), generator)
+            right = torch.from_numpy(self.reading.right[rows]).to(self.device)
+            drawn.append(Drawn([self.reading.write_row(int(row)) for row in rows], right, float(share)))
+        return drawn[self.rank :: self.ranks]
+
+    def _measure_gradients(self, drawn: Sequence["Drawn"]) -> tuple[Tensor, int]:
+        """Adds up the gradients of the questions that are not known yet.
+
+        Returns:
+            The questions' part of the step's loss over all drawn rows, and the number of rows that were learned from.
+        """
+        with torch.no_grad():
+            scores = self.model([row for question in drawn for row in question.rows])
+        total = scores.new_zeros(())
+        kept = []
+        for question, own in zip(drawn, scores.split([len(question.rows) for question in drawn]), strict=True):
+            places, loss = choose_rows(own, question.right)
+            total += question.share * loss
+            if loss > KNOWN_LOSS:
+                rows = [question.rows[place] for place in places.tolist()]
+                kept.append(Drawn(rows, question.right[places], question.share))
+        if kept:
+            self._propagate(kept)
+        return total, sum(len(question.rows) for question in kept)
+
+    def _propagate(self, drawn: Sequence["Drawn"]) -> None:
+        sizes = torch.tensor([len(question.rows) for question in drawn], device=self.device)
+        owner = torch.arange(len(drawn), device=self.device).repeat_interleave(sizes)
+        shares = torch.tensor([question.share for question in drawn], device=self.device)
+        right = torch.cat([question.right for question in drawn])
+        scores = self.model([row for question in drawn for row in question.rows])
+        (shares.sum() * measure_loss(scores, right, owner, shares)).backward()
 
     def _save_state(self) -> None:
         """The weights first: a run that is stopped between the two files makes them again."""

@@ -20,6 +20,7 @@ _NUMERAL = r"[一二三四五六七八九十\d]{1,3}"
 _MARK = rf"(?:[-*•·●○▪◆✓✔]\s|[•·●○▪◆]|\d{{1,2}}[.)）、](?!\d)|[（(]{_NUMERAL}[)）]|{_NUMERAL}、|[①-⑳]|step\s*\d)"
 _ITEM = re.compile(rf"[ \t]*{_MARK}", re.IGNORECASE)
 _LONGEST_NAME = 60  # characters
+_LONGEST_CASE = 16
 # A line without an end that states nothing: no punctuation but a colon, and no figure but its number.
 _STATING = r"\d.。！？!?…：:；;，,|\n"
 _HEADING = re.compile(
@@ -123,6 +124,12 @@ def announces_more(text: str) -> bool:
 def without_mark(text: str) -> str:
     """A statement without the number or bullet of a list's item, which is no figure of what it states."""
     return _ITEM.sub("", text, count=1) if _ITEM.match(text) else text
+
+
+def names_cases(text: str) -> bool:
+    """Whether the items of a list each begin with a name and a colon: 碰倒展品：站在原地 is one case of several."""
+    items = [without_mark(line) for line in text.splitlines() if _ITEM.match(line)]
+    return all(len(_name_and_value(item)[0]) in range(1, _LONGEST_CASE) for item in items)
 
 
 def row_cells(text: str, line: Span) -> tuple[Cell, ...]:
