@@ -42,6 +42,8 @@ import make_documents.documents_13.content  # noqa: E402
 import make_documents.documents_13.files  # noqa: E402
 import make_documents.documents_14.content  # noqa: E402
 import make_documents.documents_14.files  # noqa: E402
+import make_documents.documents_16.content  # noqa: E402
+import make_documents.documents_16.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -195,6 +197,15 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-16",
+        make_documents.documents_16.content.SOURCES,
+        make_documents.documents_16.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
     ),
 )
 
