@@ -27,6 +27,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-13            # the fourteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-14            # the fifteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-15 --split fresh   # the sixteenth: 80 questions, not asked yet
+    python benchmarks/answers.py --set documents-16 --split fresh   # the seventeenth: 80 questions, not asked yet
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -65,6 +66,7 @@ SETS = {
     "documents-13": DOCUMENTS.parent / "documents-13",
     "documents-14": DOCUMENTS.parent / "documents-14",
     "documents-15": DOCUMENTS.parent / "documents-15",
+    "documents-16": DOCUMENTS.parent / "documents-16",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

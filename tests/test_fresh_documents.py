@@ -44,6 +44,8 @@ import make_documents.documents_14.content  # noqa: E402
 import make_documents.documents_14.files  # noqa: E402
 import make_documents.documents_15.content  # noqa: E402
 import make_documents.documents_15.files  # noqa: E402
+import make_documents.documents_16.content  # noqa: E402
+import make_documents.documents_16.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -205,6 +207,15 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+    ),
+    FreshSet(
+        "documents-16",
+        make_documents.documents_16.content.SOURCES,
+        make_documents.documents_16.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
     ),
 )
 
