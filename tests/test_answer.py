@@ -139,6 +139,13 @@ def test_a_bracketed_line_heads_what_follows_and_states_something_itself() -> No
     assert {s.text: s.heading for s in statements}["领队莫小渔。"] == "【丙线】亲子步道，11月21日"
 
 
+def test_clauses_of_one_sentence_are_no_fields() -> None:
+    clauses = ["戏台和前院：1月11日至6月11日关门；", "后台和化妆间：1月5日起关，5月20日先开；", "西院：照常。"]
+    kinds = [kind for kind, _ in texts_of("\n".join(clauses))]
+    assert kinds[:2] == ["sentence", "sentence"]
+    assert {kind for kind, _ in texts_of("姓名：张伟；\n分机：8501；")} == {"cell"}
+
+
 def test_a_sentence_with_a_colon_is_no_field() -> None:
     assert texts_of("验收人：品质部卢晨。保修期18个月。") == [
         ("sentence", "验收人：品质部卢晨。"),

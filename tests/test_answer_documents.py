@@ -8,7 +8,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 
-from answer_documents import FOLDER, WrittenDocument, occurs, passages, read_documents
+from answer_documents import FOLDER, WrittenCase, WrittenDocument, occurs, passages, read_documents
+from answer_scorer import HITS, HITS_TO_LEARN, LEFT_OUT, _choose_hits
+
+from peg_rag.hits import Hit
 
 DOCUMENTS = read_documents()
 
@@ -36,3 +39,23 @@ def test_a_passage_says_what_answers(document: WrittenDocument) -> None:
     assert not missing
     assert document.cases
     assert all(case.question for case in document.cases)
+
+
+def test_wordings_of_a_question_are_drawn_the_same_every_time() -> None:
+    few = read_documents(wordings=1)
+    assert few == read_documents(wordings=1)
+    assert [document.text for document in few] == [document.text for document in DOCUMENTS]
+    for document, whole in zip(few, DOCUMENTS, strict=True):
+        assert set(document.cases) <= set(whole.cases)
+    assert len(few[0].cases) < len(DOCUMENTS[0].cases)
+
+
+def test_an_answer_that_stands_deep_among_the_hits_is_learned_from() -> None:
+    hits = [
+        Hit(id=str(number), text=f"第{number}条", score=1.0, metadata={"source": "甲.md"}) for number in range(HITS + 1)
+    ]
+    for number, chosen in ((3, hits[:HITS_TO_LEARN]), (30, [*hits[: HITS_TO_LEARN - 1], hits[30]])):
+        case = WrittenCase("问", "甲.md", (f"第{number}条",))
+        assert _choose_hits(hits, case, LEFT_OUT + 1) == chosen
+        assert _choose_hits(hits, case, LEFT_OUT) == hits[:HITS]
+    assert _choose_hits(hits, WrittenCase("问", "", ()), LEFT_OUT + 1) == hits[:HITS_TO_LEARN]

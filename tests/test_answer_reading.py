@@ -211,6 +211,18 @@ def test_of_the_drawn_rows_the_right_one_and_the_likeliest_others_compete(recipe
     assert loss == pytest.approx(float(torch.cat([scores, torch.zeros(1)]).logsumexp(0)))
 
 
+def test_of_the_questions_without_an_answer_some_are_learned_from(recipe: Any, tmp_path: Path) -> None:
+    file = write_reading(tmp_path / "reading.npz")
+    arrays = dict(np.load(file))
+    arrays["right"].reshape(160, 3)[:100] = False
+    np.savez(file, **arrays)
+    numbers = recipe.Reading(file).choose_questions(0, np.random.default_rng(0))
+    assert not (numbers % 5 == 0).any()
+    assert (numbers >= 100).sum() == 48  # all of four folds that are answerable
+    assert (numbers < 100).sum() == 12
+    assert len(set(numbers)) == 60
+
+
 def test_questions_that_are_known_give_no_gradient(
     recipe: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

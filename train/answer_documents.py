@@ -5,6 +5,7 @@ of one question apart by ` / `, then `|` and what a right answer says (`;` betwe
 does not say. They are read, cut and indexed as any file is.
 """
 
+import random
 import re
 import tempfile
 from collections.abc import Iterator
@@ -40,14 +41,28 @@ class WrittenDocument:
     cases: tuple[WrittenCase, ...]
 
 
-def read_documents() -> list[WrittenDocument]:
+def read_documents(wordings: int | None = None) -> list[WrittenDocument]:
+    """
+    Args:
+        wordings: of a question, at most, drawn for each document in the same way every time; all by default.
+    """
     documents = []
     for path in sorted(FOLDER.glob("*.txt")):
         for part in re.split(r"^## (?=\S+\.\w+$)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
             name, _, rest = part.partition("\n")
             text, _, questions = rest.partition("\n??\n")
-            documents.append(WrittenDocument(name, text, tuple(_cases(name, questions))))
+            generator = random.Random(name)
+            cases = [
+                case
+                for line in questions.strip().splitlines()
+                for case in _choose_wordings(list(_cases(name, line)), wordings, generator)
+            ]
+            documents.append(WrittenDocument(name, text, tuple(cases)))
     return documents
+
+
+def _choose_wordings(cases: list[WrittenCase], most: int | None, generator: random.Random) -> list[WrittenCase]:
+    return cases if most is None or len(cases) <= most else generator.sample(cases, most)
 
 
 def _cases(file: str, questions: str) -> Iterator[WrittenCase]:

@@ -53,7 +53,11 @@ from peg_rag.models import bundled_path
 
 REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "answer_scorer.json"
-HITS = 20
+HITS = 40
+HITS_TO_LEARN = (
+    12  # of a question about documents that the reader learns from; rows of all would take three times as long
+)
+LEFT_OUT = 0  # fold that the reader does not learn from, but the trees that decide
 STORES = 12  # that the written documents are dealt out to
 TAKEN_OUT_EVERY = 3  # questions
 TAKEN_OUT_WEIGHT = 0.5  # for the decision: people ask for what is not there less often than that
@@ -169,12 +173,13 @@ class Ranker:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--features", type=Path, help="file to keep the candidates' features in and take them from")
+    parser.add_argument("--wordings", type=int, help="of a written question, at most; default all")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--pack", type=Path, help="write what the reader learns from to this file, and stop")
     parser.add_argument("--tokenizer", type=Path, default=bundled_path(READER) / "tokenizer.json")
     parser.add_argument("--reading", type=Path, help="folder of the reader's log odds, left-out.npz")
     options = parser.parse_args()
-    groups = read_groups(options.features)
+    groups = read_groups(options.features, options.wordings)
     counts = Counter(group.source for group in groups)
     print(f"{counts['written']} questions, {counts['taken out']} of them also with the answer taken out")
     scores = cross_validate(groups)
@@ -191,19 +196,19 @@ def main() -> None:
 # -- rows -------------------------------------------------------------------------------------------------------------
 
 
-def read_groups(file: Path | None) -> list[Group]:
+def read_groups(file: Path | None, wordings: int | None) -> list[Group]:
     """The questions that have candidates; from the file, if it is there, which is written otherwise."""
     if file and file.is_file():
         return load_groups(file)
-    groups = make_groups(list(make_tasks()))
+    groups = make_groups(list(make_tasks(wordings)))
     if file:
         save_groups(file, groups)
     return groups
 
 
-def make_tasks() -> Iterator[Task]:
+def make_tasks(wordings: int | None) -> Iterator[Task]:
     """Every so many-th document is of one store; a fold has its own documents."""
-    documents = read_documents()
+    documents = read_documents(wordings)
     with PEGEncoder("peg-mini") as encoder:  # the bundled model; another model's cosines are calibrated apart
         for start in range(STORES):
             yield from _make_tasks_of_store(documents[start::STORES], start, encoder)
@@ -219,16 +224,25 @@ def _make_tasks_of_store(documents: list[WrittenDocument], start: int, encoder: 
         retriever = Retriever(index, encoder, mode="hybrid")
         results = retriever.retrieve_batch([case.question for _, case in cases], k=2 * HITS)
     for number, ((fold, case), hits) in enumerate(zip(cases, results, strict=True)):
-        yield Task("written", case.question, hits[:HITS], fold, case.must, case.file)
+        yield Task("written", case.question, _choose_hits(hits, case, fold), fold, case.must, case.file)
         if case.must and number % TAKEN_OUT_EVERY == 0:
             take_out = _without_statement if number % (2 * TAKEN_OUT_EVERY) else _without_hit
             others = [other for hit in hits if (other := take_out(hit, case)) is not None]
-            yield Task("taken out", case.question, others[:HITS], fold)
+            yield Task("taken out", case.question, _choose_hits(others, case, fold), fold)
+
+
+def _choose_hits(hits: list[Hit], case: WrittenCase, fold: int) -> list[Hit]:
+    """The first hits; where they are few, the last of them gives way to the first that answers."""
+    if fold == LEFT_OUT:
+        return hits[:HITS]
+    first = hits[:HITS_TO_LEARN]
+    answering = next((hit for hit in hits[:HITS] if _is_answered_by(hit, case)), None)
+    return first if answering is None or answering in first else [*first[:-1], answering]
 
 
 def _without_hit(hit: Hit, case: WrittenCase) -> Hit | None:
     """None for a hit that answers."""
-    return None if case.file in hit.metadata["source"] and _says(hit.text, case.must) else hit
+    return None if _is_answered_by(hit, case) else hit
 
 
 def _without_statement(hit: Hit, case: WrittenCase) -> Hit | None:
@@ -262,9 +276,11 @@ def make_groups(tasks: list[Task]) -> list[Group]:
 
 def _is_in_hits(task: Task) -> bool:
     """Whether a hit says what answers; where no statement does, the question would teach to decline what is there."""
-    return bool(task.must) and any(
-        task.file in hit.metadata["source"] and _says(hit.text, task.must) for hit in task.hits
-    )
+    return any(_is_answered_by(hit, task) for hit in task.hits)
+
+
+def _is_answered_by(hit: Hit, asked: Task | WrittenCase) -> bool:
+    return bool(asked.must) and asked.file in hit.metadata["source"] and _says(hit.text, asked.must)
 
 
 def _start_worker(expectations: list[Expectation]) -> None:

@@ -45,6 +45,7 @@ FROZEN_LAYERS = 4
 QUESTIONS_OF_STEP = 96
 ROWS_DRAWN = 6  # of a question, which are scored without gradients first
 ROWS_OF_QUESTION = 3  # of these, that compete in the step: the right one and the likeliest others
+UNANSWERABLE = 0.2  # share of the questions of a pass, at most
 KNOWN_LOSS = 0.05  # of a question over all its drawn rows, below which the step does without it
 MOST_RIGHT = 1
 ROWS_OF_CHUNK = 8  # rows of like length that are padded together; few, so that what they compute stays in the cache
@@ -83,6 +84,16 @@ class Reading:
         self._questions = np.repeat(arrays["questions"].astype(np.int64), self.sizes)
         self._statements = arrays["statements"].astype(np.int64)
         self._contexts = arrays["contexts"].astype(np.int64)
+
+    def choose_questions(self, left_out: int, generator: np.random.Generator) -> Ints:
+        """Numbers of the questions about the other documents: all that are answerable, and some of the others."""
+        numbers = np.flatnonzero(self.folds != left_out)
+        is_answerable = np.logical_or.reduceat(self.right, self.starts)[numbers]
+        answerable, others = numbers[is_answerable], numbers[~is_answerable]
+        most = int(len(answerable) * UNANSWERABLE / (1 - UNANSWERABLE))
+        if len(others) > most:
+            others = generator.choice(others, most, replace=False)
+        return np.sort(np.concatenate([answerable, others]))
 
     def write_row(self, row: int) -> list[int]:
         """<s> question </s> statement </s> context </s>."""
@@ -265,8 +276,8 @@ class Trainer:
         self.reading = Reading(Path(arguments.data))
         self.device = torch.device(arguments.device)
         self.model = Reader(Path(arguments.start)).to(self.device)
-        numbers = np.flatnonzero(self.reading.folds != arguments.left_out)
         generator = np.random.default_rng(self.seed)
+        numbers = self.reading.choose_questions(arguments.left_out, generator)
         passes = [generator.permutation(numbers)[: arguments.questions] for _ in range(arguments.passes)]
         self.order = np.concatenate(passes)
         head = [*self.model.pooler.parameters(), *self.model.score.parameters()]

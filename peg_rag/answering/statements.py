@@ -169,7 +169,7 @@ def _is_field(cell: Cell) -> bool:
     """Whether a lone `name: value` is a field, and no sentence with a colon in it."""
     if len(_SENTENCE.findall(cell.value)) > 1 or len(cell.value) > _LONGEST_FIELD:
         return False
-    if cell.value[-1] in "。！？!?" and len(cell.value) > _SHORT_FIELD:
+    if cell.value[-1] in "。！？!?；;" and len(cell.value) > _SHORT_FIELD:
         return False
     return len(cell.name) <= 12 and not re.search(r"[，。；！？,;!?]", cell.name) and not _ITEM.match(cell.name)
 
