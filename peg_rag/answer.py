@@ -233,16 +233,17 @@ def _newer_text_first(ranked: list[tuple[float, Candidate]]) -> list[tuple[float
 
 
 def _whole_list(question: str, ranked: list[tuple[float, Candidate]]) -> tuple[float, Candidate]:
-    """The surest statement; where the question asks for a list or how to do something, a list nearly as sure, or the
-    one that has it as an item, but for a list of cases."""
+    """The surest statement; where the question asks for a list or how to do something, a list nearly as sure, or one
+    that has it as an item, unless the question is how to do something and the items are separate cases."""
     sureness, best = ranked[0]
-    if best.statement.kind == "list" or not _LIST_KINDS & set(parse_question(question).kinds):
+    kinds = _LIST_KINDS & set(parse_question(question).kinds)
+    if best.statement.kind == "list" or not kinds:
         return ranked[0]
     for other_sureness, other in ranked[1:]:
         if other.statement.kind != "list":
             continue
-        has_as_step = _contains_item(other, best) and not names_cases(other.statement.text)
-        if has_as_step or other_sureness >= _NEARLY_AS_SURE * sureness:
+        is_item = _contains_item(other, best) and ("list" in kinds or not names_cases(other.statement.text))
+        if is_item or other_sureness >= _NEARLY_AS_SURE * sureness:
             return sureness, other
     return ranked[0]
 

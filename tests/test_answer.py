@@ -143,7 +143,8 @@ def test_clauses_of_one_sentence_are_no_fields() -> None:
     clauses = ["戏台和前院：1月11日至6月11日关门；", "后台和化妆间：1月5日起关，5月20日先开；", "西院：照常。"]
     kinds = [kind for kind, _ in texts_of("\n".join(clauses))]
     assert kinds[:2] == ["sentence", "sentence"]
-    assert {kind for kind, _ in texts_of("姓名：张伟；\n分机：8501；")} == {"cell"}
+    fields = "地址：浙江省宁波市鄞州区惊驾路三号楼；\n电话：010-12345678；\n承办人：李雷（质检部副主任工程师）；"
+    assert {kind for kind, _ in texts_of(fields)} == {"cell"}
 
 
 def test_a_sentence_with_a_colon_is_no_field() -> None:
@@ -540,6 +541,13 @@ def test_of_a_list_of_cases_one_answers(letters: Any) -> None:
         assert names_cases(text) is is_of_cases
         assert _whole_list(question, [(0.8, item), (0.4, whole)])[1] is (item if is_of_cases else whole)
         assert _whole_list(question, [(0.8, item), (0.7, whole)])[1] is whole
+
+
+@pytest.mark.parametrize(
+    "text", ["", "没有项目", "1. 第一步：打开电源\n2. 第二步：按下开关", "1. 先：断电\n2. 再：拆盖板"]
+)
+def test_steps_are_no_cases(text: str) -> None:
+    assert not names_cases(text)
 
 
 def test_an_announcement_is_no_answer(letters: Any) -> None:

@@ -185,7 +185,7 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
 
 
 def test_two_ranks_learn_what_one_process_learns(recipe: Any, start: Path, tmp_path: Path) -> None:
-    data = write_reading(tmp_path / "reading.npz")
+    data = write_reading(tmp_path / "reading.npz", times=4)
     weights = []
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
@@ -197,8 +197,8 @@ def test_two_ranks_learn_what_one_process_learns(recipe: Any, start: Path, tmp_p
     before = recipe.Reader(start).trained_weights()
     for name, weight in weights[0].items():
         if name.startswith("bert"):
-            moved = (weight - before[name]).abs().max()
-            assert (weight - weights[1][name]).abs().max() < 0.25 * moved  # bfloat16 rounds each part by itself
+            moved = (weight - before[name]).norm()
+            assert (weight - weights[1][name]).norm() < 0.25 * moved  # bfloat16 rounds each part by itself
 
 
 def test_of_the_drawn_rows_the_right_one_and_the_likeliest_others_compete(recipe: Any) -> None:
@@ -243,22 +243,23 @@ def test_questions_that_are_known_give_no_gradient(
     assert gradients[1][1:] == (0, None)
 
 
-def write_reading(file: Path) -> Path:
-    """160 questions of one piece, which the statement with the same piece answers."""
+def write_reading(file: Path, times: int = 1) -> Path:
+    """160 questions of one piece, which the statement with the same piece answers; several times over."""
     pieces = np.arange(4, 14)
-    questions = np.tile(pieces, 16) - 4
+    count = 160 * times
+    questions = np.tile(pieces, 16 * times) - 4
     statements = np.stack([questions, (questions + 1) % 10, (questions + 3) % 10], axis=1).reshape(-1)
     np.savez(
         file,
         tokens=pieces.astype(np.uint16),
         lengths=np.ones(10, dtype=np.uint16),
         questions=questions,
-        folds=np.arange(160) % 5,
-        weights=np.ones(160, dtype=np.float32),
-        sizes=np.full(160, 3),
+        folds=np.arange(count) % 5,
+        weights=np.ones(count, dtype=np.float32),
+        sizes=np.full(count, 3),
         statements=statements,
         contexts=statements,
-        right=np.tile([True, False, False], 160),
+        right=np.tile([True, False, False], count),
     )
     return file
 

@@ -215,7 +215,6 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
-        split="fresh",
     ),
 )
 

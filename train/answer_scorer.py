@@ -54,9 +54,7 @@ from peg_rag.models import bundled_path
 REPO = Path(__file__).resolve().parent.parent
 ASSET = REPO / "peg_rag" / "assets" / "answer_scorer.json"
 HITS = 40
-HITS_TO_LEARN = (
-    12  # of a question about documents that the reader learns from; rows of all would take three times as long
-)
+HITS_TO_LEARN = 12  # of a question that is not left out; with all its hits, rows would take three times as long
 LEFT_OUT = 0  # fold that the reader does not learn from, but the trees that decide
 STORES = 12  # that the written documents are dealt out to
 TAKEN_OUT_EVERY = 3  # questions
@@ -199,6 +197,8 @@ def main() -> None:
 def read_groups(file: Path | None, wordings: int | None) -> list[Group]:
     """The questions that have candidates; from the file, if it is there, which is written otherwise."""
     if file and file.is_file():
+        if wordings is not None:
+            raise SystemExit(f"--wordings: {file} is there already; leave the option out, or name another file")
         return load_groups(file)
     groups = make_groups(list(make_tasks(wordings)))
     if file:
@@ -232,7 +232,8 @@ def _make_tasks_of_store(documents: list[WrittenDocument], start: int, encoder: 
 
 
 def _choose_hits(hits: list[Hit], case: WrittenCase, fold: int) -> list[Hit]:
-    """The first hits; where they are few, the last of them gives way to the first that answers."""
+    """The hits whose statements become rows: of a question that is left out, as many as an answer is chosen from; of
+    others the first few, and if none of these answers, the last is replaced by the first hit that does."""
     if fold == LEFT_OUT:
         return hits[:HITS]
     first = hits[:HITS_TO_LEARN]
@@ -396,8 +397,11 @@ def load_reading(folder: Path, groups: Sequence[Group]) -> dict[int, NDArray[np.
     logits = np.split(content["logits"].astype(np.float64), np.cumsum(content["sizes"])[:-1])
     readings = dict(zip(content["questions"].tolist(), logits, strict=True))
     for number, own in readings.items():
-        if len(own) != min(DECIDED, len(groups[number].right)):
-            raise SystemExit(f"{folder}: {len(own)} log odds of question {number}; score with --most {DECIDED}")
+        if groups[number].fold != LEFT_OUT or len(own) != min(DECIDED, len(groups[number].right)):
+            raise SystemExit(
+                f"{folder}: {len(own)} log odds of question {number}, fold {groups[number].fold}; expected {DECIDED} "
+                f"of a question of fold {LEFT_OUT}: pack these features, leave it out, and score with --most {DECIDED}"
+            )
     return dict(sorted(readings.items()))
 
 

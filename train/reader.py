@@ -22,6 +22,7 @@ import argparse
 import json
 import shutil
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +44,7 @@ from peg_rag.answering.reading import END, QUESTION_TOKENS, START, STATEMENT_TOK
 
 FROZEN_LAYERS = 4
 QUESTIONS_OF_STEP = 96
-ROWS_DRAWN = 6  # of a question, which are scored without gradients first
+ROWS_DRAWN = 5  # of a question, which are scored without gradients first
 ROWS_OF_QUESTION = 3  # of these, that compete in the step: the right one and the likeliest others
 UNANSWERABLE = 0.2  # share of the questions of a pass, at most
 KNOWN_LOSS = 0.05  # of a question over all its drawn rows, below which the step does without it
@@ -86,7 +87,8 @@ class Reading:
         self._contexts = arrays["contexts"].astype(np.int64)
 
     def choose_questions(self, left_out: int, generator: np.random.Generator) -> Ints:
-        """Numbers of the questions about the other documents: all that are answerable, and some of the others."""
+        """Numbers of the questions to learn from: all answerable ones about documents that are not left out, and as
+        many unanswerable ones as `UNANSWERABLE` allows."""
         numbers = np.flatnonzero(self.folds != left_out)
         is_answerable = np.logical_or.reduceat(self.right, self.starts)[numbers]
         answerable, others = numbers[is_answerable], numbers[~is_answerable]
@@ -108,7 +110,7 @@ class Reading:
         return tokens
 
     def draw_rows(self, question: int, generator: np.random.Generator) -> Ints:
-        """Rows of a question that compete: right ones, and of the others above all the misleading ones."""
+        """Rows of a question to choose from: a right one, and of the others above all the misleading ones."""
         own = np.arange(self.starts[question], self.starts[question] + self.sizes[question])
         right = own[self.right[own]]
         wrong = own[~self.right[own]]  # sorted: the most misleading first
@@ -272,7 +274,6 @@ class Trainer:
         self.out = Path(arguments.out)
         self.out.mkdir(parents=True, exist_ok=True)
         self.seed = arguments.seed
-        self.options = describe_run(arguments)
         self.reading = Reading(Path(arguments.data))
         self.device = torch.device(arguments.device)
         self.model = Reader(Path(arguments.start)).to(self.device)
@@ -280,6 +281,9 @@ class Trainer:
         numbers = self.reading.choose_questions(arguments.left_out, generator)
         passes = [generator.permutation(numbers)[: arguments.questions] for _ in range(arguments.passes)]
         self.order = np.concatenate(passes)
+        if len(self.order) < QUESTIONS_OF_STEP:
+            raise SystemExit(f"{arguments.data}: {len(self.order)} questions; expected {QUESTIONS_OF_STEP} for a step")
+        self.options = describe_run(arguments) | {"order": str(zlib.crc32(self.order.tobytes()))}
         head = [*self.model.pooler.parameters(), *self.model.score.parameters()]
         body = [weight for weight in self.model.bert.parameters() if weight.requires_grad]
         rate = float(arguments.rate)
@@ -313,8 +317,8 @@ class Trainer:
             if self.step % 10 == 0:
                 steps = self.step - first
                 self.log(
-                    f"{self.step}/{total} loss {np.mean(losses[-100:]):.3f} {learnt / steps:.0f} rows a step "
-                    f"{(time.monotonic() - begin) / steps:.1f} s a step"
+                    f"{self.step}/{total} loss {np.mean(losses[-100:]):.3f} {learnt / steps:.0f} rows of this rank "
+                    f"and {(time.monotonic() - begin) / steps:.1f} s a step"
                 )
             if self.step % SAVED_EVERY == 0 or self.step == total:
                 self._save_state()
@@ -322,8 +326,8 @@ class Trainer:
 
     def _sum_over_ranks(self, loss: Tensor) -> Tensor:
         """Add up the gradients of all ranks; returns the step's loss."""
+        gradients = self._own_gradients()
         if self.ranks > 1:
-            gradients = self._own_gradients()
             joined = torch.cat([loss.reshape(1), *(gradient.flatten() for gradient in gradients)])
             dist.all_reduce(joined)
             loss, *parts = joined.split([1, *(gradient.numel() for gradient in gradients)])
@@ -332,13 +336,13 @@ class Trainer:
         return loss
 
     def _own_gradients(self) -> list[Tensor]:
-        """Zeros where this rank knew all its questions."""
+        """The gradients of all trained weights; zeros where this rank learned from no question."""
         for weight in self.model.parameters():
             if weight.requires_grad and weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         return [weight.grad for weight in self.model.parameters() if weight.grad is not None]
 
-    def _draw_questions(self, step: int) -> list["Drawn"]:
+    def _draw_questions(self, step: int) -> list[Drawn]:
         """This rank's part of a step."""
         generator = np.random.default_rng((self.seed, step))
         questions = self.order[step * QUESTIONS_OF_STEP : (step + 1) * QUESTIONS_OF_STEP]
@@ -350,7 +354,7 @@ class Trainer:
             drawn.append(Drawn([self.reading.write_row(int(row)) for row in rows], right, float(share)))
         return drawn[self.rank :: self.ranks]
 
-    def _measure_gradients(self, drawn: Sequence["Drawn"]) -> tuple[Tensor, int]:
+    def _measure_gradients(self, drawn: Sequence[Drawn]) -> tuple[Tensor, int]:
         """Adds up the gradients of the questions that are not known yet.
 
         Returns:
@@ -363,14 +367,14 @@ class Trainer:
         for question, own in zip(drawn, scores.split([len(question.rows) for question in drawn]), strict=True):
             places, loss = choose_rows(own, question.right)
             total += question.share * loss
-            if loss > KNOWN_LOSS:
+            if not loss <= KNOWN_LOSS:  # nor is a question known whose loss is no number
                 rows = [question.rows[place] for place in places.tolist()]
                 kept.append(Drawn(rows, question.right[places], question.share))
         if kept:
             self._propagate(kept)
         return total, sum(len(question.rows) for question in kept)
 
-    def _propagate(self, drawn: Sequence["Drawn"]) -> None:
+    def _propagate(self, drawn: Sequence[Drawn]) -> None:
         sizes = torch.tensor([len(question.rows) for question in drawn], device=self.device)
         owner = torch.arange(len(drawn), device=self.device).repeat_interleave(sizes)
         shares = torch.tensor([question.share for question in drawn], device=self.device)
@@ -394,9 +398,8 @@ class Trainer:
         if not file.is_file():
             return
         state = torch.load(file, map_location=self.device, weights_only=True)
-        options = {"begin": "None", "rate": str(RATE), "passes": "1"} | state["options"]
-        if options != self.options:
-            raise SystemExit(f"{file} is of {options}, not {self.options}; give another --out")
+        if state["options"] != self.options:
+            raise SystemExit(f"{file} is of {state['options']}, not {self.options}; give another --out")
         self.model.load_state_dict(state["model"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step = state["step"]

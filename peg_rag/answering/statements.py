@@ -20,7 +20,8 @@ _NUMERAL = r"[一二三四五六七八九十\d]{1,3}"
 _MARK = rf"(?:[-*•·●○▪◆✓✔]\s|[•·●○▪◆]|\d{{1,2}}[.)）、](?!\d)|[（(]{_NUMERAL}[)）]|{_NUMERAL}、|[①-⑳]|step\s*\d)"
 _ITEM = re.compile(rf"[ \t]*{_MARK}", re.IGNORECASE)
 _LONGEST_NAME = 60  # characters
-_LONGEST_CASE = 16
+_LONGEST_CASE = 15  # characters of the name of a case
+_STEP = re.compile(rf"第{_NUMERAL}步|首先|先|然后|接着|再|最后")
 # A line without an end that states nothing: no punctuation but a colon, and no figure but its number.
 _STATING = r"\d.。！？!?…：:；;，,|\n"
 _HEADING = re.compile(
@@ -39,6 +40,7 @@ _SHORT_NAME = r"[\u3400-\u9fff]{2,8}(?:[（(][^（()）\s]{1,8}[）)])?[:：]\s?
 _GAP = re.compile(rf"(?<![ \t\u3000])(?:[ \t\u3000]{{2,}}(?=[^:：\s]{{1,12}}[:：])|[ \t\u3000](?={_SHORT_NAME}))")
 _INTRODUCTION = re.compile(r"[:：]\s*$|(?:以下|如下|下列|下面|步骤)[^。；]{0,12}。?\s*$")
 _LONGEST_FIELD = 80  # characters
+_CLAUSE = re.compile(r"，|\d\s*[年月日号点时]")  # of a value that states something
 _SHORT_FIELD = 12  # characters up to which a field may end as a sentence does
 
 
@@ -127,9 +129,9 @@ def without_mark(text: str) -> str:
 
 
 def names_cases(text: str) -> bool:
-    """Whether the items of a list each begin with a name and a colon: 碰倒展品：站在原地 is one case of several."""
-    items = [without_mark(line) for line in text.splitlines() if _ITEM.match(line)]
-    return all(len(_name_and_value(item)[0]) in range(1, _LONGEST_CASE) for item in items)
+    """Whether the items of a list, as 碰倒展品：站在原地, each begin with a name and a colon, and are no steps."""
+    names = [_name_and_value(without_mark(line).strip())[0] for line in text.splitlines() if _ITEM.match(line)]
+    return bool(names) and all(0 < len(name) <= _LONGEST_CASE and not _STEP.match(name) for name in names)
 
 
 def row_cells(text: str, line: Span) -> tuple[Cell, ...]:
@@ -169,7 +171,9 @@ def _is_field(cell: Cell) -> bool:
     """Whether a lone `name: value` is a field, and no sentence with a colon in it."""
     if len(_SENTENCE.findall(cell.value)) > 1 or len(cell.value) > _LONGEST_FIELD:
         return False
-    if cell.value[-1] in "。！？!?；;" and len(cell.value) > _SHORT_FIELD:
+    if cell.value[-1] in "。！？!?" and len(cell.value) > _SHORT_FIELD:
+        return False
+    if cell.value[-1] in "；;" and len(cell.value) > _SHORT_FIELD and _CLAUSE.search(cell.value):
         return False
     return len(cell.name) <= 12 and not re.search(r"[，。；！？,;!?]", cell.name) and not _ITEM.match(cell.name)
 
