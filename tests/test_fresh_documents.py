@@ -207,6 +207,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
     FreshSet(
         "documents-16",
@@ -215,6 +216,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
 )
 
