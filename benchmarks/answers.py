@@ -27,7 +27,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-13            # the fourteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-14            # the fifteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-15            # the sixteenth: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-16            # the seventeenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
