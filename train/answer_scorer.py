@@ -8,9 +8,10 @@
 the same documents.
 
 Rows are the candidates of `peg_rag.answering.candidates` for written documents and questions as colleagues ask them
-(`answer_documents.py`), dealt out to `STORES` stores and searched as `peg-rag ask` searches. Of the questions, one in
-three is also asked with what answers it taken out: the whole passage, or the cell or sentence alone. The questions of
-`tests/data` and `data/eval` are not touched.
+(`answer_documents.py`), dealt out to `STORES` stores. The questions of one fold get as many hits as `peg-rag ask`
+gives, the others fewer, to save time; so what is printed of the order is too good for these. `--wordings 2` takes at
+most two wordings of a question. One question in three is also asked with what answers it taken out: the whole passage,
+or the cell or sentence alone. The questions of `tests/data` and `data/eval` are not touched.
 
 * A linear score and boosted trees learn to put the right statement before the others of its question: softmax
   cross-entropy over the candidates, and LambdaRank.
