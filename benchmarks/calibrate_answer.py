@@ -183,7 +183,7 @@ def surest(question: str, hits: list[Hit], encoder: PEGEncoder) -> tuple[float, 
     candidates = find_candidates(question, hits, encoder)
     if not candidates:
         return -10.0, None, ""
-    odds = score_candidates(question, candidates)
+    odds = score_candidates(candidates)
     best = candidates[int(np.argmax(odds))]
     return float(odds.max()), hits[best.place], best.statement.text
 

@@ -156,12 +156,12 @@ def rank_candidates(question: str, hits: Sequence[Hit], encoder: Encoder) -> lis
     """(confidence, statement) of the hits' statements, the surest first."""
     candidates = find_candidates(question, hits, encoder)
     confidence = calibration_of(encoder).confidence
-    odds = score_candidates(question, candidates)
+    odds = score_candidates(candidates)
     pairs = [(confidence(score), candidate) for score, candidate in zip(odds.tolist(), candidates, strict=True)]
     return sorted(pairs, key=lambda pair: -pair[0])
 
 
-def score_candidates(question: str, candidates: Sequence[Candidate]) -> NDArray[np.float64]:
+def score_candidates(candidates: Sequence[Candidate]) -> NDArray[np.float64]:
     """(candidates,) Log odds that each answers.
 
     Only the best few are read and weighed. The others keep the order of their scores, none above the lowest of those.
@@ -172,7 +172,7 @@ def score_candidates(question: str, candidates: Sequence[Candidate]) -> NDArray[
     features = np.stack([candidate.features for candidate in candidates])
     scores = scorer.score(features)  # (candidates,)
     best = choose_best(scores)
-    reading = load_reader().read(question, [candidates[number].describe() for number in best])
+    reading = load_reader().read([candidates[number].describe() for number in best])
     odds = scorer.decide(decision_rows(scores, features, [part_of(candidate) for candidate in candidates], reading))
     scores += odds.min() - scores[best].min()
     scores[best] = odds

@@ -15,10 +15,17 @@ from peg_rag.answering.definitions import find_definitions
         ("“童声组”不满13周岁，“少年组”13至18周岁。", "少年组", "13至18周岁"),
         ("本办法所称\n旺季是指4月至10月。", "旺季", "4月至10月"),
         ("社员（交过股金的户）每亩减5元。", "社员", "交过股金的户"),
+        ("生活能力61分以上的为“轻助”，40分以下的为“重助”。", "重助", "40分以下"),
+        ("“旺月”指3月。“假日”指周六、周日，其余为“平日”。", "平日", "假日以外"),
+        ("签有协议的为“签约客户”，其他客户称“散客”。", "散客", "签约客户以外"),
     ],
 )
 def test_names_are_defined(text: str, name: str, meaning: str) -> None:
     assert dict(find_definitions(text))[name] == meaning
+
+
+def test_the_path_of_a_heading_is_no_definition() -> None:
+    assert not find_definitions("骨灰寄存（南 > 六 骨灰寄存）")
 
 
 @pytest.mark.parametrize("text", ["向应急指挥部报告火情", "场地（元/天）：300", "“好日子”只能改一次。"])

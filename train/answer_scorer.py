@@ -317,7 +317,7 @@ def save_groups(file: Path, groups: list[Group]) -> None:
     texts: dict[str, int] = {}
     questions = [texts.setdefault(group.question, len(texts)) for group in groups]
     described = [
-        [texts.setdefault(text, len(texts)) for text in (statement.statement, statement.context)]
+        [texts.setdefault(text, len(texts)) for text in (statement.question, statement.statement, statement.context)]
         for group in groups
         for statement in group.described
     ]
@@ -351,7 +351,7 @@ def load_groups(file: Path) -> list[Group]:
             features,
             right,
             [tuple(part) for part in parts.tolist()],
-            [ContextualStatement(texts[statement], texts[context]) for statement, context in described.tolist()],
+            [ContextualStatement(*(texts[text] for text in row)) for row in described.tolist()],
             fold,
         )
         for (source, question, fold), features, right, parts, described in zip(names, *columns, strict=True)
@@ -370,10 +370,10 @@ def pack_reading(
     columns: dict[str, list[Any]] = {name: [] for name in ("questions", "sizes", "statements", "contexts", "right")}
     for group, own_scores in zip(groups, scores, strict=True):
         numbers = np.argsort(-own_scores, kind="stable")[:READ]
-        columns["questions"].append(texts.setdefault(group.question, len(texts)))
         columns["sizes"].append(len(numbers))
         for number in numbers.tolist():
             described = group.described[number]
+            columns["questions"].append(texts.setdefault(described.question, len(texts)))
             columns["statements"].append(texts.setdefault(described.statement, len(texts)))
             columns["contexts"].append(texts.setdefault(described.context, len(texts)))
             columns["right"].append(group.right[number] > 0)

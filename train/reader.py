@@ -57,7 +57,7 @@ WARMUP = 0.06
 DECAY = 0.01
 BETAS = (0.9, 0.98)
 SAVED_EVERY = 50  # steps
-POSITIONS = 256  # kept in the asset; a row has at most 196 tokens
+POSITIONS = 256  # kept in the asset; a row has at most 204 tokens
 PAD = 1
 
 ASSET = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "reader-mini"
@@ -68,8 +68,8 @@ Ints = NDArray[np.int64]
 class Reading:
     """Questions with their statements and the contexts of these, as `train/answer_scorer.py --pack` writes them.
 
-    Arrays of the file: `tokens` and `lengths` of all texts; `questions`, `folds`, `weights` and `sizes` (questions,);
-    `statements`, `contexts`, `right` (rows,), the rows of a question one after the other.
+    Arrays of the file: `tokens` and `lengths` of all texts; `folds`, `weights` and `sizes` (questions,); `questions`,
+    as the file of each row would put them, `statements`, `contexts`, `right` (rows,), a question's rows side by side.
     """
 
     def __init__(self, file: Path) -> None:
@@ -82,7 +82,7 @@ class Reading:
         self.sizes = arrays["sizes"].astype(np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.right = arrays["right"].astype(bool)
-        self._questions = np.repeat(arrays["questions"].astype(np.int64), self.sizes)
+        self._questions = arrays["questions"].astype(np.int64)
         self._statements = arrays["statements"].astype(np.int64)
         self._contexts = arrays["contexts"].astype(np.int64)
 

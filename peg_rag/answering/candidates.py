@@ -20,6 +20,7 @@ from peg_rag.answering.passages import Passage, passages_of, start_of_body
 from peg_rag.answering.question import Question, parse_question
 from peg_rag.answering.reading import ContextualStatement, describe_statement
 from peg_rag.answering.statements import Statement, announces_more, start_of, statements_of
+from peg_rag.answering.terms import find_columns, find_terms, restate_question
 from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
 from peg_rag.retriever import Encoder
@@ -43,7 +44,7 @@ class Candidate:
         place: of its hit in the list of hits.
         spans: what is quoted of the hit: one stretch, or the cells that say of whom and what.
         features: (len(FEATURES),)
-        question: that it may answer.
+        question: that it may answer, with its file's terms.
         passage: that it stands in.
     """
 
@@ -77,12 +78,12 @@ def find_candidates(
         expectation: what the answer is expected to look like; the one that comes with the package if not given.
     """
     parsed = parse_question(question)
-    pairs, rows = _rate_statements(parsed, passages_of(hits))
+    questions, pairs, rows = _rate_statements(parsed, passages_of(hits))
     order = sorted(range(len(pairs)), key=lambda i: -_estimate_promise(rows[i]))[:MAX_ENCODED]
     if not order:
         return []
     promising = [pairs[i] for i in order]
-    spans = [quoted_spans(parsed, statement) for _, statement in promising]
+    spans = [quoted_spans(questions[i], pairs[i][1]) for i in order]
     headed = [_read_under_headings(*pair, quoted) for pair, quoted in zip(promising, spans, strict=True)]
     cosines = _compute_cosines(question, headed, encoder)
     matches = match_texts(question, [_read_alone(statement) for _, statement in promising], headed)
@@ -100,31 +101,44 @@ def find_candidates(
         features = np.array(
             [*(row[name] for name in PLAIN_FEATURES), *expected[number], *matches[number]], dtype=np.float32
         )
-        candidates.append(Candidate(passage.rank, statement, spans[number], features, parsed, passage))
+        candidates.append(
+            Candidate(passage.rank, statement, spans[number], features, questions[order[number]], passage)
+        )
     return candidates
 
 
 def _rate_statements(
     question: Question, passages: Sequence[Passage]
-) -> tuple[list[tuple[Passage, Statement]], list[dict[str, float]]]:
-    """The statements that can answer, each with its passage, and the features that need no model."""
+) -> tuple[list[Question], list[tuple[Passage, Statement]], list[dict[str, float]]]:
+    """The statements that can answer, each with the question in its file's terms, its passage, and the features that
+    need no model."""
     pairs = [
         (passage, statement)
         for passage in passages
         for statement in _body_statements(passage, question)
         if not lacks_code(question, passage, statement)
     ]
-    rarities = measure_rarities(question, passages)
-    rows = [features_of(question, passage, statement, rarities) for passage, statement in pairs]
+    terms = {passage.rank: find_terms(question, passage.meanings, passage.file_text) for passage in passages}
+    questions = [
+        restate_question(question, (*terms[passage.rank], *find_columns(question, statement.row)))
+        for passage, statement in pairs
+    ]
+    rarities = {restated: measure_rarities(restated, passages) for restated in dict.fromkeys(questions)}
+    rows = [
+        features_of(restated, passage, statement, rarities[restated])
+        for restated, (passage, statement) in zip(questions, pairs, strict=True)
+    ]
     if "polar" not in question.kinds:  # a value that the question says is what it asks about
         numbers = [i for i, row in enumerate(rows) if row["echo"] < _ECHO]
+        questions = [questions[i] for i in numbers]
         pairs = [pairs[i] for i in numbers]
         rows = [rows[i] for i in numbers]
     numbers = _without_excluded(pairs, rows)
+    questions = [questions[i] for i in numbers]
     pairs = [pairs[i] for i in numbers]
     rows = [rows[i] for i in numbers]
     add_gaps(pairs, rows)
-    return pairs, rows
+    return questions, pairs, rows
 
 
 def _without_excluded(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> list[int]:
@@ -154,7 +168,7 @@ def _body_statements(passage: Passage, question: Question) -> Iterator[Statement
             continue  # one of its items may answer
         said = statement.cell.value if statement.cell else statement.text
         says_nothing = statement.kind == "sentence" and announces_more(said)
-        if not says_nothing and not _QUESTION_END.search(said) and not _is_copy(fold_text(said), question.text):
+        if not says_nothing and not _QUESTION_END.search(said) and not _is_copy(fold_text(said), question.asked):
             yield statement
 
 

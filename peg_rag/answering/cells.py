@@ -227,4 +227,4 @@ def _measure_echo(question: Question, cell: Cell, value: str, in_range: frozense
     """How much of a value the question says; a range that its number lies in is what the row is named by."""
     if is_range_of(question, cell, in_range):
         return 1.0
-    return share_of_text(value[:_LONGEST_VALUE], question.text)
+    return share_of_text(value[:_LONGEST_VALUE], question.asked)

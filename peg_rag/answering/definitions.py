@@ -14,19 +14,23 @@ _CLOSE = '”"」』'
 _BEFORE = r"(?:^|[。；;，,、：:\s|“])"
 _NAME = rf"(?P<name>(?!\d+[^A-Za-z\u3400-\u9fff]){_CHARACTER}{{2,10}}?)"
 _QUOTED = rf"[{_OPEN}](?P<name>[^{_OPEN}{_CLOSE}\s，。；]{{2,10}})[{_CLOSE}]"
-_MEANING = rf"(?P<meaning>[^{_OPEN}{_CLOSE}。；;\n]{{3,60}})"
+_MEANING = rf"(?P<meaning>[^{_OPEN}{_CLOSE}。；;|>\n]{{3,60}})"
 # In the order in which they are believed.
 _DEFINITIONS = tuple(
     re.compile(pattern, re.MULTILINE)
     for pattern in (
         rf"{_QUOTED}(?:一词)?(?:是指|指的是|指|即|是|为|包括|包含|[:：]){_MEANING}",
         rf"{_BEFORE}{_NAME}(?:是指|指的是|指(?![挥定导标示着出])|包括|包含){_MEANING}",
-        rf"(?:^|[，。；;\n]){_MEANING}[，,]?(?:统称|称为|称作|简称|叫做|称|叫|都是|都算){_QUOTED}",
+        rf"(?:^|[，。；;\n]){_MEANING}[，,]?(?:统称|称为|称作|简称|叫做|称|叫|都是|都算|的为|的是){_QUOTED}",
         rf"{_QUOTED}(?![的只不都要可按应须在和与或及、，]){_MEANING}",
-        rf"{_BEFORE}{_NAME}[（(](?!单位|元)(?P<meaning>[^（）()\n]{{2,40}})[）)]",
+        rf"{_BEFORE}{_NAME}[（(](?!单位|元)(?P<meaning>[^（）()|>\n]{{2,40}})[）)]",
     )
 )
+_SENTENCE_END = re.compile(r"[。\n]")
+_LAST_QUOTED = re.compile(rf".*{_QUOTED}", re.DOTALL)
+_REST = re.compile(rf"(?:其余|其他)[^{_OPEN}{_CLOSE}，。；;|>\n]{{0,6}}(?:为|是|叫|称){_QUOTED}")
 _NEXT_NAME = re.compile(r"[，,][^，,]*(?:统称|称为|称作|简称|叫做|称|叫|是|算)$")  # 周六、周日，初一到初六叫“大假”
+OTHERWISE = "以外"  # 假日以外: the meaning of 平日 in “假日”指周六、周日，其余为“平日”
 _LONGEST = 45  # characters of a meaning
 
 
@@ -34,6 +38,10 @@ _LONGEST = 45  # characters of a meaning
 def find_definitions(text: str) -> tuple[tuple[str, str], ...]:
     """(name, meaning) of what a text defines, each name once, those that are surely definitions first."""
     definitions: dict[str, str] = {}
+    for match in _REST.finditer(text):
+        sentence = _SENTENCE_END.split(text[: match.start()])[-1]
+        if other := _LAST_QUOTED.match(sentence):
+            definitions.setdefault(match["name"], f"{other['name']}{OTHERWISE}")
     for pattern in _DEFINITIONS:
         for match in pattern.finditer(text):
             meaning = _NEXT_NAME.sub("", match["meaning"]).strip()

@@ -64,12 +64,15 @@ _MEASURES = frozenset({"money", "percent", "duration", "size", "phone", "code", 
 _COMPILED_KINDS = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # by identity: caches are keyed by it, and its parts take long to hash
 class Question:
     """A question as it is matched.
 
     Attributes:
-        text: folded (see `fold`).
+        typed: as it was typed.
+        terms: that the file has for what it says, as they are written, if it was restated (see `terms.py`).
+        asked: as it was typed, folded (see `fold_text`).
+        text: the same, with the terms.
         words: about its subject, without those that only ask.
         pairs: of characters that stand together in what does not only ask; a word cut wrongly is still known by them.
         kinds: of the answer that is asked for; empty where nothing says.
@@ -81,6 +84,9 @@ class Question:
         expanded: `text` and the other words for its phrases.
     """
 
+    typed: str
+    terms: tuple[str, ...]
+    asked: str
     text: str
     words: tuple[Word, ...]
     pairs: tuple[str, ...]
@@ -103,6 +109,9 @@ def parse_question(text: str) -> Question:
     years = frozenset(_YEAR.findall(folded))
     phrases = find_phrases(folded)
     return Question(
+        text,
+        (),
+        folded,
         folded,
         tuple(_subject_words(subject, phrases)),
         character_pairs(subject),

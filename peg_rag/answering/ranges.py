@@ -4,14 +4,16 @@ Why this exists: tables of rules name their rows by ranges, people name the one 
 character.
 """
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from peg_rag.answering.quantities import Quantity, quantities_in
 from peg_rag.answering.question import Question
 from peg_rag.answering.statements import Cell
+from peg_rag.answering.times import Span
 from peg_rag.answering.words import Word, fold_text
 
 _GRADE = re.compile(r"([a-z]+)(\d+)")
@@ -70,6 +72,16 @@ def sentence_fit(quantities: Sequence[Quantity], text: str) -> tuple[frozenset[s
             fit.add(quantity.text)
         conflict = conflict or (bool(verdicts) and not any(verdicts))
     return frozenset(fit), conflict and not fit
+
+
+def number_spans(folded: str) -> Iterator[tuple[str, Span]]:
+    """(measure, range) of the ranges of a folded text; the upper ends are outside."""
+    for clause in _CLAUSE.findall(folded):
+        for piece in dict.fromkeys((clause, *_SHORT_RANGE.findall(clause))):
+            bounds = _parse_bounds(piece)
+            if bounds and bounds.measure and not bounds.prefix:
+                end = bounds.high if bounds.excluded else math.nextafter(bounds.high, math.inf)
+                yield bounds.measure, (bounds.low, end)
 
 
 def code_fit(words: Iterable[Word], row: Sequence[Cell]) -> frozenset[str]:

@@ -31,7 +31,7 @@ from peg_rag.errors import DamagedModel
 from peg_rag.models import bundled_path
 
 READER = "reader-mini"
-QUESTION_TOKENS = 32
+QUESTION_TOKENS = 40
 STATEMENT_TOKENS = 112
 CONTEXT_TOKENS = 96
 PAIR_TOKENS = 160  # of a statement with its context, which a long statement leaves less for
@@ -46,6 +46,7 @@ _SEPARATOR = " | "
 _VALUE = 60  # characters of a value that are compared with the question
 _SHORTEST_RUN = 2  # characters that a value shares with the question, for its cell to be read before others
 _SHORTEST_REPEATED = 3  # characters of a heading that is left out where a later one contains it
+_QUESTION_MARKS = "?？ "
 _EPSILON = 1e-12  # of the layer norms
 _CACHED_ROWS = 64  # whose inner states, 400 KB, stay in a core's cache
 _FORMAT = 2  # of the folder
@@ -55,8 +56,9 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ContextualStatement:
-    """What is read of a statement: its own text, and the text that it stands in."""
+    """What is read of a statement: the question as its file would put it, its own text, and the text it stands in."""
 
+    question: str
     statement: str
     context: str
 
@@ -75,13 +77,20 @@ def describe_statement(question: Question, passage: Passage, statement: Statemen
         row = _SEPARATOR.join(_write_cell(cell)[:_ROW] for cell in _choose_cells(question, others))
         cell = _write_cell(statement.cell)
         meanings = _write_meanings(question, passage, [cell, row], f"{cell}{row}")
-        return ContextualStatement(cell, f"{headings}{meanings} | {row}")
+        return ContextualStatement(_write_question(question), cell, f"{headings}{meanings} | {row}")
     text = passage.hit.text
     start, end = statement.span
     before = text[max(start_of_body(passage.hit), start - _BEFORE) : start].strip()
     after = text[end : end + _AFTER].strip()
     meanings = _write_meanings(question, passage, [statement.text], f"{before}{statement.text}{after}")
-    return ContextualStatement(statement.text, f"{headings}{meanings} | {before} … {after}")
+    return ContextualStatement(_write_question(question), statement.text, f"{headings}{meanings} | {before} … {after}")
+
+
+def _write_question(question: Question) -> str:
+    """The question as it was typed, with the terms that the file has for what it says."""
+    return (
+        f"{question.typed.rstrip(_QUESTION_MARKS)}（{'、'.join(question.terms)}）" if question.terms else question.typed
+    )
 
 
 def _write_meanings(question: Question, passage: Passage, texts: Sequence[str], known: str) -> str:
@@ -141,6 +150,11 @@ def _write_cell(cell: Cell) -> str:
     return f"{cell.name}: {cell.value}" if cell.name else cell.value
 
 
+def _join_tokens(question: list[int], statement: list[int], context: list[int]) -> NDArray[np.int64]:
+    read_of_context = context[: context_tokens(len(statement))]
+    return np.array([START, *question[:QUESTION_TOKENS], END, *statement, END, *read_of_context, END])
+
+
 class StatementReader:
     """The network: BERT with its weights in eight bits, and a score of the first token's state.
 
@@ -170,26 +184,20 @@ class StatementReader:
         }
         self._tokenizer.no_padding()
 
-    def read(self, question: str, statements: Sequence[ContextualStatement]) -> NDArray[np.float64]:
-        """(statements,) Log odds that each answers, against "nothing answers"."""
+    def read(self, statements: Sequence[ContextualStatement]) -> NDArray[np.float64]:
+        """(statements,) Log odds that each answers its question, against "nothing answers"."""
         if not statements:
             return np.zeros(0)
-        rows = self._encode(question, statements)
+        rows = self._encode(statements)
         lengths = np.array([len(row) for row in rows])
         return self._score(np.concatenate(rows), lengths).astype(np.float64)
 
-    def _encode(self, question: str, statements: Sequence[ContextualStatement]) -> list[NDArray[np.int64]]:
+    def _encode(self, statements: Sequence[ContextualStatement]) -> list[NDArray[np.int64]]:
         """Token ids: <s> question </s> statement </s> context </s>."""
-        texts = [question, *(s.statement for s in statements), *(s.context for s in statements)]
+        texts = [text for s in statements for text in (s.question, s.statement, s.context)]
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        count = len(statements)
-        question_ids = [START, *tokens[0][:QUESTION_TOKENS], END]
-        return [
-            np.array([*question_ids, *statement, END, *context[: context_tokens(len(statement))], END])
-            for statement, context in zip(
-                (ids[:STATEMENT_TOKENS] for ids in tokens[1 : 1 + count]), tokens[1 + count :], strict=True
-            )
-        ]
+        rows = zip(tokens[::3], tokens[1::3], tokens[2::3], strict=True)
+        return [_join_tokens(question, statement[:STATEMENT_TOKENS], context) for question, statement, context in rows]
 
     def _score(self, ids: NDArray[np.int64], lengths: NDArray[np.int64]) -> Matrix:
         """Scores (rows,) of rows whose tokens (tokens,) lie one after the other; `lengths` counts those of each row."""

@@ -1,0 +1,173 @@
+"""What a file calls what a question says: terms, times, and ranges that name columns."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peg_rag.answering.candidates import find_candidates
+from peg_rag.answering.definitions import find_definitions
+from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.question import parse_question
+from peg_rag.answering.statements import Cell
+from peg_rag.answering.terms import find_columns, find_terms, restate_question
+from peg_rag.answering.times import time_spans, times_said
+from peg_rag.answering.words import fold_text
+from peg_rag.hits import Hit
+
+RULES = (
+    "“幼童”指满3周岁、未满7周岁；“少年”指满7周岁、未满18周岁；“成人”指满18周岁；“长者”指满65周岁。"
+    "“晨段”指6:30至10:00，“日段”指10:00至17:00，“夜段”指17:00至21:00，其后为“静段”。“深夜”指23:00至次日5:00。"
+    "生活能力61分以上的为“轻助”，41至60分的为“中助”，40分以下的为“重助”。“半晴夜”指云量四成至六成，“阴夜”指云量七成以上。"
+    "“假日”指周六、周日和法定节假日，其余为“平日”。“旺月”指3月、9月至12月，“暖季”指5月10日至8月20日，“冷季”指11月至次年2月。"
+    "签有年度协议的为“签约客户”，其他客户称“散客”。型号：OX-5（五升机）、OX-5S（五升静音机）"
+)
+
+
+def terms_of(question: str, rules: str = RULES) -> tuple[str, ...]:
+    return find_terms(parse_question(question), find_definitions(rules), fold_text(rules))
+
+
+@pytest.mark.parametrize(
+    ("question", "term"),
+    [
+        ("十二岁的娃夜票多少", "少年"),
+        ("我妈七十岁，票多少钱", "长者"),
+        ("晚上七点骑一节多少钱", "夜段"),
+        ("下午三点半骑一节多少钱", "日段"),
+        ("10:00来要多少", "日段"),
+        ("凌晨2点叫车多少", "深夜"),
+        ("半夜叫车多少", "深夜"),
+        ("婆婆评了38分，几点能探视", "重助"),
+        ("天上六成是云，课还上不上", "半晴夜"),
+        ("礼拜天去要多少", "假日"),
+        ("国庆去要多少", "假日"),
+        ("周三去要多少", "平日"),
+        ("静音的那款多沉", "OX-5S"),
+        ("我们签过协议，运一箱多少钱", "签约客户"),
+        ("我们没签协议，运一箱多少钱", "散客"),
+    ],
+)
+def test_what_a_question_says_has_a_name_in_the_file(question: str, term: str) -> None:
+    assert term in terms_of(question)
+
+
+def test_of_two_ranges_the_one_within_the_other_is_meant() -> None:
+    rules = "“旺季”指4月至10月，“大旺季”指7月10日至8月20日，“返校季”指8月15日至9月5日。"
+    assert terms_of("7月底去要多少", rules) == ("大旺季",)
+    assert terms_of("5月去要多少", rules) == ("旺季",)
+    assert terms_of("8月18号去要多少", rules) == ()  # two that overlap
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "两岁的娃要不要票",  # of no range
+        "少年票多少钱，娃十二岁",  # the question says it
+        "玩三个小时多少钱",  # a duration is no time of day
+        "静音的那款怎么保养",  # how to do something is said in sentences
+        "散客和签约客户有啥不一样",
+    ],
+)
+def test_what_has_no_other_name(question: str) -> None:
+    assert terms_of(question) == ()
+
+
+def test_what_two_definitions_hold_alike_is_neither() -> None:
+    assert terms_of("周五去要多少", "“甲日”指周五、周六，“乙日”指周五、周日。") == ()
+
+
+def test_a_word_that_the_file_says_often_is_no_name() -> None:
+    rules = "“自种”是自己天天来管，“全托”是全由我们管。"
+    question = parse_question("天天来管的地多少钱")
+    assert find_terms(question, find_definitions(rules), fold_text(rules)) == ("自种",)
+    assert find_terms(question, find_definitions(rules), fold_text(rules + "天天开门。天天浇水。天天有人。")) == ()
+
+
+@pytest.mark.parametrize(
+    ("question", "names", "expected"),
+    [
+        ("十公斤的狗洗澡多少钱", ("5公斤以下", "5至15公斤", "15至30公斤"), ("5至15公斤",)),
+        ("两百份一份多少钱", ("1至50份", "51至500份", "500份以上"), ("51至500份",)),
+        ("1.2米的画洗一洗多少钱", ("1米以内", "2米以内", "3米以内"), ("2米以内",)),
+        ("礼拜五去多少钱", ("平日（周一至周四）", "周五、周六"), ("周五、周六",)),
+        ("十公斤的狗洗澡多少钱", ("项目", "价格"), ()),
+    ],
+)
+def test_a_number_chooses_the_column_whose_name_is_its_range(
+    question: str, names: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    row = [Cell((0, 1), name, "1") for name in names]
+    assert find_columns(parse_question(question), row) == expected
+
+
+def test_a_restated_question_says_the_terms_and_asks_the_same() -> None:
+    question = parse_question("晚上七点骑一节多少钱")
+    restated = restate_question(question, ("夜段", "夜段"))
+    assert restate_question(question, ()) is question
+    assert restated.terms == ("夜段",)
+    assert "夜段" in restated.text
+    assert restated.words[: len(question.words)] == question.words
+    assert (restated.asked, restated.kinds, restated.quantities) == (
+        question.asked,
+        question.kinds,
+        question.quantities,
+    )
+
+
+def test_the_column_that_a_time_means_is_the_one_asked_for(letters: Any) -> None:
+    hits = [
+        Hit("1", "课: 单人 | 日段: 420元 | 夜段: 580元", 1.0, metadata={"source": "手册.pdf", "title": ""}),
+        Hit("2", RULES, 0.9, metadata={"source": "手册.pdf", "title": ""}),
+        Hit("3", "课: 单人 | 夜段: 999元", 0.8, metadata={"source": "别处.pdf", "title": ""}),
+    ]
+    candidates = find_candidates("晚上七点骑一节单人多少钱", hits, letters)
+    cells = {candidate.statement.text: candidate for candidate in candidates if candidate.statement.cell}
+    column = FEATURES.index("column_words")
+    assert cells["夜段: 580元"].features[column] == 1.0
+    assert cells["日段: 420元"].features[column] < 1.0
+    assert cells["夜段: 580元"].describe().question == "晚上七点骑一节单人多少钱（夜段）"
+    assert cells["夜段: 999元"].describe().question == "晚上七点骑一节单人多少钱"  # another file's terms
+
+
+def test_a_term_that_is_asked_for_may_answer(letters: Any) -> None:
+    hits = [
+        Hit("1", "得分: 40分以下 | 等级: 重助 | 护工: 全天", 1.0, metadata={"source": "手册.pdf", "title": ""}),
+        Hit("2", RULES, 0.9, metadata={"source": "手册.pdf", "title": ""}),
+    ]
+    candidates = find_candidates("评了38分算什么等级", hits, letters)
+    assert "等级: 重助" in {candidate.statement.text for candidate in candidates}
+
+
+@given(st.integers(0, 23), st.integers(0, 59), st.integers(0, 23), st.integers(0, 59), st.integers(0, 23))
+def test_a_time_lies_in_a_range_if_it_comes_after_its_start_and_before_its_end(
+    hour: int, minute: int, last_hour: int, last_minute: int, asked: int
+) -> None:
+    first, end = hour * 60 + minute, last_hour * 60 + last_minute
+    spans = [
+        span for measure, span in time_spans(f"{hour}:{minute:02}至{last_hour}:{last_minute:02}") if measure == "clock"
+    ]
+    [value] = [value for measure, value in times_said(f"{asked}:00去") if measure == "clock"]
+    minutes = range(first, end) if first < end else [*range(first, 1440), *range(end)]
+    assert any(low <= value < high for low, high in spans) == (asked * 60 in minutes)
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7))
+def test_a_weekday_lies_in_a_range_if_it_is_counted_from_its_first_to_its_last_day(
+    first: int, last: int, asked: int
+) -> None:
+    names = "一二三四五六日"
+    text = fold_text(f"周{names[first - 1]}至星期{names[last - 1]}")
+    spans = [span for measure, span in time_spans(text) if measure == "weekday"]
+    [(_, value)] = times_said(fold_text(f"礼拜{names[asked - 1]}去"))
+    days = {(first - 1 + number) % 7 + 1 for number in range((last - first) % 7 + 1)}
+    assert any(low <= value < high for low, high in spans) == (asked in days)
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(1, 28))
+def test_a_date_lies_in_a_season_that_may_go_on_into_the_next_year(first: int, last: int, month: int, day: int) -> None:
+    spans = [span for measure, span in time_spans(f"{first}月至{last}月") if measure == "date"]
+    [(_, value)] = times_said(f"{month}月{day}号去")
+    months = {(first - 1 + number) % 12 + 1 for number in range((last - first) % 12 + 1)}
+    assert any(low <= value < high for low, high in spans) == (month in months)
