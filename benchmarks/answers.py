@@ -28,6 +28,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-14            # the fifteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-15            # the sixteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-17 --split fresh   # the eighteenth: 80 questions, 16 files, unasked
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -67,6 +68,7 @@ SETS = {
     "documents-14": DOCUMENTS.parent / "documents-14",
     "documents-15": DOCUMENTS.parent / "documents-15",
     "documents-16": DOCUMENTS.parent / "documents-16",
+    "documents-17": DOCUMENTS.parent / "documents-17",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

@@ -46,6 +46,8 @@ import make_documents.documents_15.content  # noqa: E402
 import make_documents.documents_15.files  # noqa: E402
 import make_documents.documents_16.content  # noqa: E402
 import make_documents.documents_16.files  # noqa: E402
+import make_documents.documents_17.content  # noqa: E402
+import make_documents.documents_17.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -217,6 +219,14 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-17",
+        make_documents.documents_17.content.SOURCES,
+        make_documents.documents_17.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
 )
 
