@@ -28,6 +28,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-14            # the fifteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-15            # the sixteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-18 --split fresh   # the nineteenth: 80 questions, not asked yet
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -67,6 +68,7 @@ SETS = {
     "documents-14": DOCUMENTS.parent / "documents-14",
     "documents-15": DOCUMENTS.parent / "documents-15",
     "documents-16": DOCUMENTS.parent / "documents-16",
+    "documents-18": DOCUMENTS.parent / "documents-18",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

@@ -46,6 +46,8 @@ import make_documents.documents_15.content  # noqa: E402
 import make_documents.documents_15.files  # noqa: E402
 import make_documents.documents_16.content  # noqa: E402
 import make_documents.documents_16.files  # noqa: E402
+import make_documents.documents_18.content  # noqa: E402
+import make_documents.documents_18.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -217,6 +219,15 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-18",
+        make_documents.documents_18.content.SOURCES,
+        make_documents.documents_18.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
     ),
 )
 
