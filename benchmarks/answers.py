@@ -29,6 +29,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-15            # the sixteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-17 --split fresh   # the eighteenth: 80 questions, 16 files, unasked
+    python benchmarks/answers.py --set documents-18 --split fresh   # the nineteenth: 80 questions, not asked yet
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -69,6 +70,7 @@ SETS = {
     "documents-15": DOCUMENTS.parent / "documents-15",
     "documents-16": DOCUMENTS.parent / "documents-16",
     "documents-17": DOCUMENTS.parent / "documents-17",
+    "documents-18": DOCUMENTS.parent / "documents-18",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

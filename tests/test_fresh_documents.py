@@ -48,6 +48,8 @@ import make_documents.documents_16.content  # noqa: E402
 import make_documents.documents_16.files  # noqa: E402
 import make_documents.documents_17.content  # noqa: E402
 import make_documents.documents_17.files  # noqa: E402
+import make_documents.documents_18.content  # noqa: E402
+import make_documents.documents_18.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -227,6 +229,15 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+    ),
+    FreshSet(
+        "documents-18",
+        make_documents.documents_18.content.SOURCES,
+        make_documents.documents_18.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
     ),
 )
 
