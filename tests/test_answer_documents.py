@@ -4,14 +4,20 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 
 from answer_documents import FOLDER, WrittenCase, WrittenDocument, occurs, passages, read_documents
-from answer_scorer import HITS, HITS_TO_LEARN, LEFT_OUT, _choose_hits
+from answer_scorer import HITS, HITS_TO_LEARN, LEFT_OUT, Group, _choose_hits, load_groups, pack_reading, save_groups
+from reader import Reading
 
+from peg_rag.answering.evidence import FEATURES
+from peg_rag.answering.reading import READER, ContextualStatement, load_reader
 from peg_rag.hits import Hit
+from peg_rag.models import bundled_path
 
 DOCUMENTS = read_documents()
 
@@ -65,3 +71,25 @@ def test_an_answer_that_stands_deep_among_the_hits_is_learned_from() -> None:
         assert _choose_hits(hits, case, LEFT_OUT + 1) == chosen
         assert _choose_hits(hits, case, LEFT_OUT) == hits[:HITS]
     assert _choose_hits(hits, WrittenCase("问", "", ()), LEFT_OUT + 1) == hits[:HITS_TO_LEARN]
+
+
+def make_group(question: str, rows: list[ContextualStatement]) -> Group:
+    features = np.arange(len(rows) * len(FEATURES), dtype=np.float32).reshape(len(rows), -1)
+    parts = [(number, 0) for number in range(len(rows))]
+    return Group("written", question, features, np.eye(len(rows))[0], parts, rows, 1)
+
+
+def test_what_the_reader_learns_is_what_it_reads_for_an_answer(tmp_path: Path) -> None:
+    question = "晚上七点多少钱"
+    rows = [
+        ContextualStatement(f"{question}（夜段）", "夜段: 580元", "课: 单人"),
+        ContextualStatement(question, "日段: 420元", "课: 双人"),
+    ]
+    save_groups(tmp_path / "rows.npz", [make_group(question, rows)])
+    [group] = load_groups(tmp_path / "rows.npz")
+    assert (group.question, group.described, group.right.tolist()) == (question, rows, [1, 0])
+    tokenizer = Tokenizer.from_file(str(bundled_path(READER) / "tokenizer.json"))
+    pack_reading([group], [np.array([0.1, 0.2])], tokenizer, tmp_path / "reading.npz")
+    packed = Reading(tmp_path / "reading.npz")
+    expected = load_reader()._encode(rows[::-1])  # the best-scored first
+    assert [packed.write_row(row) for row in range(2)] == [ids.tolist() for ids in expected]

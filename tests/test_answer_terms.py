@@ -11,7 +11,7 @@ from peg_rag.answering.definitions import find_definitions
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.answering.question import parse_question
 from peg_rag.answering.statements import Cell
-from peg_rag.answering.terms import find_columns, find_terms, restate_question
+from peg_rag.answering.terms import find_ranges, find_terms, restate_question
 from peg_rag.answering.times import time_spans, times_said
 from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
@@ -99,7 +99,26 @@ def test_a_number_chooses_the_column_whose_name_is_its_range(
     question: str, names: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     row = [Cell((0, 1), name, "1") for name in names]
-    assert find_columns(parse_question(question), row) == expected
+    assert find_ranges(parse_question(question), row) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "row", "expected"),
+    [
+        ("十公斤的狗洗澡多少钱", {"体重": "5至15公斤", "价格": "80元"}, ("5至15公斤",)),
+        ("二十公斤的狗洗澡多少钱", {"体重": "5至15公斤", "价格": "80元"}, ()),
+        ("晚上七点过五分那包碳多少", {"包次": "第四包", "时间": "19:05", "碳": "3.66"}, ("19:05",)),
+        ("九月那回量的宫高", {"检查日": "9月14日", "宫高": "23"}, ("9月14日",)),
+        ("八月里送去要多少", {"营期": "第五期", "日期": "8月2日至8月8日", "费用": "3,680元"}, ("8月2日至8月8日",)),
+        ("9月14日量的宫高", {"检查日": "9月14日", "宫高": "23"}, ()),  # the question says it
+        ("满两年退多少", {"年限": "1至3年", "等几年": "2至4年"}, ("1至3年",)),  # the first names the row
+    ],
+)
+def test_a_number_chooses_the_row_whose_range_holds_it(
+    question: str, row: dict[str, str], expected: tuple[str, ...]
+) -> None:
+    cells = [Cell((0, 1), name, value) for name, value in row.items()]
+    assert find_ranges(parse_question(question), cells) == expected
 
 
 def test_a_restated_question_says_the_terms_and_asks_the_same() -> None:
@@ -148,7 +167,7 @@ def test_a_time_lies_in_a_range_if_it_comes_after_its_start_and_before_its_end(
     spans = [
         span for measure, span in time_spans(f"{hour}:{minute:02}至{last_hour}:{last_minute:02}") if measure == "clock"
     ]
-    [value] = [value for measure, value in times_said(f"{asked}:00去") if measure == "clock"]
+    [(value, _)] = [span for measure, span in times_said(f"{asked}:00去") if measure == "clock"]
     minutes = range(first, end) if first < end else [*range(first, 1440), *range(end)]
     assert any(low <= value < high for low, high in spans) == (asked * 60 in minutes)
 
@@ -160,7 +179,7 @@ def test_a_weekday_lies_in_a_range_if_it_is_counted_from_its_first_to_its_last_d
     names = "一二三四五六日"
     text = fold_text(f"周{names[first - 1]}至星期{names[last - 1]}")
     spans = [span for measure, span in time_spans(text) if measure == "weekday"]
-    [(_, value)] = times_said(fold_text(f"礼拜{names[asked - 1]}去"))
+    [(_, (value, _))] = times_said(fold_text(f"礼拜{names[asked - 1]}去"))
     days = {(first - 1 + number) % 7 + 1 for number in range((last - first) % 7 + 1)}
     assert any(low <= value < high for low, high in spans) == (asked in days)
 
@@ -168,6 +187,6 @@ def test_a_weekday_lies_in_a_range_if_it_is_counted_from_its_first_to_its_last_d
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12), st.integers(1, 28))
 def test_a_date_lies_in_a_season_that_may_go_on_into_the_next_year(first: int, last: int, month: int, day: int) -> None:
     spans = [span for measure, span in time_spans(f"{first}月至{last}月") if measure == "date"]
-    [(_, value)] = times_said(f"{month}月{day}号去")
+    [(_, (value, _))] = times_said(f"{month}月{day}号去")
     months = {(first - 1 + number) % 12 + 1 for number in range((last - first) % 12 + 1)}
     assert any(low <= value < high for low, high in spans) == (month in months)

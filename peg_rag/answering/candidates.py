@@ -20,7 +20,7 @@ from peg_rag.answering.passages import Passage, passages_of, start_of_body
 from peg_rag.answering.question import Question, parse_question
 from peg_rag.answering.reading import ContextualStatement, describe_statement
 from peg_rag.answering.statements import Statement, announces_more, start_of, statements_of
-from peg_rag.answering.terms import find_columns, find_terms, restate_question
+from peg_rag.answering.terms import find_ranges, find_terms, restate_question
 from peg_rag.answering.words import fold_text
 from peg_rag.hits import Hit
 from peg_rag.retriever import Encoder
@@ -120,7 +120,7 @@ def _rate_statements(
     ]
     terms = {passage.rank: find_terms(question, passage.meanings, passage.file_text) for passage in passages}
     questions = [
-        restate_question(question, (*terms[passage.rank], *find_columns(question, statement.row)))
+        restate_question(question, (*terms[passage.rank], *find_ranges(question, statement.row)))
         for passage, statement in pairs
     ]
     rarities = {restated: measure_rarities(restated, passages) for restated in dict.fromkeys(questions)}

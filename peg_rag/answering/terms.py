@@ -5,6 +5,7 @@ from 17:00 to 21:00. Who asks has a number, a time or a day, and shares no word 
 compared with the question as its file would put it.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -22,11 +23,12 @@ _NEGATION = re.compile("(?:没有?|未|不是?|非|还没)[签办过有在]?$")
 _UNITS = frozenset({"公斤", "公里", "小时", "分钟", "平方米", "厘米", "毫米", "钟头", "星期", "多少"})
 _LIST_KINDS = frozenset({"how", "list", "rule", "reason"})
 _OFTEN = 3  # times that a file's hits say a word, above which it tells no definition from another
+_LONGEST_RANGE = 30  # characters
 _MOST = 3  # terms of a question
 Meanings = tuple[tuple[str, str], ...]
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
 def find_terms(question: Question, meanings: Meanings, file_text: str) -> tuple[str, ...]:
     """The names that a file gives to what a question says: to its numbers, times and days; if to none, to its words.
 
@@ -40,14 +42,28 @@ def find_terms(question: Question, meanings: Meanings, file_text: str) -> tuple[
     return tuple(dict.fromkeys(name for name in names if fold_text(name) not in question.asked))[:_MOST]
 
 
-def find_columns(question: Question, row: Sequence[Cell]) -> tuple[str, ...]:
-    """The names of columns that are ranges and hold a number of the question, of each number the narrowest."""
-    return _find_columns(question, tuple(cell.name for cell in row if cell.name))
+def find_ranges(question: Question, row: Sequence[Cell]) -> tuple[str, ...]:
+    """The names and values of a row that are ranges or times and hold what the question says in numbers: of columns
+    the narrowest; of values the first of that measure, which names the row."""
+    names = tuple(cell.name for cell in row if cell.name)
+    values = tuple(cell.value for cell in row)
+    return (*_find_columns(question, names), *_find_values(question, values))[:_MOST]
 
 
 @lru_cache(maxsize=4096)
 def _find_columns(question: Question, names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(_names_by_number(question, tuple((name, name) for name in names))))[:_MOST]
+    return tuple(dict.fromkeys(_names_by_number(question, tuple((name, name) for name in names))))
+
+
+@lru_cache(maxsize=4096)
+def _find_values(question: Question, values: tuple[str, ...]) -> tuple[str, ...]:
+    spans = [(value, _find_spans(fold_text(value))) for value in values if len(value) <= _LONGEST_RANGE]
+    found = []
+    for measure, said in _numbers_said(question):
+        first = next(((value, of_value[measure]) for value, of_value in spans if measure in of_value), None)
+        if first and any(_overlap(span, said) for span in first[1]) and fold_text(first[0]) not in question.asked:
+            found.append(first[0])
+    return tuple(dict.fromkeys(found))
 
 
 @lru_cache(maxsize=4096)
@@ -72,15 +88,19 @@ def _names_by_number(question: Question, meanings: Meanings) -> Iterator[str]:
     does, the name of all the rest."""
     meanings = tuple(dict.fromkeys(meanings))
     spans = [(name, _find_spans(fold_text(meaning))) for name, meaning in meanings if not meaning.endswith(OTHERWISE)]
-    for measure, value in _numbers_said(question):
+    for measure, said in _numbers_said(question):
         own = [(span, name) for name, of_meaning in spans for span in of_meaning.get(measure, ())]
-        holding = [(span, name) for span, name in own if span[0] <= value < span[1]]
+        holding = [(span, name) for span, name in own if _overlap(span, said)]
         names = {name for span, name in holding if all(_is_within(span, other) for other, _ in holding)}
         if own and not holding:
             names = _names_of_rest(meanings, {name for _, name in own})
             names = names or {name for name, meaning in meanings if measure in TIMES and _REST_OF_TIME.match(meaning)}
         if len(names) == 1:
             yield names.pop()
+
+
+def _overlap(span: Span, other: Span) -> bool:
+    return span[0] < other[1] and other[0] < span[1]
 
 
 def _is_within(span: Span, other: Span) -> bool:
@@ -113,11 +133,11 @@ def _names_of_rest(meanings: Meanings, names: set[str]) -> set[str]:
 
 
 @lru_cache(maxsize=1024)
-def _numbers_said(question: Question) -> tuple[tuple[str, float], ...]:
-    """(measure, value) of a question's times, days and quantities."""
+def _numbers_said(question: Question) -> tuple[tuple[str, Span], ...]:
+    """(measure, span) of a question's times, days and quantities."""
     text = question.asked
     quantities = [
-        (quantity.measure, quantity.value)
+        (quantity.measure, (quantity.value, math.nextafter(quantity.value, math.inf)))
         for quantity in question.quantities
         if quantity.measure
         and not has_figure_of_time(text[max(text.find(quantity.text) - 1, 0) :][: len(quantity.text) + 1])

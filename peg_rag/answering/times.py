@@ -8,19 +8,18 @@ import re
 from collections.abc import Iterator
 
 Span = tuple[float, float]  # a range, whose end is outside
-TIMES = ("clock", "weekday", "date", "holiday")  # what is measured
+TIMES = frozenset({"clock", "weekday", "date", "holiday"})  # what is measured
 
 _TO = r"[-~～—至到]+(?:次日|第二天|翌日|次年|翌年)?"
 _LATE = ("下午", "午后", "傍晚", "晚上", "今晚", "明晚", "夜里")
 _HOUR = re.compile(
     rf"(?P<part>凌晨|清早|早上|早晨|上午|中午|{'|'.join(_LATE)})?(?P<hour>\d{{1,2}})"
-    r"(?:点(?:钟|(?P<half>半)|(?P<past>\d\d?)分?)?|:(?P<minute>\d\d))"
+    r"(?:点(?:钟|(?P<half>半)|过?(?P<past>\d\d?)分?)?|:(?P<minute>\d\d))"
 )
 _PARTS_OF_DAY = {"大清早": 6 * 60, "半夜": 60, "深夜": 23 * 60 + 30}  # minutes since midnight
 _CLOCK = r"(\d{1,2}):(\d\d)"
 _CLOCK_TO_CLOCK = re.compile(rf"{_CLOCK}{_TO}{_CLOCK}")
-_FROM_CLOCK = re.compile(rf"{_CLOCK}(?:以后|之后|后|起)")
-_UP_TO_CLOCK = re.compile(rf"{_CLOCK}(?:以前|之前|前|止)")
+_CLOCK_ALONE = re.compile(rf"{_CLOCK}(?:(?P<from>以后|之后|后|起)|(?P<up_to>以前|之前|前|止))?")
 _DAY = 24 * 60  # minutes
 
 _NAME_OF_DAY = r"(?:周|星期|礼拜)([1-6日天末])"
@@ -36,7 +35,7 @@ _DATE_TO_DATE = re.compile(
 )
 _DATE_SAID = re.compile(r"(?<![\d个])(\d{1,2})月(?:(\d{1,2})[日号]|(底|末)|(初|头))?")
 _MONTH = 31  # days, by which dates are numbered from the start of the year on
-_START, _MIDDLE, _END = 3, 15, 28  # days of a month
+_WHOLE, _START, _END = (1, _MONTH), (1, 10), (21, _MONTH)  # days of a month
 _SEASONS = {"夏天": (7, 20), "三伏": (7, 20), "暑假": (7, 20), "冬天": (1, 10), "寒假": (2, 1)}
 
 _HOLIDAYS = (
@@ -52,16 +51,18 @@ _ANY_HOLIDAY = re.compile("法定节?假?日|节假日|公众假期|(?<!除)假[
 _FIGURE_OF_TIME = re.compile(r"\d{1,2}(?:月|点|:\d)|[周期拜]\d")
 
 
-def times_said(folded: str) -> list[tuple[str, float]]:
-    """(measure, value) of each time of day, day of the week, date and holiday."""
+def times_said(folded: str) -> Iterator[tuple[str, Span]]:
+    """(measure, span) of each time of day, day of the week, date and holiday that a question says: a minute, a day, or
+    as many days as are meant."""
     hours = [_read_hour(match) for match in _HOUR.finditer(folded)]
     hours += [minute for name, minute in _PARTS_OF_DAY.items() if name in folded and not hours]
+    yield from (("clock", (hour, hour + 1)) for hour in hours)
     weekdays = [_WEEKDAYS[match[1]] for match in _WEEKDAY.finditer(folded)]
-    dates = [_read_date(match) for match in _DATE_SAID.finditer(folded)]
-    dates += [month * _MONTH + day for name, (month, day) in _SEASONS.items() if name in folded]
-    holidays = [number for number, names in enumerate(_HOLIDAYS) if re.search(names, folded)]
-    values = zip(TIMES, (hours, weekdays, dates, holidays), strict=True)
-    return [(measure, float(value)) for measure, own in values for value in own]
+    yield from (("weekday", (day, day + 1)) for day in weekdays)
+    yield from (("date", _read_date(match)) for match in _DATE_SAID.finditer(folded))
+    seasons = [month * _MONTH + day for name, (month, day) in _SEASONS.items() if name in folded]
+    yield from (("date", (day, day + 1)) for day in seasons)
+    yield from (("holiday", span) for span in _named_holidays(folded))
 
 
 def time_spans(folded: str) -> Iterator[tuple[str, Span]]:
@@ -83,9 +84,9 @@ def has_figure_of_time(folded: str) -> bool:
 def _clock_spans(text: str) -> Iterator[Span]:
     for match in _CLOCK_TO_CLOCK.finditer(text):
         yield from _wrap(_count_minutes(match[1], match[2]), _count_minutes(match[3], match[4]), 0, _DAY)
-    rest = _CLOCK_TO_CLOCK.sub("", text)
-    yield from ((_count_minutes(match[1], match[2]), _DAY) for match in _FROM_CLOCK.finditer(rest))
-    yield from ((0, _count_minutes(match[1], match[2])) for match in _UP_TO_CLOCK.finditer(rest))
+    for match in _CLOCK_ALONE.finditer(_CLOCK_TO_CLOCK.sub("", text)):
+        minute = _count_minutes(match[1], match[2])
+        yield (minute, _DAY) if match["from"] else (0, minute) if match["up_to"] else (minute, minute + 1)
 
 
 def _weekday_spans(text: str) -> Iterator[Span]:
@@ -113,7 +114,11 @@ def _holiday_spans(text: str) -> Iterator[Span]:
     if _ANY_HOLIDAY.search(text):
         yield 0, len(_HOLIDAYS)
     else:
-        yield from ((number, number + 1) for number, names in enumerate(_HOLIDAYS) if re.search(names, text))
+        yield from _named_holidays(text)
+
+
+def _named_holidays(text: str) -> Iterator[Span]:
+    return ((number, number + 1) for number, names in enumerate(_HOLIDAYS) if re.search(names, text))
 
 
 def _wrap(first: int, end: int, start_of_all: int, end_of_all: int) -> Iterator[Span]:
@@ -132,9 +137,10 @@ def _read_hour(match: re.Match[str]) -> int:
     return (hour + 12 * is_late) * 60 + (30 if match["half"] else int(match["past"] or match["minute"] or 0))
 
 
-def _read_date(match: re.Match[str]) -> int:
+def _read_date(match: re.Match[str]) -> Span:
     month, day, is_end, is_start = match.groups()
-    return int(month) * _MONTH + int(day or (_END if is_end else _START if is_start else _MIDDLE))
+    first, last = (int(day), int(day)) if day else _END if is_end else _START if is_start else _WHOLE
+    return int(month) * _MONTH + first, int(month) * _MONTH + last + 1
 
 
 def _count_minutes(hour: str, minute: str) -> int:
