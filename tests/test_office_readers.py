@@ -873,6 +873,25 @@ def test_what_stands_above_and_below_a_sheets_table_is_no_record_of_it(tmp_path:
     ]
 
 
+def test_a_remark_in_brackets_above_a_table_that_was_cut_at_its_commas_is_no_header() -> None:
+    rows = table_rows(
+        [
+            ["（2027年1月起", "以画心计", "木料另算）", ""],
+            ["项目", "三尺", "四尺", "几天"],
+            ["立轴", "260元", "340元", "20天"],
+            ["镜心", "120元", "160元", "7天"],
+        ]
+    )
+    assert rows[0].cells == (("", "（2027年1月起"), ("", "以画心计"), ("", "木料另算）"))
+    assert rows[1].cells == (("项目", "立轴"), ("三尺", "260元"), ("四尺", "340元"), ("几天", "20天"))
+    assert rows[1].captions == ("（2027年1月起，以画心计，木料另算）",)
+    header = [["（大）", "（小）"], ["3元", "2元"], ["4元", "5元"]]
+    assert [row.cells for row in table_rows(header)] == [
+        (("（大）", "3元"), ("（小）", "2元")),
+        (("（大）", "4元"), ("（小）", "5元")),
+    ]
+
+
 def test_notes_above_a_table_may_have_their_values_beside_them(tmp_path: Path) -> None:
     rows: list[list[object]] = [
         ["部门：", "研发部", "日期：", "3月1日"],

@@ -426,6 +426,8 @@ def _leading_captions(cells: Grid, spans: Marks) -> tuple[int, list[str]]:
             if len(cells[first]) == 2 and not _has_body(cells[first + 1 :]):
                 break
             captions += [value for value in cells[first] if value][:1]
+        elif _is_bracketed(cells[first]) and _has_body(cells[first + 1 :]):
+            captions.append("，".join(filter(None, cells[first])))
         elif _is_note_row(cells[first], spans[first]) and _begins_table(cells, spans, first + 1):
             captions += [value for value in cells[first] if value.startswith(_UNITS)]
         else:
@@ -451,6 +453,13 @@ def _is_note_row(row: Sequence[str], spans: Sequence[bool]) -> bool:
     """Whether each cell that holds something is a name with its value, in one cell or in two."""
     texts = [text for _, text in _read_nameless_cells(row, spans)]
     return bool(texts) and (all(map(is_labelled, texts)) or is_signature(row, spans))
+
+
+def _is_bracketed(row: Sequence[str]) -> bool:
+    """Whether the cells are one remark, cut at its commas: （2027年1月起 | 不含税）."""
+    texts = [text for text in row if text]
+    inside = "".join(texts)[1:-1]
+    return len(texts) > 1 and texts[0][0] in "（(" and texts[-1][-1] in "）)" and not re.search("[（()）]", inside)
 
 
 def _begins_table(cells: Grid, spans: Marks, first: int) -> bool:
