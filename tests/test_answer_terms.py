@@ -159,6 +159,22 @@ def test_a_term_that_is_asked_for_may_answer(letters: Any) -> None:
     assert "等级: 重助" in {candidate.statement.text for candidate in candidates}
 
 
+@pytest.mark.parametrize(
+    ("text", "measures"),
+    [
+        ("十一去要多少", {"holiday"}),
+        ("五一那几天要多少", {"holiday"}),
+        ("十一个人、五十一元、第十一条", set()),
+        ("十一月去要多少", {"date"}),
+        ("住三个月要多少", set()),
+        ("屏幕是16:9的", set()),
+        ("星期天晚上十点半", {"weekday", "clock"}),
+    ],
+)
+def test_what_a_figure_says_of_time(text: str, measures: set[str]) -> None:
+    assert {measure for measure, _ in times_said(fold_text(text))} == measures
+
+
 @given(st.integers(0, 23), st.integers(0, 59), st.integers(0, 23), st.integers(0, 59), st.integers(0, 23))
 def test_a_time_lies_in_a_range_if_it_comes_after_its_start_and_before_its_end(
     hour: int, minute: int, last_hour: int, last_minute: int, asked: int
