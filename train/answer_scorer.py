@@ -26,7 +26,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,8 @@ def load_groups(file: Path) -> list[Group]:
     content = np.load(file, allow_pickle=False)
     if tuple(content["names"].tolist()) != FEATURES:
         raise SystemExit(f"{file} holds other features; delete it")
+    if content["described"].shape[1] != len(fields(ContextualStatement)):
+        raise SystemExit(f"{file} does not hold the questions as files would put them; delete it")
     texts = content["texts"].tobytes().decode().split("\0")
     ends = np.cumsum(content["sizes"])[:-1]
     columns = [np.split(content[name], ends) for name in ("features", "right", "parts", "described")]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.answering.cells import key_cells
-from peg_rag.answering.coverage import lacks_code, measure_rarities
+from peg_rag.answering.coverage import RarityTable, lacks_code
 from peg_rag.answering.evidence import FEATURES, PLAIN_FEATURES, add_gaps, features_of
 from peg_rag.answering.expectation import Expectation, load_expectation
 from peg_rag.answering.matches import match_texts
@@ -123,7 +123,8 @@ def _rate_statements(
         restate_question(question, (*terms[passage.rank], *find_ranges(question, statement.row)))
         for passage, statement in pairs
     ]
-    rarities = {restated: measure_rarities(restated, passages) for restated in dict.fromkeys(questions)}
+    table = RarityTable(passages)
+    rarities = {restated: table.measure(restated) for restated in dict.fromkeys(questions)}
     rows = [
         features_of(restated, passage, statement, rarities[restated])
         for restated, (passage, statement) in zip(questions, pairs, strict=True)

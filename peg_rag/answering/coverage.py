@@ -14,6 +14,7 @@ from peg_rag.answering.passages import Passage
 from peg_rag.answering.question import Question
 from peg_rag.answering.ranges import code_fit
 from peg_rag.answering.statements import Statement
+from peg_rag.answering.thesaurus import Phrase
 from peg_rag.answering.words import Word, contains_word, fold_text, list_words
 
 _MIXED_CODE = re.compile(r"^(?=[^\u3400-\u9fff]*$)(?=.*[a-z])(?=.*\d)")
@@ -35,12 +36,31 @@ class Rarities:
     phrases: tuple[float, ...]
 
 
-def measure_rarities(question: Question, passages: Sequence[Passage]) -> Rarities:
-    texts = [f"{passage.context}\n{passage.text}" for passage in passages]
-    words = [word.weight * _measure_rarity(covers_word(text, word) for text in texts) for word in question.words]
-    pairs = [_measure_rarity(pair in text for text in texts) for pair in question.pairs]
-    phrases = [_measure_rarity(phrase.is_in(text) for text in texts) for phrase in question.phrases]
-    return Rarities(tuple(words), tuple(pairs), tuple(phrases))
+class RarityTable:
+    """How rare the parts of questions are among some passages; what was counted once is kept."""
+
+    def __init__(self, passages: Sequence[Passage]) -> None:
+        self._texts = [f"{passage.context}\n{passage.text}" for passage in passages]
+        self._words: dict[Word, float] = {}
+        self._pairs: dict[str, float] = {}
+        self._phrases: dict[Phrase, float] = {}
+
+    def measure(self, question: Question) -> Rarities:
+        for word in question.words:
+            if word not in self._words:
+                rarity = _measure_rarity(covers_word(text, word) for text in self._texts)
+                self._words[word] = word.weight * rarity
+        for pair in question.pairs:
+            if pair not in self._pairs:
+                self._pairs[pair] = _measure_rarity(pair in text for text in self._texts)
+        for phrase in question.phrases:
+            if phrase not in self._phrases:
+                self._phrases[phrase] = _measure_rarity(phrase.is_in(text) for text in self._texts)
+        return Rarities(
+            tuple(self._words[word] for word in question.words),
+            tuple(self._pairs[pair] for pair in question.pairs),
+            tuple(self._phrases[phrase] for phrase in question.phrases),
+        )
 
 
 def _measure_rarity(is_contained: Iterable[bool]) -> float:

@@ -125,6 +125,21 @@ def parse_question(text: str) -> Question:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A name that a file uses, as it is matched: see `Question` for its parts."""
+
+    text: str
+    words: tuple[Word, ...]
+    pairs: tuple[str, ...]
+
+
+@lru_cache(maxsize=4096)
+def parse_term(text: str) -> Term:
+    folded = fold_text(text)
+    return Term(folded, tuple(_subject_words(folded, ())), character_pairs(folded))
+
+
 def character_pairs(folded: str) -> tuple[str, ...]:
     """Chinese characters that stand together, each pair once; pairs of characters that say nothing are left out."""
     runs = [run for piece in _SILENT.split(folded) for run in _RUNS.findall(piece)]

@@ -46,6 +46,7 @@ _SEPARATOR = " | "
 _VALUE = 60  # characters of a value that are compared with the question
 _SHORTEST_RUN = 2  # characters that a value shares with the question, for its cell to be read before others
 _SHORTEST_REPEATED = 3  # characters of a heading that is left out where a later one contains it
+_TYPED = 40  # characters of a question that are read before its file's terms
 _QUESTION_MARKS = "?？ "
 _EPSILON = 1e-12  # of the layer norms
 _CACHED_ROWS = 64  # whose inner states, 400 KB, stay in a core's cache

@@ -1,7 +1,7 @@
-"""Times of day, days of the week, dates and holidays that a text says, and the ranges of them that it gives.
+"""Times of day, days of the week, dates and holidays that a text says, as ranges.
 
 Why this exists: 晚上七点 lies in 17:00至21:00, 礼拜天 in 周六、周日 and 国庆 in 法定节假日, and they share no word.
-A text is folded first (`fold_text`), so that its numbers are figures.
+A text is folded first (`fold_text`), so that its numbers are figures and 周三 and 礼拜三 are 星期3.
 """
 
 import re
@@ -10,89 +10,153 @@ from collections.abc import Iterator
 Span = tuple[float, float]  # a range, whose end is outside
 TIMES = frozenset({"clock", "weekday", "date", "holiday"})  # what is measured
 
-_TO = r"[-~～—至到]+(?:次日|第二天|翌日|次年|翌年)?"
-_LATE = ("下午", "午后", "傍晚", "晚上", "今晚", "明晚", "夜里")
-_HOUR = re.compile(
-    rf"(?P<part>凌晨|清早|早上|早晨|上午|中午|{'|'.join(_LATE)})?(?P<hour>\d{{1,2}})"
-    r"(?:点(?:钟|(?P<half>半)|过?(?P<past>\d\d?)分?)?|:(?P<minute>\d\d))"
+_TO = r"[-~～—至到]+(?:次日|第2天|第二天|翌日|次年|翌年)?"
+_ONWARD = "以后|之后|后|起|开始|开场"
+_BEFORE = "以前|之前|前|止"
+_TAIL = rf"(?:(?P<onward>{_ONWARD})|(?P<before>{_BEFORE}))?"
+_EXCLUDED = re.compile(
+    r"除了?[^,，。;；]{1,12}?(?:以外|之外|外)|不(?:含|包括|包含)[^,，。;；]{1,12}|非(?:法定)?(?:节?假[日期]|星期[1-6日天末])|"
+    r"(?:(?:法定)?节?假[日期]|法定节日|星期[1-6日天末]|[、和及与])+除外"
 )
-_PARTS_OF_DAY = {"大清早": 6 * 60, "半夜": 60, "深夜": 23 * 60 + 30}  # minutes since midnight
-_CLOCK = r"(\d{1,2}):(\d\d)"
+
+_NIGHT = ("晚上", "今晚", "明晚", "夜里", "夜间", "晚间", "夜晚", "半夜", "深夜", "晚")
+_AFTERNOON = ("下午", "午后", "傍晚")
+_PART = rf"(?P<part>凌晨|清早|早上|早晨|上午|中午|早|{'|'.join((*_AFTERNOON, *_NIGHT))})"
+_NO_HOUR = r"(?<![\d.:第这那哪几扣涨降升提加减列比尺例])"
+_HOUR = re.compile(
+    rf"{_NO_HOUR}{_PART}?(?P<hour>\d{{1,2}}|一(?=点[半钟过\d]))(?:"
+    r"点(?!建议|要求|内容|水|数|意见|原因|积分|好处|几)(?:钟|(?P<half>半)|(?P<quarter>[123一])刻|过?(?P<past>\d\d?)分?(?!\d))?|"
+    r":(?P<minute>\d\d)(?!\d))"
+)
+_HOURS_WITH_PART = re.compile(rf"{_PART}(?P<first>\d{{1,2}}点(?:半|\d\d?分?)?)(?P<to>{_TO})(?=\d{{1,2}}点)")
+_SURE_HOUR = 5  # from which on a bare `点` is an hour: 3点 may be three points
+_HOUR_GOES_ON = re.compile(rf"去|来|到|走|出|进|开|左右|{_ONWARD}|{_BEFORE}|{_TO}")
+_CLOCK = r"(?<![\d:])(\d{1,2}):(\d\d)(?![\d:])"
 _CLOCK_TO_CLOCK = re.compile(rf"{_CLOCK}{_TO}{_CLOCK}")
-_CLOCK_ALONE = re.compile(rf"{_CLOCK}(?:(?P<from>以后|之后|后|起)|(?P<up_to>以前|之前|前|止))?")
+_CLOCK_ALONE = re.compile(rf"{_CLOCK}{_TAIL}")
+_PARTS_OF_DAY = {"大清早": 6 * 60, "半夜": 60, "深夜": 23 * 60 + 30}  # minutes since midnight
 _DAY = 24 * 60  # minutes
 
-_NAME_OF_DAY = r"(?:周|星期|礼拜)([1-6日天末])"
+_NAME_OF_DAY = r"(?<!\d)星期([1-6一二三四五六日天末])(?!\d(?!\d?:\d)|[次回节趟程数班遍]|个[小钟]|天(?!气))"
 _WEEKDAY = re.compile(_NAME_OF_DAY)
 _WEEKDAY_TO_WEEKDAY = re.compile(rf"{_NAME_OF_DAY}{_TO}{_NAME_OF_DAY}")
-_WEEKDAYS = {**{str(number): number for number in range(1, 7)}, "日": 7, "天": 7, "末": 6}
+_SHORT_DAY = re.compile(r"(星期[1-6日天])([至到~～—、和-])(?=[1-6一二三四五六日天](?![\d次天月日个:点]))")  # 星期1至5
+_WEEKDAYS = {name: number for names in ("123456", "一二三四五六") for number, name in enumerate(names, 1)}
+_WEEKDAYS |= {"日": 7, "天": 7, "末": 6}
 _WORKDAY = re.compile("工作日")
 
-_YEAR = re.compile(r"\d{4}年")
-_DATE = re.compile(r"(\d{1,2})月(?:(\d{1,2})[日号])?")
+_YEAR_MARK = re.compile(r"\d{4}年")
+_MONTH_DAY = r"(?<![\d个])(\d{1,2})月(?!龄)(?:(\d{1,2})[日号]|(?P<late>底|末)|(?P<early>初|头))?"
+_DATE = re.compile(rf"{_MONTH_DAY}{_TAIL}")
 _DATE_TO_DATE = re.compile(
-    rf"(\d{{1,2}})月(?:(\d{{1,2}})[日号])?{_TO}(?:(\d{{1,2}})月(?:(\d{{1,2}})[日号])?|(\d{{1,2}})[日号])"
+    rf"(?<![\d个])(\d{{1,2}})月(?:(\d{{1,2}})[日号])?{_TO}(?:(\d{{1,2}})月(?:(\d{{1,2}})[日号])?|(\d{{1,2}})[日号])"
 )
-_DATE_SAID = re.compile(r"(?<![\d个])(\d{1,2})月(?:(\d{1,2})[日号]|(底|末)|(初|头))?")
+_SHORT_MONTH = re.compile(r"(?<![\d月])(\d{1,2})(?=(?:、|[-~～—至到])\d{1,2}(?:[、至到~～—-]\d{1,2})*月)")  # 7-9月
 _MONTH = 31  # days, by which dates are numbered from the start of the year on
 _WHOLE, _START, _END = (1, _MONTH), (1, 10), (21, _MONTH)  # days of a month
-_SEASONS = {"夏天": (7, 20), "三伏": (7, 20), "暑假": (7, 20), "冬天": (1, 10), "寒假": (2, 1)}
+_SEASONS = {
+    "春天": ((3, 1), (5, 31)), "夏天": ((6, 1), (8, 31)), "三伏": ((7, 10), (8, 25)), "暑假": ((7, 1), (8, 31)),
+    "秋天": ((9, 1), (11, 30)), "冬天": ((12, 1), (2, 28)), "寒假": ((1, 15), (2, 20)),
+}  # fmt: skip
 
-_HOLIDAYS = (
-    "元旦",
-    "春节|过年|大年|正月|年三十",
-    "清明",
-    "五一|劳动节",
-    "端午",
-    "中秋",
-    r"国庆|(?<![\d第初])11(?=长?假|去|那几天|期间|放)",
+_NO_PLACE = "(?![路街店院园楼]|[前后])"
+_HOLIDAYS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        f"元旦{_NO_PLACE}",
+        f"春节{_NO_PLACE}|(?<![通超不经])过年(?![限度审检龄])|大年[初3三]|正月|年三十",
+        f"清明{_NO_PLACE}(?!上河)",
+        f"五一{_NO_PLACE}|劳动节{_NO_PLACE}",
+        f"端午{_NO_PLACE}",
+        f"中秋{_NO_PLACE}",
+        rf"(?<![王李张刘陈赵杨黄周吴])国庆{_NO_PLACE}|(?<![\d第初楼铁号期])11(?=长?假|去|那几天|放假)",
+    )
 )
-_ANY_HOLIDAY = re.compile("法定节?假?日|节假日|公众假期|(?<!除)假[日期]")
-_FIGURE_OF_TIME = re.compile(r"\d{1,2}(?:月|点|:\d)|[周期拜]\d")
+_ANY_HOLIDAY = re.compile("法定节?假?日|节假日|公众假期|(?<![除请病年婚产事休])假[日期]")
 
 
-def times_said(folded: str) -> Iterator[tuple[str, Span]]:
-    """(measure, span) of each time of day, day of the week, date and holiday that a question says: a minute, a day, or
-    as many days as are meant."""
-    hours = [_read_hour(match) for match in _HOUR.finditer(folded)]
-    hours += [minute for name, minute in _PARTS_OF_DAY.items() if name in folded and not hours]
-    yield from (("clock", (hour, hour + 1)) for hour in hours)
-    weekdays = [_WEEKDAYS[match[1]] for match in _WEEKDAY.finditer(folded)]
-    yield from (("weekday", (day, day + 1)) for day in weekdays)
-    yield from (("date", _read_date(match)) for match in _DATE_SAID.finditer(folded))
-    seasons = [month * _MONTH + day for name, (month, day) in _SEASONS.items() if name in folded]
-    yield from (("date", (day, day + 1)) for day in seasons)
-    yield from (("holiday", span) for span in _named_holidays(folded))
+def time_spans(folded: str) -> list[tuple[str, Span]]:
+    """(measure, range) of the times of day, days of the week, dates and holidays that a text says.
 
-
-def time_spans(folded: str) -> Iterator[tuple[str, Span]]:
-    """(measure, range) of each time of day, day of the week, date and holiday, and of the ranges between two of them.
-
-    Clocks are in minutes since midnight, weekdays from 1 to 7, dates in months of 31 days.
+    Clocks are in minutes since midnight, weekdays from 1 to 7, dates in months of 31 days. What is excluded
+    (节假日除外) is not said.
     """
-    yield from (("clock", span) for span in _clock_spans(folded))
-    yield from (("weekday", span) for span in _weekday_spans(folded))
-    yield from (("date", span) for span in _date_spans(folded))
-    yield from (("holiday", span) for span in _holiday_spans(folded))
+    text = _write_out(folded)
+    spans: dict[str, Iterator[Span]] = {
+        "clock": _clock_spans(text),
+        "weekday": _weekday_spans(text),
+        "date": _date_spans(text),
+        "holiday": _holiday_spans(text),
+    }
+    return [(measure, span) for measure, own in spans.items() for span in own]
 
 
-def has_figure_of_time(folded: str) -> bool:
-    """Whether a figure in a text is a month, an hour or a day of the week."""
-    return _FIGURE_OF_TIME.search(folded) is not None
+def without_times(folded: str) -> str:
+    """A text without its times, so that 25日 of a date is no duration."""
+    text = _write_out(folded)
+    for pattern in (_CLOCK_ALONE, _WEEKDAY, _DATE_TO_DATE, _DATE):
+        text = pattern.sub("，", text)
+    return text
+
+
+def overlap(span: Span, other: Span) -> bool:
+    return span[0] < other[1] and other[0] < span[1]
+
+
+def is_within(span: Span, other: Span) -> bool:
+    return other[0] <= span[0] and span[1] <= other[1]
+
+
+def _write_out(text: str) -> str:
+    """Short forms in full: 7-9月 as 7月-9月, 星期1至5 as 星期1至星期5, 晚上7点半 as 19:30; years are left out."""
+    text = _EXCLUDED.sub("，", _YEAR_MARK.sub("", text)).replace("星期6日", "星期6、星期日")
+    text = _SHORT_MONTH.sub(r"\1月", text)
+    while (longer := _SHORT_DAY.sub(r"\1\2星期", text)) != text:
+        text = longer
+    text = _HOURS_WITH_PART.sub(r"\g<part>\g<first>\g<to>\g<part>", text)
+    return _HOUR.sub(_write_clock, text)
+
+
+def _write_clock(match: re.Match[str]) -> str:
+    hour = 1 if match["hour"] == "一" else int(match["hour"])
+    part = match["part"] or ""
+    minute = 30 if match["half"] else int(match["past"] or match["minute"] or 0)
+    if match["quarter"]:
+        minute = 15 * (1 if match["quarter"] == "一" else int(match["quarter"]))
+    is_bare = not part and not match["minute"] and match[0].endswith("点")
+    may_count = is_bare and hour < _SURE_HOUR and not _HOUR_GOES_ON.match(match.string, match.end())
+    if hour > 24 or minute > 59 or may_count:
+        return match[0]
+    return f"{_read_hour(hour, part)}:{minute:02}"
+
+
+def _read_hour(hour: int, part: str) -> int:
+    """Of 24, an hour of a part of the day: 晚上2点 is two in the night, 中午2点 is 14."""
+    if part in _NIGHT and (hour == 12 or hour < _SURE_HOUR):
+        return hour % 12
+    is_late = part in _NIGHT or part in _AFTERNOON or (part == "中午" and hour < _SURE_HOUR)
+    if part == "凌晨":
+        return hour % 12
+    return (hour + 12 if is_late and hour < 12 else hour) % 24
 
 
 def _clock_spans(text: str) -> Iterator[Span]:
+    found = False
     for match in _CLOCK_TO_CLOCK.finditer(text):
+        found = True
         yield from _wrap(_count_minutes(match[1], match[2]), _count_minutes(match[3], match[4]), 0, _DAY)
-    for match in _CLOCK_ALONE.finditer(_CLOCK_TO_CLOCK.sub("", text)):
+    for match in _CLOCK_ALONE.finditer(_CLOCK_TO_CLOCK.sub("，", text)):
+        found = True
         minute = _count_minutes(match[1], match[2])
-        yield (minute, _DAY) if match["from"] else (0, minute) if match["up_to"] else (minute, minute + 1)
+        yield (minute, _DAY) if match["onward"] else (0, minute) if match["before"] else (minute, minute + 1)
+    if not found:
+        yield from ((minute, minute + 1) for name, minute in _PARTS_OF_DAY.items() if name in text)
 
 
 def _weekday_spans(text: str) -> Iterator[Span]:
     for match in _WEEKDAY_TO_WEEKDAY.finditer(text):
         yield from _wrap(_WEEKDAYS[match[1]], _WEEKDAYS[match[2]] + 1, 1, 8)
-    for match in _WEEKDAY.finditer(_WEEKDAY_TO_WEEKDAY.sub("", text)):
+    for match in _WEEKDAY.finditer(_WEEKDAY_TO_WEEKDAY.sub("，", text)):
         day = _WEEKDAYS[match[1]]
         yield day, day + (2 if match[1] == "末" else 1)
     if _WORKDAY.search(text):
@@ -100,25 +164,33 @@ def _weekday_spans(text: str) -> Iterator[Span]:
 
 
 def _date_spans(text: str) -> Iterator[Span]:
-    text = _YEAR.sub("", text)
     for match in _DATE_TO_DATE.finditer(text):
         month, day, last_month, last_day, day_of_month = match.groups()
-        end = int(last_month or month) * _MONTH + int(last_day or day_of_month or _MONTH) + 1
-        yield from _wrap(int(month) * _MONTH + int(day or 1), end, _MONTH, 14 * _MONTH)
-    for match in _DATE.finditer(_DATE_TO_DATE.sub("", text)):
-        first = int(match[1]) * _MONTH + int(match[2] or 1)
-        yield first, first + (1 if match[2] else _MONTH)
+        last = (int(last_month or month), int(last_day or day_of_month or _MONTH))
+        yield from _wrap_dates((int(month), int(day or 1)), last)
+    for match in _DATE.finditer(_DATE_TO_DATE.sub("，", text)):
+        month, day = int(match[1]), match[2]
+        first, last_of_month = (int(day), int(day)) if day else _days_of(match)
+        start, end = month * _MONTH + first, month * _MONTH + last_of_month + 1
+        yield (start, 14 * _MONTH) if match["onward"] else (_MONTH, start) if match["before"] else (start, end)
+    for name, (first_date, last_date) in _SEASONS.items():
+        if name in text:
+            yield from _wrap_dates(first_date, last_date)
+
+
+def _days_of(match: re.Match[str]) -> tuple[int, int]:
+    return _END if match["late"] else _START if match["early"] else _WHOLE
 
 
 def _holiday_spans(text: str) -> Iterator[Span]:
     if _ANY_HOLIDAY.search(text):
         yield 0, len(_HOLIDAYS)
     else:
-        yield from _named_holidays(text)
+        yield from ((number, number + 1) for number, names in enumerate(_HOLIDAYS) if names.search(text))
 
 
-def _named_holidays(text: str) -> Iterator[Span]:
-    return ((number, number + 1) for number, names in enumerate(_HOLIDAYS) if re.search(names, text))
+def _wrap_dates(first: tuple[int, int], last: tuple[int, int]) -> Iterator[Span]:
+    return _wrap(first[0] * _MONTH + first[1], last[0] * _MONTH + last[1] + 1, _MONTH, 14 * _MONTH)
 
 
 def _wrap(first: int, end: int, start_of_all: int, end_of_all: int) -> Iterator[Span]:
@@ -128,19 +200,6 @@ def _wrap(first: int, end: int, start_of_all: int, end_of_all: int) -> Iterator[
     else:
         yield first, end_of_all
         yield start_of_all, end
-
-
-def _read_hour(match: re.Match[str]) -> int:
-    """Minutes since midnight."""
-    hour = int(match["hour"])
-    is_late = hour < 12 and match["part"] in _LATE
-    return (hour + 12 * is_late) * 60 + (30 if match["half"] else int(match["past"] or match["minute"] or 0))
-
-
-def _read_date(match: re.Match[str]) -> Span:
-    month, day, is_end, is_start = match.groups()
-    first, last = (int(day), int(day)) if day else _END if is_end else _START if is_start else _WHOLE
-    return int(month) * _MONTH + first, int(month) * _MONTH + last + 1
 
 
 def _count_minutes(hour: str, minute: str) -> int:
