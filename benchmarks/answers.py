@@ -28,8 +28,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-14            # the fifteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-15            # the sixteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-17 --split fresh   # the eighteenth: 80 questions, 16 files, unasked
-    python benchmarks/answers.py --set documents-18 --split fresh   # the nineteenth: 80 questions, not asked yet
+    python benchmarks/answers.py --set documents-17           # the eighteenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-18           # the nineteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

@@ -229,6 +229,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
     FreshSet(
         "documents-18",
@@ -237,7 +238,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
-        split="fresh",
+        split="open",
     ),
 )
 
