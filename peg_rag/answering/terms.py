@@ -19,7 +19,7 @@ from peg_rag.answering.statements import Cell
 from peg_rag.answering.times import TIMES, Span, is_within, overlap, time_spans, without_times
 from peg_rag.answering.words import Word, fold_text
 
-_REST_OF_TIME = re.compile("(?:其余|其他|其它|别的)的?(?:日子|日期|时间|时段|月份|季节|[日天])[，,]?$")
+_REST_OF_TIME = re.compile("(?:其余|其他|其它|别的)的?(?:日子|日期|时间|时段|月份|季节|[日天])(?![^，,和及与])")
 _DENIED_BEFORE = re.compile(r"(?:(?<!有)没有?|未|(?<![是能要可])不是?|无)[^,，。?？、]{0,5}$")
 _DENIED_AFTER = re.compile(r"[^,，。?？、]{0,2}[没未][签办带交有]")
 _BELOW_BEFORE = re.compile(r"(?:不到|不满|未满|不足|低于)$")

@@ -24,10 +24,10 @@ _NUMERAL = re.compile(
     rf"{_FIGURE}*十{_FIGURE}*"
 )
 _MYRIADS = re.compile(rf"(?<![a-z0-9.零一二两三四五六七八九十百千第])({_FIGURE}+|\d+)万({_FIGURE}*[十百千]{_FIGURE}*)")
-# How measures are spoken: 九米六 is 9.6米, 两块五 2.5块, 三万五 3.5万; 五百一晚 is no 510.
+# How measures are spoken: 九米六 is 9.6米, 一米四八 1.48米, 两块五 2.5块, 三万五 3.5万; 五百一晚 is no 510.
 _SPOKEN = re.compile(
     rf"(?<![a-z0-9.零一二两三四五六七八九十百千第])(?P<whole>{_FIGURE}+?|\d+)(?P<unit>米|块|[百千万])"
-    rf"(?P<tenth>[二三四五六七八九]|\d(?![\d.]))(?:[毛角])?"
+    rf"(?P<part>(?<=米)(?:[零〇一二三四五六七八九]{{2}}|\d\d)(?![\d.厘公])|[二三四五六七八九]|\d(?![\d.]))(?:[毛角])?"
     rf"(?![十百千万亿点个层位名台件块米元年月日天号楼栋斤克吨升折成倍分岁人次])"
 )
 _DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
@@ -284,8 +284,8 @@ def _write_myriads(spoken: re.Match[str]) -> str:
 
 def _write_measure(spoken: re.Match[str]) -> str:
     """九米六 as 9.6米."""
-    whole, tenth = (_convert_numeral(part) if part[0] in _FIGURE else part for part in spoken.group("whole", "tenth"))
-    return f"{whole}.{tenth}{spoken['unit']}"
+    whole, part = (_convert_numeral(text) if text[0] in _FIGURE else text for text in spoken.group("whole", "part"))
+    return f"{whole}.{part}{spoken['unit']}"
 
 
 def _convert_numeral(numeral: str) -> str:
