@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 Span = tuple[float, float]  # a range, whose end is outside
-TIMES = frozenset({"clock", "weekday", "date", "holiday"})  # what is measured
+TIMES = frozenset({"clock", "weekday", "date", "lunar", "holiday"})  # what is measured
 
 _TO = r"[-~～—至到]+(?:次日|第2天|第二天|翌日|次年|翌年)?"
 _ONWARD = "以后|之后|后|起|开始|开场"
@@ -59,6 +59,14 @@ _SEASONS = {
     "秋天": ((9, 1), (11, 30)), "冬天": ((12, 1), (2, 28)), "寒假": ((1, 15), (2, 20)),
 }  # fmt: skip
 
+_IS_LUNAR = re.compile(r"农历|阴历|(?<![最当起年])初[1-9]|正月|腊月")
+_LUNAR_NUMERALS = re.compile(r"(?<=初)[一二三四五六七八九]|(?<=逢)[一二三四五六七八九]|廿[一二三四五六七八九]?")
+_LUNAR_DAY = r"(?:(?<![最当起年])初)?(\d{1,2})(?![\d月:点岁个元天])"
+_LUNAR_TO_LUNAR = re.compile(rf"{_LUNAR_DAY}[-~～—至到]+(?:次月)?{_LUNAR_DAY}")
+_LUNAR_ALONE = re.compile(rf"(?:农历|阴历|[正腊]月|[、和及](?=初)|(?=初)){_LUNAR_DAY}")
+_EVERY_TEN_DAYS = re.compile(r"逢(\d)")
+_LAST_LUNAR = 30
+
 _NO_PLACE = "(?![路街店院园楼]|[前后])"
 _HOLIDAYS = tuple(
     re.compile(pattern)
@@ -78,14 +86,15 @@ _ANY_HOLIDAY = re.compile("法定节?假?日|节假日|公众假期|(?<![除请�
 def time_spans(folded: str) -> list[tuple[str, Span]]:
     """(measure, range) of the times of day, days of the week, dates and holidays that a text says.
 
-    Clocks are in minutes since midnight, weekdays from 1 to 7, dates in months of 31 days. What is excluded
-    (节假日除外) is not said.
+    Clocks are in minutes since midnight, weekdays from 1 to 7, dates in months of 31 days, lunar days from 1 to 30.
+    What is excluded (节假日除外) is not said.
     """
     text = _write_out(folded)
     spans: dict[str, Iterator[Span]] = {
         "clock": _clock_spans(text),
         "weekday": _weekday_spans(text),
         "date": _date_spans(text),
+        "lunar": _lunar_spans(text),
         "holiday": _holiday_spans(text),
     }
     return [(measure, span) for measure, own in spans.items() for span in own]
@@ -180,6 +189,26 @@ def _date_spans(text: str) -> Iterator[Span]:
 
 def _days_of(match: re.Match[str]) -> tuple[int, int]:
     return _END if match["late"] else _START if match["early"] else _WHOLE
+
+
+def _lunar_spans(text: str) -> Iterator[Span]:
+    """Days of a month of the moon: 初一至初四, 农历二十, 逢六 (6, 16, 26)."""
+    text = _LUNAR_NUMERALS.sub(_write_lunar, text)
+    if not _IS_LUNAR.search(text):
+        return
+    for match in _LUNAR_TO_LUNAR.finditer(text):
+        yield from _wrap(int(match[1]), int(match[2]) + 1, 1, _LAST_LUNAR + 1)
+    for match in _LUNAR_ALONE.finditer(_LUNAR_TO_LUNAR.sub("，", text)):
+        yield int(match[1]), int(match[1]) + 1
+    for match in _EVERY_TEN_DAYS.finditer(text):
+        yield from ((day, day + 1) for day in range(int(match[1]), _LAST_LUNAR + 1, 10))
+
+
+def _write_lunar(match: re.Match[str]) -> str:
+    """The day of 初三 and 廿三 as a figure."""
+    numeral = match[0].removeprefix("廿")
+    day = "零一二三四五六七八九".index(numeral) if numeral else 0
+    return str(day + (20 if match[0].startswith("廿") else 0))
 
 
 def _holiday_spans(text: str) -> Iterator[Span]:
