@@ -189,6 +189,16 @@ def test_the_column_that_a_time_means_is_the_one_asked_for(letters: Any) -> None
     assert cells["夜段: 999元"].describe().question == "晚上七点骑一节单人多少钱"  # another file's terms
 
 
+def test_a_long_question_keeps_its_terms(letters: Any) -> None:
+    hits = [
+        Hit("1", "课: 单人 | 日段: 420元 | 夜段: 580元", 1.0, metadata={"source": "手册.pdf", "title": ""}),
+        Hit("2", RULES, 0.9, metadata={"source": "手册.pdf", "title": ""}),
+    ]
+    question = "晚上七点骑一节单人多少钱" + "，我们从很远的地方赶过来" * 6
+    cell = next(c for c in find_candidates(question, hits, letters) if c.statement.text == "夜段: 580元")
+    assert cell.describe().question == f"{question[:40]}（夜段）"
+
+
 def test_a_term_that_is_asked_for_may_answer(letters: Any) -> None:
     hits = [
         Hit("1", "得分: 40分以下 | 等级: 重助 | 护工: 全天", 1.0, metadata={"source": "手册.pdf", "title": ""}),

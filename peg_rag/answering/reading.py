@@ -89,9 +89,9 @@ def describe_statement(question: Question, passage: Passage, statement: Statemen
 
 def _write_question(question: Question) -> str:
     """The question as it was typed, with the terms that the file has for what it says."""
-    return (
-        f"{question.typed.rstrip(_QUESTION_MARKS)}（{'、'.join(question.terms)}）" if question.terms else question.typed
-    )
+    if not question.terms:
+        return question.typed
+    return f"{question.typed.rstrip(_QUESTION_MARKS)[:_TYPED]}（{'、'.join(question.terms)}）"
 
 
 def _write_meanings(question: Question, passage: Passage, texts: Sequence[str], known: str) -> str:

@@ -25,9 +25,6 @@ _DENIED_AFTER = re.compile(r"[^,，。?？、]{0,2}[没未][签办带交有]")
 _BELOW_BEFORE = re.compile(r"(?:不到|不满|未满|不足|低于)$")
 _BELOW_AFTER = re.compile(r"以下|以内")
 _YEARS = re.compile(r"(?<!\d)(?:19|20)\d\d(?=年|[-/.])")
-_PLACES = re.compile(
-    r"(?:室|处|厅|馆|店|部|科|窗口?|台|中心|站|院|楼|热线|电话|食堂)$"
-)  # whose times are no definition
 _PLACE = re.compile(r"(?:室|处|厅|馆|店|部|科|窗口|台|中心|站|院|楼|热线|电话|食堂)$")  # whose times define nothing
 _UNITS = frozenset({"公斤", "公里", "小时", "分钟", "平方米", "厘米", "毫米", "钟头", "星期", "多少"})
 _LIST_KINDS = frozenset({"how", "list", "rule", "reason"})
@@ -103,10 +100,11 @@ def _names_by_number(question: Question, meanings: Meanings) -> Iterator[str]:
     """For each number, time or day the one name whose range holds it, the narrowest; where no range of its measure
     does, the name of all the rest."""
     meanings = tuple(dict.fromkeys(meanings))
-    defined = [
-        pair for pair in meanings if not pair[1].endswith(OTHERWISE) and not _is_of_other_year(question, pair[1])
+    spans = [
+        (name, _find_spans(fold_text(meaning)))
+        for name, meaning in meanings
+        if not meaning.endswith(OTHERWISE) and not _is_of_other_year(question, meaning)
     ]
-    spans = [(name, _find_spans(fold_text(meaning))) for name, meaning in defined]
     for measure, said in _numbers_said(question):
         own = [(span, name) for name, of_meaning in spans for span in of_meaning.get(measure, ())]
         if measure == "clock":
