@@ -30,6 +30,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-17           # the eighteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-18           # the nineteenth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-20 --split fresh   # the twenty-first: 80 questions about 16 files
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none
@@ -71,6 +72,7 @@ SETS = {
     "documents-16": DOCUMENTS.parent / "documents-16",
     "documents-17": DOCUMENTS.parent / "documents-17",
     "documents-18": DOCUMENTS.parent / "documents-18",
+    "documents-20": DOCUMENTS.parent / "documents-20",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")
 LONGEST_ANSWER = 400  # characters

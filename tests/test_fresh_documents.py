@@ -50,6 +50,8 @@ import make_documents.documents_17.content  # noqa: E402
 import make_documents.documents_17.files  # noqa: E402
 import make_documents.documents_18.content  # noqa: E402
 import make_documents.documents_18.files  # noqa: E402
+import make_documents.documents_20.content  # noqa: E402
+import make_documents.documents_20.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -239,6 +241,15 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-20",
+        make_documents.documents_20.content.SOURCES,
+        make_documents.documents_20.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
     ),
 )
 
