@@ -52,6 +52,8 @@ import make_documents.documents_18.content  # noqa: E402
 import make_documents.documents_18.files  # noqa: E402
 import make_documents.documents_19.content  # noqa: E402
 import make_documents.documents_19.files  # noqa: E402
+import make_documents.documents_20.content  # noqa: E402
+import make_documents.documents_20.files  # noqa: E402
 from answers import (  # noqa: E402
     DOCUMENTS,
     KINDS,
@@ -246,6 +248,15 @@ SETS = (
         "documents-19",
         make_documents.documents_19.content.SOURCES,
         make_documents.documents_19.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
+        split="fresh",
+    ),
+    FreshSet(
+        "documents-20",
+        make_documents.documents_20.content.SOURCES,
+        make_documents.documents_20.files,
         searches=32,
         scans=8,
         unanswerable=12,
