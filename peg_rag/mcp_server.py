@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from peg_rag import __version__
 from peg_rag.answer import MAX_HITS, THRESHOLD, extract_answer
+from peg_rag.answering.retrieval import retrieve_by_terms
 from peg_rag.errors import InvalidInput, PegRagError
 from peg_rag.hits import Hit
 from peg_rag.index import Record
@@ -215,7 +216,8 @@ class KnowledgeReader:
             InvalidInput: the question is blank.
         """
         hits = self._retriever.retrieve(question, k=MAX_HITS)
-        answer = extract_answer(question, hits, self._encoder, threshold=self._threshold)
+        hits += retrieve_by_terms(question, hits, self._retriever)
+        answer = extract_answer(question, hits, self._encoder, threshold=self._threshold, max_hits=len(hits))
         return AskAnswer(
             question=question,
             found=answer.found,

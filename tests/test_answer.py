@@ -274,6 +274,9 @@ def test_degrees_below_zero_are_written_in_one_way() -> None:
         ("周末几点开放", "平日", False, True),
         ("没签合同的怎么算", "未签合同", True, False),
         ("押金是多少", "会员价", False, False),
+        ("户口不在本市的多少钱", "外地户口", True, False),
+        ("户口不在本市的多少钱", "本市户口", False, True),
+        ("在不在本市都行吗", "本市户口", True, False),
     ],
 )
 def test_opposites_exclude_one_another(question: str, text: str, agreements: bool, conflicts: bool) -> None:

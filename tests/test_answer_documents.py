@@ -11,7 +11,19 @@ from tokenizers import Tokenizer
 sys.path.insert(0, str(Path(__file__).parent.parent / "train"))
 
 from answer_documents import FOLDER, WrittenCase, WrittenDocument, occurs, passages, read_documents
-from answer_scorer import HITS, HITS_TO_LEARN, LEFT_OUT, Group, _choose_hits, load_groups, pack_reading, save_groups
+from answer_scorer import (
+    HITS,
+    HITS_TO_LEARN,
+    LEFT_OUT,
+    Group,
+    _choose_hits,
+    _without_hit,
+    _without_row,
+    _without_statement,
+    load_groups,
+    pack_reading,
+    save_groups,
+)
 from reader import Reading
 
 from peg_rag.answering.evidence import FEATURES
@@ -71,6 +83,17 @@ def test_an_answer_that_stands_deep_among_the_hits_is_learned_from() -> None:
         assert _choose_hits(hits, case, LEFT_OUT + 1) == chosen
         assert _choose_hits(hits, case, LEFT_OUT) == hits[:HITS]
     assert _choose_hits(hits, WrittenCase("问", "", ()), LEFT_OUT + 1) == hits[:HITS_TO_LEARN]
+
+
+def test_an_answer_is_taken_out_with_its_line_or_alone() -> None:
+    rows = "配件: 门胶条 | 价钱: 58元\n配件: 压缩机 | 价钱: 1,300元\n"
+    hit = Hit(id="1", text=rows, score=1.0, metadata={"source": "甲.md"})
+    case = WrittenCase("换压缩机多少钱", "甲.md", ("1,300元",))
+    assert _without_hit(hit, case) is None
+    assert (_without_statement(hit, case) or hit).text == "配件: 门胶条 | 价钱: 58元\n配件: 压缩机\n"
+    assert (_without_row(hit, case) or hit).text == "配件: 门胶条 | 价钱: 58元\n"
+    other = WrittenCase("换压缩机多少钱", "乙.md", ("1,300元",))
+    assert all(take_out(hit, other) == hit for take_out in (_without_hit, _without_row, _without_statement))
 
 
 def make_group(question: str, rows: list[ContextualStatement]) -> Group:

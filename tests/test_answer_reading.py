@@ -90,6 +90,21 @@ def test_the_asset_is_unpacked_to_go_on_from(recipe: Any, trained: Path, tmp_pat
         assert (tmp_path / "asset" / file).read_bytes() == (trained / "asset" / file).read_bytes()
 
 
+def test_the_mean_of_several_runs_is_that_of_their_weights(recipe: Any, start: Path, tmp_path: Path) -> None:
+    weights = recipe.Reader(start).trained_weights()
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        shifted = {name: weight + number for name, weight in weights.items()}
+        save_file(shifted, tmp_path / str(number) / "trained.safetensors", metadata={"left_out": "0"})
+    runs = [tmp_path / "1", tmp_path / "2"]
+    recipe.average(Namespace(start=start, runs=runs, out=tmp_path / "mean"))
+    for name, weight in load_file(tmp_path / "mean" / "trained.safetensors").items():
+        torch.testing.assert_close(weight, weights[name] + 1.5)
+    save_file(weights, tmp_path / "2" / "trained.safetensors", metadata={"left_out": "1"})
+    with pytest.raises(SystemExit, match="left out the same"):
+        recipe.average(Namespace(start=start, runs=runs, out=tmp_path / "mean"))
+
+
 @pytest.fixture(scope="module")
 def reader(trained: Path) -> StatementReader:
     return StatementReader(trained / "asset")
@@ -153,7 +168,16 @@ def test_training_lowers_the_loss_and_goes_on_where_it_was_stopped(
     monkeypatch.setattr(recipe, "QUESTIONS_OF_STEP", 8)
     monkeypatch.setattr(recipe, "SAVED_EVERY", 8)
     options = Namespace(
-        data=data, start=start, begin=None, rate=2e-3, left_out=0, questions=None, passes=1, seed=0, device="cpu"
+        data=data,
+        start=start,
+        begin=None,
+        rate=2e-3,
+        dropout=0.1,
+        left_out=0,
+        questions=None,
+        passes=1,
+        seed=0,
+        device="cpu",
     )
     whole = recipe.Trainer(Namespace(**vars(options), out=tmp_path / "whole"))
     losses = whole.fit()
@@ -190,7 +214,15 @@ def test_two_ranks_learn_what_one_process_learns(recipe: Any, start: Path, tmp_p
     for ranks in (1, 2):
         out = tmp_path / str(ranks)
         launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-        fit = ["fit", f"--data={data}", f"--start={start}", f"--out={out}", "--rate=1e-3", "--device=cpu"]
+        fit = [
+            "fit",
+            f"--data={data}",
+            f"--start={start}",
+            f"--out={out}",
+            "--rate=1e-3",
+            "--dropout=0",
+            "--device=cpu",
+        ]
         command = [*launch, "--", str(TRAIN / "reader.py"), *fit]
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True)
         weights.append(load_file(out / "trained.safetensors"))
@@ -227,7 +259,13 @@ def test_questions_that_are_known_give_no_gradient(
     recipe: Any, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Namespace(
-        data=write_reading(tmp_path / "reading.npz"), start=start, begin=None, rate=1e-3, left_out=0, questions=None
+        data=write_reading(tmp_path / "reading.npz"),
+        start=start,
+        begin=None,
+        rate=1e-3,
+        dropout=0.1,
+        left_out=0,
+        questions=None,
     )
     trainer = recipe.Trainer(Namespace(**vars(options), passes=1, seed=0, device="cpu", out=tmp_path / "out"))
     drawn = trainer._draw_questions(0)

@@ -92,6 +92,37 @@ def test_definitions_in_the_forms_that_files_use(question: str, rules: str, term
     assert terms_of(question, rules) == terms
 
 
+CONTRACT = (
+    "甲方（委托方）：禾丰种业有限公司，地址：阡陌县育种路12号\n乙方（开发方）: 拾字科技有限公司\n"
+    "“致命缺陷”是指系统不能登录或者出入库数量算错。乙方应当在4小时内修好致命缺陷。"
+)
+ACADEMY = (
+    "“住监”指在中心睡一晚做全套监测，“家监”指带仪器回家自己做。“学童”指6周岁以上、不满14周岁。“潮地”指有水膜、没有积水。"
+    "“平扫”指不打药的检查，“增强”指打造影剂的检查。“协议户”指签有年度供货协议的，其余为“散户”。"
+    "“轻污染”指一批里杂菌瓶不超过百分之一，超过百分之一、不到百分之三的为“中污染”，百分之三以上的为“重污染”。"
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "rules", "terms"),
+    [
+        ("拾字出了哪些事，禾丰能单方面解约", CONTRACT, ("乙方", "甲方")),
+        ("拾字那边得几个钟头修好算错的数", CONTRACT, ("乙方", "致命缺陷")),
+        ("乙方几个钟头修好", CONTRACT, ()),
+        ("睡一晚的那个检查多少钱", ACADEMY, ("住监",)),
+        ("七岁的娃睡一晚做检查多少钱", ACADEMY, ("学童", "住监")),
+        ("住监睡一晚多少钱", ACADEMY, ()),
+        ("就一层水膜，开哪款车", ACADEMY, ("潮地",)),
+        ("没签协议的小花农，抽几个点", ACADEMY, ("散户",)),
+        ("一批里坏了百分之二，该由谁来定", ACADEMY, ("中污染",)),
+        ("脑袋做检查，不打药的多少钱", ACADEMY, ("平扫",)),
+        ("脑袋做检查，打药的多少钱", ACADEMY, ()),
+    ],
+)
+def test_definitions_in_other_words(question: str, rules: str, terms: tuple[str, ...]) -> None:
+    assert terms_of(question, rules) == terms
+
+
 def test_of_two_ranges_the_one_within_the_other_is_meant() -> None:
     rules = "“旺季”指4月至10月，“大旺季”指7月10日至8月20日，“返校季”指8月15日至9月5日。"
     assert terms_of("7月底去要多少", rules) == ("大旺季",)
@@ -119,7 +150,7 @@ def test_what_two_definitions_hold_alike_is_neither() -> None:
 
 def test_a_word_that_the_file_says_often_is_no_name() -> None:
     rules = "“自种”是自己天天来管，“全托”是全由我们管。"
-    question = parse_question("天天来管的地多少钱")
+    question = parse_question("天天去的地多少钱")
     assert find_terms(question, find_definitions(rules), fold_text(rules)) == ("自种",)
     assert find_terms(question, find_definitions(rules), fold_text(rules + "天天开门。天天浇水。天天有人。")) == ()
 
@@ -187,6 +218,24 @@ def test_the_column_that_a_time_means_is_the_one_asked_for(letters: Any) -> None
     assert cells["日段: 420元"].features[column] < 1.0
     assert cells["夜段: 580元"].describe().question == "晚上七点骑一节单人多少钱（夜段）"
     assert cells["夜段: 999元"].describe().question == "晚上七点骑一节单人多少钱"  # another file's terms
+
+
+def test_a_cell_is_known_to_stand_where_all_terms_are_said(letters: Any) -> None:
+    hits = [
+        Hit("1", "谁: 幼童 | 日段: 42元 | 夜段: 58元", 1.0, metadata={"source": "手册.pdf", "title": ""}),
+        Hit("2", "谁: 少年 | 日段: 62元 | 夜段: 78元", 1.0, metadata={"source": "手册.pdf", "title": ""}),
+        Hit("3", RULES, 0.9, metadata={"source": "手册.pdf", "title": ""}),
+    ]
+    candidates = find_candidates("晚上七点带十二岁的娃来，票多少钱", hits, letters)
+    names = ("terms_said", "terms_missing", "terms_beside", "terms_gap")
+    found = {
+        candidate.statement.text: tuple(float(candidate.features[FEATURES.index(name)]) for name in names)
+        for candidate in candidates
+        if candidate.statement.cell
+    }
+    assert found["夜段: 78元"] == (1.0, 0.0, 0.0, 0.0)
+    assert found["日段: 62元"] == (0.5, 0.5, 0.5, 0.5)
+    assert found["夜段: 58元"] == (0.5, 0.5, 0.0, 0.5)
 
 
 def test_a_long_question_keeps_its_terms(letters: Any) -> None:

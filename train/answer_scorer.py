@@ -11,7 +11,7 @@ Rows are the candidates of `peg_rag.answering.candidates` for written documents 
 (`answer_documents.py`), dealt out to `STORES` stores. The questions of one fold get as many hits as `peg-rag ask`
 gives, the others fewer, to save time; so what is printed of the order is too good for these. `--wordings 2` takes at
 most two wordings of a question. One question in three is also asked with what answers it taken out: the whole passage,
-or the cell or sentence alone. The questions of `tests/data` and `data/eval` are not touched.
+its line, or the cell or sentence alone. The questions of `tests/data` and `data/eval` are not touched.
 
 * A linear score and boosted trees learn to put the right statement before the others of its question: softmax
   cross-entropy over the candidates, and LambdaRank.
@@ -100,7 +100,7 @@ FOR = {
     "like_column", "like_key", "like_heading", "file_share", "pairs", "pairs_by_statement", "pairs_telling",
     "pairs_telling_by_statement", "asked_noun", "phrases", "phrases_by_statement", "synonyms_column", "synonyms_key",
     "synonyms_heading", "source_words", "negation", "column_run", "key_run", "key_run_length", "agreements",
-    "agreements_near", "expected_shape", "expected_column",
+    "agreements_near", "expected_shape", "expected_column", "terms_said",
 }  # fmt: skip
 AGAINST = {
     "covered_gap", "statement_gap", "telling_gap", "missing", "missing_near", "missing_code", "year_conflict",
@@ -108,7 +108,7 @@ AGAINST = {
     "like_missing", "like_column_rival", "like_key_gap", "pairs_gap", "pairs_statement_gap", "pairs_missing", "fit_gap",
     "key_gap", "phrases_gap", "phrases_missing", "synonyms_column_rival", "synonyms_key_gap", "hit_gap", "older_mail",
     "superseded", "negation_conflict", "column_run_rival", "key_run_gap", "conflicts", "conflicts_near",
-    "expected_shape_gap", "expected_column_gap",
+    "expected_shape_gap", "expected_column_gap", "terms_missing", "terms_beside", "terms_gap",
 }  # fmt: skip
 _SIGNS = [1 if name in FOR else -1 if name in AGAINST else 0 for name in FEATURES]
 _LIKELY = [FEATURES.index(name) for name in ("covered", "like", "telling", "phrases", "pairs_telling")]
@@ -227,7 +227,7 @@ def _make_tasks_of_store(documents: list[WrittenDocument], start: int, encoder: 
     for number, ((fold, case), hits) in enumerate(zip(cases, results, strict=True)):
         yield Task("written", case.question, _choose_hits(hits, case, fold), fold, case.must, case.file)
         if case.must and number % TAKEN_OUT_EVERY == 0:
-            take_out = _without_statement if number % (2 * TAKEN_OUT_EVERY) else _without_hit
+            take_out = _WAYS[number // TAKEN_OUT_EVERY % len(_WAYS)]
             others = [other for hit in hits if (other := take_out(hit, case)) is not None]
             yield Task("taken out", case.question, _choose_hits(others, case, fold), fold)
 
@@ -259,6 +259,24 @@ def _without_statement(hit: Hit, case: WrittenCase) -> Hit | None:
         text = text[:first].removesuffix(" | ") + text[last:]
     rest = replace(hit, text=text.replace("\n | ", "\n").removeprefix(" | "))
     return _without_hit(rest, case)
+
+
+def _without_row(hit: Hit, case: WrittenCase) -> Hit | None:
+    """A hit without the lines that answer: of what was asked, nothing is left but what stands beside it."""
+    if _without_hit(hit, case):
+        return hit
+    statements = statements_of(hit.text, start_of_body(hit))
+    places = [s.span[0] for s in statements if s.kind != "list" and answers_question(s, case.must)]
+    kept = []
+    start = 0
+    for line in hit.text.splitlines(keepends=True):
+        if not any(start <= place < start + len(line) for place in places):
+            kept.append(line)
+        start += len(line)
+    return _without_hit(replace(hit, text="".join(kept)), case)
+
+
+_WAYS = (_without_statement, _without_row, _without_hit)
 
 
 def make_index(rows: Sequence[tuple[str, dict[str, Any]]], encoder: PEGEncoder) -> PEGIndex:

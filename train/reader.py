@@ -3,15 +3,18 @@
     python train/answer_scorer.py --features runs/rows.npz --tokenizer runs/start/tokenizer.json --pack runs/reading.npz
     python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/first --passes 2
     python train/reader.py fit --data runs/reading.npz --start runs/start --out runs/reader --begin runs/first --seed 1
+    python train/reader.py average --start runs/start --runs runs/first runs/reader --out runs/mean
     python train/reader.py score --data runs/reading.npz --start runs/start --out runs/reader
     python train/reader.py write --start runs/start --out runs/reader
     python train/reader.py unpack --start runs/start --out runs/shipped   # the asset, to go on from with --begin
 
-`train/reader_start.py` makes `runs/start`; a second pass begins with the weights of the first. A question's statements
-compete with one another and with "nothing answers", whose logit is 0. One fold of documents is left out, and the trees
-that decide learn from what the reader says of those (`train/answer_scorer.py --reading`). The embeddings and the lower
-layers stay as they are: they know Chinese, and much of the work is saved. A step scores more rows than it learns from:
-it does without the questions that are known by now, and of the others takes the rows that mislead the network most.
+`train/reader_start.py` makes `runs/start`; a second pass begins with the weights of the first. The mean of the weights
+of several passes (Wortsman et al., arXiv 2203.05482) is less sure of what it has not learned, and ranks as well. A
+question's statements compete with one another and with "nothing answers", whose logit is 0. One fold of documents is
+left out, and the trees that decide learn from what the reader says of those (`train/answer_scorer.py --reading`). The
+embeddings and the lower layers stay as they are: they know Chinese, and much of the work is saved. A step scores more
+rows than it learns from: it does without the questions that are known by now, and of the others takes the rows that
+mislead the network most.
 
 `fit` goes on where it was stopped; `write` makes the asset. `torchrun --nproc-per-node 2 -- train/reader.py fit …`
 shares each step out to two processes of one thread each, which on two cores take less time than two threads of one
@@ -47,6 +50,7 @@ QUESTIONS_OF_STEP = 96
 ROWS_DRAWN = 5  # of a question, which are scored without gradients first
 ROWS_OF_QUESTION = 3  # of these, that compete in the step: the right one and the likeliest others
 UNANSWERABLE = 0.2  # share of the questions of a pass, at most
+DROPOUT = 0.1  # of what the attention and the feed-forward part of a layer that learns add, and of the pooled state
 KNOWN_LOSS = 0.05  # of a question over all its drawn rows, below which the step does without it
 MOST_RIGHT = 1
 ROWS_OF_CHUNK = 8  # rows of like length that are padded together; few, so that what they compute stays in the cache
@@ -124,8 +128,9 @@ class Reading:
 class Reader(nn.Module):
     """BERT, a pooler and a score of the first token's state."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dropout: float = 0.0) -> None:
         super().__init__()
+        self.dropout = dropout
         config = BertConfig.from_pretrained(folder)
         config.hidden_act = "gelu_pytorch_tanh"
         config.hidden_dropout_prob = 0.0
@@ -187,11 +192,18 @@ class Reader(nn.Module):
         mask = torch.zeros(ids.shape, dtype=torch.bfloat16, device=ids.device).masked_fill(ids == PAD, -1e4)
         hidden = self.bert.embeddings(ids)  # (rows, tokens, width)
         for number, layer in enumerate(layers):
-            hidden = self._apply_layer(hidden, mask[:, None, None], layer, is_last=number == len(layers) - 1)
-        scores: Tensor = self.score(torch.tanh(self.pooler(hidden[:, 0])))
+            hidden = self._apply_layer(
+                hidden,
+                mask[:, None, None],
+                layer,
+                dropout=self.dropout if self.training and number >= FROZEN_LAYERS else 0.0,
+                is_last=number == len(layers) - 1,
+            )
+        pooled = functional.dropout(torch.tanh(self.pooler(hidden[:, 0])), self.dropout, self.training)
+        scores: Tensor = self.score(pooled)
         return scores.squeeze(1)
 
-    def _apply_layer(self, hidden: Tensor, mask: Tensor, layer: "Layer", *, is_last: bool) -> Tensor:
+    def _apply_layer(self, hidden: Tensor, mask: Tensor, layer: "Layer", *, dropout: float, is_last: bool) -> Tensor:
         """(rows, tokens, width) → the same; the last layer computes the first tokens alone, (rows, 1, width)."""
         rows, tokens, width = hidden.shape
         heads = self.bert.config.num_attention_heads
@@ -202,9 +214,11 @@ class Reader(nn.Module):
             hidden = hidden[:, :1]
         scores = queries @ keys.transpose(2, 3) * (width // heads) ** -0.5 + mask
         attended = (scores.softmax(-1) @ values).transpose(1, 2).reshape(rows, -1, width)
-        hidden = layer.attention_norm(hidden + functional.linear(attended, layer.attended, layer.attended_bias))
+        attended = functional.linear(attended, layer.attended, layer.attended_bias)
+        hidden = layer.attention_norm(hidden + functional.dropout(attended, dropout))
         inner = functional.gelu(functional.linear(hidden.bfloat16(), layer.up, layer.up_bias))
-        out: Tensor = layer.norm(hidden + functional.linear(inner, layer.down, layer.down_bias))
+        inner = functional.linear(inner, layer.down, layer.down_bias)
+        out: Tensor = layer.norm(hidden + functional.dropout(inner, dropout))
         return out
 
 
@@ -276,7 +290,7 @@ class Trainer:
         self.seed = arguments.seed
         self.reading = Reading(Path(arguments.data))
         self.device = torch.device(arguments.device)
-        self.model = Reader(Path(arguments.start)).to(self.device)
+        self.model = Reader(Path(arguments.start), arguments.dropout).to(self.device)
         generator = np.random.default_rng(self.seed)
         numbers = self.reading.choose_questions(arguments.left_out, generator)
         passes = [generator.permutation(numbers)[: arguments.questions] for _ in range(arguments.passes)]
@@ -304,6 +318,7 @@ class Trainer:
         first = self.step
         learnt = 0
         while self.step < total:
+            torch.manual_seed(zlib.crc32(f"{self.seed} {self.step} {self.rank}".encode()))  # of the dropout
             loss, rows = self._measure_gradients(self._draw_questions(self.step))
             loss = self._sum_over_ranks(loss)
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -360,6 +375,7 @@ class Trainer:
         Returns:
             The questions' part of the step's loss over all drawn rows, and the number of rows that were learned from.
         """
+        self.model.eval()
         with torch.no_grad():
             scores = self.model([row for question in drawn for row in question.rows])
         total = scores.new_zeros(())
@@ -379,6 +395,7 @@ class Trainer:
         owner = torch.arange(len(drawn), device=self.device).repeat_interleave(sizes)
         shares = torch.tensor([question.share for question in drawn], device=self.device)
         right = torch.cat([question.right for question in drawn])
+        self.model.train()
         scores = self.model([row for question in drawn for row in question.rows])
         (shares.sum() * measure_loss(scores, right, owner, shares)).backward()
 
@@ -414,7 +431,7 @@ class Trainer:
 
 def describe_run(arguments: argparse.Namespace) -> dict[str, str]:
     """What a run that goes on must have in common with the one that was stopped."""
-    names = ("data", "start", "begin", "rate", "left_out", "questions", "passes", "seed")
+    names = ("data", "start", "begin", "rate", "dropout", "left_out", "questions", "passes", "seed")
     return {name: str(getattr(arguments, name)) for name in names}
 
 
@@ -575,6 +592,19 @@ def _name_parts(layers: int) -> dict[str, str]:
     return names
 
 
+def average(arguments: argparse.Namespace) -> None:
+    """Writes the mean of the weights of several runs that left out the same documents."""
+    runs = [Path(run) for run in arguments.runs]
+    left_out = {read_left_out(run) for run in runs}
+    if len(left_out) != 1:
+        raise SystemExit(f"--runs: they left out folds {sorted(left_out)}; expected runs that left out the same")
+    trained = [load_reader(Path(arguments.start), run).trained_weights() for run in runs]
+    mean = {name: torch.stack([weights[name] for weights in trained]).mean(dim=0) for name in trained[0]}
+    out = Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(mean, out / "trained.safetensors", metadata={"left_out": str(left_out.pop())})
+
+
 def unpack(arguments: argparse.Namespace) -> None:
     """Makes of the asset what `fit` starts from: the network's folder, and the weights of a pass that was trained."""
     folder = Path(arguments.folder)
@@ -652,12 +682,14 @@ def quantize_weights(weights: dict[str, NDArray[np.float32]]) -> dict[str, NDArr
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=["fit", "score", "write", "unpack"])
+    parser.add_argument("command", choices=["fit", "average", "score", "write", "unpack"])
     parser.add_argument("--data", help="what `train/answer_scorer.py --pack` wrote; for `fit` and `score`")
     parser.add_argument("--start", required=True)
     parser.add_argument("--out", required=True)
     parser.add_argument("--begin", help="for `fit`: the folder of an earlier pass, whose weights this one begins with")
+    parser.add_argument("--runs", nargs="+", default=[], help="for `average`: the folders of several passes")
     parser.add_argument("--rate", type=float, default=RATE, help="for `fit`: the highest learning rate")
+    parser.add_argument("--dropout", type=float, default=DROPOUT, help="for `fit`")
     parser.add_argument("--left-out", type=int, default=0, help="for `fit`: fold of the documents that are left out")
     parser.add_argument("--questions", type=int, help="at most, of a pass; default all")
     parser.add_argument("--passes", type=int, default=1, help="for `fit`: through the questions")
@@ -666,7 +698,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", default=ASSET, help="the asset, which `write` makes and `unpack` takes")
     arguments = parser.parse_args()
-    commands = {"fit": fit, "score": score, "write": write, "unpack": unpack}
+    commands = {"fit": fit, "average": average, "score": score, "write": write, "unpack": unpack}
     commands[arguments.command](arguments)
 
 

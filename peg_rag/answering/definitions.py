@@ -29,7 +29,17 @@ _DEFINITIONS = tuple(
 _SENTENCE_END = re.compile(r"[。\n]")
 _LAST_QUOTED = re.compile(rf".*{_QUOTED}", re.DOTALL)
 _REST = re.compile(rf"(?:其余|其他)[^{_OPEN}{_CLOSE}，。；;|>\n]{{0,6}}(?:为|是|叫|称){_QUOTED}")
-_NEXT_NAME = re.compile(r"[，,][^，,]*(?:统称|称为|称作|简称|叫做|称|叫|是|算)$")  # 周六、周日，初一到初六叫“大假”
+# ，初一到初六叫 in 周六、周日，初一到初六叫“大假”
+_NEXT_NAME = re.compile(r"[，,][^，,]*(?:统称|称为|称作|简称|叫做|称|叫|是|算|为|的)$")
+_PARTIES = """
+甲方 乙方 丙方 丁方 买方 卖方 供方 需方 出租方 承租方 委托方 受托方 发包方 承包方 出租人 承租人 委托人 受托人 发包人
+承包人 买受人 出卖人 转让方 受让方 许可方 被许可方
+"""
+PARTIES = frozenset(_PARTIES.split())  # of a contract
+_PARTY = re.compile(
+    rf"(?P<name>{'|'.join(sorted(PARTIES, key=len, reverse=True))})(?:[（(][^（）()|\n]{{1,12}}[）)])?\s*[:：]\s*"
+    r"(?P<meaning>[^，,。；;:：|（(\n]{2,40})"
+)
 OTHERWISE = "以外"  # 假日以外: the meaning of 平日 in “假日”指周六、周日，其余为“平日”
 _LONGEST = 45  # characters of a meaning
 
@@ -38,6 +48,8 @@ _LONGEST = 45  # characters of a meaning
 def find_definitions(text: str) -> tuple[tuple[str, str], ...]:
     """(name, meaning) of what a text defines, each name once, those that are surely definitions first."""
     definitions: dict[str, str] = {}
+    for match in _PARTY.finditer(text):
+        definitions.setdefault(match["name"], match["meaning"].strip())
     for match in _REST.finditer(text):
         sentence = _SENTENCE_END.split(text[: match.start()])[-1]
         if other := _LAST_QUOTED.match(sentence):

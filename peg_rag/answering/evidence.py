@@ -24,6 +24,7 @@ from peg_rag.answering.passages import Passage, defined_words
 from peg_rag.answering.question import Question
 from peg_rag.answering.ranges import code_fit, range_fit, sentence_fit
 from peg_rag.answering.statements import Statement, without_mark
+from peg_rag.answering.terms import term_features
 from peg_rag.answering.words import Word, fold_text
 
 _YEAR = re.compile(r"(?<!\d)(20\d\d|19\d\d)(?!\d)")
@@ -123,6 +124,11 @@ PLAIN_FEATURES = (
     "asks_polar",
     "asks_nothing",  # the question says no kind
     "words",  # of the question
+    "terms",  # that its file has for the question, see `terms.py`
+    "terms_said",  # of those, by the statement's column and row, or by what it stands under
+    "terms_missing",
+    "terms_beside",  # of those, by another column of its row alone
+    "terms_gap",  # how much more the best statement says
     "cosine",
     "cosine_lead",  # above the mean of all statements, in spreads
     "cosine_gap",  # below the best
@@ -140,6 +146,7 @@ _GAPS = {
     "pairs_statement_gap": "pairs_telling_by_statement",
     "phrases_gap": "phrases_by_statement",
     "synonyms_key_gap": "synonyms_key",
+    "terms_gap": "terms_said",
 }
 _ASKED_KINDS = {
     "asks_list": frozenset({"how", "list", "rule", "reason"}),
@@ -223,7 +230,18 @@ def features_of(question: Question, passage: Passage, statement: Statement, rari
         **_like_features(reading),
         **cell_features(question, passage, statement, reading.in_range, defined),
         **_opposite_features(reading),
+        **term_features(question, statement, _write_own(reading)),
     }
+
+
+def _write_own(reading: _Reading) -> str:
+    """What the statement says and stands under; of its row's columns its own name alone."""
+    statement = reading.statement
+    if statement.cell is None:
+        return reading.near
+    values = [cell.value for cell in (*statement.row, *reading.passage.form)]
+    row = fold_text("\n".join([statement.cell.name, *values]))
+    return f"{reading.passage.context}\n{fold_text(statement.heading)}\n{row}"
 
 
 def _question_features(question: Question) -> dict[str, float]:

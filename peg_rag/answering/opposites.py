@@ -13,6 +13,7 @@ from importlib.resources import files
 from peg_rag.answering.words import fold_text
 
 _NOT = r"(?:不是|不算|没有|没办|没|非|未|无|不含|不|免)"
+_DENIED = re.compile(r"(?:(?<!在)不在|(?<!住)不住在?|(?<!是)不是|(?<!算)不算|不属于)$")
 _NEGATED_NAME = re.compile(r"(?:非|未|无|不含|不)([\u3400-\u9fff]{2,4})")
 
 
@@ -29,7 +30,7 @@ def compare_opposites(question: str, text: str) -> Opposition:
     """Compare two folded texts."""
     agreements = 0
     conflicts = 0
-    asked_members = _find_members(question)
+    asked_members = _find_asked_members(question)
     for group, members in _find_members(text).items() if asked_members else ():
         asked = asked_members.get(group)
         if asked:
@@ -42,6 +43,23 @@ def compare_opposites(question: str, text: str) -> Opposition:
             agreements += is_negated
             conflicts += not is_negated
     return Opposition(agreements, conflicts)
+
+
+@lru_cache(maxsize=1024)
+def _find_asked_members(question: str) -> dict[int, frozenset[int]]:
+    """As `_find_members`; a word that the question denies is its opposite, where it has but one: 不在本市 is 外地."""
+    members = _find_members(question)
+    for word in _compile_words().finditer(question):
+        if _DENIED.search(question[: word.start()]):
+            for group, member in _read_groups()[word[0]]:
+                if members[group] == {member} and _count_members(group) == 2:
+                    members = members | {group: frozenset({1 - member})}
+    return members
+
+
+@cache
+def _count_members(group: int) -> int:
+    return 1 + max(member for places in _read_groups().values() for own, member in places if own == group)
 
 
 @lru_cache(maxsize=16384)

@@ -20,7 +20,7 @@ _GRADE = re.compile(r"([a-z]+)(\d+)")
 _FROM = re.compile(
     r"以上|及上|起|满(?<!不满)(?<!未满)|超过(?<!不超过)(?<!未超过)|大于(?<!不大于)|高于(?<!不高于)|不低于|不少于|≥|>|\+"
 )
-_UP_TO = re.compile(r"以下|以内|之内|(?<!国|市|省|室|户)内|不满|不足|未满|小于|低于(?<!不低于)|不超过|≤|<|不高于")
+_UP_TO = re.compile(r"以下|以内|之内|(?<!国|市|省|室|户)内|不满|不足|不到|未满|小于|低于(?<!不低于)|不超过|≤|<|不高于")
 _BETWEEN = re.compile(r"\d[^\d]{0,6}(?:[-~～—至到]|以上)[^\d]{0,4}\d")
 _DATE = re.compile(r"\d{4}[-年/]\d|\d:\d|\d月\d")
 _LONGEST = 30  # characters of a range
@@ -136,7 +136,7 @@ def _parse_bounds(value: str) -> _Bounds | None:
         return None
     value = value.replace("含", "")
     numbers = quantities_in(value)
-    excluded = re.search(r"不满|不足|未满", value) is not None
+    excluded = re.search(r"不满|不足|不到|未满", value) is not None
     if len(numbers) == 2 and (_BETWEEN.search(value) or (_FROM.search(value) and _UP_TO.search(value))):
         low, high = numbers
         return _Bounds(low.prefix, low.value, high.value, high.measure or low.measure, excluded)

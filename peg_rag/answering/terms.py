@@ -11,16 +11,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
-from peg_rag.answering.definitions import OTHERWISE
+from peg_rag.answering.cells import longest_run
+from peg_rag.answering.definitions import OTHERWISE, PARTIES
 from peg_rag.answering.quantities import Quantity
-from peg_rag.answering.question import Question, parse_term
+from peg_rag.answering.question import Question, character_pairs, parse_term
 from peg_rag.answering.ranges import number_spans
-from peg_rag.answering.statements import Cell
+from peg_rag.answering.statements import Cell, Statement
 from peg_rag.answering.times import TIMES, Span, is_within, overlap, time_spans, without_times
 from peg_rag.answering.words import Word, fold_text
 
 _REST_OF_TIME = re.compile("(?:其余|其他|其它|别的)的?(?:日子|日期|时间|时段|月份|季节|[日天])(?![^，,和及与])")
 _DENIED_BEFORE = re.compile(r"(?:(?<!有)没有?|未|(?<![是能要可])不是?|无)[^,，。?？、]{0,5}$")
+_DENYING = re.compile(r"(?:不|没有?|未|无|非|免)$")
 _DENIED_AFTER = re.compile(r"[^,，。?？、]{0,2}[没未][签办带交有]")
 _BELOW_BEFORE = re.compile(r"(?:不到|不满|未满|不足|低于)$")
 _BELOW_AFTER = re.compile(r"以下|以内")
@@ -30,6 +32,7 @@ _UNITS = frozenset({"公斤", "公里", "小时", "分钟", "平方米", "厘米
 _LIST_KINDS = frozenset({"how", "list", "rule", "reason"})
 _MAX_OCCURRENCES = 3  # of a word in a file's hits, above which it tells no definition from another
 _LONGEST_RANGE = 30  # characters
+_SHORTEST_RUN = 3  # characters that a meaning shares with the question
 _MAX_TERMS = 3  # of a question
 Meanings = tuple[tuple[str, str], ...]
 
@@ -38,16 +41,22 @@ Meanings = tuple[tuple[str, str], ...]
 def find_terms(question: Question, meanings: Meanings, file_text: str) -> tuple[str, ...]:
     """The names that a file gives to what a question says.
 
-    Numbers, times and days are looked up in the ranges of the definitions. Only if none has a name there, the
-    question's telling words are looked up in their text.
+    Numbers, times and days are looked up in the ranges of the definitions, the names of companies among the parties of
+    a contract, and runs of characters in the text of definitions. Only if none has a name there, the question's telling
+    words are looked up in that text.
 
     Args:
         meanings: (name, meaning) of what the file defines, as it is written.
         file_text: what is known of the file, folded; a word that it says often tells no definition from another.
     """
+    parties = list(_names_of_parties(question, meanings))
     names = list(_names_by_number(question, meanings))
-    if not names and not _LIST_KINDS & set(question.kinds):
-        names = list(_names_by_word(question, meanings, file_text))
+    if not _LIST_KINDS & set(question.kinds):
+        names += _names_by_run(question, meanings, file_text)
+        words = [word.text for word in question.words if _is_telling(word, file_text)]
+        names = names or list(_names_by_word(question, meanings, words))
+        names = names or list(_names_by_word(question, meanings, _unknown_pairs(question, file_text)))
+    names = [*parties, *names]
     return tuple(dict.fromkeys(name for name in names if fold_text(name) not in question.asked))[:_MAX_TERMS]
 
 
@@ -96,6 +105,26 @@ def restate_question(question: Question, terms: tuple[str, ...]) -> Question:
     )
 
 
+def term_features(question: Question, statement: Statement, near: str) -> dict[str, float]:
+    """How many of the file's terms for the question a statement says, and how many the columns beside it.
+
+    Args:
+        near: what the statement says and stands under, folded; of a row without the names of its other columns.
+    """
+    terms = [fold_text(term) for term in question.terms]
+    cell = statement.cell
+    rivals = {fold_text(other.name) for other in statement.row if cell and other.name != cell.name}
+    said = [term in near for term in terms]
+    beside = [not is_said and any(term in name for name in rivals) for term, is_said in zip(terms, said, strict=True)]
+    share = 1 / max(len(terms), 1)
+    return {
+        "terms": len(terms) / _MAX_TERMS,
+        "terms_said": share * sum(said),
+        "terms_missing": share * (len(terms) - sum(said)),
+        "terms_beside": share * sum(beside),
+    }
+
+
 def _names_by_number(question: Question, meanings: Meanings) -> Iterator[str]:
     """For each number, time or day the one name whose range holds it, the narrowest; where no range of its measure
     does, the name of all the rest."""
@@ -118,25 +147,86 @@ def _names_by_number(question: Question, meanings: Meanings) -> Iterator[str]:
             yield names.pop()
 
 
-def _names_by_word(question: Question, meanings: Meanings, file_text: str) -> Iterator[str]:
-    """For each telling word the one name whose meaning has it; where the question denies a word, the name of the rest
+def _names_of_parties(question: Question, meanings: Meanings) -> Iterator[str]:
+    """What a contract calls those that the question names: 乙方 for 拾字, where 乙方 is 拾字科技有限公司."""
+    parties = [(name, fold_text(meaning)) for name, meaning in meanings if name in PARTIES]
+    for word in (*(word.text for word in question.words), *question.pairs):
+        names = [name for name, meaning in parties if word in meaning]
+        if len(word) > 1 and len(names) == 1:
+            yield names[0]
+
+
+def _names_by_run(question: Question, meanings: Meanings, file_text: str) -> Iterator[str]:
+    """The names of the meanings that alone share a run of characters with the question.
+
+    Where these are ranges of what the question has a number of, the number decides. Of names for things of one sort,
+    as 一类生 and 二类生, the one whose meaning has most in common with the question is meant.
+    """
+    found: dict[str, int] = {}
+    measures = {measure for measure, _ in _numbers_said(question)}
+    folded = [(name, fold_text(meaning)) for name, meaning in meanings if _is_definition(name, meaning)]
+    asked = without_times(question.asked)
+    for name, meaning in folded:
+        run = _find_run(meaning, asked)
+        if len(run) < _SHORTEST_RUN:
+            continue
+        is_telling = file_text.count(run) <= _MAX_OCCURRENCES
+        is_alone = sum(run in other for _, other in folded) == 1 and not any(run in fold_text(own) for own, _ in folded)
+        is_range = bool(measures & _find_spans(meaning).keys())
+        is_meant = _denies(meaning, run) == _is_denied(question.asked, run)
+        if is_telling and is_alone and not is_range and is_meant:
+            found[name] = len(set(character_pairs(meaning)) & set(question.pairs))
+    for name, common in found.items():
+        if all(common > own for other, own in found.items() if other != name and other[-1] == name[-1]):
+            yield name
+
+
+@lru_cache(maxsize=16384)
+def _find_run(text: str, question: str) -> str:
+    """The longest run of characters that two texts share."""
+    length = longest_run(text, question)
+    starts = range(len(text) - length + 1)
+    return next(text[start : start + length] for start in starts if text[start : start + length] in question)
+
+
+def _is_definition(name: str, meaning: str) -> bool:
+    return name not in PARTIES and not meaning.endswith(OTHERWISE)
+
+
+def _names_by_word(question: Question, meanings: Meanings, words: Sequence[str]) -> Iterator[str]:
+    """For each word the one name whose meaning has it; where the question denies a word, the name of the rest
     alone."""
-    folded = [(name, fold_text(meaning)) for name, meaning in meanings if not meaning.endswith(OTHERWISE)]
+    folded = [(name, fold_text(meaning)) for name, meaning in meanings if _is_definition(name, meaning)]
     found: list[str] = []
     denied: set[str] = set()
-    for word in question.words:
-        if not _is_telling(word, file_text) or any(word.text in fold_text(name) for name, _ in folded):
-            continue
-        names = {name for name, meaning in folded if word.text in meaning}
-        if len(names) == 1:
+    for word in words:
+        names = {name for name, meaning in folded if word in meaning}
+        is_denied = _is_denied(question.asked, word)
+        if denying := {name for name, meaning in folded if _denies(meaning, word)}:
+            names = denying if is_denied else names - denying
+            is_denied = False
+        if len(names) == 1 and (is_denied or not any(word in fold_text(name) for name, _ in folded)):
             found += names
-            denied |= names if _is_denied(question.asked, word.text) else set()
+            denied |= names if is_denied else set()
     yield from _names_of_rest(meanings, denied) if denied else found
 
 
+def _denies(meaning: str, word: str) -> bool:
+    """Whether a definition says a word as what is not: 打药 in 不打药的检查."""
+    before, found, _ = meaning.partition(word)
+    return bool(found) and _DENYING.search(before) is not None
+
+
 def _is_denied(text: str, word: str) -> bool:
+    """Whether a question says a word as what is not."""
     before, _, after = text.partition(word)
     return _DENIED_BEFORE.search(before) is not None or _DENIED_AFTER.match(after) is not None
+
+
+def _unknown_pairs(question: Question, file_text: str) -> list[str]:
+    """Characters that stand together and are in no word of the question, as 水膜, which is cut into two."""
+    pairs = [pair for pair in question.pairs if not any(pair in word.text for word in question.words)]
+    return [pair for pair in pairs if file_text.count(pair) <= _MAX_OCCURRENCES]
 
 
 def _is_telling(word: Word, file_text: str) -> bool:

@@ -30,12 +30,16 @@ _SPOKEN = re.compile(
     rf"(?P<part>(?<=米)(?:[零〇一二三四五六七八九]{{2}}|\d\d)(?![\d.厘公])|[二三四五六七八九]|\d(?![\d.]))(?:[毛角])?"
     rf"(?![十百千万亿点个层位名台件块米元年月日天号楼栋斤克吨升折成倍分岁人次])"
 )
+_PERCENT = re.compile(rf"百分之(?P<whole>{_FIGURE}+|\d+)(?:[点.](?P<part>[零〇一二三四五六七八九]+|\d+))?")
 _DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
 _BELOW_ZERO = re.compile(r"(?:零下|[零0]下|负)(?=\d+(?:\.\d+)?度)")
 _QUARTER = re.compile(r"(?<![a-z])q([1-4])(?!\d)")
-# 12楼 and 星期3 are one word each, as a code is.
+_COUNTED = (
+    "万千亿元块角美年月日号人名位件份套台张本米克斤吨升度层栋步字次辆桌棵株只头条箱袋瓶盒户家间亩天平公里毫方多股瓦"
+)
+# 12楼 and 星期3 are one word each, as a code is; of longer numbers, which may be names, only what is counted: 7829下.
 _CODES = re.compile(
-    rf"(星期\d|(?<![a-z\d度.])-\d+(?:\.\d+)?度|(?<![a-z\d.\-])\d+(?:\.\d+)?(?:小时|季度|分钟|[{HAN}])|[a-z0-9]+(?:[\-./:@_][a-z0-9]+)*)"
+    rf"(星期\d|(?<![a-z\d度.])-\d+(?:\.\d+)?度|(?<![a-z\d.\-])\d+(?:\.\d+)?(?:小时|季度|分钟|(?<!\d{{4}})[{HAN}]|(?<=\d{{4}})[{_COUNTED}])|[a-z0-9]+(?:[\-./:@_][a-z0-9]+)*)"
 )
 _RUNS = re.compile(rf"[{HAN}]+")
 _LATIN = re.compile("[a-z]")
@@ -173,6 +177,7 @@ def fold_text(text: str) -> str:
     text = re.sub(r"[()\[\]{}“”\"'《》「」【】]", "", text)
     text = re.sub(r"周(?=[一二三四五六日天末])|礼拜", "星期", text)
     text = _DEGREES.sub("度", text)
+    text = _PERCENT.sub(_write_percent, text)
     text = _MYRIADS.sub(_write_myriads, text)
     text = _SPOKEN.sub(_write_measure, text)
     text = _NUMERAL.sub(lambda numeral: _convert_numeral(numeral[0]), text)
@@ -286,6 +291,12 @@ def _write_measure(spoken: re.Match[str]) -> str:
     """九米六 as 9.6米."""
     whole, part = (_convert_numeral(text) if text[0] in _FIGURE else text for text in spoken.group("whole", "part"))
     return f"{whole}.{part}{spoken['unit']}"
+
+
+def _write_percent(spoken: re.Match[str]) -> str:
+    """百分之零点五 as 0.5%."""
+    figures = [_convert_numeral(text) if text[0] in _FIGURE else text for text in spoken.groups() if text]
+    return f"{'.'.join(figures)}%"
 
 
 def _convert_numeral(numeral: str) -> str:

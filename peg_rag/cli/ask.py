@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from peg_rag.answer import Answer
     from peg_rag.encoder import PEGEncoder
     from peg_rag.hits import Hit
+    from peg_rag.retriever import Retriever
     from peg_rag.serving.language_model import LanguageModel, Turn
     from peg_rag.serving.settings import LanguageModelSettings
     from peg_rag.stores import Store
@@ -72,7 +73,7 @@ def ask(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Answer a question in the documents' own words: a sentence, a list, a table's cell. Exit code 3: not found."""
-    from peg_rag.answer import MAX_HITS, THRESHOLD
+    from peg_rag.answer import THRESHOLD
     from peg_rag.cli.knowledge import open_store
     from peg_rag.errors import InvalidInput
 
@@ -83,10 +84,9 @@ def ask(
     if as_json and chat:
         raise InvalidInput(translate("--json prints one answer and --chat holds a conversation; leave one of them out"))
     settings = _read_settings(llm_url, llm_model, llm_key_env, llm_timeout)
-    default_passages = MAX_HITS if settings is None else _WRITTEN_PASSAGES
     limit = THRESHOLD if threshold is None else threshold
     with open_store(store, model) as (index, encoder), _open_writer(settings) as writer:
-        desk = _Desk(index, encoder, writer, k or default_passages, mode, rerank, limit, sentences)
+        desk = _Desk(index, encoder, writer, k, mode, rerank, limit, sentences)
         is_found = question is None or desk.answer(question, as_json=as_json)
         if chat:
             _hold_conversation(desk)
@@ -193,12 +193,16 @@ def _convert_errors() -> Iterator[None]:
 
 @dataclass
 class _Desk:
-    """Answers questions about one store, and remembers the turns for those that follow."""
+    """Answers questions about one store, and remembers the turns for those that follow.
+
+    Attributes:
+        passages: that are read; None for as many as the kind of answer needs.
+    """
 
     index: "Store"
     encoder: "PEGEncoder"
     writer: _Writer | None
-    passages: int
+    passages: int | None
     mode: str
     rerank: str
     threshold: float
@@ -211,22 +215,26 @@ class _Desk:
             return self._quote_sentences(question, as_json)
         return self._write_answer(self.writer, question, as_json)
 
-    def _find_hits(self, question: str) -> "list[Hit]":
-        from peg_rag.cli.knowledge import find_hits
+    def _create_retriever(self, default_passages: int) -> "Retriever":
+        from peg_rag.cli.knowledge import create_retriever
 
-        [hits] = find_hits(self.index, self.encoder, [question], self.passages, self.mode, self.rerank)
-        return hits
+        return create_retriever(self.index, self.encoder, self.passages or default_passages, self.mode, self.rerank)
 
     def _quote_sentences(self, question: str, as_json: bool) -> bool:
-        from peg_rag.answer import extract_answer
+        from peg_rag.answer import MAX_HITS, extract_answer
+        from peg_rag.answering.retrieval import retrieve_by_terms
 
+        retriever = self._create_retriever(MAX_HITS)
+        hits = retriever.retrieve(question)
+        if self.passages is None:
+            hits += retrieve_by_terms(question, hits, retriever)
         answer = extract_answer(
             question,
-            self._find_hits(question),
+            hits,
             self.encoder,
             threshold=self.threshold,
             max_sentences=self.sentences,
-            max_hits=self.passages,
+            max_hits=len(hits),
         )
         if as_json:
             _print_json(_describe_answer(answer))
@@ -241,7 +249,7 @@ class _Desk:
         standalone = writer.condense(question, self.history)
         if standalone != question:
             note(translate("searched for: {question}").format(question=standalone))
-        hits = self._find_hits(standalone)
+        hits = self._create_retriever(_WRITTEN_PASSAGES).retrieve(standalone)
         answer = _WrittenAnswer("", is_found=False, complete=True, numbers=[])
         if hits:
             answer = writer.write(standalone, hits, streamed=not as_json)

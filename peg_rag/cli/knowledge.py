@@ -17,7 +17,7 @@ from peg_rag.hits import Hit
 
 if TYPE_CHECKING:
     from peg_rag.encoder import PEGEncoder
-    from peg_rag.retriever import Mode
+    from peg_rag.retriever import Mode, Retriever
     from peg_rag.stores import Store
     from peg_rag.stores.copying import Source
 
@@ -119,6 +119,14 @@ def find_hits(
     index: "Store", encoder: "PEGEncoder", queries: list[str], k: int, mode: str, rerank: str = "auto"
 ) -> list[list[Hit]]:
     """The k best hits of each query."""
+    return create_retriever(index, encoder, k, mode, rerank).retrieve_batch(queries)
+
+
+def create_retriever(index: "Store", encoder: "PEGEncoder", k: int, mode: str, rerank: str = "auto") -> "Retriever":
+    """
+    Raises:
+        InvalidInput: the options do not go together.
+    """
     from peg_rag.retriever import RERANK_CHOICES, Retriever
 
     if mode not in MODES:
@@ -128,8 +136,7 @@ def find_hits(
         raise InvalidInput(f"--rerank {rerank}: one of {', '.join(RERANK_CHOICES)} is expected")
     if rerank == "mini" and mode != "hybrid":
         raise InvalidInput(f"--rerank mini needs --mode hybrid, not {mode}")
-    retriever = Retriever(index, encoder, rerank, k=k, mode=cast("Mode", mode))
-    return retriever.retrieve_batch(queries)
+    return Retriever(index, encoder, rerank, k=k, mode=cast("Mode", mode))
 
 
 def absolute_model(model: str | None, name: str) -> str:

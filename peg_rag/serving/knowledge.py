@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from peg_rag.answer import THRESHOLD, Answer, extract_answer
+from peg_rag.answering.retrieval import retrieve_by_terms
 from peg_rag.encoder import PEGEncoder
 from peg_rag.feedback import FeedbackStore, Rating
 from peg_rag.hits import Hit
@@ -119,6 +120,12 @@ class KnowledgeBase:
         """
         retriever = Retriever(self.index, self.encoder, rerank, mode=mode)
         return retriever.retrieve_batch([query], k=k, where=where or {}, vectors=vectors)[0]
+
+    def search_by_terms(
+        self, question: str, hits: list[Hit], *, mode: Mode, where: Mapping[str, Any] | None = None
+    ) -> list[Hit]:
+        """Further passages that are found by the files' own terms for what the question says."""
+        return retrieve_by_terms(question, hits, Retriever(self.index, self.encoder, mode=mode), where)
 
     def answer(self, question: str, hits: list[Hit], *, threshold: float | None, sentences: int) -> Answer:
         """Sentences of the hits that answer the question, cited; none if the documents do not answer it."""

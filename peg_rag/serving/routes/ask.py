@@ -65,7 +65,8 @@ class AskRequest(RequestBody):
         None,
         ge=1,
         le=MAX_HITS,
-        description=f"Passages to read. None: {MAX_HITS} for an extractive answer, {WRITTEN_PASSAGES} for a generated.",
+        description=f"Passages to read. None: {WRITTEN_PASSAGES} for a generated answer, {MAX_HITS} for an extractive "
+        "one and those that are found by the files' own terms for what the question says.",
     )
     mode: SearchMode = "hybrid"
     where: Filter | None = None
@@ -191,8 +192,7 @@ async def ask(request: AskRequest, state: StateDep, knowledge: KnowledgeDep, htt
     """An answer that cites its sources: the documents' own sentences, or written by a language model."""
     kind = choose_kind(request.answers, state.language_model)
     request = await run_while_connected(http_request, condense_history(request, state))
-    k = request.k or default_passages(kind)
-    hits = await search_knowledge(state, knowledge, request.question, k=k, mode=request.mode, where=request.where)
+    hits = await find_passages(request, kind, state, knowledge)
     opening = AnswerOpening.from_hits(request, hits, kind, state.language_model)
     events = answer_question(request, hits, kind, state, knowledge)
     if request.stream:
@@ -209,9 +209,17 @@ def choose_kind(requested: AnswerKind | None, language_model: LanguageModel | No
     return requested or ("generated" if language_model else "extractive")
 
 
-def default_passages(kind: AnswerKind) -> int:
-    """How many passages are read for an answer where the request does not say."""
-    return WRITTEN_PASSAGES if kind == "generated" else MAX_HITS
+async def find_passages(
+    request: AskRequest, kind: AnswerKind, state: ServerState, knowledge: KnowledgeBase
+) -> list[Hit]:
+    """The passages that are read for an answer."""
+    k = request.k or (WRITTEN_PASSAGES if kind == "generated" else MAX_HITS)
+    hits = await search_knowledge(state, knowledge, request.question, k=k, mode=request.mode, where=request.where)
+    if kind == "extractive" and request.k is None:
+        hits += await state.searches.run(
+            knowledge.search_by_terms, request.question, hits, mode=request.mode, where=request.where
+        )
+    return hits
 
 
 async def condense_history(request: AskRequest, state: ServerState) -> AskRequest:

@@ -31,7 +31,7 @@ from peg_rag.serving.routes.ask import (
     answer_question,
     choose_kind,
     condense_history,
-    default_passages,
+    find_passages,
     run_while_connected,
 )
 from peg_rag.serving.routes.schemas import (
@@ -42,7 +42,7 @@ from peg_rag.serving.routes.schemas import (
     SearchMode,
     Text,
 )
-from peg_rag.serving.state import ServerState, search_knowledge
+from peg_rag.serving.state import ServerState
 
 MAX_MESSAGES = 1_000
 _KINDS: dict[str, AnswerKind | None] = {
@@ -190,8 +190,7 @@ async def create_chat_completion(
     """Answer the last user message from the documents, with citations."""
     kind = _choose_kind(request.model, state)
     question = await run_while_connected(http_request, condense_history(request.to_ask_request(), state))
-    k = request.k or default_passages(kind)
-    hits = await search_knowledge(state, knowledge, question.question, k=k, mode=request.mode, where=request.where)
+    hits = await find_passages(question, kind, state, knowledge)
     events = answer_question(question, hits, kind, state, knowledge)
     request_id = http_request.state.request_id
     header = {"id": f"chatcmpl-{request_id}", "created": int(time.time()), "model": request.model}

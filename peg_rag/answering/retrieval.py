@@ -1,0 +1,52 @@
+"""Further hits for an answer: a file is searched again with the terms that it has for the question.
+
+Why this exists: who asks about 38 points finds the definition (40分以下的为重助), but the row that says what holds for
+重助 shares no word with the question, and lies deep among the hits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from peg_rag.answering.passages import passages_of
+from peg_rag.answering.question import parse_question
+from peg_rag.answering.terms import find_terms
+from peg_rag.hits import Hit
+from peg_rag.retriever import Retriever
+
+MAX_FILES = 2  # that are searched again
+HITS_OF_FILE = 12
+
+
+def retrieve_by_terms(
+    question: str, hits: Sequence[Hit], retriever: Retriever, where: Mapping[str, Any] | None = None
+) -> list[Hit]:
+    """What else is found for the question in the terms of the first files that have any (see `terms.py`), best first.
+
+    Args:
+        hits: that were found for the question itself; none of them is given again.
+        where: metadata filter of the search, which holds for what is found, too.
+
+    Raises:
+        UnsupportedSearch: the searcher cannot do the retriever's mode.
+    """
+    found = {hit.id for hit in hits}
+    last = min((hit.score for hit in hits), default=0.0)  # what was found by the question itself stays first
+    more: dict[str, Hit] = {}
+    for source, terms in _terms_of_files(question, hits).items():
+        restated = f"{question} {' '.join(terms)}"
+        filtered = {**(where or {}), "source": source}
+        own = retriever.retrieve(restated, k=HITS_OF_FILE, where=filtered)
+        more |= {hit.id: replace(hit, score=min(hit.score, last)) for hit in own if hit.id not in found}
+    return list(more.values())
+
+
+def _terms_of_files(question: str, hits: Sequence[Hit]) -> dict[str, tuple[str, ...]]:
+    """By source, the terms of the first files that have any."""
+    parsed = parse_question(question)
+    terms: dict[str, tuple[str, ...]] = {}
+    for passage in passages_of(hits):
+        source = passage.hit.metadata.get("source")
+        if source and source not in terms:
+            terms[str(source)] = find_terms(parsed, passage.meanings, passage.file_text)
+    return dict([(source, own) for source, own in terms.items() if own][:MAX_FILES])
