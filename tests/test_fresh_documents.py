@@ -251,7 +251,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
-        split="fresh",
+        split="open",
     ),
     FreshSet(
         "documents-20",
@@ -260,7 +260,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
-        split="fresh",
+        split="open",
     ),
 )
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from peg_rag.answering.cells import longest_run
 from peg_rag.answering.definitions import OTHERWISE, PARTIES
-from peg_rag.answering.quantities import Quantity
+from peg_rag.answering.quantities import Quantity, quantities_in
 from peg_rag.answering.question import Question, character_pairs, parse_term
 from peg_rag.answering.ranges import number_spans
 from peg_rag.answering.statements import Cell, Statement
@@ -34,6 +34,7 @@ _MAX_OCCURRENCES = 3  # of a word in a file's hits, above which it tells no defi
 _LONGEST_RANGE = 30  # characters
 _SHORTEST_RUN = 3  # characters that a meaning shares with the question
 _MAX_TERMS = 3  # of a question
+_TOLERANCE = 1e-9  # of quantities in other units
 Meanings = tuple[tuple[str, str], ...]
 
 
@@ -64,7 +65,8 @@ def find_ranges(question: Question, row: Sequence[Cell]) -> tuple[str, ...]:
     """The ranges and times in a row that hold a number, time or day of the question.
 
     Of columns that are named by ranges, the narrowest that holds it; of the cells, the first that has a range of that
-    measure, which is what the row is named by.
+    measure, which is what the row is named by; where none has, the first quantity of it, if it is the same: 120厘米 for
+    1.2米.
     """
     names = tuple(cell.name for cell in row if cell.name)
     values = tuple(cell.value for cell in row)
@@ -78,10 +80,13 @@ def _find_columns(question: Question, names: tuple[str, ...]) -> tuple[str, ...]
 
 @lru_cache(maxsize=4096)
 def _find_values(question: Question, values: tuple[str, ...]) -> tuple[str, ...]:
-    spans = [(value, _find_spans(fold_text(value))) for value in values if len(value) <= _LONGEST_RANGE]
+    folded = {value: fold_text(value) for value in values if len(value) <= _LONGEST_RANGE}
+    ranges = [(value, _find_spans(text)) for value, text in folded.items()]
+    quantities = [(value, _span_of_quantity(text)) for value, text in folded.items()]
     found = []
     for measure, said in _numbers_said(question):
-        value, own = next(((value, of_value[measure]) for value, of_value in spans if measure in of_value), ("", []))
+        named = ((value, spans[measure]) for value, spans in (*ranges, *quantities) if measure in spans)
+        value, own = next(named, ("", []))
         is_held = any(overlap(span, said) for span in own) and not _is_of_other_year(question, value)
         if is_held and fold_text(value) not in question.asked:
             found.append(value)
@@ -264,6 +269,16 @@ def _read_bound(text: str, quantity: Quantity) -> Span:
     if _BELOW_BEFORE.search(before) or _BELOW_AFTER.match(after):
         return math.nextafter(quantity.value, -math.inf), quantity.value
     return quantity.value, math.nextafter(quantity.value, math.inf)
+
+
+@lru_cache(maxsize=8192)
+def _span_of_quantity(value: str) -> dict[str, list[Span]]:
+    """By its measure, a folded value that is one quantity and nothing else."""
+    quantities = quantities_in(value)
+    if len(quantities) != 1 or quantities[0].text != value or not quantities[0].measure:
+        return {}
+    size = quantities[0].value
+    return {quantities[0].measure: [(size * (1 - _TOLERANCE), size * (1 + _TOLERANCE))]}
 
 
 @lru_cache(maxsize=8192)
