@@ -30,8 +30,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-16           # the seventeenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-17           # the eighteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-18           # the nineteenth: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-19           # the twentieth: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-20           # the twenty-first: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-19          # the twentieth: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-20          # the twenty-first: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

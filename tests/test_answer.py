@@ -266,6 +266,22 @@ def test_degrees_below_zero_are_written_in_one_way() -> None:
 
 
 @pytest.mark.parametrize(
+    ("spoken", "written"),
+    [
+        ("百分之三十五", "35%"),
+        ("百分之零点五", "0.5%"),
+        ("百分之3.5", "3.5%"),
+        ("百分之百", "100%"),
+        ("百分之几", "百分之几"),
+        ("百分之三四", "百分之三四"),
+        ("百分之七八十", "百分之80"),
+    ],
+)
+def test_percentages_in_words_are_figures(spoken: str, written: str) -> None:
+    assert fold_text(spoken) == written
+
+
+@pytest.mark.parametrize(
     ("question", "text", "agreements", "conflicts"),
     [
         ("不是会员多少钱", "非会员价", True, False),
@@ -277,6 +293,8 @@ def test_degrees_below_zero_are_written_in_one_way() -> None:
         ("户口不在本市的多少钱", "外地户口", True, False),
         ("户口不在本市的多少钱", "本市户口", False, True),
         ("在不在本市都行吗", "本市户口", True, False),
+        ("我有本市户口但不住本市", "本市户口", True, False),
+        ("不是首班车几点", "末班车", False, True),
     ],
 )
 def test_opposites_exclude_one_another(question: str, text: str, agreements: bool, conflicts: bool) -> None:

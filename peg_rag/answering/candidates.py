@@ -26,6 +26,7 @@ from peg_rag.hits import Hit
 from peg_rag.retriever import Encoder
 
 MAX_ENCODED = 48
+RETRIEVED = 40  # hits by the question itself, before those by its terms
 _LIST_KINDS = frozenset({"how", "list", "rule", "reason"})
 _ECHO = 0.9  # share of a cell's words, by weight, from which the question says it
 _ALIKE = 0.85  # share of common characters from which a statement is the question itself
@@ -118,7 +119,7 @@ def _rate_statements(
         for statement in _body_statements(passage, question)
         if not lacks_code(question, passage, statement)
     ]
-    terms = {passage.rank: find_terms(question, passage.meanings, passage.file_text) for passage in passages}
+    terms = _find_terms_of_passages(question, passages)
     questions = [
         restate_question(question, (*terms[passage.rank], *find_ranges(question, statement.row)))
         for passage, statement in pairs
@@ -140,6 +141,23 @@ def _rate_statements(
     rows = [rows[i] for i in numbers]
     add_gaps(pairs, rows)
     return questions, pairs, rows
+
+
+def _find_terms_of_passages(question: Question, passages: Sequence[Passage]) -> dict[int, tuple[str, ...]]:
+    """By rank, the terms of each passage's file; whether a word is rare there does not change with the passages that
+    were found by its terms (see `retrieval.py`)."""
+    texts: dict[str, list[str]] = {}
+    for passage in passages[:RETRIEVED]:
+        texts.setdefault(_source_of(passage), []).append(passage.text)
+    joined = {source: "\n".join(own) for source, own in texts.items()}
+    return {
+        passage.rank: find_terms(question, passage.meanings, joined.get(_source_of(passage), passage.file_text))
+        for passage in passages
+    }
+
+
+def _source_of(passage: Passage) -> str:
+    return str(passage.hit.metadata.get("source") or passage.hit.id)
 
 
 def _without_excluded(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> list[int]:

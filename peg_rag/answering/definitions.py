@@ -37,8 +37,10 @@ _PARTIES = """
 """
 PARTIES = frozenset(_PARTIES.split())  # of a contract
 _PARTY = re.compile(
-    rf"(?P<name>{'|'.join(sorted(PARTIES, key=len, reverse=True))})(?:[（(][^（）()|\n]{{1,12}}[）)])?\s*[:：]\s*"
-    r"(?P<meaning>[^，,。；;:：|（(\n]{2,40})"
+    rf"(?P<name>{'|'.join(sorted(PARTIES, key=len, reverse=True))})(?:[（(][^（）()|\n]{{1,12}}[）)])?"
+    r"[ \t\u3000]*[:：][ \t\u3000]*"
+    r"(?!应|须|负责|提供|保证|按|每|如|未|有权|不得|付款|提前|[^\s，,。；;|（(]*[:：])"  # a duty, or the next field
+    r"(?P<meaning>[^\s，,。；;:：|（(][^，,。；;:：|（(\n]{1,39}?)(?=[，,。；;|（(\n]|$|\s+\S{2,8}[:：])"
 )
 OTHERWISE = "以外"  # 假日以外: the meaning of 平日 in “假日”指周六、周日，其余为“平日”
 _LONGEST = 45  # characters of a meaning
@@ -56,6 +58,8 @@ def find_definitions(text: str) -> tuple[tuple[str, str], ...]:
             definitions.setdefault(match["name"], f"{other['name']}{OTHERWISE}")
     for pattern in _DEFINITIONS:
         for match in pattern.finditer(text):
-            meaning = _NEXT_NAME.sub("", match["meaning"]).strip()
-            definitions.setdefault(match["name"], meaning[:_LONGEST])
+            meaning = match["meaning"]
+            if text[match.end("meaning") :][:1] in _OPEN:
+                meaning = _NEXT_NAME.sub("", meaning)
+            definitions.setdefault(match["name"], meaning.strip()[:_LONGEST])
     return tuple(definitions.items())

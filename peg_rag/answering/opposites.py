@@ -13,7 +13,7 @@ from importlib.resources import files
 from peg_rag.answering.words import fold_text
 
 _NOT = r"(?:不是|不算|没有|没办|没|非|未|无|不含|不|免)"
-_DENIED = re.compile(r"(?:(?<!在)不在|(?<!住)不住在?|(?<!是)不是|(?<!算)不算|不属于)$")
+_DENIED = re.compile(r"(?:(?<!在)不在|(?<!住)不住在?|不属于)$")
 _NEGATED_NAME = re.compile(r"(?:非|未|无|不含|不)([\u3400-\u9fff]{2,4})")
 
 
@@ -47,14 +47,20 @@ def compare_opposites(question: str, text: str) -> Opposition:
 
 @lru_cache(maxsize=1024)
 def _find_asked_members(question: str) -> dict[int, frozenset[int]]:
-    """As `_find_members`; a word that the question denies is its opposite, where it has but one: 不在本市 is 外地."""
+    """As `_find_members`; a place that the question denies each time stands for its opposite, if it has exactly one:
+    不在本市 is 外地."""
     members = _find_members(question)
-    for word in _compile_words().finditer(question):
-        if _DENIED.search(question[: word.start()]):
-            for group, member in _read_groups()[word[0]]:
-                if members[group] == {member} and _count_members(group) == 2:
-                    members = members | {group: frozenset({1 - member})}
+    words = list(_compile_words().finditer(question))
+    affirmed = {group for word in words if not _is_denied(question, word) for group, _ in _read_groups()[word[0]]}
+    denied = {place for word in words if _is_denied(question, word) for place in _read_groups()[word[0]]}
+    for group, member in denied:
+        if group not in affirmed and members[group] == {member} and _count_members(group) == 2:
+            members = members | {group: frozenset({1 - member})}
     return members
+
+
+def _is_denied(question: str, word: re.Match[str]) -> bool:
+    return _DENIED.search(question[: word.start()]) is not None
 
 
 @cache

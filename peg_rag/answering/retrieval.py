@@ -41,12 +41,12 @@ def retrieve_by_terms(
     return list(more.values())
 
 
-def _terms_of_files(question: str, hits: Sequence[Hit]) -> dict[str, tuple[str, ...]]:
+def _terms_of_files(question: str, hits: Sequence[Hit]) -> dict[Any, tuple[str, ...]]:
     """By source, the terms of the first files that have any."""
     parsed = parse_question(question)
-    terms: dict[str, tuple[str, ...]] = {}
+    terms: dict[Any, tuple[str, ...]] = {}
     for passage in passages_of(hits):
         source = passage.hit.metadata.get("source")
         if source and source not in terms:
-            terms[str(source)] = find_terms(parsed, passage.meanings, passage.file_text)
+            terms[source] = find_terms(parsed, passage.meanings, passage.file_text)
     return dict([(source, own) for source, own in terms.items() if own][:MAX_FILES])

@@ -22,10 +22,14 @@ from peg_rag.answering.words import Word, fold_text
 
 _REST_OF_TIME = re.compile("(?:其余|其他|其它|别的)的?(?:日子|日期|时间|时段|月份|季节|[日天])(?![^，,和及与])")
 _DENIED_BEFORE = re.compile(r"(?:(?<!有)没有?|未|(?<![是能要可])不是?|无)[^,，。?？、]{0,5}$")
-_DENYING = re.compile(r"(?:不|没有?|未|无|非|免)$")
+_DENYING = re.compile(r"(?:(?:不|没有?|未|无|非|免)(?:[含带包送配附要需]|提供|包含|包括)?|禁止|谢绝)[^，,；;]{0,6}$")
 _DENIED_AFTER = re.compile(r"[^,，。?？、]{0,2}[没未][签办带交有]")
 _BELOW_BEFORE = re.compile(r"(?:不到|不满|未满|不足|低于)$")
 _BELOW_AFTER = re.compile(r"以下|以内")
+_BOUND = re.compile(r"不到|不满|未满|不足|低于|超过|高于|大于|以上|以下|以内")
+_LEADING_PLACE = re.compile(r"^[\u3400-\u9fff]{2,3}[省市县](?=[\u3400-\u9fff]{3})")
+_HEAD = 2  # characters that a company is known by
+_LONGEST_PERSON = 4  # characters of a name
 _YEARS = re.compile(r"(?<!\d)(?:19|20)\d\d(?=年|[-/.])")
 _PLACE = re.compile(r"(?:室|处|厅|馆|店|部|科|窗口|台|中心|站|院|楼|热线|电话|食堂)$")  # whose times define nothing
 _UNITS = frozenset({"公斤", "公里", "小时", "分钟", "平方米", "厘米", "毫米", "钟头", "星期", "多少"})
@@ -42,9 +46,9 @@ Meanings = tuple[tuple[str, str], ...]
 def find_terms(question: Question, meanings: Meanings, file_text: str) -> tuple[str, ...]:
     """The names that a file gives to what a question says.
 
-    Numbers, times and days are looked up in the ranges of the definitions, the names of companies among the parties of
-    a contract, and runs of characters in the text of definitions. Only if none has a name there, the question's telling
-    words are looked up in that text.
+    Numbers, times and days are looked up in the ranges of the definitions, and runs of characters in their text; only
+    if none has a name there, the question's telling words, and then pairs of characters that are no word. For a list or
+    a way to do something only numbers are. What a contract calls its parties is found besides.
 
     Args:
         meanings: (name, meaning) of what the file defines, as it is written.
@@ -65,8 +69,8 @@ def find_ranges(question: Question, row: Sequence[Cell]) -> tuple[str, ...]:
     """The ranges and times in a row that hold a number, time or day of the question.
 
     Of columns that are named by ranges, the narrowest that holds it; of the cells, the first that has a range of that
-    measure, which is what the row is named by; where none has, the first quantity of it, if it is the same: 120厘米 for
-    1.2米.
+    measure, which is what the row is named by; otherwise the first that is a single quantity of that measure, if it
+    equals the question's: 120厘米 for 1.2米.
     """
     names = tuple(cell.name for cell in row if cell.name)
     values = tuple(cell.value for cell in row)
@@ -82,7 +86,8 @@ def _find_columns(question: Question, names: tuple[str, ...]) -> tuple[str, ...]
 def _find_values(question: Question, values: tuple[str, ...]) -> tuple[str, ...]:
     folded = {value: fold_text(value) for value in values if len(value) <= _LONGEST_RANGE}
     ranges = [(value, _find_spans(text)) for value, text in folded.items()]
-    quantities = [(value, _span_of_quantity(text)) for value, text in folded.items()]
+    is_bound = _BOUND.search(question.asked) is not None
+    quantities = [] if is_bound else [(value, _span_of_quantity(text)) for value, text in folded.items()]
     found = []
     for measure, said in _numbers_said(question):
         named = ((value, spans[measure]) for value, spans in (*ranges, *quantities) if measure in spans)
@@ -153,12 +158,14 @@ def _names_by_number(question: Question, meanings: Meanings) -> Iterator[str]:
 
 
 def _names_of_parties(question: Question, meanings: Meanings) -> Iterator[str]:
-    """What a contract calls those that the question names: 乙方 for 拾字, where 乙方 is 拾字科技有限公司."""
-    parties = [(name, fold_text(meaning)) for name, meaning in meanings if name in PARTIES]
-    for word in (*(word.text for word in question.words), *question.pairs):
-        names = [name for name, meaning in parties if word in meaning]
-        if len(word) > 1 and len(names) == 1:
-            yield names[0]
+    """What a contract calls those that the question names: 乙方 for 拾字, where 乙方 is 拾字科技有限公司.
+
+    A company is known by the beginning of its name, a person by the whole name.
+    """
+    parties = [(name, _LEADING_PLACE.sub("", fold_text(meaning))) for name, meaning in meanings if name in PARTIES]
+    known = {name: meaning if len(meaning) <= _LONGEST_PERSON else meaning[:_HEAD] for name, meaning in parties}
+    said = [name for name, own in known.items() if len(own) >= _HEAD and own in question.asked]
+    yield from (name for name in said if list(known.values()).count(known[name]) == 1)
 
 
 def _names_by_run(question: Question, meanings: Meanings, file_text: str) -> Iterator[str]:
@@ -168,22 +175,27 @@ def _names_by_run(question: Question, meanings: Meanings, file_text: str) -> Ite
     as 一类生 and 二类生, the one whose meaning has most in common with the question is meant.
     """
     found: dict[str, int] = {}
-    measures = {measure for measure, _ in _numbers_said(question)}
+    has_figure = bool(_numbers_said(question) or question.quantities)
     folded = [(name, fold_text(meaning)) for name, meaning in meanings if _is_definition(name, meaning)]
     asked = without_times(question.asked)
     for name, meaning in folded:
         run = _find_run(meaning, asked)
-        if len(run) < _SHORTEST_RUN:
+        if len(run) < _SHORTEST_RUN or run.startswith("每") or _cuts_figure(meaning, run) or _cuts_figure(asked, run):
             continue
         is_telling = file_text.count(run) <= _MAX_OCCURRENCES
         is_alone = sum(run in other for _, other in folded) == 1 and not any(run in fold_text(own) for own, _ in folded)
-        is_range = bool(measures & _find_spans(meaning).keys())
+        is_range = has_figure and bool(_find_spans(meaning))
         is_meant = _denies(meaning, run) == _is_denied(question.asked, run)
         if is_telling and is_alone and not is_range and is_meant:
             found[name] = len(set(character_pairs(meaning)) & set(question.pairs))
     for name, common in found.items():
         if all(common > own for other, own in found.items() if other != name and other[-1] == name[-1]):
             yield name
+
+
+def _cuts_figure(text: str, run: str) -> bool:
+    """Whether a figure stands right before a run: 天出结果 in 第2天出结果."""
+    return text[max(text.find(run) - 1, 0)].isdigit() and not text.startswith(run)
 
 
 @lru_cache(maxsize=16384)
@@ -208,7 +220,7 @@ def _names_by_word(question: Question, meanings: Meanings, words: Sequence[str])
         names = {name for name, meaning in folded if word in meaning}
         is_denied = _is_denied(question.asked, word)
         if denying := {name for name, meaning in folded if _denies(meaning, word)}:
-            names = denying if is_denied else names - denying
+            names = denying if is_denied else set()
             is_denied = False
         if len(names) == 1 and (is_denied or not any(word in fold_text(name) for name, _ in folded)):
             found += names
@@ -225,12 +237,15 @@ def _denies(meaning: str, word: str) -> bool:
 def _is_denied(text: str, word: str) -> bool:
     """Whether a question says a word as what is not."""
     before, _, after = text.partition(word)
+    if before[-2:] in (f"{word[0]}没", f"{word[0]}不"):  # 登没登记 asks
+        return False
     return _DENIED_BEFORE.search(before) is not None or _DENIED_AFTER.match(after) is not None
 
 
 def _unknown_pairs(question: Question, file_text: str) -> list[str]:
-    """Characters that stand together and are in no word of the question, as 水膜, which is cut into two."""
-    pairs = [pair for pair in question.pairs if not any(pair in word.text for word in question.words)]
+    """Characters that stand together and are in no longer word of the question, as 水膜, which is cut into two."""
+    known = {character for word in question.words if len(word.text) > 1 for character in word.text}
+    pairs = [pair for pair in question.pairs if not known & set(pair) and not _cuts_figure(question.asked, pair)]
     return [pair for pair in pairs if file_text.count(pair) <= _MAX_OCCURRENCES]
 
 

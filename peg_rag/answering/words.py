@@ -30,12 +30,16 @@ _SPOKEN = re.compile(
     rf"(?P<part>(?<=米)(?:[零〇一二三四五六七八九]{{2}}|\d\d)(?![\d.厘公])|[二三四五六七八九]|\d(?![\d.]))(?:[毛角])?"
     rf"(?![十百千万亿点个层位名台件块米元年月日天号楼栋斤克吨升折成倍分岁人次])"
 )
-_PERCENT = re.compile(rf"百分之(?P<whole>{_FIGURE}+|\d+)(?:[点.](?P<part>[零〇一二三四五六七八九]+|\d+))?")
+_PERCENT = re.compile(
+    rf"百分之(?!{_FIGURE}*[一二两三四五六七八九]{{2}})(?P<whole>{_FIGURE}+|\d+)"
+    r"(?:[点.](?P<part>[零〇一二三四五六七八九]+(?![十百])|\d+))?"
+)
 _DEGREES = re.compile(r"\s*(?:°c|°|摄氏度)(?![a-z])")
 _BELOW_ZERO = re.compile(r"(?:零下|[零0]下|负)(?=\d+(?:\.\d+)?度)")
 _QUARTER = re.compile(r"(?<![a-z])q([1-4])(?!\d)")
 _COUNTED = (
-    "万千亿元块角美年月日号人名位件份套台张本米克斤吨升度层栋步字次辆桌棵株只头条箱袋瓶盒户家间亩天平公里毫方多股瓦"
+    "万千亿元块角美年月日号人名位件份套台张本米克斤吨升度层栋步字次辆桌棵株只头条箱袋瓶盒户家间亩天平公里毫方多股瓦个分转片页枚"
+    "粒支根批期秒卷桶厘两吋兆点盏把双"
 )
 # 12楼 and 星期3 are one word each, as a code is; of longer numbers, which may be names, only what is counted: 7829下.
 _CODES = re.compile(

@@ -38,7 +38,12 @@ def ask(
     store: Annotated[str, typer.Argument(help="A folder made by `peg-rag index`, or the URL of a store.")],
     question: Annotated[str | None, typer.Argument(help="The question; may be left out with --chat.")] = None,
     k: Annotated[
-        int | None, typer.Option("-k", min=1, help="Passages to read. Default: 40, or 5 for a language model.")
+        int | None,
+        typer.Option(
+            "-k",
+            min=1,
+            help="Passages to read. Default: 40 and those found by the files' own terms, or 5 for a language model.",
+        ),
     ] = None,
     mode: Annotated[str, typer.Option(help="hybrid, dense or lexical.")] = "hybrid",
     rerank: Annotated[
@@ -196,7 +201,7 @@ class _Desk:
     """Answers questions about one store, and remembers the turns for those that follow.
 
     Attributes:
-        passages: that are read; None for as many as the kind of answer needs.
+        passages: how many are read; None for the default of the kind of answer.
     """
 
     index: "Store"

@@ -123,7 +123,8 @@ def find_hits(
 
 
 def create_retriever(index: "Store", encoder: "PEGEncoder", k: int, mode: str, rerank: str = "auto") -> "Retriever":
-    """
+    """The retriever that a command's options describe.
+
     Raises:
         InvalidInput: the options do not go together.
     """

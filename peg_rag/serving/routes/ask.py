@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
 from peg_rag.answer import MAX_HITS, NOT_FOUND, CitedSentence
+from peg_rag.answering.retrieval import HITS_OF_FILE, MAX_FILES
 from peg_rag.hits import Hit
 from peg_rag.serving.access import KnowledgeDep, StateDep, require_read_access
 from peg_rag.serving.errors import ApiError, convert_exception, report_unexpected
@@ -65,8 +66,8 @@ class AskRequest(RequestBody):
         None,
         ge=1,
         le=MAX_HITS,
-        description=f"Passages to read. None: {WRITTEN_PASSAGES} for a generated answer, {MAX_HITS} for an extractive "
-        "one and those that are found by the files' own terms for what the question says.",
+        description=f"Passages to read. If omitted: {WRITTEN_PASSAGES} for a generated answer; for an extractive one "
+        f"{MAX_HITS}, plus up to {MAX_FILES * HITS_OF_FILE} found with the files' own terms for what is asked.",
     )
     mode: SearchMode = "hybrid"
     where: Filter | None = None
