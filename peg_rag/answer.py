@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from peg_rag.answering.candidates import Candidate, find_candidates
+from peg_rag.answering.candidates import MAX_HITS, Candidate, find_candidates
 from peg_rag.answering.cells import find_telling_cell, named_together, rate_cell
 from peg_rag.answering.decision import choose_best, decision_rows, part_of
 from peg_rag.answering.passages import table_of
@@ -45,7 +45,6 @@ __all__ = [
 
 NOT_FOUND = "在文档中没有找到答案。 / Not found in the documents."
 THRESHOLD = 0.5  # of the confidence, which is calibrated so that this serves every model
-MAX_HITS = 40
 _CELL_SEPARATOR = " | "
 _NEARLY_AS_SURE = 0.75  # of the best statement's confidence, for a further one to be shown
 _SAME_TERMS = 0.6  # share of common terms from which two sentences say the same

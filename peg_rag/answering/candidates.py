@@ -16,7 +16,7 @@ from peg_rag.answering.coverage import RarityTable, lacks_code
 from peg_rag.answering.evidence import FEATURES, PLAIN_FEATURES, add_gaps, features_of
 from peg_rag.answering.expectation import Expectation, load_expectation
 from peg_rag.answering.matches import match_texts
-from peg_rag.answering.passages import Passage, passages_of, start_of_body
+from peg_rag.answering.passages import Passage, passages_of, source_of_hit, start_of_body
 from peg_rag.answering.question import Question, parse_question
 from peg_rag.answering.reading import ContextualStatement, describe_statement
 from peg_rag.answering.statements import Statement, announces_more, start_of, statements_of
@@ -26,7 +26,7 @@ from peg_rag.hits import Hit
 from peg_rag.retriever import Encoder
 
 MAX_ENCODED = 48
-RETRIEVED = 40  # hits by the question itself, before those by its terms
+MAX_HITS = 40  # that are found by the question itself; those found by its terms stand behind them
 _LIST_KINDS = frozenset({"how", "list", "rule", "reason"})
 _ECHO = 0.9  # share of a cell's words, by weight, from which the question says it
 _ALIKE = 0.85  # share of common characters from which a statement is the question itself
@@ -147,17 +147,13 @@ def _find_terms_of_passages(question: Question, passages: Sequence[Passage]) -> 
     """By rank, the terms of each passage's file; whether a word is rare there does not change with the passages that
     were found by its terms (see `retrieval.py`)."""
     texts: dict[str, list[str]] = {}
-    for passage in passages[:RETRIEVED]:
-        texts.setdefault(_source_of(passage), []).append(passage.text)
+    for passage in passages[:MAX_HITS]:
+        texts.setdefault(source_of_hit(passage.hit), []).append(passage.text)
     joined = {source: "\n".join(own) for source, own in texts.items()}
     return {
-        passage.rank: find_terms(question, passage.meanings, joined.get(_source_of(passage), passage.file_text))
+        passage.rank: find_terms(question, passage.meanings, joined.get(source_of_hit(passage.hit), passage.file_text))
         for passage in passages
     }
-
-
-def _source_of(passage: Passage) -> str:
-    return str(passage.hit.metadata.get("source") or passage.hit.id)
 
 
 def _without_excluded(pairs: Sequence[tuple[Passage, Statement]], rows: Sequence[dict[str, float]]) -> list[int]:

@@ -77,23 +77,23 @@ def passages_of(hits: Sequence[Hit]) -> list[Passage]:
     best = max((hit.score for hit in hits), default=0.0)
     spread = best - min((hit.score for hit in hits), default=0.0) or 1.0
     for rank, hit in enumerate(hits):
-        shares[_source_of_hit(hit)] = shares.get(_source_of_hit(hit), 0.0) + 1.0 / (1 + rank) / total
-        texts.setdefault(_source_of_hit(hit), []).append(hit.text)
-        forms.setdefault(_source_of_hit(hit), []).extend(_lone_fields(hit))
+        shares[source_of_hit(hit)] = shares.get(source_of_hit(hit), 0.0) + 1.0 / (1 + rank) / total
+        texts.setdefault(source_of_hit(hit), []).append(hit.text)
+        forms.setdefault(source_of_hit(hit), []).extend(_lone_fields(hit))
     return [
         Passage(
             hit,
             rank,
             fold_text(context_of(hit)),
-            fold_text("\n".join(texts[_source_of_hit(hit)])),
+            fold_text("\n".join(texts[source_of_hit(hit)])),
             str(hit.metadata.get("title") or "").rsplit(_TITLE_SEPARATOR, 1)[-1],
-            _find_members("\n".join(texts[_source_of_hit(hit)])),
-            tuple(forms[_source_of_hit(hit)]) if _lone_fields(hit) else (),
+            _find_members("\n".join(texts[source_of_hit(hit)])),
+            tuple(forms[source_of_hit(hit)]) if _lone_fields(hit) else (),
             fold_text(hit.text),
-            shares[_source_of_hit(hit)],
+            shares[source_of_hit(hit)],
             (best - hit.score) / spread,
             tuple(names_of(hit)),
-            find_definitions("\n".join(texts[_source_of_hit(hit)])),
+            find_definitions("\n".join(texts[source_of_hit(hit)])),
         )
         for rank, hit in enumerate(hits)
     ]
@@ -115,7 +115,7 @@ def names_of(hit: Hit) -> list[str]:
 
 def table_of(hit: Hit) -> tuple[str, str, str]:
     """The file, sheet and headings that a hit is of; the rows of a table have them in common."""
-    return _source_of_hit(hit), str(hit.metadata.get("sheet") or ""), str(hit.metadata.get("title") or "")
+    return source_of_hit(hit), str(hit.metadata.get("sheet") or ""), str(hit.metadata.get("title") or "")
 
 
 def start_of_body(hit: Hit) -> int:
@@ -132,7 +132,7 @@ def find_body(text: str, title: str) -> int:
 
 
 def _name_of_file(hit: Hit) -> str:
-    return PurePosixPath(_source_of_hit(hit)).stem if hit.metadata.get("source") else ""
+    return PurePosixPath(source_of_hit(hit)).stem if hit.metadata.get("source") else ""
 
 
 def defined_words(question: Question, passage: Passage) -> dict[str, str]:
@@ -169,5 +169,6 @@ def _lone_fields(hit: Hit) -> tuple[Cell, ...]:
     return cells if len(cells) == 1 else ()
 
 
-def _source_of_hit(hit: Hit) -> str:
+def source_of_hit(hit: Hit) -> str:
+    """The file that a hit is of; its id, if it names none."""
     return str(hit.metadata.get("source") or hit.id)

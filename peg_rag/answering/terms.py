@@ -47,8 +47,8 @@ def find_terms(question: Question, meanings: Meanings, file_text: str) -> tuple[
     """The names that a file gives to what a question says.
 
     Numbers, times and days are looked up in the ranges of the definitions, and runs of characters in their text; only
-    if none has a name there, the question's telling words, and then pairs of characters that are no word. For a list or
-    a way to do something only numbers are. What a contract calls its parties is found besides.
+    if none has a name there, the question's telling words, and then pairs of characters that are no word. Where a
+    list or a way to do something is asked for, only numbers are. The names of a contract's parties are always found.
 
     Args:
         meanings: (name, meaning) of what the file defines, as it is written.
@@ -116,7 +116,7 @@ def restate_question(question: Question, terms: tuple[str, ...]) -> Question:
 
 
 def term_features(question: Question, statement: Statement, near: str) -> dict[str, float]:
-    """How many of the file's terms for the question a statement says, and how many the columns beside it.
+    """Shares of the file's terms for the question: said by a statement, and said by the columns beside it alone.
 
     Args:
         near: what the statement says and stands under, folded; of a row without the names of its other columns.
