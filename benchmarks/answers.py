@@ -32,6 +32,7 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-18           # the nineteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-19          # the twentieth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-20          # the twenty-first: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-21 --split fresh   # the twenty-second: 80 questions about 16 files
     python benchmarks/answers.py --set documents-22          # the twenty-third: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
@@ -76,6 +77,7 @@ SETS = {
     "documents-18": DOCUMENTS.parent / "documents-18",
     "documents-19": DOCUMENTS.parent / "documents-19",
     "documents-20": DOCUMENTS.parent / "documents-20",
+    "documents-21": DOCUMENTS.parent / "documents-21",
     "documents-22": DOCUMENTS.parent / "documents-22",
 }
 KINDS = ("table", "record", "scan", "text", "number", "date", "who", "how", "list", "unanswerable")

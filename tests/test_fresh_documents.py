@@ -54,6 +54,8 @@ import make_documents.documents_19.content  # noqa: E402
 import make_documents.documents_19.files  # noqa: E402
 import make_documents.documents_20.content  # noqa: E402
 import make_documents.documents_20.files  # noqa: E402
+import make_documents.documents_21.content  # noqa: E402
+import make_documents.documents_21.files  # noqa: E402
 import make_documents.documents_22.content  # noqa: E402
 import make_documents.documents_22.files  # noqa: E402
 from answers import (  # noqa: E402
@@ -263,6 +265,14 @@ SETS = (
         scans=8,
         unanswerable=12,
         split="open",
+    ),
+    FreshSet(
+        "documents-21",
+        make_documents.documents_21.content.SOURCES,
+        make_documents.documents_21.files,
+        searches=32,
+        scans=8,
+        unanswerable=12,
     ),
     FreshSet(
         "documents-22",

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent.parent
-SETS = tuple(f"documents-{number}" for number in (*range(2, 21), 22))
+SETS = tuple(f"documents-{number}" for number in range(2, 23))
 
 parser = argparse.ArgumentParser(description="Make the files of the sets of documents.")
 parser.add_argument("sets", nargs="+", choices=SETS)
