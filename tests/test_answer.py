@@ -295,6 +295,13 @@ def test_percentages_in_words_are_figures(spoken: str, written: str) -> None:
         ("在不在本市都行吗", "本市户口", True, False),
         ("我有本市户口但不住本市", "本市户口", True, False),
         ("不是首班车几点", "末班车", False, True),
+        ("没电梯的楼，扛上去一层加多少", "有电梯", False, True),
+        ("没电梯的楼，扛上去一层加多少", "没有电梯，每层", True, False),
+        ("有没有电梯", "有电梯", False, False),
+        ("不是名牌的机械表，洗一回油多少", "名牌机械", False, True),
+        ("不是名牌的机械表，洗一回油多少", "机械表", False, False),
+        ("头一回拿镯子去当，综合费多少", "续当", False, True),
+        ("租约哪天到头", "到期", True, False),
     ],
 )
 def test_opposites_exclude_one_another(question: str, text: str, agreements: bool, conflicts: bool) -> None:

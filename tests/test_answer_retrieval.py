@@ -45,3 +45,19 @@ def test_the_filter_of_a_search_holds_for_what_is_found_by_terms(retriever: Retr
     hits = retriever.retrieve("生活能力", k=1)
     assert retrieve_by_terms(QUESTION, hits, retriever, {"title": "另一个"}) == []
     assert retrieve_by_terms(QUESTION, hits, retriever, {"source": {"$in": ["须知.pdf"]}})
+
+
+def test_the_definition_of_a_number_is_found_without_a_word_in_common(letters: Any) -> None:
+    rule = "本须知所称“公开组”是指满18周岁、未满50周岁的，“常青组”是指满50周岁、未满65周岁的。"
+    rows = [f"组: {name} | 单打: {games}" for name, games in (("公开组", "七局四胜"), ("常青组", "五局三胜"))]
+    texts = [rule, *rows, *(f"报单打打几局，第{number}号" for number in range(30))]
+    with PEGIndex(identity=letters.identity) as index:
+        metadatas = [{"source": "手册.pdf", "title": ""}] * len(texts)
+        index.upsert([str(n) for n in range(len(texts))], texts, letters.encode_documents(texts), metadatas)
+        retriever = Retriever(index, letters, "none", mode="lexical")
+        question = "我爸今年六十一，报单打是打几局"
+        hits = [hit for hit in retriever.retrieve(question, k=4) if hit.text != rule]
+        more = [hit.text for hit in retrieve_by_terms(question, hits, retriever)]
+        assert rule in more
+        assert rows[1] in [*more, *(hit.text for hit in hits)]
+        assert rule not in [hit.text for hit in retrieve_by_terms("报单打是打几局", hits, retriever)]

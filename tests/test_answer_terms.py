@@ -54,6 +54,53 @@ def test_what_a_question_says_has_a_name_in_the_file(question: str, term: str) -
 
 
 @pytest.mark.parametrize(
+    ("rules", "definitions"),
+    [
+        (
+            "10月至次年3月为“满奶期”，4月至9月为“欠奶期”。",
+            {"满奶期": "10月至次年3月", "欠奶期": "4月至9月"},
+        ),
+        (
+            "四环路以内为“内圈”，17:00至22:30是“灯段”，其余是“日段”。",
+            {"内圈": "四环路以内", "灯段": "17:00至22:30", "日段": "灯段以外"},
+        ),
+        (
+            "素厅指能坐40人以下的告别厅，礼厅指能坐41至120人的，瞻厅指能坐121人以上的。",
+            {"素厅": "能坐40人以下的告别厅", "礼厅": "能坐41至120人的", "瞻厅": "能坐121人以上的"},
+        ),
+        (
+            "本合同所称“晚点”，是指晚于班次表十分钟以上、三十分钟以下；晚于三十分钟以上的，为“重大晚点”。",
+            {"晚点": "晚于班次表十分钟以上、三十分钟以下", "重大晚点": "晚于三十分钟以上"},
+        ),
+        ("叫法: 细缆 | 意思: 直径不到16毫米的缆绳", {"细缆": "直径不到16毫米的缆绳"}),
+        ("口号是“安全第一”，标语为“人人有责”。", {}),
+    ],
+)
+def test_rules_define_names_in_these_ways(rules: str, definitions: dict[str, str]) -> None:
+    assert dict(find_definitions(rules)) == definitions
+
+
+@pytest.mark.parametrize("question", ["我爸今年六十一，打几局", "我妈六十一了，打几局", "老人今年刚六十一，打几局"])
+def test_an_age_needs_no_unit(question: str) -> None:
+    rules = "“公开组”是指满18周岁、未满50周岁的，“常青组”是指满50周岁、未满65周岁的。"
+    assert terms_of(question, rules) == ("常青组",)
+
+
+@pytest.mark.parametrize("question", ["今年6月打几局", "我爸买了61个球", "今年61号台打几局"])
+def test_other_figures_are_no_age(question: str) -> None:
+    assert "age" not in {quantity.measure for quantity in parse_question(question).quantities}
+
+
+@pytest.mark.parametrize(
+    ("question", "term"),
+    [("还差四十来天", "中期"), ("还差三十多天", "中期"), ("还差两个来月", "中期"), ("还差三个多月", "远期")],
+)
+def test_about_so_many_days_lie_in_a_range(question: str, term: str) -> None:
+    rules = "“近期”指30天以内，“中期”指超过30天、不超过90天，“远期”指超过90天。"
+    assert terms_of(question, rules) == (term,)
+
+
+@pytest.mark.parametrize(
     ("question", "rules", "terms"),
     [
         ("周三去多少钱", "“平日”指周一至五，其余为“假日”。", ("平日",)),

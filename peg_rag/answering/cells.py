@@ -51,7 +51,7 @@ def cell_features(
     value = fold_text(cell.value)
     keys = [_share_of_value(question, other) for other in beside]
     return {
-        "asked_noun": float(len(question.noun) > 1 and question.noun[:2] in fold_text(cell.name)),
+        "asked_noun": float(bool(question.noun) and question.noun[:2] in fold_text(cell.name)),
         "unit": float(bool(question.unit) and (question.unit in value or question.unit in cell.name)),
         "column_words": share,
         "column_rival": max(0.0, rival - share),

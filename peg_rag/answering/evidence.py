@@ -19,6 +19,7 @@ from peg_rag.answering.expectation import EXPECTED
 from peg_rag.answering.kinds import names_kind, rate_value
 from peg_rag.answering.likeness import measure_likeness
 from peg_rag.answering.matches import MATCHES
+from peg_rag.answering.measures import lacks_measure
 from peg_rag.answering.opposites import compare_opposites
 from peg_rag.answering.passages import Passage, defined_words
 from peg_rag.answering.question import Question
@@ -60,6 +61,7 @@ PLAIN_FEATURES = (
     "range_conflict",  # it lies outside
     "right_kind",  # the value is of the kind that is asked for
     "wrong_kind",  # a kind is asked for, and the value is of another
+    "lacks_measure",  # a figure is asked for, and there is none of what is measured
     "column",  # the column's name, or the heading over a sentence, says that kind
     "asked_noun",  # the column's name says what 什么 or 哪个 asks for: 等级 in 什么等级
     "unit",  # 天 where 几天 was asked
@@ -306,6 +308,7 @@ def _kind_features(reading: _Reading) -> dict[str, float]:
     return {
         "right_kind": right,
         "wrong_kind": wrong,
+        "lacks_measure": float(lacks_measure(question, reading.value[:_LONGEST_SENTENCE], fold_text(name))),
         "column": names_kind(question, name or heading),
         "precision": 0.0 if cell else share_of_text(reading.row[:_LONGEST_SENTENCE], question.text),
         "synonyms_precision": share_of_text(sentence, question.expanded) if sentence else 0.0,

@@ -6,28 +6,35 @@ of it. The patterns are wide: they say what can be an answer, and the scorer dec
 
 import re
 
+from peg_rag.answering.measures import lacks_measure, stands_for_figure
 from peg_rag.answering.question import Question
-from peg_rag.answering.words import SURNAMES, fold_text
+from peg_rag.answering.surnames import COMPOUND_SURNAMES, RARE_SURNAMES, SURNAMES
+from peg_rag.answering.words import fold_text
 
 _ROLE = (
     r"经理|总监|主管|总裁|主任|科长|部长|院长|校长|主席|董事|专员|组长|工程师|操作工|维修工|电工|"
     r"负责人|委员会|医生|老师|官"
 )
+_CHARACTERS = SURNAMES + RARE_SURNAMES
+_SURNAME = "|".join([f"[{_CHARACTERS}]", *COMPOUND_SURNAMES])
 # How a value looks that is of a kind, and what its column is called.
 _LOOKS = {
     "money": r"\d\s*(?:元|块|万|亿|美元|欧元|港元|角)|[¥￥$€]\s*\d|免费|免收|不收费|百元|千元|万元|\d[倍折成]|分之|%",
     "percent": r"\d\s*[%％‰]|分之|[\d一二三四五六七八九][成折]|[一退收]半|[全不]退",
     "duration": r"\d\s*个?(?:年|月|天|日|周|星期|小时|分钟|秒|工作日|学期|minutes?|hours?|days?|months?|years?)|"
     r"[每次]+(?:班|日|天|周|月|年|季度)|长期|永久|半年|[一二三四五六七八九十]+个?(?:年|月|天|日|周|小时|分钟)",
-    "date": r"\d{4}[-年/.]\d{1,2}|\d{1,2}月\d{1,2}日|\d{1,2}月|每[月年周]|\d{1,2}日|次[年月]|星期|周[一二三四五六日]|"
-    r"(?<!\d)\d{1,2}-\d{2}(?!\d)|(?:19|20)\d\d(?!\d)|[当次隔翌][天日]|随时|[年月季]末|[年月][底初]|春节|除夕|初\d|满\d|[节假]前|"
+    "date": r"\d{4}[-年/.]\d|\d{1,2}月|每[年月周天日季]|\d{1,2}[日号](?![楼线库机桌])|次[年月]|星期|礼拜|"
+    r"周[1-6一二三四五六日末]|(?<!\d)\d{1,2}-\d{2}(?!\d)|(?:19|20)\d\d(?!\d)|[当次隔翌][天日]|[天日][起后前内]|第\d+天|随时|[年月季]末|[年月][底初]|"
+    r"节|除夕|初\d|满\d|假前|季度?|届|期满|\d:\d{2}|\d[点时](?!\d)|[早晚]上|[上下中]午|\d/\d|[已未待尚]|"
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)",
     "time": r"\d{1,2}[:：]\d{2}|\d{1,2}[点时]|24小时|停诊|全天",
-    "person": rf"(?:(?<![\u3400-\u9fff])|[由是为、部科组室长人务员理监管师任])[{SURNAMES}][\u3400-\u9fff]{{1,2}}"
-    rf"(?=负责|主持|担任|统一|组织|通报|说|确认|批准|保管|签|[^\u3400-\u9fff]|$)|^[\u3400-\u9fff·]{{2,4}}$|{_ROLE}",
+    "person": rf"(?:(?<![\u3400-\u9fff])|[由是为归找向给部科组处队站厂店班区室长人务员理监管师导任工帅政、])"
+    rf"(?:{_SURNAME})[\u3400-\u9fff]{{1,2}}(?=负责|主持|担任|统一|组织|通报|说|确认|批准|保管|签|管|去|带|来|盯|守|值|接|讲|开|[^\u3400-\u9fff]|$)|"
+    rf"[老小阿][{_CHARACTERS}]|[{_CHARACTERS}](?:师傅|大夫|阿姨|大爷|[叔婶姐哥嫂伯姨爷工总队])|{_ROLE}|"
+    r"(?:师傅|大夫|阿姨|大爷|[长员人者工师方户家主商客部科处组站所局会厂店队司院校室班委办]|自己|家属|中心)(?:[^\u3400-\u9fff]|$)",
     "phone": r"\d{3,4}-\d{3,4}(?:-?\d{4})?|(?<!\d)1\d{10}|(?<!\d)\d{7,8}(?!\d)|分机\s*\d|(?<!\d)\d{4,5}(?!\d)",
-    "place": r"[路街号楼层室区市省县村镇座厅库栋处院校馆店站门港台柜屋城园房桥]|码头|车间|广场|中心|公园|东|西|南|北|"
-    r"[a-z]-?\d",
+    "place": r"[路街号楼层室区市省县村镇座厅库栋处院校馆店站门港台柜屋城园房桥架格间棚坊铺摊口桌池场]|"
+    r"[厂仓洞塘岛湾岸坡坝井沟角边旁]|码头|中心|[东西南北左右前后上下里外内]|[a-z]-?\d|\d-\d",
     "code": r"[a-z]+[\w\-./]*\d|\d[\w\-./]*\d|https?:",
     "size": r"\d\s*(?:[gmkt]b|k?g|[mck]?m|克|斤|公斤|吨|米|公里|升|毫升|l|ml|w|kw|v|℃|°|度|寸|平方|㎡|m2|"
     r"[kmg]?pa|kn|n|×|乘|兆|牛|汤匙|勺|颗|根|条)",
@@ -87,6 +94,7 @@ _HOLDS = {group: re.compile(pattern) for group, pattern in _HOLDS_ONLY.items()}
 _MEASURED_PATTERNS = tuple((re.compile(asks), re.compile(says)) for asks, says in _MEASURED_BY)
 _MEASURE_UNITS = "天年月日周时分秒元块次度米克升岁%"
 _MEASURED = re.compile(r"\d\s*([\u3400-\u9fff%])")
+_SHORT_NAME = re.compile(r"[\u3400-\u9fff·]{2,4}$")
 _BARE_NUMBER = re.compile(r"[-+±]?\s*\d[\d,，.]*\s*$")
 # A value that looks like one of these is one whatever its column is called: 会员: 1,880元.
 _TELLING = frozenset({"money", "percent", "phone"})
@@ -99,14 +107,18 @@ def names_kind(question: Question, name: str) -> float:
 
 def rate_value(question: Question, value: str, column: str) -> tuple[float, float]:
     """(how much a value looks like an answer, whether it cannot be one); `column` is its name, if it is a cell's."""
-    text = f"{fold_text(column)} {value}"
+    folded_column = fold_text(column)
+    text = f"{folded_column} {value}"
+    is_telling = any(_LOOKS_LIKE[kind].search(value) for kind in _TELLING & set(question.kinds))
+    if not is_telling and lacks_measure(question, value, folded_column):
+        return 0.0, 1.0
     if any(asks.search(question.text) and not says.search(text) for asks, says in _MEASURED_PATTERNS):
         return 0.0, 1.0
     if not question.kinds:
         return 0.5, 0.0
-    if any(_LOOKS_LIKE[kind].search(value) for kind in _TELLING & set(question.kinds)):
+    if is_telling:
         return 1.0, 0.0
-    if column and _holds_other(question, fold_text(column)):
+    if column and _holds_other(question, folded_column):
         return 0.0, 1.0
     measured = _MEASURED.search(value) if question.unit else None
     if measured and "count" in question.kinds and not _same_measure(question.unit, measured[1]):
@@ -117,11 +129,20 @@ def rate_value(question: Question, value: str, column: str) -> tuple[float, floa
         return 0.7, 0.0
     if (
         column
-        and any(_LOOKS_LIKE[kind].search(fold_text(column)) for kind in question.kinds if kind in _NUMERIC)
+        and any(_LOOKS_LIKE[kind].search(folded_column) for kind in question.kinds if kind in _NUMERIC)
         and re.search(r"\d", value)
     ):
         return 0.9, 0.0
+    if column and _may_stand_for(question, value, folded_column):
+        return 0.5, 0.0
     return 0.0, 1.0
+
+
+def _may_stand_for(question: Question, value: str, column: str) -> bool:
+    """Whether a short value may be a name that no surname tells, or answer 多少 without a figure, as 面议 does."""
+    if "person" in question.kinds and _SHORT_NAME.match(value) and _COLUMN_OF["person"].search(column):
+        return True
+    return bool(_NUMERIC & set(question.kinds)) and stands_for_figure(value)
 
 
 def _holds_other(question: Question, column: str) -> bool:

@@ -15,6 +15,14 @@ from peg_rag.answering.words import fold_text
 _NOT = r"(?:不是|不算|没有|没办|没|非|未|无|不含|不|免)"
 _DENIED = re.compile(r"(?:(?<!在)不在|(?<!住)不住在?|不属于)$")
 _NEGATED_NAME = re.compile(r"(?:非|未|无|不含|不)([\u3400-\u9fff]{2,4})")
+_LACKING_NAME = re.compile(r"(?:没有|没|不带)([\u3400-\u9fff]{2,4})")
+# What a thing is denied to have or to be: 没电梯的楼; 没带身份证怎么登机 is answered by 身份证原件.
+_DENIED_NAME = re.compile(
+    r"(?<![有是能可会要行淹沉并除莫])(?:没有|没|不是|不带|不含)(?![有问人什多收几完过])"
+    r"(?P<name>[\u3400-\u9fff]{2,4}?)的(?![怎多几吗？?]|$)"
+)
+_LACKS_BEFORE = r"(?:缺|忘|漏|丢|暂无|尚未|未[\u3400-\u9fff]{0,4})"
+_LACKS_AFTER = r"(?:遗失|丢失|不限|不足|[:：]?(?:无|不含|没有|0))"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +45,33 @@ def compare_opposites(question: str, text: str) -> Opposition:
             agreements += bool(asked & members)
             conflicts += not asked & members
     for match in _NEGATED_NAME.finditer(text):
-        name = next((match[1][:n] for n in (4, 3, 2) if len(match[1]) >= n and match[1][:n] in question), "")
-        if name:
+        if name := _find_beginning(match[1], question):
             is_negated = re.search(_NOT + re.escape(name), question) is not None
             agreements += is_negated
             conflicts += not is_negated
+    for match in _LACKING_NAME.finditer(text):
+        name = _find_beginning(match[1], question)
+        agreements += bool(name) and re.search(_NOT + re.escape(name), question) is not None
+    conflicts += sum(_affirms(text, name) for name in _find_denied_names(question))
     return Opposition(agreements, conflicts)
+
+
+def _find_beginning(name: str, text: str) -> str:
+    """The longest beginning of a name, of two characters or more, that a text has; empty if it has none."""
+    return next((name[:length] for length in (4, 3, 2) if len(name) >= length and name[:length] in text), "")
+
+
+@lru_cache(maxsize=1024)
+def _find_denied_names(question: str) -> tuple[str, ...]:
+    """What a thing is denied to have or to be: 电梯 in 没电梯的楼."""
+    return tuple(match["name"] for match in _DENIED_NAME.finditer(question))
+
+
+def _affirms(text: str, denied: str) -> bool:
+    """Whether a text says what is denied, and does not deny it itself."""
+    name = re.escape(denied)
+    denying = rf"(?:{_NOT}(?:装|带|办)?|{_LACKS_BEFORE}){name}|{name}{_LACKS_AFTER}"
+    return denied in text and re.search(denying, text) is None
 
 
 @lru_cache(maxsize=1024)

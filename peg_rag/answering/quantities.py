@@ -27,15 +27,31 @@ _UNITS = {
     "人": ("people", 1.0), "名": ("people", 1.0), "位": ("people", 1.0), "个人": ("people", 1.0),
     "度": ("degrees", 1.0), "℃": ("degrees", 1.0), "°c": ("degrees", 1.0), "摄氏度": ("degrees", 1.0),
     "%": ("percent", 1.0), "分": ("points", 1.0),
+    "亩": ("area", 666.7), "公顷": ("area", 10_000.0), "平方公里": ("area", 1e6),
+    "瓦": ("power", 1.0),
+    "棵": ("plants", 1.0), "株": ("plants", 1.0), "头": ("animals", 1.0),
+    "只": ("animals", 1.0),
+    "户": ("households", 1.0), "家": ("households", 1.0), "次": ("times", 1.0),
+    "回": ("times", 1.0), "趟": ("times", 1.0),
+    "间": ("rooms", 1.0), "本": ("books", 1.0), "册": ("books", 1.0),
     "层": ("floors", 1.0), "楼": ("floors", 1.0),
     "栋": ("buildings", 1.0), "幢": ("buildings", 1.0), "号楼": ("buildings", 1.0),
 }  # fmt: skip
 _SCALES = {"百": 1e2, "千": 1e3, "万": 1e4, "十万": 1e5, "百万": 1e6, "千万": 1e7, "亿": 1e8, "k": 1e3, "w": 1e4}
-_UNIT = "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True))
+# What makes another word of a unit: 满100只需5元, 80本金.
+_NO_UNIT_BEFORE = {
+    "只": "需要能收有", "本": "金科人校次地店", "家": "具电长人里属庭", "回": "馈来家到", "次": "日年月",
+    "间": "隔距接歇", "户": "口主型外", "头": "发痛", "瓦": "时",
+}  # fmt: skip
+_UNIT = "|".join(
+    re.escape(unit) + (f"(?![{_NO_UNIT_BEFORE[unit]}])" if unit in _NO_UNIT_BEFORE else "")
+    for unit in sorted(_UNITS, key=len, reverse=True)
+)
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\da-z度%])-(?=\d+(?:\.\d+)?[度~～至到]))?(?P<prefix>[a-z]*)(?P<number>(?<![\d.])\d+(?:\.\d+)?)(?P<scale>[百千]?[万亿]|[百千](?![\d米克])|[kw](?![a-z]))?"
-    rf"个?(?P<half>半)?(?P<unit>(?:{_UNIT})(?![a-z])|[\u3400-\u9fff])?(?P<more>半)?"
+    rf"个?(?P<half>半)?(?P<about>[多余来]个?(?={_UNIT}|[张份台辆页条项]))?(?P<unit>(?:{_UNIT})(?![a-z])|[\u3400-\u9fff])?(?P<more>半)?"
 )
+_A_LITTLE_MORE = 1.03  # 40多天 lies above 40天
 _HALF = re.compile(r"(?<![\d个])半(?=天|年|个月|个?小时|个?钟头)")
 # 一 before a unit counts nothing, 每年 is meant, but where these words stand before it.
 _EACH = re.compile(
@@ -71,6 +87,8 @@ def quantities_in(folded: str) -> tuple[Quantity, ...]:
     for match in reversed(list(_NUMBER.finditer(plain))):
         factor = _SCALES.get(match["scale"] or "", 1.0)
         value = (float(match["number"]) + (0.5 if match["half"] or match["more"] else 0.0)) * factor
+        if match["about"] and match["about"][0] in "多余":
+            value *= _A_LITTLE_MORE
         value = -value if match["sign"] else value  # of degrees
         unit = match["unit"] or ""
         if unit in _UNITS:

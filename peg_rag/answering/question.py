@@ -27,14 +27,25 @@ _ASKING_PHRASE = re.compile(
 )
 _ASKED_UNIT = re.compile(r"(?:几|多少)个?([个天年月日周次台张本册名位件只套盘道份页条家间层节门人元美米倍万分级度])")
 _ASKED_NOUN = re.compile(
-    rf"(?:哪一?[个家种款路条类门间所位届些]?|什么(?!时候|意思|地方)|多少|几个?|何种)([{HAN}]{{2,5}})"
+    rf"(?:哪一?[个家种款路条类门间所位届些]?|什么(?!时候|意思|地方)|多少|几个?|何种)([{HAN}]{{1,5}})"
 )
+_ELDER = r"爸|妈|爷|奶|外公|外婆|姥姥|姥爷|舅|姑|伯|叔|婶|老人|老头|老伴|老太太?|老爷子|大爷|大妈|父亲|母亲"
+# 我爸61, 娃今年6; no money that one gets, and no 11, which is a holiday.
+_AGE = re.compile(
+    rf"(?<![给转请发借送赔][我他她您])(?<![给转请发借送赔])(?:(?:{_ELDER}|孩子|娃|儿子|女儿|闺女|[他她我])(?:今年|虚岁|周岁)"
+    rf"(?:才|都|刚|快|已经|满)?(?!11)\d{{1,2}}|(?:{_ELDER})(?:才|都|刚|快|已经|满)?[4-9]\d)"
+    r"(?!\d)(?=多?了|[，。,？?！!]|[能可怎办要]|$)"
+)
+_AFTER_NOUN = re.compile("[的是了被把才]|在(?!职|编)|有(?!效)|给(?!水)|能(?!源)|会(?!议|员|计|所)|要(?!害|求)|可(?!乐)")
 # The kinds of answer, by what asks for them, the most telling first.
 _KINDS = {
     "reason": r"为了?什么|为何|什么(?:原因|缘故)|怎么回事|怎么?[^，。]{0,8}[这那]么|why",
-    "money": r"多少钱|什么价|多少元|多少块|多少万|多少美元|几块钱|价格|价钱|怎么(?:收|算钱|卖)|收费标准|单价|"
+    "money": r"多少钱|什么价|多少元|多少块|多少万|多少美元|几[元毛角]|"
+    r"几块(?=钱|一|每|了|呢|啊|[，。？?！!]|$)|几钱(?=一|[，。？?！!]|$)|"
+    r"价格|价钱|怎么(?:收|算钱|卖)|收费标准|单价|"
     r"[报罚收花付补贴赔](?:了|给|我|他|她)?多少(?!人)|罚款|"
-    r"(?:奖金|工资|补贴|补助|津贴|费用|押金|保证金|成本|收入|利润|奖学金|上限|额度|违约金|[^话]费)[^，。]{0,6}(?:多少|几)|"
+    r"(?:奖金|工资|底薪|月薪|租金|房租|补贴|补助|津贴|费用|押金|保证金|成本|收入|利润|奖学金|上限|额度|违约金|[^话]费)"
+    r"[^，。]{0,6}(?:多少|几)(?![号月天次个人份期])|"
     r"最多[报借]|how much",
     "percent": r"百分之几|百分之多少|比例|占比|[几多少]成|率是?多少|percent",
     "duration": r"多久|多长时间|(?:几|多少)个?(?:年|月|天|周|星期|小时|分钟|工作日|学期)|周期|期限|时长|how long",
@@ -42,12 +53,13 @@ _KINDS = {
     "time": r"几点|什么时间|营业时间|开放时间|what time",
     "person": r"谁|哪一?[位个]?(?:师傅|老师|教师|医生|大夫|教练|司机|同事|领导|经理|主管|律师|导游|讲师|负责人)|"
     r"哪一?[位个]?人(?![数员])|哪位|叫什么|何人|什么人|负责人|who",
-    "phone": r"(?:电话|手机号?|分机号?|热线|号码)(?:号码?)?(?:是?多少|是?几[号位]?|是?什么|[呢？?]|$)|"
-    r"(?:什么|哪个|多少)(?:电话|手机|号码?|分机)|打几号|打(?:什么|哪个?)|联系方式|phone",
+    "phone": r"(?<![台部打回次])(?:电话|手机号?|分机号?|热线|号码)(?:号码?)?(?:是?多少|是?几[号位]?|是?什么|[呢？?]|$)|"
+    r"(?:什么|哪个)(?:电话|手机|号码?|分机)|打几号|打(?:什么|哪个?)|联系方式|phone",
     "place": r"哪里|哪儿|[在到去上]哪(?!一?[天个些年月家位种款])|地址|位置|几楼|几层|哪一?层|"
     r"哪个(?:城市|地方|楼|库位|教室|车间)|什么地方|where",
     "code": r"编号|订货号|编码|代码|型号|账号|单号|哪款",
-    "size": r"多大|多重|多高|多宽|多远|尺寸|重量|容量|功率|温度|(?:多少|几)(?:度|米|克|升|斤|公斤|兆)",
+    "size": r"多大|多重|多沉|多高|多宽|多远|多深|多厚|多粗|尺寸|重量|容量|功率|温度|"
+    r"(?:多少|几)(?:度|米|克|升|斤|公斤|兆)",
     "count": r"多少(?!钱)|几[^点号]|how many",
     "how": r"怎么(?![收样]|算钱|卖|回事)|如何|怎样|流程|步骤|顺序|次序|做法|how (?:do|can|to|should)",
     "rule": r"要求|条件|限制|注意什么|注意事项|规定|有什么讲究",
@@ -76,7 +88,7 @@ class Question:
         words: about its subject, without those that only ask.
         pairs: of characters that stand together in what does not only ask; a word cut wrongly is still known by them.
         kinds: of the answer that is asked for; empty where nothing says.
-        noun: what 哪个, 什么 or 多少 asks for, as 等级 in 什么等级, and what follows it; empty if nothing follows.
+        noun: what 哪个, 什么 or 多少 asks for, as 等级 in 什么等级 and 班 in 哪个班的; empty if nothing follows.
         unit: what is counted (天 in 几天), if anything.
         years: calendar years that are named.
         quantities: numbers that may lie within a range.
@@ -103,7 +115,7 @@ class Question:
 def parse_question(text: str) -> Question:
     """Read a question."""
     plain = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text).lower()).strip()
-    folded = fold_text(_SHORT_YEAR.sub(r"20\1年", plain))
+    folded = _name_age(fold_text(_SHORT_YEAR.sub(r"20\1年", plain)))
     subject = fold_text(_without_asking(_SHORT_YEAR.sub(r"20\1年", plain)))
     unit = _ASKED_UNIT.search(plain)
     years = frozenset(_YEAR.findall(folded))
@@ -119,10 +131,15 @@ def parse_question(text: str) -> Question:
         _asked_noun(folded),
         unit[1] if unit else "",
         years,
-        tuple(q for q in quantities_of(fold_text(without_each(plain))) if q.text[:4] not in years),
+        tuple(q for q in quantities_of(_name_age(fold_text(without_each(plain)))) if q.text[:4] not in years),
         phrases,
         "\n".join([folded, *(synonym for phrase in phrases for synonym in phrase.synonyms)]),
     )
+
+
+def _name_age(folded: str) -> str:
+    """With the unit that goes without saying: 我爸今年61 is 61岁."""
+    return _AGE.sub(r"\g<0>岁", folded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +176,8 @@ def _find_kinds(question: str) -> tuple[str, ...]:
 
 def _asked_noun(folded: str) -> str:
     noun = _ASKED_NOUN.search(folded)
-    return noun[1] if noun else ""
+    named = _AFTER_NOUN.split(noun[1])[0] if noun else ""
+    return "" if named == "个" else named
 
 
 def _without_asking(question: str) -> str:

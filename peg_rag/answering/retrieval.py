@@ -1,27 +1,32 @@
 """Further hits for an answer: a file is searched again with the terms that it has for the question.
 
 Why this exists: who asks about 38 points finds the definition (40分以下的为重助), but the row that says what holds for
-重助 shares no word with the question, and lies deep among the hits.
+重助 shares no word with the question, and lies deep among the hits. Nor does the definition always share one: a father
+of 61 is of the 常青组 by a sentence about 满50周岁.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from peg_rag.answering.definitions import find_definitions
 from peg_rag.answering.passages import passages_of
 from peg_rag.answering.question import parse_question
-from peg_rag.answering.terms import find_terms
+from peg_rag.answering.terms import find_terms, find_terms_by_number, says_number
 from peg_rag.hits import Hit
 from peg_rag.retriever import Retriever
 
 MAX_FILES = 2  # that are searched again
 HITS_OF_FILE = 12
+_DEFINING = "本表所称 是指 称为 其余为"  # as definitions read
+_DEFINITIONS_OF_FILE = 6
 
 
 def retrieve_by_terms(
     question: str, hits: Sequence[Hit], retriever: Retriever, where: Mapping[str, Any] | None = None
 ) -> list[Hit]:
-    """What else is found for the question in the terms of the first files that have any (see `terms.py`), best first.
+    """What else is found for the question in the terms of the first files that have any (see `terms.py`), best first,
+    after the definitions of what numbers it says.
 
     Args:
         hits: that were found for the question itself; none of them is given again.
@@ -32,13 +37,28 @@ def retrieve_by_terms(
     """
     found = {hit.id for hit in hits}
     last = min((hit.score for hit in hits), default=0.0)  # what was found by the question itself stays first
-    more: dict[str, Hit] = {}
-    for source, terms in _terms_of_files(question, hits).items():
+    definitions = _retrieve_definitions(question, hits, retriever, where)
+    more = {hit.id: replace(hit, score=last) for hit in definitions if hit.id not in found}
+    found |= set(more)
+    for source, terms in _terms_of_files(question, [*hits, *more.values()]).items():
         restated = f"{question} {' '.join(terms)}"
         filtered = {**(where or {}), "source": source}
         own = retriever.retrieve(restated, k=HITS_OF_FILE, where=filtered)
         more |= {hit.id: replace(hit, score=min(hit.score, last)) for hit in own if hit.id not in found}
     return list(more.values())
+
+
+def _retrieve_definitions(
+    question: str, hits: Sequence[Hit], retriever: Retriever, where: Mapping[str, Any] | None
+) -> list[Hit]:
+    """Of the first files, the hits that define what a number of the question is called."""
+    parsed = parse_question(question)
+    sources = dict.fromkeys(hit.metadata.get("source") for hit in hits) if says_number(parsed) else {}
+    definitions: list[Hit] = []
+    for source in [source for source in sources if source][:MAX_FILES]:
+        own = retriever.retrieve(_DEFINING, k=_DEFINITIONS_OF_FILE, where={**(where or {}), "source": source})
+        definitions += [hit for hit in own if find_terms_by_number(parsed, find_definitions(hit.text))]
+    return definitions
 
 
 def _terms_of_files(question: str, hits: Sequence[Hit]) -> dict[Any, tuple[str, ...]]:

@@ -65,6 +65,16 @@ def find_terms(question: Question, meanings: Meanings, file_text: str) -> tuple[
     return tuple(dict.fromkeys(name for name in names if fold_text(name) not in question.asked))[:_MAX_TERMS]
 
 
+def says_number(question: Question) -> bool:
+    """Whether a question says a number with a unit, a time or a day, which a definition may name."""
+    return bool(_numbers_said(question))
+
+
+def find_terms_by_number(question: Question, meanings: Meanings) -> tuple[str, ...]:
+    """The names that a file gives to the numbers, times and days of a question, see `find_terms`."""
+    return tuple(_names_by_number(question, meanings))
+
+
 def find_ranges(question: Question, row: Sequence[Cell]) -> tuple[str, ...]:
     """The ranges and times in a row that hold a number, time or day of the question.
 

@@ -12,15 +12,20 @@ from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
 
+from peg_rag.answering.surnames import SURNAMES
+
 HAN = r"\u3400-\u9fff"
 _DIGITS = {character: value for value, character in enumerate("零一二三四五六七八九")} | {"两": 2, "〇": 0}
 _TENS = {"十": 10, "百": 100, "千": 1000}
 _FIGURE = "[零〇一二两三四五六七八九十百千]"
+_ABOUT = "(?:[多余]|(?<=[十百千])来)?"
 # A numeral is a figure where it counts something; 一线 and 四川 are words.
 _NUMERAL = re.compile(
     rf"(?<=第){_FIGURE}+|(?<=星期)[一二三四五六]|"
-    rf"(?<![a-z0-9]){_FIGURE}+(?=[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])(?!分之)|"
-    rf"(?<![a-z0-9零一二两三四五六七八九十百千])(?!百度|千米|一[^十百千]){_FIGURE}+(?=[点折成周斤度米套箱场份张件名位棵株根盒袋瓶盆桌]|公[里斤分]|千[克瓦]|[毫厘]米|平方)|"
+    rf"(?<![a-z0-9]){_FIGURE}+(?={_ABOUT}[年月日天节班级楼层季等期条章款个小分元块倍号时岁人次页台辆项万刻])(?!分之)|"
+    rf"(?<![a-z0-9零一二两三四五六七八九十百千])(?!百度|千米|千户|一[^十百千]|[两二三四五六七八九][二三四五六七八九](?![十百千]))"
+    rf"{_FIGURE}+(?={_ABOUT}(?:[点折成周斤度米套箱场份张件名位棵株根盒袋瓶盆桌尺户趟亩]|"
+    rf"单(?![位身车元独方程人双价])|间(?!房[地直站乡]|[隔距接歇谍])|平(?![台均安凡常日时方]))|公[里斤分]|千[克瓦]|[毫厘]米|平方)|"
     rf"{_FIGURE}*十{_FIGURE}*"
 )
 _MYRIADS = re.compile(rf"(?<![a-z0-9.零一二两三四五六七八九十百千第])({_FIGURE}+|\d+)万({_FIGURE}*[十百千]{_FIGURE}*)")
@@ -50,11 +55,6 @@ _LATIN = re.compile("[a-z]")
 _TOKEN_FLOOR = 5.5  # negative log probability up to which a word says nothing about the subject
 _HEAVIEST = 7.0
 _RARE_CHARACTER = -10.0  # log probability below which a single character is a part of a word
-SURNAMES = (
-    "王李张刘陈杨赵黄周吴徐孙胡朱高林何郭马罗梁宋郑谢韩唐冯于董萧程曹袁邓许傅沈曾彭吕苏卢蒋蔡贾丁魏薛叶阎余潘杜戴夏钟汪田任姜"
-    "范方石姚谭廖邹熊金陆郝孔白崔康毛邱秦江史顾侯邵孟龙万段雷钱汤尹黎易常武乔贺赖龚文庞樊兰殷施陶洪翟安颜倪严牛温芦季俞章"
-    "鲁葛伍韦申尤毕聂丛焦向柳邢路岳齐梅莫庄辛管祝左涂谷祁时舒耿牟卜詹关苗凌费纪靳盛童欧甄项曲成游阳裴席卫查屈鲍位覃霍翁"
-)
 _STOP_TEXT = """
 的 了 是 有 在 和 与 吧 啊 吗 呢 么 嘛 不 也 都 就 才 还 会 能 要 得 该 请 请问 问 一下 这 那 这个 那个
 那天 这天 什么 什么样 为什么 为何 谁 是否 是不是 有没有 能不能 可不可以 可以 可 需要 需 应该 必须 我 我们
