@@ -32,8 +32,8 @@ Three systems answer the same questions:
     python benchmarks/answers.py --set documents-18           # the nineteenth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-19          # the twentieth: 80 questions about 16 files, fresh once
     python benchmarks/answers.py --set documents-20          # the twenty-first: 80 questions about 16 files, fresh once
-    python benchmarks/answers.py --set documents-21 --split fresh   # the twenty-second: 80 questions about 16 files
-    python benchmarks/answers.py --set documents-22          # the twenty-third: 80 questions about 16 files, fresh once
+    python benchmarks/answers.py --set documents-21          # the twenty-second: 80 questions, 16 files, fresh once
+    python benchmarks/answers.py --set documents-22          # the twenty-third: 80 questions, 16 files, fresh once
     python benchmarks/answers.py --documents tests/data/public-documents                  # real public documents
     python benchmarks/answers.py --documents FOLDER --split fresh   # other files and questions
     python benchmarks/answers.py --documents FOLDER --split fresh --list    # show the questions, ask none

@@ -52,7 +52,7 @@ SMALL = 50  # passages of a small corpus
 SEEDS = (9001,)  # of made-up documents
 SEED = 0
 MADE_UP = 400  # questions about made-up documents
-OPEN_SETS = ("office", *(f"documents-{number}" for number in range(2, 19)))
+OPEN_SETS = ("office", *(f"documents-{number}" for number in range(2, 23)))
 PARTS = (*OPEN_SETS, "made up", "encyclopedia")
 OFFICE_WEIGHT = 6.0  # of a question about office files, beside others
 _encoder: PEGEncoder

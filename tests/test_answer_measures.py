@@ -1,10 +1,13 @@
 """A figure that is asked for, and statements that hold none of what is measured."""
 
+import numpy as np
 import pytest
 
+from peg_rag.answering.decision import DECISION
 from peg_rag.answering.kinds import rate_value
 from peg_rag.answering.measures import lacks_measure
 from peg_rag.answering.question import parse_question
+from peg_rag.answering.scorer import load_scorer
 from peg_rag.answering.words import fold_text
 
 
@@ -84,3 +87,10 @@ def test_short_ways_of_asking_name_their_kind(question: str, kind: str) -> None:
 )
 def test_what_is_asked_for_ends_at_its_particle(question: str, noun: str) -> None:
     assert parse_question(question).noun == noun
+
+
+def test_what_lacks_the_figure_is_all_but_ruled_out() -> None:
+    rows = np.zeros((2, len(DECISION)), dtype=np.float32)
+    rows[1, DECISION.index("lacks_measure")] = 1.0
+    odds = load_scorer().decide(rows)
+    assert odds[1] < odds[0] - 2.0

@@ -273,6 +273,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
     FreshSet(
         "documents-22",
@@ -281,6 +282,7 @@ SETS = (
         searches=32,
         scans=8,
         unanswerable=12,
+        split="open",
     ),
 )
 

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from peg_rag.answering.decision import DECISION
 from peg_rag.answering.evidence import FEATURES
 from peg_rag.errors import DamagedModel
 
 CALIBRATION_FILE = "answer.json"
 _BUNDLED_MODEL = "peg-mini"
+_LACKS_MEASURE = DECISION.index("lacks_measure")
+_RULED_OUT = 3.0  # log odds
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,12 @@ class AnswerScorer:
         return np.asarray(rows @ self.linear + self._forest.predict(rows), dtype=np.float64)
 
     def decide(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
-        """The log odds that statements answer their question (rows,), of rows (rows, len(DECISION))."""
-        return self._deciding_forest.predict(rows)
+        """The log odds that statements answer their question (rows,), of rows (rows, len(DECISION)).
+
+        What surely lacks the figure that is asked for is all but ruled out; the trees saw too few that are read as an
+        answer all the same.
+        """
+        return self._deciding_forest.predict(rows) - _RULED_OUT * rows[:, _LACKS_MEASURE]
 
 
 @cache
