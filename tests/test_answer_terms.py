@@ -86,6 +86,15 @@ def test_an_age_needs_no_unit(question: str) -> None:
     assert terms_of(question, rules) == ("常青组",)
 
 
+@pytest.mark.parametrize(
+    ("question", "term"),
+    [("带个一米高的娃", "小客"), ("空车半吨", "轻车"), ("两吨的货车", "重车"), ("一吨半的车", "重车")],
+)
+def test_sizes_are_known_as_they_are_said(question: str, term: str) -> None:
+    rules = "身高不足1.2米的为“小客”，其余为“大客”。空车不足1吨为“轻车”，1吨及以上为“重车”。"
+    assert term in terms_of(f"{question}过河多少钱", rules)
+
+
 @pytest.mark.parametrize("question", ["今年6月打几局", "我爸买了61个球", "今年61号台打几局"])
 def test_other_figures_are_no_age(question: str) -> None:
     assert "age" not in {quantity.measure for quantity in parse_question(question).quantities}

@@ -52,7 +52,7 @@ _NUMBER = re.compile(
     rf"个?(?P<half>半)?(?P<about>[多余来]个?(?={_UNIT}|[张份台辆页条项]))?(?P<unit>(?:{_UNIT})(?![a-z])|[\u3400-\u9fff])?(?P<more>半)?"
 )
 _A_LITTLE_MORE = 1.03  # 40多天 lies above 40天
-_HALF = re.compile(r"(?<![\d个])半(?=天|年|个月|个?小时|个?钟头)")
+_HALF = re.compile(r"(?<![\d个])半(?=天|年|个月|个?小时|个?钟头|吨|公斤|斤|公里)")
 # 一 before a unit counts nothing, 每年 is meant, but where these words stand before it.
 _EACH = re.compile(
     r"(?<![满了过到作职龄请待休干用住晚期第差近前约])[一1](?=年|天|个月|晚|次|小时|个人|人|台|本|份|张|节|间|平|公里|趟|件|套|包|瓶|个(?!半|学期))"
