@@ -9,7 +9,6 @@ import pytest
 from peg_rag.cli.app import run
 from peg_rag.cli.demo import Question, count_successes, load_passages, load_questions
 from peg_rag.hits import Hit
-from peg_rag.models import bundled_path
 
 ASSETS = Path(__file__).resolve().parent.parent / "peg_rag" / "assets" / "demo"
 
@@ -57,7 +56,6 @@ def test_questions_count_as_found_by_the_rank_of_a_known_passage() -> None:
     assert [count_successes(k, questions, answers) for k in (1, 2)] == [0, 1]
 
 
-@pytest.mark.skipif(not bundled_path("peg-mini").is_dir(), reason="the bundled model is not built")
 def test_the_demo_answers_its_questions_with_citations(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["demo"]) == 0
     blocks = capsys.readouterr().out.split("\n\n")[1:]
@@ -75,7 +73,6 @@ def test_the_demo_answers_its_questions_with_citations(capsys: pytest.CaptureFix
     assert "(0/s)" not in blocks[-1]  # the seconds are those of this run
 
 
-@pytest.mark.skipif(not bundled_path("peg-mini").is_dir(), reason="the bundled model is not built")
 def test_the_demo_speaks_chinese_and_shows_hits(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 Why this exists: of a thing that is listed without the fact that is asked for, another fact stands in its place, and
 fits the question in every word. What has no figure, or one of another measure alone, does not answer 多重. The rules
-are strict: of the statements that answer written questions they deny one in three hundred, of the others one in four.
+are strict: of the statements that answer written questions they deny one in two hundred, of the others one in four.
 """
 
 import re

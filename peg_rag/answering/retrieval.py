@@ -25,8 +25,8 @@ _DEFINITIONS_OF_FILE = 6
 def retrieve_by_terms(
     question: str, hits: Sequence[Hit], retriever: Retriever, where: Mapping[str, Any] | None = None
 ) -> list[Hit]:
-    """What else is found for the question in the terms of the first files that have any (see `terms.py`), best first,
-    after the definitions of what numbers it says.
+    """What the first files have for the question besides: the definitions of its numbers, then what is found for it in
+    their terms (see `terms.py`), best first.
 
     Args:
         hits: that were found for the question itself; none of them is given again.
